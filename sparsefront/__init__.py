@@ -1,0 +1,1 @@
+"""Random-search baselines, verdicts and Pareto fronts for sparse neural networks."""

@@ -1,0 +1,335 @@
+"""What MLflow shows of a study, as a function of its ledger: the study itself, each arm at each level, the front.
+
+Steps are numbers of candidates evaluated and timestamps those of commits, never the clock's, so that the same ledger
+always gives the same mirror. Everything is in natural directions and units, as the ledger's columns are.
+
+Not here: how it gets into MLflow (``record``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from sparsefront.errors import LedgerError
+from sparsefront.search.design import Design
+from sparsefront.search.front import front, front_columns, hypervolume_curve, reference_point
+from sparsefront.search.ledger import Ledger, write_table
+from sparsefront.search.objective import ideal_point, objectives_named
+from sparsefront.search.schema import COLUMNS
+from sparsefront.search.verdict import Comparison, Verdict, judge
+
+STUDY_KEY = "study"
+
+#: Members of the front with a run of their own; ``front.parquet`` has all of them. A run costs an MLflow server about
+#: a quarter of a second, and its tables compare a hundred.
+MAX_MEMBERS = 500
+
+#: MLflow's limits on the values of params and tags.
+_MAX_PARAM_CHARS = 6000
+_MAX_TAG_CHARS = 8000
+
+_HYPERPARAMETERS = tuple(column.name for column in COLUMNS if column.hyperparameter)
+_MEASURED = (
+    *("val_error", "val_loss", "test_error", "test_loss", "initial_loss", "scalefree_loss", "temperature", "logit_std"),
+    *("node_sparsity", "weight_sparsity", "n_params", "macs", "passes", "flops", "seconds"),
+)
+_DESCRIPTION = ("arm", "replicate", "target_sparsity", "slot", "mask_kind", "mask_draw", "mask_digest", "device")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric."""
+
+    name: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """One run in MLflow: params never change, tags may, points only ever come in addition."""
+
+    key: str
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Everything MLflow shows of one ledger.
+
+    ``ledger_id`` tells the ledgers of two runs of the same study apart: it is made of the study's digest and of the
+    moment of the first commit, and stays the same for the life of a ledger.
+    """
+
+    experiment: str
+    ledger_id: str
+    started_ms: int
+    ended_ms: int
+    study: Page
+    nested: tuple[Page, ...]
+    n_members: int
+    artifacts: Mapping[str, bytes]
+
+
+def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None) -> Mirror:
+    """Compute what MLflow shall show of a ledger.
+
+    Args:
+        ledger: open for reading; of a running study as well.
+        design: the design of its study.
+        n_planned: trainings that the study will have done at its end, for the progress tag.
+
+    Returns:
+        The mirror; the same for the same rows.
+
+    Raises:
+        LedgerError: if the ledger has no rows yet.
+    """
+    stamps = [batch.column(0) for batch in ledger.scan(columns=["committed_at"])]
+    if not stamps:
+        raise LedgerError(
+            f"{ledger.folder} has no rows yet: there is nothing to show in MLflow before the first commit"
+        )
+    first = stamps[0][0].as_py()
+    started_ms = _ms(first)
+    ended_ms = max(_ms(pc.max(stamp).as_py()) for stamp in stamps)
+    digest = hashlib.sha256(f"{ledger.study_digest} {first.isoformat()}".encode()).hexdigest()[:32]
+
+    verdict = judge(ledger.table(), design)
+    members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives)
+    curve = _curve(ledger, design)
+    n_candidates = curve["n_candidates"][-1].as_py() if curve.num_rows else 0
+    trained = ledger.table(
+        columns=["arm", "target_sparsity", "replicate", "outcome", "test_error", "passes", "seconds"],
+        where=pc.field("stage") == "trained",
+    )
+    now = _Moment(ended_ms, n_candidates)
+    progress = f"{trained.num_rows}" + ("" if n_planned is None else f"/{n_planned}") + " trained"
+    study = _study_page(ledger, design, verdict, curve, progress, now)
+    arms = _arm_pages(trained, verdict, design.alpha, now)
+    shown = _shown(members, design)
+    return Mirror(
+        experiment=f"sparsefront/{design.name}",
+        ledger_id=digest,
+        started_ms=started_ms,
+        ended_ms=ended_ms,
+        study=study,
+        nested=(*arms, *shown),
+        n_members=len(shown),
+        artifacts={
+            "front.parquet": _parquet(members),
+            "verdict.json": (json.dumps(verdict.to_dict(), indent=1, sort_keys=True) + "\n").encode(),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When, on both of MLflow's axes."""
+
+    timestamp_ms: int
+    step: int
+
+    def points(self, values: Mapping[str, float | int | None]) -> tuple[Point, ...]:
+        """Points of the values that are known and finite."""
+        return tuple(
+            Point(name, float(value), self.timestamp_ms, self.step)
+            for name, value in values.items()
+            if value is not None and math.isfinite(value)
+        )
+
+
+def _curve(ledger: Ledger, design: Design) -> pa.Table:
+    """Follow the hypervolume; NaN where its reference can still move, since points in MLflow cannot be taken back."""
+    columns = front_columns(design.objectives)
+    reference = reference_point(ledger.scan(columns=columns), design.objectives)
+    curve = hypervolume_curve(
+        ledger.scan(columns=[*columns, "committed_at"]),
+        design.objectives,
+        reference=reference,
+        ideal=ideal_point(design.objectives) if _settled(ledger, design, reference) else None,
+    )
+    if _settled(ledger, design, reference):
+        return curve
+    unknown = pa.nulls(curve.num_rows, pa.float64())
+    return curve.set_column(curve.schema.get_field_index("hypervolume"), "hypervolume", unknown)
+
+
+def _settled(ledger: Ledger, design: Design, reference: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+    """Whether later rows cannot move the reference (see ``front.reference_point``)."""
+    if not np.isfinite(reference).all():
+        return False
+    free = {o.column for o in objectives_named(design.objectives) if math.isnan(o.worst)}
+    if not free:
+        return True
+    parents = ledger.table(columns=["replicate"], where=(pc.field("stage") == "trained") & (pc.field("arm") == "dense"))
+    # All parents are of one size, so one of them is enough to know it.
+    n_parents: int = parents.num_rows
+    return n_parents >= (1 if free <= {"n_params", "macs"} else design.replicates)
+
+
+def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Table, progress: str, now: _Moment) -> Page:
+    values: dict[str, float | int | None] = {}
+    for spent in verdict.spent:
+        values[f"passes/{spent.arm}"] = spent.passes
+        values[f"flops/{spent.arm}"] = spent.flops
+        values[f"seconds/{spent.arm}"] = spent.seconds
+        values[f"candidates/{spent.arm}"] = spent.n_candidates
+        for outcome, n in spent.outcomes.items():
+            values[f"outcomes/{outcome}"] = (values.get(f"outcomes/{outcome}") or 0) + n
+    for comparison in verdict.comparisons:
+        place = f"verdict/{comparison.arm}/{comparison.sparsity}"
+        values |= {f"{place}/{name}": value for name, value in _numbers(comparison).items()}
+    for correlation in verdict.correlations:
+        values[f"spearman/{correlation.predictor}/{correlation.sparsity}"] = correlation.spearman
+    points = list(now.points(values))
+    for row in curve.to_pylist():
+        then = _Moment(_ms(row["committed_at"]), row["n_candidates"])
+        points += then.points({"hypervolume": row["hypervolume"], "front_size": row["front_size"]})
+    params = {name: _text(value) for name, value in dataclasses.asdict(design).items()}
+    params["study_digest"] = ledger.study_digest
+    return Page(
+        key=STUDY_KEY,
+        name=design.name,
+        tags={
+            "sparsefront.study_digest": ledger.study_digest,
+            "sparsefront.progress": progress,
+            # MLflow's own description is left to people: it would be overwritten at every export.
+            "sparsefront.verdict": _cut("\n".join((verdict.headline, *verdict.sentences)), _MAX_TAG_CHARS),
+        },
+        params={name: _cut(value, _MAX_PARAM_CHARS) for name, value in params.items()},
+        points=tuple(points),
+    )
+
+
+def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: _Moment) -> list[Page]:
+    values: dict[tuple[str, float], dict[str, float | int | None]] = {}
+    spent = trained.group_by(["arm", "target_sparsity", "outcome"], use_threads=False).aggregate(
+        [("passes", "sum"), ("seconds", "sum"), ([], "count_all")]
+    )
+    for row in spent.to_pylist():
+        place = values.setdefault((row["arm"], row["target_sparsity"]), {})
+        for name, amount in (("passes", row["passes_sum"]), ("seconds", row["seconds_sum"])):
+            place[name] = (place.get(name) or 0.0) + (amount or 0.0)
+        place[f"outcomes/{row['outcome']}"] = row["count_all"]
+    # Draws of one replicate share its data and initial weights: replicates, not draws, are independent.
+    completed = trained.filter(pc.field("outcome") == "completed")
+    of_replicates = completed.group_by(["arm", "target_sparsity", "replicate"], use_threads=False).aggregate(
+        [("test_error", "mean")]
+    )
+    accuracies: dict[tuple[str, float], list[float]] = {}
+    for row in of_replicates.to_pylist():
+        if row["test_error_mean"] is not None:
+            accuracies.setdefault((row["arm"], row["target_sparsity"]), []).append(1.0 - row["test_error_mean"])
+    for key, found in accuracies.items():
+        mean, low, high = _interval(found, alpha)
+        values[key] |= {"test_accuracy": mean, "test_accuracy_low": low, "test_accuracy_high": high}
+        values[key]["replicates"] = len(found)
+    tags: dict[tuple[str, float], dict[str, str]] = {key: {} for key in values}
+    for comparison in verdict.comparisons:
+        key = (comparison.arm, comparison.sparsity)
+        values.setdefault(key, {}).update(_numbers(comparison))
+        tags.setdefault(key, {})[f"sparsefront.verdict.{comparison.metric}"] = comparison.label
+    return [
+        Page(
+            key=f"arm/{arm}/{sparsity}",
+            name=f"{arm} at sparsity {sparsity}",
+            tags={"sparsefront.arm": arm, "sparsefront.target_sparsity": str(sparsity), **tags[arm, sparsity]},
+            params={},
+            points=now.points(dict(sorted(values[arm, sparsity].items()))),
+        )
+        for arm, sparsity in sorted(values)
+    ]
+
+
+def _shown(members: pa.Table, design: Design) -> list[Page]:
+    """Give pages of the front's members: all, or the best of each objective and an arbitrary but stable choice."""
+    rows = members.to_pylist()
+    if len(rows) > MAX_MEMBERS:
+        columns = [o.column for o in objectives_named(design.objectives)]
+        extremes = {
+            extreme(range(len(rows)), key=lambda i: rows[i][column]) for column in columns for extreme in (min, max)
+        }
+        # By id, a hash: as the front grows, members are displaced one by one and not all at once.
+        order = sorted(range(len(rows)), key=lambda i: (i not in extremes, rows[i]["candidate"]))
+        rows = [rows[i] for i in sorted(order[:MAX_MEMBERS])]
+    return [_member_page(row) for row in rows]
+
+
+def _member_page(row: Mapping[str, Any]) -> Page:
+    now = _Moment(_ms(row["committed_at"]), row["steps"] or 0)
+    points = list(now.points({name: row[name] for name in _MEASURED}))
+    for name in ("val_loss", "val_error"):
+        for step, value in zip(row["curve_step"] or (), row[f"curve_{name}"] or (), strict=False):
+            points += _Moment(now.timestamp_ms, step).points({f"curve/{name}": value})
+    tags = {f"sparsefront.{name}": _text(row[name]) for name in _DESCRIPTION if row[name] is not None}
+    tags |= {"sparsefront.candidate": row["candidate"], "sparsefront.front": "member"}
+    return Page(
+        key=f"front/{row['candidate']}",
+        name=f"{row['arm']} {row['target_sparsity']} {row['candidate'][:8]}",
+        tags={name: _cut(value, _MAX_TAG_CHARS) for name, value in tags.items()},
+        params={name: _text(row[name]) for name in _HYPERPARAMETERS if row[name] is not None},
+        points=tuple(points),
+    )
+
+
+def _numbers(comparison: Comparison) -> dict[str, float | int | None]:
+    prefix = comparison.metric
+    names = (
+        *("n", "arm_mean", "random_mean", "difference", "low", "high", "p_value", "p_adjusted"),
+        *("p_equivalence_adjusted", "replicates_needed"),
+    )
+    return {f"{prefix}_{name}": getattr(comparison, name) for name in names}
+
+
+def _interval(values: Iterable[float], alpha: float) -> tuple[float, float | None, float | None]:
+    """Mean and t interval of level 1 - alpha; no interval of fewer than two values.
+
+    >>> _interval([0.5], 0.05)
+    (0.5, None, None)
+    >>> [round(x, 4) for x in _interval([0.4, 0.6], 0.05)]
+    [0.5, -0.7706, 1.7706]
+    """
+    found = np.sort(np.fromiter(values, dtype=np.float64))  # sorted: the same sum whatever the order of groups
+    mean = float(found.mean())
+    if len(found) < 2:
+        return mean, None, None
+    half = float(stats.t.ppf(1 - alpha / 2, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
+    return mean, mean - half, mean + half
+
+
+def _parquet(table: pa.Table) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="sparsefront-") as scratch:
+        path = Path(scratch, "front.parquet")
+        write_table(table, path)
+        return path.read_bytes()
+
+
+def _ms(stamp: dt.datetime | None) -> int:
+    return 0 if stamp is None else int(stamp.timestamp() * 1000)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _cut(text: str, n_chars: int) -> str:
+    return text if len(text) <= n_chars else text[: n_chars - 1] + "…"

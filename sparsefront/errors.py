@@ -1,0 +1,41 @@
+"""The few named errors of Sparsefront.
+
+Every message says, in this order: what was wrong (``name=value``), what is accepted, where it came from and
+what to do. All of them keep their message in ``args`` so that they survive a trip through Ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SparsefrontError(Exception):
+    """Anything Sparsefront refuses on purpose; the command line prints it as one line."""
+
+
+class ConfigError(SparsefrontError, ValueError):
+    """The user's study, flag or file name is wrong (exit code 2, nothing is written)."""
+
+
+class SpaceError(SparsefrontError, ValueError):
+    """A mask, allocation or structure that cannot exist was asked for."""
+
+
+class LedgerError(SparsefrontError, OSError):
+    """A ledger is damaged, held by another driver, or belongs to another study."""
+
+
+class CandidateFailed(SparsefrontError, RuntimeError):
+    """One candidate could not be built, trained or measured; its neighbours are not concerned."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say about an unknown name: the known ones, and the nearest match if there is one.
+
+    >>> nearest("unifrom", ["uniform", "erk"])
+    "must be one of uniform, erk (did you mean 'uniform'?)"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"must be one of {', '.join(names)}" + (f" (did you mean {close[0]!r}?)" if close else "")

@@ -1,0 +1,1 @@
+"""What to try next and what it means: arms, ledger, fronts, verdicts, report. No torch, no Ray."""

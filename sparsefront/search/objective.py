@@ -1,0 +1,195 @@
+"""The registry of objectives: what a front may be taken over, and the only place where a direction is flipped.
+
+Inside ``search`` every objective is minimised; a column where more is better is negated here on its way in. Test
+results are not objectives: validation decides, test reports. A new objective is one line of ``OBJECTIVES``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparsefront.errors import ConfigError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One quantity of a candidate that can be traded against others.
+
+    ``best`` and ``worst`` are bounds in the column's own direction, NaN where there is none. ``from_one`` marks what is
+    stored as its complement (an accuracy is 1 - error). A ``cost`` is zero in rows that reuse an earlier result,
+    and such rows therefore never count.
+    """
+
+    column: str
+    unit: str
+    label: str
+    higher_is_better: bool = False
+    best: float = 0.0
+    worst: float = math.nan
+    from_one: bool = False
+    trained: bool = True
+    cost: bool = False
+
+
+#: Every objective by name; ``trained`` says that only trained candidates have it.
+OBJECTIVES: Mapping[str, Objective] = {
+    "val_error": Objective("val_error", "fraction", "validation error", worst=1.0),
+    "val_accuracy": Objective(
+        "val_error", "fraction", "validation accuracy", higher_is_better=True, best=1.0, worst=0.0, from_one=True
+    ),
+    "val_loss": Objective("val_loss", "nats", "validation loss"),
+    "initial_loss": Objective("initial_loss", "nats", "loss before training", trained=False),
+    "scalefree_loss": Objective("scalefree_loss", "nats", "scale-free loss before training", trained=False),
+    "n_params": Objective("n_params", "parameters", "parameters", trained=False),
+    "macs": Objective("macs", "multiply-accumulates", "multiply-accumulates of one forward pass", trained=False),
+    "node_sparsity": Objective(
+        "node_sparsity", "fraction", "node sparsity", higher_is_better=True, best=1.0, worst=0.0, trained=False
+    ),
+    "weight_sparsity": Objective(
+        "weight_sparsity", "fraction", "weight sparsity", higher_is_better=True, best=1.0, worst=0.0, trained=False
+    ),
+    "passes": Objective("passes", "passes", "examples passed forward and backward", cost=True),
+    "flops": Objective("flops", "FLOP", "floating-point operations of training", cost=True),
+    "seconds": Objective("seconds", "s", "training time", cost=True),
+}
+
+
+def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
+    """Look up objectives by name.
+
+    Args:
+        names: one or more keys of ``OBJECTIVES``, each at most once.
+
+    Returns:
+        The objectives, in the order of the names.
+
+    Raises:
+        ConfigError: for an unknown, repeated or test objective, or none at all.
+
+    >>> [o.unit for o in objectives_named(["val_error", "n_params"])]
+    ['fraction', 'parameters']
+    """
+    if isinstance(names, str):
+        names = (names,)
+    if not names:
+        raise ConfigError(f"objectives=[]: name at least one of {', '.join(OBJECTIVES)}")
+    for name in names:
+        if name.startswith("test_"):
+            raise ConfigError(
+                f"objective={name!r}: test results are reported and never decide; "
+                f"use {name.replace('test_', 'val_')!r} or another of {', '.join(OBJECTIVES)}"
+            )
+        if name not in OBJECTIVES:
+            raise ConfigError(f"objective={name!r}: accepted are {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}")
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ConfigError(f"objective={repeated[0]!r} is named twice: name each objective once")
+    return tuple(OBJECTIVES[name] for name in names)
+
+
+def nearest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """Name the known word nearest to a mistyped one, as the end of an error message.
+
+    >>> nearest("val_eror", ["val_error", "macs"])
+    "; did you mean 'val_error'?"
+    >>> nearest("zzz", ["val_error", "macs"])
+    ''
+    """
+    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def losses(table: pa.Table | pa.RecordBatch, names: Sequence[str]) -> Floats:
+    """Take the objectives of each row, all to be minimised.
+
+    Args:
+        table: n rows with the objectives' columns.
+        names: m keys of ``OBJECTIVES``.
+
+    Returns:
+        (n, m) float; column j is objective j in its own unit, negated where more is better; NaN where it is null.
+
+    Raises:
+        ConfigError: for names that are no objectives, or whose column the table does not have.
+
+    >>> losses(pa.table({"val_error": [0.25, None], "node_sparsity": [0.5, 0.9]}), ["val_accuracy", "node_sparsity"])
+    array([[-0.75, -0.5 ],
+           [  nan, -0.9 ]])
+    """
+    objectives = objectives_named(names)
+    matrix = np.empty((table.num_rows, len(objectives)))
+    for j, (name, objective) in enumerate(zip(names, objectives, strict=True)):
+        if objective.column not in table.schema.names:
+            raise ConfigError(
+                f"objective={name!r} needs the column {objective.column!r}, which this table does not have: "
+                f"read it with its columns {', '.join(table.schema.names)} and that one"
+            )
+        column = pc.cast(table.column(objective.column), pa.float64())
+        column = pc.fill_null(column, math.nan)
+        values = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+        matrix[:, j] = _minimised(values, objective)
+    return matrix
+
+
+def natural(matrix: Floats, names: Sequence[str]) -> Floats:
+    """Turn minimised losses back into the quantities that people read.
+
+    Args:
+        matrix: (n, m) float, as :func:`losses` gives it.
+        names: m keys of ``OBJECTIVES``.
+
+    Returns:
+        (n, m) float; column j in the direction and unit of objective j.
+
+    >>> natural(np.array([[-0.75, 1000.0]]), ["val_accuracy", "n_params"])
+    array([[7.5e-01, 1.0e+03]])
+    """
+    signs = np.array([-1.0 if o.higher_is_better else 1.0 for o in objectives_named(names)])
+    return cast("Floats", np.asarray(matrix, dtype=np.float64) * signs)
+
+
+def ideal_point(names: Sequence[str]) -> Floats:
+    """Give the best value that each objective could ever have, minimised.
+
+    Args:
+        names: m keys of ``OBJECTIVES``.
+
+    Returns:
+        (m,) float, for example 0 for an error or a count and -1 for an accuracy.
+
+    >>> ideal_point(["val_error", "val_accuracy", "macs"])
+    array([ 0., -1.,  0.])
+    """
+    return np.array([-o.best if o.higher_is_better else o.best for o in objectives_named(names)])
+
+
+def worst_bounds(names: Sequence[str]) -> Floats:
+    """Give the worst value that each objective could ever have, minimised; NaN where there is no bound.
+
+    Args:
+        names: m keys of ``OBJECTIVES``.
+
+    Returns:
+        (m,) float.
+
+    >>> worst_bounds(["val_error", "node_sparsity", "macs"])
+    array([ 1., -0., nan])
+    """
+    return np.array([-o.worst if o.higher_is_better else o.worst for o in objectives_named(names)])
+
+
+def _minimised(values: Floats, objective: Objective) -> Floats:
+    if objective.from_one:
+        values = 1.0 - values
+    return -values if objective.higher_is_better else values

@@ -1,0 +1,424 @@
+"""Every number that the report shows, computed from the ledger and the verdict as plain data for JSON.
+
+Not here: how they look (``page``), and what is concluded from them (``sparsefront.search.verdict``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from sparsefront.search.design import Design
+from sparsefront.search.front import front, front_columns, mean_front
+from sparsefront.search.verdict import Verdict
+
+#: Plain data, ready for JSON.
+Record: TypeAlias = dict[str, Any]
+
+#: A browser draws this many SVG markers within seconds; more are sampled, and the page says so.
+MAX_POINTS = 20_000
+#: Distinct failures listed; a study whose every candidate fails in its own words must still give a page.
+MAX_FAILURES = 50
+MAX_ERROR_LENGTH = 300
+
+_POINT_COLUMNS = (
+    "candidate",
+    "arm",
+    "replicate",
+    "target_sparsity",
+    "outcome",
+    "node_sparsity",
+    "weight_sparsity",
+    "n_params",
+    "macs",
+    "initial_loss",
+    "scalefree_loss",
+    "val_loss",
+    "val_error",
+    "test_error",
+)
+
+#: A contender of the front over means: all of an arm's candidates at one level.
+_BY = ("arm", "target_sparsity")
+
+
+class Scannable(Protocol):
+    """Anything that gives its rows batch by batch, as the ledger does."""
+
+    def scan(self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[Any]:
+        """Yield the record batches of the rows that pass ``where``, in commit order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmStyle:
+    """How an arm looks in every chart: colour, marker and dash of its lines."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+#: Paul Tol's "vibrant" scheme, told apart by the colour-blind, on white and on near-black; markers differ as well.
+ARM_STYLES: Mapping[str, ArmStyle] = {
+    "random": ArmStyle("#0077bb", "circle", "solid"),
+    "searched": ArmStyle("#ee7733", "diamond", "solid"),
+    "searched_scalefree": ArmStyle("#aa4499", "square", "dot"),
+    "worst": ArmStyle("#cc3311", "triangle-down", "dash"),
+    "magnitude": ArmStyle("#009988", "triangle-up", "solid"),
+    "small_dense": ArmStyle("#33bbee", "cross", "dashdot"),
+    "dense": ArmStyle("#80868b", "x", "longdash"),
+}
+_OTHER_STYLES = (
+    ArmStyle("#999933", "star", "solid"),
+    ArmStyle("#ee3377", "hexagon", "dot"),
+    ArmStyle("#5566cc", "pentagon", "dash"),
+    ArmStyle("#b07c3a", "bowtie", "dashdot"),
+    ArmStyle("#669944", "hourglass", "longdash"),
+)
+
+
+def report_numbers(
+    rows: Scannable | pa.Table, design: Design, verdict: Verdict, *, max_points: int = MAX_POINTS
+) -> Record:
+    """Compute what the report shows.
+
+    Args:
+        rows: the ledger, or a table of ``SCHEMA``.
+        design: what was asked.
+        verdict: what was concluded from the same rows.
+        max_points: scatter charts show this many candidates at most: the front, and a sample of the rest.
+
+    Returns:
+        Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``accuracy`` (test accuracy of each
+        arm and level, fractions), ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
+        ``mean_front``, ``curves``, ``correlation_texts`` and ``failures``.
+    """
+    trained = _trained(rows)
+    columns = list(dict.fromkeys([*front_columns(design.objectives), *_POINT_COLUMNS]))
+    is_trained = pc.field("stage") == "trained"
+    # The page is a function of the ledger: the same rows give the same resamples and the same sample of points.
+    rng = np.random.default_rng([design.seed, trained.num_rows])
+    members = front(_batches(rows, columns=columns, where=is_trained), design.objectives)
+    arms = _arm_order(design, trained)
+    numbers: Record = plain(
+        {
+            "format": 1,
+            "study": dataclasses.asdict(design),
+            "arms": [{"name": arm, **dataclasses.asdict(style)} for arm, style in arm_styles(arms).items()],
+            "levels": _levels(trained, design),
+            "accuracy": _accuracy(trained, arms),
+            "verdict": verdict.to_dict(),
+            "points": _points(trained, members, rng=rng, max_points=max_points),
+            "front": _members(members),
+            "mean_front": mean_front(
+                _batches(rows, columns=columns, where=is_trained), design.objectives, rng=rng, by=_BY
+            ).to_pylist(),
+            "curves": _curves(rows, arms),
+            "correlation_texts": _correlation_texts(verdict, design),
+            "failures": _failures(rows),
+        }
+    )
+    return numbers
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
+    """Give each arm its fixed look; arms that are not built in take the remaining ones in order.
+
+    >>> arm_styles(["random", "mine"])["random"].colour
+    '#0077bb'
+    """
+    others = iter(_OTHER_STYLES * 100)
+    return {arm: ARM_STYLES.get(arm) or next(others) for arm in arms}
+
+
+def level_text(sparsity: float, mask_kind: str) -> str:
+    """Name a level of sparsity in words.
+
+    >>> level_text(0.975, "node"), level_text(0.0, "node")
+    ('97.5% of nodes removed', 'unpruned')
+    """
+    if sparsity == 0:
+        return "unpruned"
+    what = {"node": "nodes", "weight": "weights"}.get(mask_kind, mask_kind)
+    return f"{100 * sparsity:.4g}% of {what} removed"
+
+
+def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, float | None, float | None]:
+    """Mean of independent values with Student's t interval.
+
+    Args:
+        values: (n,) float, n >= 1, finite: one value for each replicate.
+        level: confidence of the interval.
+
+    Returns:
+        The mean and both ends of its interval, which are None for a single value.
+
+    >>> mean_interval([0.5])
+    (0.5, None, None)
+    >>> [round(x, 4) for x in mean_interval([0.4, 0.5, 0.6])]
+    [0.5, 0.2516, 0.7484]
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if array.size < 2:
+        return mean, None, None
+    half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    return mean, mean - half, mean + half
+
+
+def plain(value: Any) -> Any:
+    """Turn nested data into what JSON can say: NaN and infinities become None, NumPy scalars Python numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def first_line(error: str | None) -> str:
+    r"""Give the line of an error that says what happened: of a traceback its last, otherwise the first.
+
+    >>> first_line("Traceback (most recent call last):\n  File x\nValueError: lr is negative\n")
+    'ValueError: lr is negative'
+    >>> first_line("diverged at step 3\nTraceback ...")
+    'diverged at step 3'
+    """
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    if not lines:
+        return "(no message)"
+    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
+
+
+def _batches(rows: Scannable | pa.Table, *, columns: Sequence[str], where: pc.Expression) -> Iterator[Any]:
+    if isinstance(rows, pa.Table):
+        yield from rows.filter(where).select(list(columns)).to_batches()
+    else:
+        yield from rows.scan(columns=columns, where=where)
+
+
+def _trained(rows: Scannable | pa.Table) -> Any:
+    """Give the trained rows of all outcomes without their curves, as a table."""
+    found = list(_batches(rows, columns=_POINT_COLUMNS, where=pc.field("stage") == "trained"))
+    if not found:
+        from_schema = pa.schema([(name, pa.null()) for name in _POINT_COLUMNS])
+        return from_schema.empty_table()
+    return pa.Table.from_batches(found)
+
+
+def _completed(trained: Any, *columns: str) -> Any:
+    """Give the completed rows that have finite values in these columns."""
+    where = pc.field("outcome") == "completed"
+    for column in columns:
+        where = where & pc.is_finite(pc.field(column))
+    return trained.filter(where) if trained.num_rows else trained
+
+
+def _arm_order(design: Design, trained: Any) -> list[str]:
+    present = set(pc.unique(trained["arm"]).to_pylist()) - {None}
+    return [*design.arms, *sorted(present - set(design.arms))]
+
+
+def _levels(trained: Any, design: Design) -> list[Record]:
+    """Describe the pruned levels in order, with the range of realised sparsities over all candidates of the level."""
+    found: dict[float, Record] = {}
+    if trained.num_rows:
+        pruned = trained.filter(pc.field("target_sparsity") > 0)
+        ends = pruned.group_by("target_sparsity").aggregate(
+            [(column, end) for column in ("node_sparsity", "weight_sparsity") for end in ("min", "max")]
+        )
+        found = {row["target_sparsity"]: row for row in ends.to_pylist()}
+    levels = sorted({float(s) for s in design.sparsities if s > 0} | set(found))
+    described = []
+    for level in levels:
+        row = found.get(level, {})
+        node = (row.get("node_sparsity_min"), row.get("node_sparsity_max"))
+        weight = (row.get("weight_sparsity_min"), row.get("weight_sparsity_max"))
+        described.append(
+            {
+                "sparsity": level,
+                "text": level_text(level, design.mask_kind),
+                "tick": f"nodes {range_text(*node)}<br>weights {range_text(*weight)}",
+                "node_sparsity": node,
+                "weight_sparsity": weight,
+            }
+        )
+    return described
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """Write a range of sparsities in percent; as one number where both ends read the same.
+
+    >>> range_text(0.9, 0.9), range_text(0.9, 0.957), range_text(None, None)
+    ('90.0%', '90.0–95.7%', 'unknown')
+    """
+    if low is None or high is None:
+        return "unknown"
+    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}")
+    return f"{ends[0]}%" if ends[0] == ends[1] else f"{ends[0]}–{ends[1]}%"
+
+
+def _accuracy(trained: Any, arms: Sequence[str]) -> list[Record]:
+    """Average test accuracy over an arm's candidates in each replicate, then over replicates."""
+    done = _completed(trained, "test_error")
+    if not done.num_rows:
+        return []
+    sizes = ("node_sparsity", "weight_sparsity", "n_params", "macs")
+    groups = done.group_by(["arm", "target_sparsity", "replicate"]).aggregate(
+        [("test_error", "mean"), ("test_error", "count"), *((size, "mean") for size in sizes)]
+    )
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for group in groups.sort_by("replicate").to_pylist():
+        cells.setdefault((group["arm"], group["target_sparsity"]), []).append(group)
+    rows = []
+    for (arm, level), members in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1])):
+        values = [1.0 - member["test_error_mean"] for member in members]
+        mean, low, high = mean_interval(values)
+        rows.append(
+            {
+                "arm": arm,
+                "sparsity": level,
+                "n_replicates": len(values),
+                "n_candidates": sum(member["test_error_count"] for member in members),
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "replicates": [member["replicate"] for member in members],
+                "replicate_means": values,
+                **{size: _mean(member[f"{size}_mean"] for member in members) for size in sizes},
+            }
+        )
+    return rows
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _points(trained: Any, members: Any, *, rng: np.random.Generator, max_points: int) -> Record:
+    """Choose the candidates that the scatter charts show, as columns."""
+    done = _completed(trained, "val_error")
+    on_front = np.zeros(done.num_rows, dtype=bool)
+    if done.num_rows:
+        on_front = pc.is_in(done["candidate"], value_set=pa.array(members["candidate"].to_pylist(), pa.string()))
+        on_front = np.asarray(on_front.to_numpy(zero_copy_only=False), dtype=bool)
+    n_done = done.num_rows
+    if n_done > max_points:
+        rest = np.flatnonzero(~on_front)
+        n_rest = min(rest.size, max(0, max_points - int(on_front.sum())))
+        sampled = rng.choice(rest, size=n_rest, replace=False)
+        shown = np.sort(np.concatenate([np.flatnonzero(on_front), sampled]))
+        done, on_front = done.take(pa.array(shown)), on_front[shown]
+    columns = {name: done[name].to_pylist() for name in _POINT_COLUMNS if name != "outcome"}
+    columns["sparsity"] = columns.pop("target_sparsity")
+    # Losses and errors at float32 precision: nobody reads more digits off a chart, and the page stays small.
+    for name in ("node_sparsity", "weight_sparsity", "initial_loss", "scalefree_loss", "val_loss", "val_error"):
+        columns[name] = [_rounded(value) for value in columns[name]]
+    columns["test_error"] = [_rounded(value) for value in columns["test_error"]]
+    return {**columns, "on_front": on_front.tolist(), "n_completed": n_done, "n_shown": done.num_rows}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
+
+
+def _members(members: Any) -> list[Record]:
+    columns = [name for name in _POINT_COLUMNS if name != "outcome"]
+    return [
+        {("sparsity" if key == "target_sparsity" else key): value for key, value in row.items()}
+        for row in members.select(columns).to_pylist()
+    ]
+
+
+def _curves(rows: Scannable | pa.Table, arms: Sequence[str]) -> list[Record]:
+    """Average the validation error of completed candidates: within each replicate, then over replicates."""
+    keys = ["arm", "target_sparsity", "replicate", "step"]
+    where = (pc.field("stage") == "trained") & (pc.field("outcome") == "completed")
+    partial = []
+    columns = ["arm", "target_sparsity", "replicate", "curve_step", "curve_val_error"]
+    for batch in _batches(rows, columns=columns, where=where):
+        table = pa.Table.from_batches([batch])
+        lengths = [pc.list_value_length(table[column]) for column in ("curve_step", "curve_val_error")]
+        table = table.filter(pc.equal(*lengths)).combine_chunks()
+        if not table.num_rows:
+            continue
+        owner = pc.list_parent_indices(table["curve_step"])
+        flat = table.select(keys[:3]).take(owner)
+        flat = flat.append_column("step", pc.list_flatten(table["curve_step"]))
+        flat = flat.append_column("error", pc.cast(pc.list_flatten(table["curve_val_error"]), pa.float64()))
+        flat = flat.filter(pc.is_finite(pc.field("error")))
+        partial.append(flat.group_by(keys).aggregate([("error", "sum"), ("error", "count")]))
+    if not partial:
+        return []
+    sums = pa.concat_tables(partial).group_by(keys).aggregate([("error_sum", "sum"), ("error_count", "sum")])
+    cells: dict[tuple[str, float], dict[int, list[float]]] = {}
+    for row in sums.sort_by([(key, "ascending") for key in keys]).to_pylist():
+        at_steps = cells.setdefault((row["arm"], row["target_sparsity"]), {})
+        at_steps.setdefault(row["step"], []).append(row["error_sum_sum"] / row["error_count_sum"])
+    curves = []
+    for (arm, level), at_steps in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1])):
+        steps = sorted(at_steps)
+        intervals = [mean_interval(at_steps[step]) for step in steps]
+        has_interval = all(low is not None for _, low, _ in intervals)
+        curves.append(
+            {
+                "arm": arm,
+                "sparsity": level,
+                "step": steps,
+                "val_error": [_rounded(mean) for mean, _, _ in intervals],
+                "low": [_rounded(low) for _, low, _ in intervals] if has_interval else None,
+                "high": [_rounded(high) for _, _, high in intervals] if has_interval else None,
+                "n_replicates": [len(at_steps[step]) for step in steps],
+            }
+        )
+    return curves
+
+
+def _correlation_texts(verdict: Verdict, design: Design) -> list[Record]:
+    return [
+        {"sparsity": found.sparsity, "loss": found.predictor, "text": correlation_text(found)}
+        for found in verdict.correlations
+    ]
+
+
+def correlation_text(found: Any) -> str:
+    """Say a rank correlation in one line, with its interval."""
+    if not math.isfinite(found.spearman):
+        return f"Spearman ρ unknown (n = {found.n})"
+    interval = ""
+    if math.isfinite(found.low) and math.isfinite(found.high):
+        interval = f" [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"Spearman ρ = {found.spearman:+.2f}{interval}, n = {found.n}".replace("-", "−")
+
+
+def _failures(rows: Scannable | pa.Table) -> Record:
+    """Count what failed by outcome, arm and message."""
+    where = ~pc.field("outcome").isin(["completed", "stopped"])
+    counts: dict[tuple[str, str, str, str], Record] = {}
+    n_failed = n_unlisted = 0
+    for batch in _batches(rows, columns=["outcome", "stage", "arm", "error", "candidate"], where=where):
+        for row in batch.to_pylist():
+            n_failed += 1
+            key = (row["outcome"], row["stage"], row["arm"], first_line(row["error"]))
+            if key not in counts and len(counts) >= MAX_FAILURES:
+                n_unlisted += 1
+                continue
+            counts.setdefault(key, {"n": 0, "candidate": row["candidate"]})["n"] += 1
+    listed = [
+        {"outcome": outcome, "stage": stage, "arm": arm, "error": error, **found}
+        for (outcome, stage, arm, error), found in counts.items()
+    ]
+    return {"n": n_failed, "n_unlisted": n_unlisted, "listed": sorted(listed, key=lambda f: (f["outcome"], -f["n"]))}

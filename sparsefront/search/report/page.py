@@ -1,0 +1,117 @@
+"""One HTML page that shows the numbers of a study, and needs nothing but a browser to be read.
+
+Charts are drawn in the browser by ``page.js`` with plotly.js, which is inlined once; tables and their small graphics are
+static, so that they print and work without scripts. Whatever a user or a failed training could have put into a
+name or a message is escaped, and the page's Content-Security-Policy allows its own two scripts and no network at all.
+
+Not here: where the numbers come from (``numbers``), and what is said about them (``sections``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import string
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import pyarrow as pa
+from plotly.offline import get_plotlyjs
+
+from sparsefront.search.design import Design
+from sparsefront.search.report import sections
+from sparsefront.search.report.markup import bullets, text
+from sparsefront.search.report.numbers import Record, Scannable, report_numbers
+from sparsefront.search.verdict import Verdict
+
+
+def write_report(
+    rows: Scannable | pa.Table, design: Design, verdict: Verdict, path: Path, *, provenance: Mapping[str, str]
+) -> None:
+    """Write the report of a study as one self-contained HTML file.
+
+    The file is written beside its place and renamed, so that nobody reads half a page.
+
+    Args:
+        rows: the ledger (anything with ``scan``), or a table of ``SCHEMA``; may be empty or unfinished.
+        design: what was asked.
+        verdict: what was concluded from the same rows.
+        path: the file to write; an earlier report there is replaced.
+        provenance: further facts to print, such as hardware and versions: {name: value}.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    page = render_page(report_numbers(rows, design, verdict), provenance=provenance)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
+    """Render the numbers of :func:`report_numbers` as one HTML page.
+
+    Args:
+        numbers: the study, its arms, charts and verdict, as plain data.
+        provenance: further facts to print: {name: value}.
+
+    Returns:
+        The page; sections whose numbers are missing say so.
+    """
+    # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
+    script = f"\n{_resource('page.js')}"
+    parts = (
+        sections.run_section(numbers, provenance),
+        sections.accuracy_section(numbers),
+        sections.verdict_section(numbers),
+        sections.front_section(numbers),
+        sections.loss_section(numbers),
+        sections.curve_section(numbers),
+        sections.spent_section(numbers),
+        sections.words_section(numbers),
+    )
+    return string.Template(_resource("page.html")).substitute(
+        title=text(numbers["study"]["name"]),
+        policy=_policy(plotly, script),
+        style=_resource("page.css"),
+        headline=text(numbers["verdict"]["headline"]),
+        sentences=bullets(numbers["verdict"]["sentences"], css="sentences"),
+        sections="\n".join(parts),
+        data=_script_json(numbers),
+        plotly=plotly,
+        script=script,
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(*scripts: str) -> str:
+    """Give the Content-Security-Policy that allows these scripts, inline styles and nothing else.
+
+    Plotly sets styles while it draws, and saves a chart as an image through blob: and data: addresses.
+    """
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _script_json(value: object) -> str:
+    r"""Write JSON that can stand inside a script element, whatever its strings are.
+
+    >>> _script_json("</script>")
+    '"\\u003c/script\\u003e"'
+    """
+    plain = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

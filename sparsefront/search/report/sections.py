@@ -1,0 +1,460 @@
+"""The sections of the report, in the order in which they are read.
+
+Each takes the numbers of the study and gives HTML; a section whose numbers are missing says so and why.
+Not here: the numbers themselves (``numbers``), and the charts, which ``page.js`` draws.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from sparsefront.search.report.markup import (
+    Markup,
+    bullets,
+    chart,
+    details,
+    duration,
+    engineering,
+    interval_graphic,
+    p_value,
+    paragraph,
+    percent,
+    section,
+    signed,
+    signed_interval,
+    table,
+    text,
+    whole,
+)
+from sparsefront.search.report.numbers import Record, level_text, range_text
+
+_LABEL_SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
+_PREDICTORS = {
+    "initial_loss": "initial loss",
+    "scalefree_loss": "scale-free loss",
+    "logit_std": "spread of the logits",
+}
+#: Rows of a folded table; the front itself is complete in the ledger and in ``sparsefront front``.
+_N_FRONT_LISTED = 200
+#: Contenders less likely than this to be on the front over means are left out of its table.
+_LEAST_PROBABILITY = 0.05
+
+
+def run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
+    """Say what was run, and where."""
+    study = numbers["study"]
+    facts = {
+        "Data set": study["dataset"],
+        "Parent network": study["model"],
+        "Masks": f"{study['mask_kind']} masks, allocation {study['allocation']}",
+        "Sparsity levels": ", ".join(f"{100 * level:.4g}%" for level in study["sparsities"]) or "none",
+        "Arms": ", ".join(study["arms"]) or "none",
+        "Replicates": f"{study['replicates']:,}, each shared by all arms",
+        "Masks for each replicate and level": f"{study['draws']:,} drawn and scored, {study['random_draws']:,} trained",
+        "Examples that score a mask": f"{study['probe_size']:,}",
+        "Training of one network": f"{study['steps']:,} optimiser steps",
+        "Seed": str(study["seed"]),
+        "Networks trained to the end": f"{numbers['points']['n_completed']:,}",
+    }
+    items = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+        for name, value in [*facts.items(), *provenance.items()]
+    )
+    return section("run", "What was run", f'<dl class="facts">{items}</dl>')
+
+
+def accuracy_section(numbers: Record) -> Markup:
+    """Show test accuracy against sparsity."""
+    title = "1. Test accuracy against sparsity"
+    rows = numbers["accuracy"]
+    if not rows:
+        return section("accuracy", title, _note("No network has a test accuracy yet."))
+    parent = (
+        "The dashed line with its band is the unpruned parent."
+        if any(row["sparsity"] == 0 for row in rows)
+        else "This study has no unpruned parent (arm <code>dense</code>) to compare with."
+    )
+    words = (
+        "<p>Each marker is an arm's mean over replicates, with Student's 95% interval over replicates; the markers of one "
+        f"level stand side by side to be told apart. {parent} Arms share their replicates, so intervals that overlap "
+        'do not make arms equal: the paired comparison is in <a href="#verdict">section 2</a>.</p>'
+    )
+    listed = table(
+        "Test accuracy: mean over replicates and its 95% interval",
+        [
+            "arm",
+            "level",
+            "realised sparsity",
+            "#accuracy",
+            "interval",
+            "#replicates",
+            "#networks",
+            "#parameters",
+            "#MACs",
+        ],
+        [
+            [
+                _arm(numbers, row["arm"]),
+                _level(numbers, row["sparsity"]),
+                _both_sparsities(row),
+                percent(row["mean"], digits=2),
+                "one replicate"
+                if row["low"] is None
+                else f"{percent(row['low'], digits=2)} to {percent(row['high'], digits=2)}",
+                whole(row["n_replicates"]),
+                whole(row["n_candidates"]),
+                whole(row["n_params"]),
+                whole(row["macs"]),
+            ]
+            for row in rows
+        ],
+        grouped=True,
+    )
+    described = "Test accuracy of each arm against sparsity; the table below has the same numbers."
+    return section("accuracy", title, words, chart("accuracy", described), details("The same as a table", listed))
+
+
+def verdict_section(numbers: Record) -> Markup:
+    """Show what each arm came to against random search."""
+    title = "2. Verdict: each arm against random search"
+    comparisons = numbers["verdict"]["comparisons"]
+    if not comparisons:
+        why = "Nothing to compare yet: it takes the random arm and another one in the same replicate at the same level."
+        return section("verdict", title, _note(why))
+    parts: list[str] = [
+        "<p>Differences are paired over replicates, against random search with the same budget. p-values are corrected "
+        "for all rows of a table (Holm).</p>"
+    ]
+    for metric, heading in (("accuracy", "Test accuracy"), ("convergence", "Speed of convergence")):
+        rows = [row for row in comparisons if row["metric"] == metric]
+        parts.append(f"<h3>{heading}</h3>")
+        if rows:
+            parts.append(_verdict_table(numbers, metric, rows))
+        else:
+            why = " It is measured against the unpruned parent (arm dense)." if metric == "convergence" else ""
+            parts.append(_note(f"Not judged.{why}"))
+    return section("verdict", title, *parts)
+
+
+def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Markup:
+    study = numbers["study"]
+    what, scale, digits = ("accuracy points", 100.0, 2) if metric == "accuracy" else ("optimiser steps", 1.0, 0)
+    ends = [row[name] for row in rows for name in ("low", "high", "difference", "margin") if row[name] is not None]
+    reach = 1.08 * scale * max(map(abs, ends), default=1.0)
+    pairs = {row["n"] for row in rows}
+    same_pairs = len(pairs) == 1 and not any(row["n_missing"] for row in rows)
+    body = []
+    for row in rows:
+        difference, low, high, margin = (
+            None if row[name] is None else scale * row[name] for name in ("difference", "low", "high", "margin")
+        )
+        missing = f" <small>({row['n_missing']:,} missing)</small>" if row["n_missing"] else ""
+        draws = row["random_draws_at_equal_budget"]
+        interval = signed_interval(low, high, digits=digits)
+        body.append(
+            [
+                _arm(numbers, row["arm"]),
+                _level(numbers, row["sparsity"]),
+                _label(row["label"]),
+                "unknown" if difference is None else f"{signed(difference, digits=digits)} {interval}".rstrip(),
+                interval_graphic(difference, low, high, margin=margin, reach=reach),
+                p_value(row["p_adjusted"]),
+                p_value(row["p_equivalence_adjusted"]),
+                *([] if same_pairs else [Markup(f"{row['n']:,}{missing}")]),
+                _needed(row),
+                engineering(row["arm_passes"]),
+                engineering(row["random_passes"]) + ("" if draws is None else f" ({draws:.3g} draws)"),
+            ]
+        )
+    margin_text = f"{scale * rows[0]['margin']:.3g}" if rows[0]["margin"] is not None else "unknown"
+    caption = (
+        f"Difference to random search in {what} (positive = arm better) with its {100 * (1 - study['alpha']):.4g}% "
+        f"interval; shaded: the margin of equivalence, ±{margin_text}. Budgets are in passes for one network."
+        + (f" Every row has {pairs.pop():,} pairs." if same_pairs else "")
+    )
+    headers = [
+        "arm",
+        "level",
+        "verdict",
+        "#difference",
+        "",
+        "#p, different",
+        "#p, equivalent",
+        *([] if same_pairs else ["#pairs"]),
+        "#replicates needed",
+        "#arm spent",
+        "#random was granted",
+    ]
+    return Markup(table(caption, headers, body, grouped=True) + _remarks(rows, study["mask_kind"]))
+
+
+def _remarks(rows: Sequence[Record], mask_kind: str) -> str:
+    """List what must be known about some comparisons, each remark once."""
+    concerned: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            concerned.setdefault(row["note"], []).append(f"{row['arm']} ({level_text(row['sparsity'], mask_kind)})")
+    return bullets(
+        (
+            f"{'All rows' if len(where) == len(rows) else ', '.join(where)}: {remark}"
+            for remark, where in concerned.items()
+        ),
+        css="note",
+    )
+
+
+def _needed(row: Record) -> str:
+    if row["label"] != "undecided":
+        return "–"
+    return "unknown" if row["replicates_needed"] is None else f"{row['replicates_needed']:,}"
+
+
+def front_section(numbers: Record) -> Markup:
+    """Show the front over error and size."""
+    title = "3. The front: validation error, parameters, MACs"
+    points, members = numbers["points"], numbers["front"]
+    if not points["n_completed"]:
+        return section("front", title, _note("No network was trained to the end yet."))
+    objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
+    words = (
+        f"<p>Large outlined markers are the {len(members):,} networks that no other one beats in {objectives} together. The "
+        "others are faint, and stand a little aside by arm because networks of one level have one size. The line is "
+        "the best error attained at each size. Hover over a marker for its network's id; click an arm in the legend to "
+        "hide it. These are single networks, so part of any front is luck: compare arms in section 2.</p>"
+    )
+    sampled = ""
+    if points["n_shown"] < points["n_completed"]:
+        sampled = _note(
+            f"Charts 3 and 4 show {points['n_shown']:,} of {points['n_completed']:,} networks: the whole front, and a "
+            "random sample of the others."
+        )
+    cut = f" (the first {_N_FRONT_LISTED:,} of {len(members):,})" if len(members) > _N_FRONT_LISTED else ""
+    listed = table(
+        f"The networks of the front{cut}",
+        [
+            "network",
+            "arm",
+            "#replicate",
+            "level",
+            "realised sparsity",
+            "#parameters",
+            "#MACs",
+            "#val. error",
+            "#test error",
+        ],
+        [
+            [
+                Markup(f"<code>{text(row['candidate'])}</code>"),
+                _arm(numbers, row["arm"]),
+                whole(row["replicate"]),
+                _level(numbers, row["sparsity"]),
+                _both_sparsities(row),
+                whole(row["n_params"]),
+                whole(row["macs"]),
+                percent(row["val_error"], digits=2),
+                percent(row["test_error"], digits=2),
+            ]
+            for row in members[:_N_FRONT_LISTED]
+        ],
+    )
+    described = "Validation error against remaining parameters and against MACs; the table below lists the front."
+    folded = details(f"The {len(members):,} networks of the front as a table", listed)
+    return section("front", title, words, sampled, chart("front", described), folded, _mean_front(numbers))
+
+
+def _mean_front(numbers: Record) -> str:
+    """Show the front over means of replicates, and what else might have been on it."""
+    names = numbers["study"]["objectives"]
+    rows = [
+        row
+        for row in numbers["mean_front"]
+        if row["on_front"] or (row["front_probability"] or 0.0) >= _LEAST_PROBABILITY
+    ]
+    if not any(row["n_replicates"] > 1 for row in rows):
+        return ""
+    caption = (
+        "Which arm at which level is on the front over means of replicates, and the probability of a place there when "
+        f"replicates are resampled; rows below {100 * _LEAST_PROBABILITY:.0f}% are left out"
+    )
+    body = [
+        [
+            _arm(numbers, row["arm"]),
+            _level(numbers, row["target_sparsity"]),
+            *(_objective(name, row[name]) for name in names),
+            "yes" if row["on_front"] else "no",
+            percent(row["front_probability"], digits=0),
+            whole(row["n_replicates"]),
+        ]
+        for row in rows
+    ]
+    headers = ["arm", "level", *(f"#{name}" for name in names), "on the front", "#probability", "#replicates"]
+    return "<h3>The front over means of replicates</h3>\n" + table(caption, headers, body)
+
+
+def _objective(name: str, value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    if name.endswith(("_error", "_accuracy", "_sparsity")):
+        return percent(value, digits=2)
+    return whole(value) if name in ("n_params", "macs") else f"{value:.4g}"
+
+
+def loss_section(numbers: Record) -> Markup:
+    """Show whether the loss before training ranks networks as the loss after it does."""
+    title = "4. Does the loss before training foretell the loss after it?"
+    points = numbers["points"]
+    usable = zip(points["sparsity"], points["initial_loss"], points["val_loss"], strict=True)
+    if not any(sparsity > 0 and None not in (before, after) for sparsity, before, after in usable):
+        return section("losses", title, _note("No pruned network has both a loss before training and one after it."))
+    words = (
+        "<p>Each marker is one trained network. A search that picks masks by their loss before training can only help "
+        "where that loss ranks networks as the final one does (ρ near +1). The initial loss depends on the scale of the "
+        "logits, which training soon erases; the scale-free loss is taken after the best temperature.</p>"
+    )
+    toggle = (
+        '<div class="controls"><fieldset><legend hidden>Loss before training</legend>'
+        '<label><input type="radio" name="loss" value="initial_loss" checked> initial loss</label>'
+        '<label><input type="radio" name="loss" value="scalefree_loss"> scale-free loss</label></fieldset></div>'
+    )
+    described = "Loss before training against final validation loss, one panel for each level of sparsity."
+    rows = numbers["verdict"]["correlations"]
+    listed = table(
+        "Spearman's rank correlation with the final validation loss, and its interval",
+        ["score before training", "level", "#ρ", "interval", "#p (Holm)", "#networks", "#replicates"],
+        [
+            [
+                _PREDICTORS.get(row["predictor"], row["predictor"]),
+                _level(numbers, row["sparsity"]),
+                "unknown" if row["spearman"] is None else signed(row["spearman"], digits=2),
+                signed_interval(row["low"], row["high"], digits=2) or "unknown",
+                p_value(row["p_adjusted"]),
+                whole(row["n"]),
+                whole(row["n_replicates"]),
+            ]
+            for row in sorted(rows, key=lambda row: list(_PREDICTORS).index(row["predictor"]))
+        ],
+        grouped=True,
+    )
+    folded = details("Rank correlations as a table", listed) if rows else ""
+    return section("losses", title, words, toggle, chart("losses", described), folded)
+
+
+def curve_section(numbers: Record) -> Markup:
+    """Show learning curves, one level at a time."""
+    title = "5. Learning curves"
+    if not numbers["curves"]:
+        return section("curves", title, _note("No learning curve was recorded."))
+    words = (
+        "Validation error while training: completed networks, averaged within each replicate and then over replicates; "
+        "bands are Student's 95% intervals over replicates."
+    )
+    options = "".join(f"<option>{text(level['text'])}</option>" for level in numbers["levels"])
+    control = f'<div class="controls"><label>Level: <select id="curve-level">{options}</select></label></div>'
+    described = "Validation error of each arm against optimiser steps, at the chosen level."
+    return section("curves", title, paragraph(words), control if options else "", chart("curves", described))
+
+
+def spent_section(numbers: Record) -> Markup:
+    """Show what each arm spent, and what became of its candidates."""
+    title = "6. What each arm spent"
+    spent = numbers["verdict"]["spent"]
+    if not spent:
+        return section("spent", title, _note("Nothing was spent yet."))
+    outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
+    words = (
+        "A pass is one example taken forward and backward; a forward pass alone counts a third. Scoring of masks, "
+        "pretraining, and stopped, failed or repeated work are included. A network that several arms share is paid for by "
+        "the first of them. Time is the wall time of a batched training, divided over its networks."
+    )
+
+    def cells(name: str | Markup, row: Record) -> list[str]:
+        return [
+            name,
+            whole(row["n_candidates"]),
+            engineering(row["passes"]),
+            engineering(row["flops"], unit="FLOP"),
+            duration(row["seconds"]),
+            *(whole(row["outcomes"].get(outcome, 0)) for outcome in outcomes),
+        ]
+
+    total: Record = {
+        name: sum(row[name] or 0 for row in spent) for name in ("n_candidates", "passes", "flops", "seconds")
+    }
+    total["outcomes"] = {outcome: sum(row["outcomes"].get(outcome, 0) for row in spent) for outcome in outcomes}
+    costs = table(
+        "Cost by arm, and what became of its candidates",
+        ["arm", "#candidates", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
+        [*(cells(_arm(numbers, row["arm"]), row) for row in spent), cells(Markup("<strong>all</strong>"), total)],
+    )
+    return section("spent", title, paragraph(words), costs, _failures(numbers))
+
+
+def _failures(numbers: Record) -> str:
+    failures = numbers["failures"]
+    if not failures["n"]:
+        return _note("No candidate failed.")
+    listed = table(
+        "What failed, by outcome, arm and message",
+        ["outcome", "arm", "stage", "#candidates", "~message", "one of them"],
+        [
+            [
+                row["outcome"].replace("_", " "),
+                _arm(numbers, row["arm"]),
+                row["stage"],
+                whole(row["n"]),
+                row["error"],
+                Markup(f"<code>{text(row['candidate'] or 'unknown')}</code>"),
+            ]
+            for row in failures["listed"]
+        ],
+    )
+    rest = ""
+    if failures["n_unlisted"]:
+        rest = _note(f"{failures['n_unlisted']:,} further failures with other messages are not listed.")
+    return f"<h3>Failures ({failures['n']:,})</h3>\n{listed}{rest}"
+
+
+def words_section(numbers: Record) -> Markup:
+    """Define what the report's words mean."""
+    study = numbers["study"]
+    words = resources.files(__package__).joinpath("words.html").read_text(encoding="utf-8")
+    filled = string.Template(words).substitute(
+        alpha=f"{study['alpha']:g}",
+        margin_points=f"{100 * study['equivalence_margin']:.3g}",
+        margin_steps=f"{study['convergence_margin_fraction'] * study['steps']:.4g}",
+        target_percent=f"{100 * study['convergence_target_fraction']:.4g}",
+    )
+    return section("words", "7. How to read this", filled)
+
+
+def _note(words: str) -> Markup:
+    return paragraph(words, css="note")
+
+
+def _arm(numbers: Record, name: str) -> Markup:
+    """Name an arm beside the colour that it has in all charts."""
+    colour = next((arm["colour"] for arm in numbers["arms"] if arm["name"] == name), None)
+    swatch = f'<span class="swatch" style="background:{text(colour)}"></span>' if colour else ""
+    return Markup(f"{swatch}{text('pool (scoring)' if name == 'pool' else name)}")
+
+
+def _level(numbers: Record, sparsity: float) -> Markup:
+    """Name a level by what was asked for, and by what this removed of the other kind."""
+    if sparsity == 0:
+        return Markup("unpruned")
+    kind = numbers["study"]["mask_kind"]
+    other = "weight" if kind == "node" else "node"
+    realised = next((level[f"{other}_sparsity"] for level in numbers["levels"] if level["sparsity"] == sparsity), None)
+    low, high = realised or (None, None)
+    also = "" if low is None else f" <small>{other}s {text(range_text(low, high))}</small>"
+    return Markup(f"{text(kind)}s {100 * sparsity:.4g}%{also}")
+
+
+def _label(label: str) -> Markup:
+    return Markup(f'<span class="label {text(label)}">{_LABEL_SYMBOLS.get(label, "")} {text(label)}</span>')
+
+
+def _both_sparsities(row: Record) -> str:
+    return f"nodes {percent(row['node_sparsity'], digits=1)}, weights {percent(row['weight_sparsity'], digits=1)}"

@@ -1,0 +1,85 @@
+"""The columns of the ledger: one row is one thing that happened to one candidate.
+
+Rows come in three stages, told apart by the column ``stage``:
+
+* ``scored``: a mask was scored without training (its initial loss is known);
+* ``trained``: an arm's candidate was trained, or failed to be;
+* ``pruned``: a mask was derived from trained weights (an input of the ``magnitude`` arm).
+
+The key of a row is ``(stage, arm, replicate, target_sparsity, slot)``; the ledger holds each key once. One candidate
+may fill several slots (the mask with the lowest initial loss may also be one of the random draws): it is then
+trained once and recorded in each slot under the same ``candidate`` id, with ``reused`` true and no cost but in the first.
+
+Losses are mean cross-entropies in nats; errors are misclassified fractions (0..1); everything is minimised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+#: What can become of a candidate (docs: design, contract 7).
+OUTCOMES = ("completed", "stopped", "diverged", "failed", "timeout", "out_of_memory", "lost")
+STAGES = ("scored", "trained", "pruned")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the ledger: its name, Arrow type and meaning (with unit)."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    hyperparameter: bool = False
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("candidate", pa.string(), "id: hash of everything that defines the candidate, 32 hex digits"),
+    Column("stage", pa.string(), "scored, trained or pruned"),
+    Column("arm", pa.string(), "arm that the row belongs to; 'pool' for scored masks, which several arms choose from"),
+    Column("replicate", pa.int32(), "index of (data split, initial weights, data order)"),
+    Column("target_sparsity", pa.float64(), "sparsity level of the study that the candidate was made for; 0 = dense"),
+    Column("slot", pa.int32(), "index within (stage, arm, replicate, level): draw number, 0 for arms of one"),
+    Column("outcome", pa.string(), "completed, stopped, diverged, failed, timeout, out_of_memory or lost"),
+    Column("rung", pa.int32(), "rung at which the candidate was stopped; null unless stopped"),
+    Column("reused", pa.bool_(), "the same candidate was already trained for another slot; costs are zero here"),
+    Column("mask_kind", pa.string(), "none, node or weight"),
+    Column("mask_draw", pa.int64(), "number of the random draw that made the mask; null if it was not drawn"),
+    Column("mask_digest", pa.string(), "digest of the packed mask bits, 32 hex digits; null without a mask"),
+    Column("node_sparsity", pa.float64(), "realised fraction of hidden nodes removed"),
+    Column("weight_sparsity", pa.float64(), "realised fraction of prunable weights removed"),
+    Column("n_params", pa.int64(), "parameters that remain, biases included"),
+    Column("macs", pa.int64(), "multiply-accumulates of one example's forward pass"),
+    Column("initial_loss", pa.float64(), "loss before training on the probe"),
+    Column("scalefree_loss", pa.float64(), "initial loss after the best temperature"),
+    Column("temperature", pa.float64(), "that temperature"),
+    Column("logit_std", pa.float64(), "standard deviation of the logits before training"),
+    Column("val_loss", pa.float64(), "validation loss after training"),
+    Column("val_error", pa.float64(), "validation error after training"),
+    Column("test_loss", pa.float64(), "test loss after training; reported, never decided on"),
+    Column("test_error", pa.float64(), "test error after training; reported, never decided on"),
+    Column("curve_step", pa.list_(pa.int32()), "optimiser steps at which validation was measured"),
+    Column("curve_val_loss", pa.list_(pa.float32()), "validation loss there"),
+    Column("curve_val_error", pa.list_(pa.float32()), "validation error there"),
+    Column("steps", pa.int64(), "optimiser steps done"),
+    Column("optimizer", pa.string(), "adam or sgd", hyperparameter=True),
+    Column("lr", pa.float64(), "learning rate", hyperparameter=True),
+    Column("weight_decay", pa.float64(), "L2 coefficient, as in torch.optim", hyperparameter=True),
+    Column("momentum", pa.float64(), "SGD momentum", hyperparameter=True),
+    Column("label_smoothing", pa.float64(), "share of the target spread over all classes", hyperparameter=True),
+    Column("batch_size", pa.int32(), "examples in an optimiser step", hyperparameter=True),
+    Column("passes", pa.float64(), "examples passed forward and backward; a forward pass alone counts 1/3"),
+    Column("flops", pa.float64(), "floating-point operations of those passes (2 per multiply-accumulate)"),
+    Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
+    Column("attempt", pa.int32(), "0 unless the candidate's pack was lost before and ran again"),
+    Column("pack", pa.string(), "pack that the candidate travelled in"),
+    Column("device", pa.string(), "device it ran on"),
+    Column("error", pa.string(), "what failed, with traceback; null if nothing did"),
+    Column("committed_at", pa.timestamp("us", tz="UTC"), "when the driver committed the row"),
+)
+
+SCHEMA = pa.schema([pa.field(c.name, c.type) for c in COLUMNS])
+
+#: Columns that name a row (see the module's docstring).
+KEY = ("stage", "arm", "replicate", "target_sparsity", "slot")

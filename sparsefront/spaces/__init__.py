@@ -1,0 +1,1 @@
+"""Which architectures, masks and hyperparameters can be searched; pure data, numpy only."""

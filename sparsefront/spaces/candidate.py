@@ -1,0 +1,76 @@
+"""One point of the space, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network to train: where its weights come from and what is cut out of them.
+
+    Attributes:
+        replicate: index of (data split, initial weights, data order).
+        target_sparsity: level that the mask was made for; 0 for the dense parent.
+        network: 'parent' (all of it), 'masked' (a mask of it), or 'small_dense' (a fresh dense network of the size that
+            a mask of this level leaves).
+        draw: number of the random mask, if the mask was drawn.
+        mask: digest of the stored mask, if it was derived from trained weights.
+    """
+
+    replicate: int
+    target_sparsity: float
+    network: Literal["parent", "masked", "small_dense"]
+    draw: int | None = None
+    mask: str | None = None
+
+    @property
+    def level_key(self) -> int:
+        """The level as an integer counter for seeds: sparsity in parts per billion."""
+        return level_key(self.target_sparsity)
+
+
+def level_key(sparsity: float) -> int:
+    """A sparsity as an integer counter for seeds, in parts per billion.
+
+    >>> level_key(0.9)
+    900000000
+    """
+    return round(sparsity * 1e9)
+
+
+class CandidateNames:
+    """Ids of candidates of one study.
+
+    The id hashes the candidate together with `base`: everything that all candidates of the study share (data, parent,
+    mask rule, training, seed). Arms, replicate counts and levels are no part of it, so that a wider study of the same
+    base calls the same candidate by the same name.
+
+    >>> names = CandidateNames({"seed": 1})
+    >>> names.of(Candidate(0, 0.9, "masked", draw=3)) == names.of(Candidate(0, 0.9, "masked", draw=3))
+    True
+    >>> names.of(Candidate(0, 0.9, "masked", draw=3)) == names.of(Candidate(0, 0.9, "masked", draw=4))
+    False
+    """
+
+    def __init__(self, base: Mapping[str, object]) -> None:
+        self._hash = hashlib.blake2b(canonical_json(base).encode(), digest_size=16)
+
+    def of(self, candidate: Candidate) -> str:
+        """Id of `candidate`: 32 hex digits."""
+        named = self._hash.copy()
+        named.update(canonical_json(asdict(candidate)).encode())
+        return named.hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text.
+
+    >>> canonical_json({"b": 1, "a": 0.9})
+    '{"a":0.9,"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,216 @@
+"""What a data set is: its arrays, where they come from, and the options that a study may set.
+
+Not here: the known data sets (``registry``) and the cut into training and validation examples (``splits``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefront.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+#: The arrays of a data set, in the order in which its digest reads them.
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples for classification, in a training and a test part; every array is read-only.
+
+    Build one with :meth:`from_arrays`, which checks and freezes the arrays. ``torch.from_numpy`` warns about read-only
+    arrays: copy with ``torch.tensor``.
+
+    Attributes:
+        name: name in the registry.
+        x_train: (n_train, ...) float32, finite.
+        y_train: (n_train,) int64 class indices in [0, n_classes).
+        x_test: (n_test, ...) float32, finite; read once, for what is reported.
+        y_test: (n_test,) int64 class indices.
+        n_classes: number of classes.
+        digest: sha256 (64 hex digits) over names, types, shapes and little-endian bytes of the four arrays; two data
+            sets with the same digest are the same data.
+        source: where the examples come from.
+        licence: under which terms.
+    """
+
+    name: str
+    x_train: FloatArray
+    y_train: IntArray
+    x_test: FloatArray
+    y_test: IntArray
+    n_classes: int
+    digest: str
+    source: str
+    licence: str
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: Arrays, *, n_classes: int, source: str, licence: str) -> Dataset:
+        """Check, copy, freeze and digest the arrays of a data set.
+
+        Args:
+            name: name in the registry.
+            arrays: the four arrays of ``ARRAY_NAMES``; converted to float32 (x) and int64 (y).
+            n_classes: number of classes.
+            source: where the examples come from.
+            licence: under which terms.
+
+        Raises:
+            ConfigError: if an array is missing, empty, not finite, of another shape than its partner, or holds labels
+                that are no integers in [0, n_classes).
+        """
+        if set(arrays) != set(ARRAY_NAMES):
+            raise ConfigError(f"arrays={sorted(arrays)} of data set {name!r}: must be {sorted(ARRAY_NAMES)}")
+        x_train, y_train = _part(name, "train", arrays, n_classes)
+        x_test, y_test = _part(name, "test", arrays, n_classes)
+        if x_train.shape[1:] != x_test.shape[1:]:
+            raise ConfigError(
+                f"x_test.shape={x_test.shape} of data set {name!r}: its examples must have the shape of the training "
+                f"examples, {x_train.shape[1:]}"
+            )
+        digest = hashlib.sha256()
+        parts: tuple[npt.NDArray[np.generic], ...] = (x_train, y_train, x_test, y_test)
+        for array_name, array in zip(ARRAY_NAMES, parts, strict=True):
+            digest.update(json.dumps([array_name, array.dtype.str, array.shape]).encode())
+            digest.update(array.tobytes())
+            array.setflags(write=False)
+        return cls(name, x_train, y_train, x_test, y_test, n_classes, digest.hexdigest(), source, licence)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example, without the batch axis."""
+        return self.x_train.shape[1:]
+
+    @property
+    def n_train(self) -> int:
+        """Number of training examples, before a split takes its validation examples from them."""
+        return len(self.y_train)
+
+    @property
+    def n_test(self) -> int:
+        """Number of test examples."""
+        return len(self.y_test)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One whole number that a study may set for a data set; both bounds belong to the range."""
+
+    name: str
+    default: int
+    minimum: int
+    maximum: int
+    meaning: str
+    multiple_of: int = 1
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, in words.
+
+        >>> Option("num_samples", 5000, 100, 10_000, "examples", multiple_of=10).accepted
+        'a whole number from 100 to 10000, a multiple of 10'
+        """
+        multiple = f", a multiple of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"a whole number from {self.minimum} to {self.maximum}{multiple}"
+
+    def check(self, value: object, *, dataset: str) -> int:
+        """Return the value if it is accepted.
+
+        Raises:
+            ConfigError: if it is not a whole number (a bool is none), out of range, or not a multiple.
+        """
+        # type(), not isinstance: True is an int.
+        if type(value) is int and self.minimum <= value <= self.maximum and value % self.multiple_of == 0:
+            return value
+        raise ConfigError(
+            f"{self.name}={value!r} for data set {dataset!r}: must be {self.accepted}; "
+            f"correct the data set's options in the study"
+        )
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A data set that can be loaded, described without loading it.
+
+    Attributes:
+        name: name in studies.
+        summary: one line for a listing.
+        example_shape: shape of one example.
+        n_classes: number of classes.
+        n_train: training examples under the default options.
+        n_test: test examples under the default options.
+        source: where the examples come from.
+        licence: under which terms.
+        options: what a study may set.
+        load: makes the data set from complete options; the path is the folder of the cache.
+    """
+
+    name: str
+    summary: str
+    example_shape: tuple[int, ...]
+    n_classes: int
+    n_train: int
+    n_test: int
+    source: str
+    licence: str
+    options: tuple[Option, ...]
+    load: Callable[[Mapping[str, int], Path | None], Dataset]
+
+    def resolve(self, options: Mapping[str, object]) -> dict[str, int]:
+        """Complete options: every option once, in the declared order, checked.
+
+        Raises:
+            ConfigError: if an option is unknown or its value not accepted.
+        """
+        for key in options:
+            if key not in {option.name for option in self.options}:
+                raise ConfigError(
+                    unknown_name(key, (o.name for o in self.options), f"option of data set {self.name!r}")
+                )
+        return {o.name: o.check(options.get(o.name, o.default), dataset=self.name) for o in self.options}
+
+
+def unknown_name(name: object, known: Iterable[str], what: str) -> str:
+    """Message for a name that does not exist: the known ones, and the nearest.
+
+    >>> unknown_name("digit", ["digits", "mnist1d"], "data set")
+    "'digit' is no data set: known are digits, mnist1d; did you mean 'digits'?"
+    >>> unknown_name("x", [], "option")
+    "'x' is no option: there are none; remove it from the study"
+    """
+    names = sorted(known)
+    if not names:
+        return f"{name!r} is no {what}: there are none; remove it from the study"
+    near = difflib.get_close_matches(str(name), names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "correct it in the study"
+    return f"{name!r} is no {what}: known are {', '.join(names)}; {advice}"
+
+
+def _part(name: str, part: str, arrays: Arrays, n_classes: int) -> tuple[FloatArray, IntArray]:
+    """Checked copies of x and y of one part, little-endian and C-contiguous, so that a digest is the same anywhere."""
+    if arrays[f"y_{part}"].dtype.kind not in "iu":
+        raise ConfigError(f"y_{part}.dtype={arrays[f'y_{part}'].dtype} of data set {name!r}: must be an integer type")
+    x = np.array(arrays[f"x_{part}"], dtype="<f4", order="C")
+    y = np.array(arrays[f"y_{part}"], dtype="<i8", order="C")
+    if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or x.size == 0:
+        raise ConfigError(
+            f"x_{part}.shape={x.shape}, y_{part}.shape={y.shape} of data set {name!r}: must be (n, ...) and (n,), n > 0"
+        )
+    if not np.isfinite(x).all():
+        raise ConfigError(f"x_{part} of data set {name!r}: holds NaN or infinity; every value must be finite")
+    if y.min() < 0 or y.max() >= n_classes:
+        raise ConfigError(
+            f"y_{part} of data set {name!r}: labels run from {y.min()} to {y.max()}, must lie in [0, {n_classes})"
+        )
+    return x, y

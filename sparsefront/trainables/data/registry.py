@@ -1,0 +1,82 @@
+"""The known data sets: one file and one line here for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from sparsefront.errors import ConfigError
+from sparsefront.trainables.data import digits, mnist1d
+from sparsefront.trainables.data.dataset import Dataset, DatasetSource, unknown_name
+
+DATASETS: Mapping[str, DatasetSource] = MappingProxyType(
+    {
+        source.name: source
+        for source in (
+            mnist1d.SOURCE,
+            digits.SOURCE,
+        )
+    }
+)
+
+
+def load_dataset(name: str, options: Mapping[str, object] | None = None, *, cache: Path | None = None) -> Dataset:
+    """Load a data set; generated ones come from the cache after the first time.
+
+    Args:
+        name: a name in ``DATASETS``.
+        options: the data set's options; missing ones take their defaults.
+        cache: folder for generated data; None = :func:`~sparsefront.trainables.data.cache.default_cache`.
+
+    Raises:
+        ConfigError: if the name or an option is unknown, or a value is not accepted.
+
+    Warns:
+        DatasetCacheWarning: if the cache was damaged or cannot be written; the data are right all the same.
+    """
+    source = _source(name)
+    return source.load(source.resolve(options or {}), cache)
+
+
+def resolve_dataset_options(name: str, options: Mapping[str, object] | None = None) -> dict[str, int]:
+    """Check options without loading anything, and complete them with their defaults.
+
+    Raises:
+        ConfigError: as :func:`load_dataset`.
+
+    >>> resolve_dataset_options("mnist1d", {"num_samples": 1000})
+    {'num_samples': 1000, 'seed': 42}
+    """
+    return _source(name).resolve(options or {})
+
+
+def describe_datasets() -> list[dict[str, object]]:
+    """One row of JSON values for each data set, in the registry's order; loads nothing.
+
+    >>> [(row["name"], row["example_shape"], row["n_train"]) for row in describe_datasets()]
+    [('mnist1d', [40], 4000), ('digits', [64], 1438)]
+    """
+    return [
+        {
+            "name": source.name,
+            "summary": source.summary,
+            "example_shape": list(source.example_shape),
+            "n_classes": source.n_classes,
+            "n_train": source.n_train,
+            "n_test": source.n_test,
+            "source": source.source,
+            "licence": source.licence,
+            "options": [
+                {"name": o.name, "default": o.default, "accepted": o.accepted, "meaning": o.meaning}
+                for o in source.options
+            ],
+        }
+        for source in DATASETS.values()
+    ]
+
+
+def _source(name: str) -> DatasetSource:
+    if name not in DATASETS:
+        raise ConfigError(unknown_name(name, DATASETS, "data set"))
+    return DATASETS[name]

@@ -1,0 +1,97 @@
+"""Losses and gradients of all lanes at once, as a flat graph of batched tensor operations.
+
+``torch.func`` batches any module without data-dependent control flow: ``vmap(grad_and_value(loss))`` over stacked
+parameters. Its transforms cost about 2 ms of Python a step, more than the arithmetic of a small pack. They are
+therefore run once under ``make_fx``, which records the batched operations that they emit; the recording is replayed
+afterwards (measured on a 40-256-128-10 perceptron, one lane: 2.2 ms a gradient before, 0.6 ms after). A recording
+holds shapes, so one is kept for each shape class, and made again when lanes have left.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import cast
+
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sparsefront.trainables.lanes import Layout
+from sparsefront.trainables.losses import cross_entropy
+from sparsefront.trainables.models.model import Model, StagedModule
+
+#: (flat (L, P), x (B, ...), one_hot (C, B), label_smoothing (L,)) -> gradient (L, P), loss (L,)
+GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+_KEPT_RECORDINGS = 64
+#: Value: the module (held, so that its id in the key stays taken) and its recording.
+_recordings: OrderedDict[Hashable, tuple[StagedModule, GradientFunction]] = OrderedDict()
+
+
+def gradient_function(
+    model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, *, smoothing: bool, precision: str
+) -> GradientFunction:
+    """Gradient and loss of every lane, for arguments of exactly these shapes, types and device.
+
+    The recordings of the last few shape classes are kept in the process, keyed by the module itself.
+    """
+    key = (id(model.module), layout, flat.shape, x.shape, one_hot.shape, flat.device, smoothing, precision)
+    if key not in _recordings:
+        while len(_recordings) >= _KEPT_RECORDINGS:
+            _recordings.popitem(last=False)
+        _recordings[key] = model.module, _record(model, layout, flat, x, one_hot, smoothing=smoothing, precision=precision)
+    _recordings.move_to_end(key)
+    return _recordings[key][1]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Context in which matrix products run in `precision` ('float32' or 'bfloat16')."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def forward(model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Logits of all lanes on the same examples: (L, P) and (B, ...) -> (L, B, classes)."""
+
+    def one(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = functional_call(model.module, parameters, (x,))
+        return logits
+
+    logits: torch.Tensor = vmap(one)(layout.views(flat))
+    return logits
+
+
+def _record(
+    model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, *, smoothing: bool, precision: str
+) -> GradientFunction:
+    module = model.module
+
+    def loss(p: dict[str, torch.Tensor], x: torch.Tensor, one_hot: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        with autocast(flat.device, precision):
+            logits = functional_call(module, p, (x,))
+        return cross_entropy(logits.float(), one_hot, eps if smoothing else None)
+
+    batched = vmap(grad_and_value(loss), in_dims=(0, None, None, 0))
+
+    def flat_gradient(
+        flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, eps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gradients, losses = batched(layout.views(flat), x, one_hot, eps)
+        return layout.flatten(gradients), losses
+
+    eps = torch.zeros(flat.shape[0], device=flat.device)
+    graph = make_fx(flat_gradient)(flat, x, one_hot, eps)
+    _simplify(graph)
+
+    return cast(GradientFunction, graph)
+
+
+def _simplify(graph: GraphModule) -> None:
+    """Drop what the transforms emit without effect: unused values and multiplications by one."""
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.mul.Scalar and node.args[1] == 1:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()

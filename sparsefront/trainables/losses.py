@@ -1,0 +1,75 @@
+"""Losses over logits, written so that batching them over lanes stays fast.
+
+Logits are reduced over a *leading* class dimension: a softmax along the innermost dimension of size 10 is not
+vectorised on a CPU (measured: 163 ns a row against 20 ns in this layout, AVX-512, one core).
+"""
+
+from __future__ import annotations
+
+import torch
+
+#: Bounds of the search for the best inverse temperature (in units of 1 / standard deviation of the logits), and when
+#: it ends: Newton's method on this smooth convex function needs 4-7 steps, the bracket bounds the rest; after a last
+#: relative step of 1e-3 the loss, flat at its minimum, is right to about 1e-6.
+_INVERSE_TEMPERATURE_RANGE = (1e-3, 1e3)
+_NEWTON_STEPS = 30
+_LAST_STEP = 1e-3
+
+
+def cross_entropy(logits: torch.Tensor, one_hot: torch.Tensor, label_smoothing: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean cross-entropy in nats: scalar.
+
+    Args:
+        logits: (batch, classes).
+        one_hot: (classes, batch) targets.
+        label_smoothing: scalar share of the target spread over all classes, as in torch; None for none.
+    """
+    log_p = torch.log_softmax(logits.t().contiguous(), dim=0)
+    loss = -(log_p * one_hot).sum() / logits.shape[0]
+    if label_smoothing is None:
+        return loss
+    return (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=0).sum() / logits.shape[0]
+
+
+def n_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Misclassified examples: (..., batch, classes) and (batch,) -> (...) int64; ties go to the lower class."""
+    return (logits.argmax(dim=-1) != labels).sum(dim=-1)
+
+
+def scale_free_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss after the best temperature: the smallest cross-entropy of ``logits / T`` over T > 0.
+
+    The loss of an untrained network mostly says how large its logits are, which a few steps of training undo; dividing
+    out the best temperature leaves what does not depend on that scale. T is kept within 1e-3..1e3 standard deviations
+    of the logits, so that it stays finite where no direction of the logits helps (the loss is then ln(classes)).
+
+    Args:
+        logits: (lanes, classes, batch).
+        labels: (batch,) int64.
+
+    Returns:
+        (lanes,) losses in nats and (lanes,) temperatures in units of the logits.
+    """
+    std = logits.flatten(1).std(dim=1, correction=0).clamp_min(torch.finfo(logits.dtype).tiny * 1e6)
+    z = logits / std[:, None, None]
+    z = z - z.amax(dim=1, keepdim=True)
+    target = z.gather(1, labels.expand(z.shape[0], 1, -1)).mean(dim=(1, 2))
+    low = torch.full_like(std, _INVERSE_TEMPERATURE_RANGE[0])
+    high = torch.full_like(std, _INVERSE_TEMPERATURE_RANGE[1])
+    beta = torch.ones_like(std)
+    for _ in range(_NEWTON_STEPS):
+        p = torch.exp(z * beta[:, None, None])
+        total = p.sum(dim=1)
+        mean = (p * z).sum(dim=1) / total
+        slope = mean.mean(dim=1) - target
+        curvature = ((p * z * z).sum(dim=1) / total - mean * mean).mean(dim=1)
+        # The slope is increasing in beta: its sign says on which side the optimum lies.
+        high = torch.where(slope > 0, beta, high)
+        low = torch.where(slope > 0, low, beta)
+        newton = beta - slope / curvature.clamp_min(1e-12)
+        inside = (newton > low) & (newton < high)
+        previous, beta = beta, torch.where(inside, newton, torch.sqrt(low * high))
+        if bool(((beta - previous).abs() <= _LAST_STEP * previous).all()):
+            break
+    loss = torch.log(torch.exp(z * beta[:, None, None]).sum(dim=1)).mean(dim=1) - beta * target
+    return loss, std / beta

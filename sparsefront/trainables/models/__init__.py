@@ -1,0 +1,6 @@
+"""Parent networks: one file and one registry line each."""
+
+from sparsefront.trainables.models.model import Model, ModelFamily, initial_weights
+from sparsefront.trainables.models.registry import MODELS, build_model, model_family
+
+__all__ = ["MODELS", "Model", "ModelFamily", "build_model", "initial_weights", "model_family"]

@@ -1,0 +1,72 @@
+"""Multilayer perceptron: Linear layers with an activation between them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
+from sparsefront.trainables.models.model import ACTIVATIONS, Model, Options, StagedModule, meta_module
+
+Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class MLPOptions(Options):
+    """Hidden widths, activation, biases and initialisation."""
+
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (256, 128)
+    activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
+    bias: bool = True
+    init: Literal["kaiming", "torch"] = "kaiming"
+
+
+class MLP(StagedModule):
+    """x -> act(W1 x + b1) -> ... -> logits; inputs of more than one dimension are flattened."""
+
+    stem_prefixes = ("layers.0.",)
+
+    def __init__(self, sizes: tuple[int, ...], *, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.activation = ACTIVATIONS[activation]()
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, ...) -> (batch, first hidden width)."""
+        hidden: torch.Tensor = self.activation(self.layers[0](x.flatten(1)))
+        return hidden
+
+    def head(self, h: torch.Tensor) -> torch.Tensor:
+        """(batch, first hidden width) -> (batch, classes)."""
+        for layer in self.layers[1:-1]:
+            h = self.activation(layer(h))
+        logits: torch.Tensor = self.layers[-1](h)
+        return logits
+
+
+class MLPFamily:
+    """Registry row of `mlp`."""
+
+    summary = "Linear layers with an activation between them; masks on hidden units or weights"
+    source = "the parent of LeNet-300-100-like studies"
+    options: type[Options] = MLPOptions
+
+    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        """The parent for flat or flattened inputs."""
+        assert isinstance(options, MLPOptions)
+        sizes = (math.prod(input_shape), *options.widths, n_classes)
+        tensors: list[Tensor] = []
+        groups: list[NodeGroup] = []
+        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            axes = [Axis(f"layers.{i}.weight", 0)]
+            tensors.append(Tensor(f"layers.{i}.weight", (b, a), prunable=True))
+            if options.bias:
+                tensors.append(Tensor(f"layers.{i}.bias", (b,), prunable=False))
+                axes.append(Axis(f"layers.{i}.bias", 0))
+            if i < len(options.widths):
+                groups.append(NodeGroup(f"layers.{i}", b, (*axes, Axis(f"layers.{i + 1}.weight", 1))))
+        module = MLP(sizes, activation=options.activation, bias=options.bias)
+        return Model(meta_module(module), Structure(tuple(tensors), tuple(groups)), options.init)

@@ -1,0 +1,110 @@
+"""What a parent network has to offer so that masks, packs and scoring can work with it.
+
+A family turns options into a `Model`: a `torch.nn.Module` without data-dependent control flow, and the `Structure`
+that says which tensors and nodes it has. The module is only ever run through `torch.func.functional_call` with
+parameters of some compact or padded shape, so its own parameters live on the meta device and hold no memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from sparsefront.spaces.structure import Structure
+
+#: Activations a parent may use; all map 0 to 0, so that a padded node is silent.
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+INITS = ("kaiming", "torch")
+
+
+class Options(BaseModel):
+    """Options of a family: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StagedModule(nn.Module):
+    """A module whose forward pass is ``head(stem(x))``.
+
+    The stem ends after the first node group's activation, so that scoring many node masks of one parent computes it
+    once for all of them. Its output has shape (batch, nodes of group 0, ...).
+    """
+
+    #: Prefixes of the parameters that the stem owns.
+    stem_prefixes: tuple[str, ...] = ()
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        """First layer with its activation: (batch, ...) -> (batch, nodes of group 0, ...)."""
+        raise NotImplementedError
+
+    def head(self, h: torch.Tensor) -> torch.Tensor:
+        """The rest: (batch, nodes of group 0, ...) -> (batch, classes) logits."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits: (batch, ...) -> (batch, classes)."""
+        return self.head(self.stem(x))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A parent: its module, its structure, and how its weights are initialised.
+
+    `check_mask`, if given, is called with every mask (bool, flat) before its candidate is trained; a candidate for
+    which it raises is recorded as failed, with the message.
+    """
+
+    module: StagedModule
+    structure: Structure
+    init: str
+    check_mask: Callable[[npt.NDArray[np.bool_]], None] | None = None
+
+
+class ModelFamily(Protocol):
+    """One row of the model registry; a user's own is an object like this, named ``package.module:object``."""
+
+    summary: str
+    source: str
+    options: type[Options]
+
+    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        """The parent for data of this shape."""
+
+
+def initial_weights(structure: Structure, init: str, generator: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+    """Fresh weights for `structure`, drawn in float64 with numpy so that they are the same on any device.
+
+    Args:
+        structure: the parent, or a compact network.
+        init: 'kaiming': weights N(0, 2 / fan_in), biases 0 (He et al., Delving deep into rectifiers, 2015, with a
+            fan-in of 1 / density in mind); 'torch': weights and biases U(-1, 1) / sqrt(fan_in), torch's default.
+        generator: where the draws come from.
+
+    Returns:
+        float32 array for each tensor of the structure.
+    """
+    fan_in = {t.name.rsplit(".", 1)[0]: math.prod(t.shape[1:]) for t in structure.tensors if t.name.endswith(".weight")}
+    weights: dict[str, npt.NDArray[np.float32]] = {}
+    for tensor in structure.tensors:
+        n = fan_in[tensor.name.rsplit(".", 1)[0]]
+        if init == "kaiming":
+            drawn = (
+                generator.standard_normal(tensor.shape) * math.sqrt(2 / n) if tensor.prunable else np.zeros(tensor.shape)
+            )
+        else:
+            drawn = generator.uniform(-1, 1, tensor.shape) / math.sqrt(n)
+        weights[tensor.name] = drawn.astype(np.float32)
+    return weights
+
+
+def meta_module(module: StagedModule) -> StagedModule:
+    """The module with parameters that hold no memory."""
+    return cast(StagedModule, module.to("meta").requires_grad_(requires_grad=False))

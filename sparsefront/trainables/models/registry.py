@@ -1,0 +1,42 @@
+"""The parents by name; a user's own is named ``package.module:object``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from sparsefront.errors import ConfigError, nearest
+from sparsefront.trainables.models.conv1d import Conv1dFamily
+from sparsefront.trainables.models.mlp import MLPFamily
+from sparsefront.trainables.models.model import Model, ModelFamily
+from sparsefront.trainables.models.residual_mlp import ResidualMLPFamily
+
+MODELS: Mapping[str, ModelFamily] = {
+    "mlp": MLPFamily(),
+    "residual_mlp": ResidualMLPFamily(),
+    "conv1d": Conv1dFamily(),
+}
+
+
+def model_family(name: str) -> ModelFamily:
+    """The family called `name`.
+
+    Raises:
+        ConfigError: unknown name, or a ``package.module:object`` that cannot be imported.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if ":" not in name:
+        raise ConfigError(f"model.name={name!r}: {nearest(name, MODELS)}, or your own as 'package.module:object'")
+    module_name, _, attribute = name.partition(":")
+    try:
+        return cast(ModelFamily, getattr(importlib.import_module(module_name), attribute))
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"model.name={name!r}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+
+
+def build_model(name: str, options: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+    """The parent `name` with `options` (as `ModelFamily.options` takes them) for data of this shape."""
+    family = model_family(name)
+    return family.build(family.options.model_validate(dict(options)), input_shape=input_shape, n_classes=n_classes)

@@ -1,0 +1,169 @@
+"""Adam and SGD over a pack's flat buffer, each lane with its own hyperparameters.
+
+Lane by lane they agree with ``torch.optim.Adam`` and ``torch.optim.SGD`` (same recurrences; weight decay is added to
+the gradient). Entries that a lane's mask removes have zero gradient, zero moments and zero weight, and keep them.
+
+References: Kingma and Ba, Adam, 2015, algorithm 1 with the efficient order of section 2; Sutskever et al., On the
+importance of initialization and momentum, 2013 (Nesterov's form as torch implements it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What one lane is trained with; defaults are torch's."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.0
+    nesterov: bool = False
+    label_smoothing: float = 0.0
+
+
+#: A hyperparameter of all lanes: one number if they agree (one fused pass), else a column (L, 1).
+PerLane = float | torch.Tensor
+
+
+class LaneOptimizer(Protocol):
+    """Updates all lanes of a pack in place."""
+
+    def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
+        """One step: `flat` (L, P) is updated; `gradient` (L, P) is scratch afterwards."""
+
+    def keep(self, lanes: torch.Tensor) -> None:
+        """Forget all lanes but these (index tensor)."""
+
+
+class Adam:
+    """Adam with L2 weight decay."""
+
+    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
+        self._hyper = list(hyper)
+        self._first = torch.zeros_like(flat)
+        self._second = torch.zeros_like(flat)
+        self._step = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
+        device = self._first.device
+        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
+        self._shared = len({(h.lr, h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1
+        columns = {name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")}
+        self._columns = columns
+        self._weight1 = _column(1 - columns["beta1"], device)
+        self._beta2 = _column(columns["beta2"], device)
+        self._weight2 = _column(1 - columns["beta2"], device)
+
+    def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
+        """One step of all lanes."""
+        self._step += 1
+        add_decay(gradient, flat, self._decay)
+        # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
+        if self._shared:
+            h = self._hyper[0]
+            root = (1 - h.beta2**self._step) ** 0.5
+            self._first.lerp_(gradient, 1 - h.beta1)
+            self._second.mul_(h.beta2).addcmul_(gradient, gradient, value=1 - h.beta2)
+            torch.sqrt(self._second, out=gradient)
+            gradient.add_(h.eps * root)
+            flat.addcdiv_(self._first, gradient, value=-h.lr * root / (1 - h.beta1**self._step))
+            return
+        roots = np.sqrt(1 - self._columns["beta2"] ** self._step)
+        rate = self._columns["lr"] * roots / (1 - self._columns["beta1"] ** self._step)
+        self._first.lerp_(gradient, self._weight1)
+        self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
+        torch.sqrt(self._second, out=gradient)
+        gradient.add_(_column(self._columns["eps"] * roots, flat.device))
+        torch.div(self._first, gradient, out=gradient)
+        flat.sub_(gradient.mul_(_column(rate, flat.device)))
+
+    def keep(self, lanes: torch.Tensor) -> None:
+        """Forget all lanes but these."""
+        self._first, self._second = self._first[lanes], self._second[lanes]
+        self._hyper = [self._hyper[i] for i in lanes.tolist()]
+        self._prepare()
+
+
+class SGD:
+    """Stochastic gradient descent with momentum (Nesterov's form on request) and L2 weight decay."""
+
+    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
+        self._hyper = list(hyper)
+        self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
+        self._prepare(flat.device)
+
+    def _prepare(self, device: torch.device) -> None:
+        self._rate = per_lane([-h.lr for h in self._hyper], device)
+        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
+        self._momentum = per_lane([h.momentum for h in self._hyper], device)
+        # Nesterov: gradient + momentum x velocity; otherwise the velocity itself (the gradient, where momentum is 0).
+        self._any_nesterov = any(h.nesterov for h in self._hyper)
+        self._plain = per_lane([float(h.nesterov) for h in self._hyper], device)
+        self._ahead = per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
+
+    def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
+        """One step of all lanes."""
+        add_decay(gradient, flat, self._decay)
+        if self._velocity is None:
+            update = gradient
+        else:
+            # The velocity starts at zero, so that the first one is the gradient itself, as in torch.
+            self._velocity.mul_(self._momentum).add_(gradient)
+            update = self._velocity
+            if self._any_nesterov:
+                update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
+        if isinstance(self._rate, float):
+            flat.add_(update, alpha=self._rate)
+        else:
+            flat.addcmul_(update, self._rate)
+
+    def keep(self, lanes: torch.Tensor) -> None:
+        """Forget all lanes but these."""
+        if self._velocity is not None:
+            self._velocity = self._velocity[lanes]
+        self._hyper = [self._hyper[i] for i in lanes.tolist()]
+        self._prepare(lanes.device)
+
+
+class OptimizerFactory(Protocol):
+    """Makes an optimiser for a pack."""
+
+    def __call__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], /) -> LaneOptimizer:
+        """Optimiser state for `flat` (L, P)."""
+
+
+OPTIMIZERS: Mapping[str, OptimizerFactory] = {"adam": Adam, "sgd": SGD}
+
+
+def per_lane(values: Sequence[float], device: torch.device) -> PerLane:
+    """One number if all lanes agree, else an (L, 1) float32 column.
+
+    >>> per_lane([0.1, 0.1], torch.device("cpu"))
+    0.1
+    """
+    if len(set(values)) == 1:
+        return float(values[0])
+    return _column(np.array(values)[:, None], device)
+
+
+def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> None:
+    """Add ``decay x flat`` to the gradient in place."""
+    if isinstance(decay, torch.Tensor):
+        gradient.addcmul_(flat, decay)
+    elif decay:
+        gradient.add_(flat, alpha=decay)
+
+
+def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
+    return torch.as_tensor(values, dtype=torch.float32, device=device)

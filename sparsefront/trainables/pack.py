@@ -1,0 +1,266 @@
+"""Packs: many candidates trained at once in one batched computation, each as if it were alone.
+
+A lane's losses do not depend on the pack it travels in: lanes share the batches of their replicate and nothing else.
+Lanes that diverge or are stopped leave at the next validation point, and the pack shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sparsefront.trainables.gradients import forward, gradient_function
+from sparsefront.trainables.lanes import LaneStack
+from sparsefront.trainables.losses import n_errors
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+
+#: Validation forward passes hold at most this many activations (float32) at once.
+_ACTIVATIONS_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples on a device: x (n, ...) float32, labels (n,) int64, one-hot targets (classes, n) float32."""
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    one_hot: torch.Tensor
+
+    @classmethod
+    def of(cls, x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], n_classes: int, device: torch.device) -> Examples:
+        """Copy arrays to `device`."""
+        y = torch.tensor(labels, device=device)
+        one_hot = torch.nn.functional.one_hot(y, n_classes).t().to(torch.float32).contiguous()
+        return cls(torch.tensor(x, device=device), y, one_hot)
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def select(self, indices: torch.Tensor) -> Examples:
+        """Some of the examples."""
+        return Examples(self.x[indices], self.labels[indices], self.one_hot[:, indices].contiguous())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and on what the lanes of a pack train.
+
+    Attributes:
+        optimizer: a name of `OPTIMIZERS`.
+        steps: optimiser steps.
+        batch_size: examples in a step.
+        eval_every: steps between validation points; the last step is always one.
+    """
+
+    optimizer: str
+    steps: int
+    batch_size: int
+    eval_every: int
+
+    def is_evaluation(self, step: int) -> bool:
+        """Whether validation is measured after `step` steps."""
+        return step == self.steps or step % self.eval_every == 0
+
+
+@dataclass
+class LaneResult:
+    """What became of one lane: `lane` is its number in the pack as it was made."""
+
+    lane: int
+    outcome: str
+    steps: int
+    val_loss: float
+    val_error: float
+    curve_step: list[int]
+    curve_val_loss: list[float]
+    curve_val_error: list[float]
+    parameters: torch.Tensor
+    rung: int | None = None
+
+
+@dataclass
+class _Curves:
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
+
+
+#: Decides at a validation point which lanes stop: (step, lane numbers, validation losses, errors) -> rung of each lane
+#: that stops, by lane number.
+StopRule = Callable[[int, Sequence[int], npt.NDArray[np.float64], npt.NDArray[np.float64]], dict[int, int]]
+
+
+class Pack:
+    """L lanes in training; advance it validation point by validation point."""
+
+    def __init__(
+        self,
+        model: Model,
+        lanes: LaneStack,
+        hyper: Sequence[Hyperparameters],
+        schedule: Schedule,
+        *,
+        train: Examples,
+        validation: Examples,
+        order: torch.Tensor,
+        precision: str = "float32",
+        stop_rule: StopRule | None = None,
+    ) -> None:
+        """Prepare a pack.
+
+        Args:
+            model: the parent's module.
+            lanes: initial weights; not modified.
+            hyper: one set for each lane.
+            schedule: shared by all lanes.
+            train: training examples of the replicate.
+            validation: validation examples of the replicate.
+            order: (steps, batch) int64 indices into `train`.
+            precision: 'float32', or 'bfloat16' for matrix products in training (validation stays float32).
+            stop_rule: consulted at each validation point but the last.
+        """
+        self._model = model
+        self._lanes = lanes.select(slice(None))
+        self._schedule = schedule
+        self._train, self._validation, self._order = train, validation, order
+        self._stop_rule = stop_rule
+        self._precision = precision
+        self._hyper = list(hyper)
+        self._optimizer = OPTIMIZERS[schedule.optimizer](self._lanes.flat, hyper)
+        self._numbers = list(range(len(lanes)))
+        self._curves = [_Curves() for _ in self._numbers]
+        self._set_smoothing()
+        self.step = 0
+
+    def _set_smoothing(self) -> None:
+        values = [h.label_smoothing for h in self._hyper]
+        self._smoothing = torch.tensor(values, dtype=torch.float32, device=self._lanes.flat.device)
+        self._any_smoothing = any(values)
+
+    @property
+    def n_lanes(self) -> int:
+        """Lanes still in training."""
+        return len(self._numbers)
+
+    def run(self) -> Iterator[list[LaneResult]]:
+        """Train to the end; after every validation point, yield the lanes that finished there (often none)."""
+        while self.n_lanes:
+            yield self.advance()
+
+    @torch.no_grad()
+    def advance(self) -> list[LaneResult]:
+        """Train to the next validation point and return the lanes that end there."""
+        flat, keep = self._lanes.flat, self._lanes.keep
+        compute = None
+        while True:
+            indices = self._order[self.step]
+            x, one_hot = self._train.x[indices], self._train.one_hot[:, indices]
+            if compute is None:
+                compute = gradient_function(
+                    self._model,
+                    self._lanes.layout,
+                    flat,
+                    x,
+                    one_hot,
+                    smoothing=self._any_smoothing,
+                    precision=self._precision,
+                )
+            gradient, _ = compute(flat, x, one_hot, self._smoothing)
+            if keep is not None:
+                gradient.mul_(keep)
+            self._optimizer.step(flat, gradient)
+            self.step += 1
+            if self._schedule.is_evaluation(self.step):
+                return self._evaluate()
+
+    def _evaluate(self) -> list[LaneResult]:
+        losses, errors = evaluate(self._model, self._lanes, self._validation)
+        for curve, loss, error in zip(self._curves, losses, errors, strict=True):
+            curve.step.append(self.step)
+            curve.loss.append(float(loss))
+            curve.error.append(float(error))
+        is_last = self.step == self._schedule.steps
+        finite = np.isfinite(losses)
+        stopped: dict[int, int] = {}
+        if self._stop_rule is not None and not is_last and finite.any():
+            alive = [n for n, ok in zip(self._numbers, finite, strict=True) if ok]
+            stopped = self._stop_rule(self.step, alive, losses[finite], errors[finite])
+        ended: list[LaneResult] = []
+        staying: list[int] = []
+        for i, number in enumerate(self._numbers):
+            if finite[i] and not is_last and number not in stopped:
+                staying.append(i)
+                continue
+            outcome = "diverged" if not finite[i] else ("stopped" if number in stopped else "completed")
+            curve = self._curves[i]
+            ended.append(
+                LaneResult(
+                    lane=number,
+                    outcome=outcome,
+                    steps=self.step,
+                    val_loss=float(losses[i]),
+                    val_error=float(errors[i]),
+                    curve_step=curve.step,
+                    curve_val_loss=curve.loss,
+                    curve_val_error=curve.error,
+                    parameters=self._lanes.flat[i].clone(),
+                    rung=stopped.get(number),
+                )
+            )
+        if ended:
+            self._keep(staying)
+        return ended
+
+    def _keep(self, staying: list[int]) -> None:
+        self._numbers = [self._numbers[i] for i in staying]
+        self._curves = [self._curves[i] for i in staying]
+        self._hyper = [self._hyper[i] for i in staying]
+        if staying:
+            self._lanes = self._lanes.select(staying)
+            self._optimizer.keep(torch.tensor(staying, device=self._lanes.flat.device))
+            self._set_smoothing()
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model, lanes: LaneStack, examples: Examples
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean cross-entropy (nats) and misclassified fraction of every lane on `examples`: two (L,) float64 arrays."""
+    n_lanes, n = len(lanes), len(examples)
+    widest = max(s[0] for s in lanes.layout.shapes)
+    chunk = max(1, min(n_lanes, _ACTIVATIONS_AT_ONCE // max(1, n * widest)))
+    losses: list[torch.Tensor] = []
+    wrong: list[torch.Tensor] = []
+    for a in range(0, n_lanes, chunk):
+        logits = forward(model, lanes.layout, lanes.flat[a : a + chunk], examples.x).float()
+        log_p = torch.log_softmax(logits.transpose(1, 2).contiguous(), dim=1)
+        losses.append(-(log_p * examples.one_hot).sum(dim=(1, 2)) / n)
+        wrong.append(n_errors(logits, examples.labels))
+    loss = torch.cat(losses).double().cpu().numpy()
+    return loss, torch.cat(wrong).double().cpu().numpy() / n
+
+
+def batch_order(n_train: int, batch_size: int, steps: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Indices of every batch: (steps, batch_size) int64, epoch after epoch in fresh permutations.
+
+    An epoch's incomplete last batch is dropped, so that every batch has the same size.
+
+    Raises:
+        ValueError: if a batch is larger than the data.
+
+    >>> batch_order(4, 2, 3, np.random.default_rng(0)).shape
+    (3, 2)
+    """
+    if not 1 <= batch_size <= n_train:
+        raise ValueError(f"batch_size={batch_size}: must lie in 1..{n_train}, the number of training examples")
+    per_epoch = n_train // batch_size
+    epochs = [
+        generator.permutation(n_train)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+        for _ in range(-(-steps // per_epoch))
+    ]
+    return np.concatenate(epochs)[:steps].astype(np.int64)

@@ -1,0 +1,40 @@
+"""What all candidates of a study share, as plain data that travels to every worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparsefront.trainables.optimizers import Hyperparameters
+from sparsefront.trainables.pack import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every candidate is made and trained.
+
+    Attributes:
+        seed: the study's; every draw derives from it.
+        model: name of the parent's family.
+        model_options: its options, resolved.
+        validation_fraction: share of the training examples held out for decisions.
+        mask_kind: 'node' or 'weight'.
+        allocation: name of the rule that divides a sparsity over layers.
+        probe_size: training examples that masks are scored on.
+        schedule: optimiser, steps, batch size, validation points.
+        hyper: hyperparameters of every lane.
+        precision: 'float32', or 'bfloat16' for matrix products under autocast (weights and optimiser stay float32).
+        lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
+    """
+
+    seed: int
+    model: str
+    model_options: Mapping[str, object]
+    validation_fraction: float
+    mask_kind: str
+    allocation: str
+    probe_size: int
+    schedule: Schedule
+    hyper: Hyperparameters
+    precision: str = "float32"
+    lanes_at_once: int | None = None

@@ -1,0 +1,128 @@
+"""Scores of masks before any training.
+
+Node masks of one parent share its first layer: the stem's output is computed once for all of them, each mask gathers
+its kept nodes from it, and the rest of the network runs as small dense matrices of the kept size.
+
+Reference: Farahani, Random search as a baseline for sparse neural network architecture search, 2024 (sub-networks are
+chosen by their loss before training); why the raw loss mostly ranks logit scale: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.func import functional_call, vmap
+
+from sparsefront.trainables.gradients import forward
+from sparsefront.trainables.lanes import KeptNodes, LaneStack, gather_tensors, kept_nodes, weight_masked_lanes
+from sparsefront.trainables.losses import scale_free_cross_entropy
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.pack import Examples
+
+#: Activations (float32) of one chunk of masks: about the second-level cache of a core, and plenty for a GPU's kernels.
+_CHUNK_FLOATS = {"cpu": 1 << 18, "cuda": 1 << 26}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n masks, each (n,) float64; lower losses are better."""
+
+    initial_loss: npt.NDArray[np.float64]
+    scalefree_loss: npt.NDArray[np.float64]
+    temperature: npt.NDArray[np.float64]
+    logit_std: npt.NDArray[np.float64]
+
+
+class Scorer:
+    """Scores masks of one parent on one probe; what all masks share is computed once."""
+
+    def __init__(self, model: Model, parent: Mapping[str, torch.Tensor], probe: Examples, *, kind: str) -> None:
+        """Prepare a scorer.
+
+        Args:
+            model: the parent.
+            parent: its weights, on the device to score on.
+            probe: examples to score on, the same for all masks.
+            kind: 'node' or 'weight'.
+        """
+        self._model, self._parent, self._probe, self._kind = model, parent, probe, kind
+        names = [t.name for t in model.structure.tensors]
+        self._head_names = [n for n in names if not n.startswith(model.module.stem_prefixes)]
+        with torch.no_grad():
+            stem = functional_call(_Stage(model.module, "stem"), _prefixed(parent), (probe.x,))
+            self._stem = stem.movedim(1, 0).contiguous()  # (nodes, batch, ...): gathering a node copies one run
+
+    @torch.no_grad()
+    def score(self, masks: npt.NDArray[np.bool_]) -> Scores:
+        """Scores of `masks` (n, entries) bool."""
+        n_examples = len(self._probe)
+        device = self._probe.x.device
+        if self._kind == "node":
+            kept = kept_nodes(self._model.structure, masks)
+            per_mask = n_examples * self._stem[0, 0].numel() * max(k.width for k in kept)
+        else:
+            kept = []
+            per_mask = n_examples * max(g.size for g in self._model.structure.groups) * self._stem[0, 0].numel()
+        chunk = max(1, _CHUNK_FLOATS["cpu" if device.type == "cpu" else "cuda"] // per_mask)
+        parts: list[torch.Tensor] = []
+        for a in range(0, len(masks), chunk):
+            logits = self._node_logits(kept, a, a + chunk) if kept else self._weight_logits(masks[a : a + chunk])
+            parts.append(_reduce(logits, self._probe))
+        return Scores(*torch.cat(parts, dim=1).double().cpu().numpy())
+
+    def _node_logits(self, kept: list[KeptNodes], a: int, b: int) -> torch.Tensor:
+        """Logits of masks a..b: (n, batch, classes)."""
+        part = [KeptNodes(k.indices[a:b], None if k.valid is None else k.valid[a:b]) for k in kept]
+        weights = gather_tensors(self._model.structure, self._parent, part, only=self._head_names)
+        first = torch.from_numpy(part[0].indices).to(self._stem.device)
+        hidden = self._stem[first].movedim(1, 2)  # (n, batch, kept, ...); padded nodes meet zero weights
+        if part[0].valid is not None:
+            valid = torch.from_numpy(part[0].valid).to(hidden)
+            hidden = hidden * valid.view(valid.shape[0], 1, valid.shape[1], *([1] * (hidden.dim() - 3)))
+        head = _Stage(self._model.module, "head")
+
+        def one(weights: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = functional_call(head, weights, (hidden,))
+            return logits
+
+        logits: torch.Tensor = vmap(one)(_prefixed(weights), hidden)
+        return logits
+
+    def _weight_logits(self, masks: npt.NDArray[np.bool_]) -> torch.Tensor:
+        lanes = weight_masked_lanes(self._model.structure, self._parent, masks)
+        return forward(self._model, lanes.layout, lanes.flat, self._probe.x)
+
+
+@torch.no_grad()
+def score_lanes(model: Model, lanes: LaneStack, probe: Examples) -> Scores:
+    """Scores of lanes as they stand: the general way, which computes every lane's first layer by itself."""
+    return Scores(*_reduce(forward(model, lanes.layout, lanes.flat, probe.x), probe).double().cpu().numpy())
+
+
+def _reduce(logits: torch.Tensor, probe: Examples) -> torch.Tensor:
+    """The four scores, (4, n), of logits (n, batch, classes)."""
+    z = logits.float().transpose(1, 2).contiguous()
+    loss = -(torch.log_softmax(z, dim=1) * probe.one_hot).sum(dim=(1, 2)) / len(probe)
+    scalefree, temperature = scale_free_cross_entropy(z, probe.labels)
+    return torch.stack([loss, scalefree, temperature, z.flatten(1).std(dim=1, correction=0)])
+
+
+class _Stage(torch.nn.Module):
+    """One of a staged module's two stages as a module of its own."""
+
+    def __init__(self, module: torch.nn.Module, stage: str) -> None:
+        super().__init__()
+        self.whole = module
+        self._stage = stage
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = getattr(self.whole, self._stage)(x)
+        return result
+
+
+def _prefixed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"whole.{name}": value for name, value in weights.items()}
