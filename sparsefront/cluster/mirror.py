@@ -197,7 +197,8 @@ def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Tabl
             values[f"outcomes/{outcome}"] = (values.get(f"outcomes/{outcome}") or 0) + n
     for comparison in verdict.comparisons:
         place = f"verdict/{comparison.arm}/{comparison.sparsity}"
-        values |= {f"{place}/{name}": value for name, value in _numbers(comparison).items()}
+        for name in ("difference", "low", "high", "p_adjusted"):
+            values[f"{place}/{comparison.metric}_{name}"] = getattr(comparison, name)
     for correlation in verdict.correlations:
         values[f"spearman/{correlation.predictor}/{correlation.sparsity}"] = correlation.spearman
     points = list(now.points(values))

@@ -100,7 +100,8 @@ def record(
         The result, always with ``exported`` true.
 
     Raises:
-        ConfigError: if the folder cannot hold an SQLite store, or a run in MLflow contradicts the study.
+        ConfigError: if the folder cannot hold an SQLite store, a run in MLflow contradicts the study, or there is no
+            such report.
         LedgerError: if the ledger is damaged or still empty.
         Exception: whatever MLflow raises when its store is down, slow or full.
     """
@@ -114,6 +115,8 @@ def record(
         artifacts = dict(mirror.artifacts)
         artifacts["study.json"] = (folder / "study.json").read_bytes()
         if report is not None:
+            if not Path(report).is_file():
+                raise ConfigError(f"report={str(report)!r} is not there: make it first, or record without it")
             artifacts["report.html"] = Path(report).read_bytes()
         if uri == _folder_uri(folder):
             _prepare_store(folder)
@@ -513,15 +516,19 @@ class _Child:
         }
         try:
             # A file, since a full pipe would block the child.
-            complaints = tempfile.TemporaryFile()  # noqa: SIM115  (closed in wait)
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sparsefront.cluster.record"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                env=_environment(timeout_s),
-                start_new_session=True,  # Ctrl-C is for the driver, which then decides
-            )
+            complaints = tempfile.TemporaryFile()  # noqa: SIM115  (closed here on failure, else in wait)
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "sparsefront.cluster.record"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=complaints,
+                    env=_environment(timeout_s),
+                    start_new_session=True,  # Ctrl-C is for the driver, which then decides
+                )
+            except BaseException:
+                complaints.close()
+                raise
         except OSError as error:
             return RecordResult(False, None, without_password(uri), 0, f"export could not start: {error}")
         with contextlib.suppress(OSError):  # a child that died at once answers for itself in wait

@@ -42,6 +42,33 @@ def front_columns(objectives: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
+def chunks(batches: Batches) -> Iterator[pa.Table]:
+    """Give the same rows in order, as non-empty tables of about 65,536: a ledger's batches may be tiny or huge.
+
+    Args:
+        batches: a table, or record batches of one schema.
+
+    Yields:
+        Tables that share the memory of the batches.
+
+    >>> [part.num_rows for part in chunks(pa.record_batch({"slot": [i, i]}) for i in range(3))]
+    [6]
+    """
+    if isinstance(batches, pa.Table):
+        batches = batches.to_batches(max_chunksize=_CHUNK_ROWS)
+    gathered: list[pa.RecordBatch] = []
+    n_rows = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, _CHUNK_ROWS):
+            gathered.append(batch.slice(start, _CHUNK_ROWS))
+            n_rows += gathered[-1].num_rows
+            if n_rows >= _CHUNK_ROWS:
+                yield pa.Table.from_batches(gathered)
+                gathered, n_rows = [], 0
+    if gathered:
+        yield pa.Table.from_batches(gathered)
+
+
 def is_nondominated(points: Floats, *, keep_duplicates: bool = False) -> npt.NDArray[np.bool_]:
     """Tell which points no other point dominates.
 
@@ -86,7 +113,7 @@ def front(batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool 
     objectives_named(objectives)
     kept = (batches.schema if isinstance(batches, pa.Table) else SCHEMA).empty_table()
     points = np.empty((0, len(objectives)))
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         fresh, fresh_points = _eligible(chunk, objectives)
         if len(points):
             possible = ~_dominated(fresh_points, by=points)
@@ -156,7 +183,7 @@ def reference_point(batches: Batches, objectives: Sequence[str]) -> Floats:
         return bounds
     of_parents = np.full(len(objectives), -np.inf)
     of_all = np.full(len(objectives), -np.inf)
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         rows = chunk.filter(_mask_of_stage(chunk, objectives, copies=False))
         points = losses(rows, objectives)
         points = np.where(np.isfinite(points), points, -np.inf)
@@ -202,7 +229,7 @@ def hypervolume_curve(
     def measure() -> None:
         found.append((n, hypervolume(points, reference=reference, ideal=ideal), len(points), stamp))
 
-    for rows in _chunks(batches):
+    for rows in chunks(batches):
         evaluated = rows.filter(_mask_of_stage(rows, objectives, copies=False))
         matrix = losses(evaluated, objectives)
         usable = _equals(evaluated, "outcome", "completed") & np.isfinite(matrix).all(axis=1)
@@ -261,7 +288,7 @@ def mean_front(
     if unknown or not by:
         raise ConfigError(f"by={list(by)!r}: must name columns of the ledger ({', '.join(SCHEMA.names)})")
     groups: dict[tuple[Any, ...], dict[int, Floats]] = {}
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         rows, points = _eligible(chunk, objectives)
         columns = {name: rows[name] for name in dict.fromkeys((*by, "replicate"))}
         columns |= {f"loss {j}": pa.array(points[:, j]) for j in range(len(objectives))}
@@ -308,23 +335,6 @@ def mean_front(
     table |= {name: pa.array(shown[:, j]) for j, name in enumerate(objectives)}
     table |= {"on_front": pa.array(on_front[order]), "front_probability": pa.array(probability[order])}
     return pa.table(table)
-
-
-def _chunks(batches: Batches) -> Iterator[pa.Table]:
-    """Give non-empty tables of about ``_CHUNK_ROWS`` rows, in order."""
-    if isinstance(batches, pa.Table):
-        batches = batches.to_batches(max_chunksize=_CHUNK_ROWS)
-    gathered: list[pa.RecordBatch] = []
-    n_rows = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, _CHUNK_ROWS):
-            gathered.append(batch.slice(start, _CHUNK_ROWS))
-            n_rows += gathered[-1].num_rows
-            if n_rows >= _CHUNK_ROWS:
-                yield pa.Table.from_batches(gathered)
-                gathered, n_rows = [], 0
-    if gathered:
-        yield pa.Table.from_batches(gathered)
 
 
 def _mask_of_stage(table: pa.Table, objectives: Sequence[str], *, copies: bool) -> pa.Array:

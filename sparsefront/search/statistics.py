@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.float64]
 #: A spread below this share of the values is rounding, not variation.
 _ROUNDING = 1e-12
 
-#: With fewer pairs most resamples are degenerate, and Student's interval is the better guess.
-_BOOTSTRAP_PAIRS = 5
+#: With fewer pairs resamples that repeat one pair are frequent: Student's interval then covers better (simulated).
+_BOOTSTRAP_PAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def equivalence_test(differences: npt.ArrayLike, *, margin: float) -> Floats:
         (...) float, p-values (the larger of the two); NaN for n < 2.
 
     >>> float(equivalence_test([0.001, -0.002, 0.003, 0.0], margin=0.01)).__round__(4)
-    0.0016
+    0.0014
     >>> float(equivalence_test([0.02, 0.02, 0.02], margin=0.01))
     1.0
     """
@@ -136,7 +136,7 @@ def paired_interval(
     Chosen over BCa and the percentile interval because those are too narrow for ten pairs, and over Student's interval
     because it follows the skew of the data; the simulated coverages are in ``tests/search/test_statistics.py``.
     Resamples whose spread is less than a twentieth of the sample's (most pairs drawn are the same one) have no
-    meaningful t and are not used; with fewer than 5 pairs they are too many, and Student's interval is given.
+    meaningful t and are not used; with fewer than 8 pairs they are too many, and Student's interval is given.
 
     Args:
         differences: (n,) float, finite.
@@ -147,9 +147,8 @@ def paired_interval(
     Returns:
         The mean and its interval; NaN bounds for n < 2, a point where all differences are equal.
 
-    >>> interval = paired_interval([1.0, 2.0, 3.0, 4.0, 5.0], rng=np.random.default_rng(0))
-    >>> interval.low < interval.estimate == 3.0 < interval.high
-    True
+    >>> paired_interval([1.0, 2.0, 3.0], rng=np.random.default_rng(0))  # doctest: +ELLIPSIS
+    Interval(estimate=2.0, low=-0.484..., high=4.484...)
     """
     values = np.asarray(differences, dtype=np.float64)
     n, means, errors, flats = _moments(values)
@@ -185,7 +184,7 @@ def rank_correlation(
     Each stratum's values are ranked (ties share their mean rank), centred and scaled to unit spread; the pooled
     estimate is the mean of the strata's correlations weighted by their size. So differences *between* strata
     (replicates with other data) count for nothing. The p-value comes from permutations within strata; the interval is
-    Fisher's z with the variance of Bonett and Wright, (1 + r^2 / 2) / (n - 2 strata - 1), for one stratum n - 3.
+    Fisher's z with the variance of Bonett and Wright, (1 + r^2 / 2) / (n - strata - 2): their n - 3 for one stratum.
 
     Args:
         x: (n,) float.
@@ -221,7 +220,7 @@ def rank_correlation(
         null += weight * (rng.permuted(np.tile(two, (permutations, 1)), axis=1) @ one)
     as_extreme = int(np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12))
     p_value = (1 + as_extreme) / (1 + permutations)
-    freedom = n - 2 * len(ranks) - 1
+    freedom = n - len(ranks) - 2
     if freedom < 1:
         return RankCorrelation(observed, math.nan, math.nan, p_value, n, len(ranks))
     z = math.atanh(float(np.clip(observed, -1 + 1e-12, 1 - 1e-12)))
@@ -315,10 +314,10 @@ def _smallest(reached: Callable[[int], bool], *, at_most: int) -> int | None:
 def best_of_draws(selector: npt.ArrayLike, values: npt.ArrayLike, *, draws: float) -> float:
     """Expect the value of the draw that a selector prefers among a few of those at hand.
 
-    A policy takes ``draws`` of the n candidates at random without replacement and keeps the one whose selector is lowest
-    (ties are broken at random). Its expected value is computed exactly from order statistics, not by simulation: the
-    best of m is the k-th of n with probability C(n - k, m - 1) / C(n, m). A broken number of draws mixes its floor and
-    its ceiling, so that the policy spends exactly that many on average.
+    A policy takes ``draws`` of the n candidates at random without replacement and keeps the one whose selector is
+    lowest (ties are broken at random). Its expected value is computed exactly from order statistics, not by simulation:
+    the best of m is the k-th of n with probability C(n - k, m - 1) / C(n, m). A broken number of draws mixes its floor
+    and its ceiling, so that the policy spends exactly that many on average.
 
     Args:
         selector: (n,) float, lower is better; inf for a candidate that is only kept if nothing else was drawn.

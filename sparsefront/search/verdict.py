@@ -1,5 +1,19 @@
 """The verdict: does an arm beat random search at the same sparsity, the same budget and the same seeds?
 
+What is compared, in each replicate and at each level:
+
+* The *arm's* network is the one of its candidates with the lowest validation error (most arms have one candidate).
+  It cost its training and whatever had to be done before: an arm that chooses among scored masks pays for all scores
+  of that replicate and level, one that prunes trained weights for the training of its parent.
+* *Random search* is granted the same budget. It draws as many masks as that pays for, trains them and keeps the one
+  with the lowest validation error; its expected result follows exactly from the random draws that were trained
+  (``statistics.best_of_draws``). With fewer draws in the ledger than the budget pays for, all of them, and a note.
+
+Failures neither vanish nor break the pairing. A candidate that *diverged* is a result of its method: it counts with the
+accuracy of guessing, as one that never converged, and is kept only where nothing else was drawn. One that ended for
+another reason (failed, timeout, out_of_memory, lost, stopped at a rung) says nothing about accuracy: such a random
+draw is left out, such a network of an arm leaves its replicate without a pair; both are counted and reported.
+
 Not here: the statistics themselves (``statistics``) and the front (``front``).
 """
 
@@ -7,12 +21,46 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparsefront.errors import ConfigError
+from sparsefront.search.design import Design
+from sparsefront.search.front import Batches, chunks
+from sparsefront.search.methods import METHODS
+from sparsefront.search.statistics import (
+    best_of_draws,
+    equivalence_test,
+    holm,
+    paired_interval,
+    paired_t_test,
+    rank_correlation,
+    replicates_for_difference,
+    replicates_for_equivalence,
+)
+from sparsefront.spaces.seeds import generator
+
+Floats = npt.NDArray[np.float64]
 
 #: What a comparison can come to.
 LABELS = ("better", "equivalent", "worse", "undecided")
 METRICS = ("accuracy", "convergence")
+PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
+
+#: The ledger's columns that a verdict reads.
+VERDICT_COLUMNS = (
+    *("candidate", "stage", "arm", "replicate", "target_sparsity", "outcome", "reused", *PREDICTORS),
+    *("val_loss", "val_error", "test_error", "curve_step", "curve_val_error", "passes", "flops", "seconds"),
+)
+
+#: Power at which the replicates that are needed are counted.
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -101,3 +149,580 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def judge(batches: Batches, design: Design, *, chance_accuracy: float = 0.1) -> Verdict:
+    """Judge every arm of a study against its random arm.
+
+    Labels, per comparison: *equivalent* when two one-sided tests show a difference smaller than the margin (even if it
+    is not zero); otherwise *better* or *worse* when the paired t-test finds a difference; otherwise *undecided*. Both
+    tests are corrected by Holm over all arms and levels of the metric, each at ``design.alpha``; the intervals are of
+    each comparison alone, at level 1 - ``design.alpha``.
+
+    Accuracy is test accuracy. Convergence is the first measured step at which validation accuracy reaches
+    ``convergence_target_fraction`` of what the parent of the same replicate ended with, at most ``design.steps``
+    (a restricted mean); it is left out in studies without a ``dense`` arm.
+
+    Args:
+        batches: a ledger's table or record batches, with at least ``VERDICT_COLUMNS``; read once, in any order.
+        design: what was asked.
+        chance_accuracy: accuracy of guessing, which a diverged network counts with; 1 / number of classes.
+
+    Returns:
+        The verdict. It is a function of the rows and the design alone: the bootstrap is seeded by ``design.seed``.
+
+    Raises:
+        ConfigError: if a column is missing.
+    """
+    record = _read(batches)
+    networks = _networks(record, design, chance_accuracy=chance_accuracy)
+    comparisons: list[Comparison] = []
+    metrics = METRICS if any(arm == "dense" for arm, _, _ in networks.cells) else METRICS[:1]
+    for metric in metrics:
+        pairs = [
+            _pair(networks, record, design, arm=arm, level=level, metric=metric)
+            for arm in design.arms
+            if arm != "random"
+            for level in design.sparsities
+        ]
+        comparisons.extend(_compare(pairs, design))
+    correlations = _correlations(record, design)
+    spent = _spent(record, design)
+    headline = _headline(comparisons, design)
+    sentences = _sentences(comparisons, correlations, spent, design)
+    return Verdict(tuple(comparisons), correlations, spent, headline, sentences)
+
+
+def label_of(difference: float, p_adjusted: float, p_equivalence_adjusted: float, *, alpha: float) -> str:
+    """Name what two corrected tests came to; ``equivalent`` is never the mere absence of a difference.
+
+    Args:
+        difference: mean difference, positive where the arm is better.
+        p_adjusted: of the test for a difference; NaN if it could not be done.
+        p_equivalence_adjusted: of the test for equivalence; NaN if it could not be done.
+        alpha: level of both.
+
+    Returns:
+        One of ``LABELS``.
+
+    >>> label_of(0.002, 0.01, 0.001, alpha=0.05)
+    'equivalent'
+    >>> label_of(0.02, 0.01, 0.9, alpha=0.05), label_of(0.02, 0.2, 0.9, alpha=0.05)
+    ('better', 'undecided')
+    """
+    if p_equivalence_adjusted <= alpha:
+        return "equivalent"
+    if p_adjusted <= alpha:
+        return "better" if difference > 0 else "worse"
+    return "undecided"
+
+
+def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """Format the comparisons for a table on a terminal, one row each; accuracies in percent.
+
+    Args:
+        verdict: what :func:`judge` found.
+
+    Returns:
+        Rows of strings with the same columns; empty strings for what is not known.
+    """
+    return [
+        {
+            "metric": c.metric,
+            "arm": c.arm,
+            "sparsity": f"{c.sparsity:g}",
+            "verdict": c.label,
+            "difference": _signed(c.difference, c.metric),
+            "interval": _range(c) if c.n else "",
+            "unit": _unit(c.metric),
+            "arm mean": _shown(c.arm_mean, c.metric),
+            "random mean": _shown(c.random_mean, c.metric),
+            "p": _shown_p(c.p_adjusted),
+            "p equivalence": _shown_p(c.p_equivalence_adjusted),
+            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
+            "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
+            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+            "note": c.note,
+        }
+        for c in verdict.comparisons
+    ]
+
+
+@dataclass
+class _Record:
+    """What a verdict needs of a ledger: trained rows, and sums over all others."""
+
+    trained: pa.Table
+    scored: pa.Table
+    scoring_passes: dict[tuple[int, float], float] = field(default_factory=dict)
+    pruning_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)
+    sums: dict[str, Floats] = field(default_factory=dict)  # by arm: passes, flops, seconds
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by arm
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Trained candidates as aligned arrays (n,), and the rows of each (arm, replicate, level)."""
+
+    cells: Mapping[tuple[str, int, float], npt.NDArray[np.int64]]
+    counted: npt.NDArray[np.bool_]  # completed or diverged: says something about its method
+    selector: Floats  # validation error, inf where it diverged
+    accuracy: Floats  # test accuracy
+    steps_to_target: Floats  # at most design.steps; NaN without a parent
+    reached: npt.NDArray[np.bool_]  # whether it came to the target at all
+    passes: Floats  # of its training, wherever that was recorded
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """One arm against random search at one level: (n,) values of each replicate that has both."""
+
+    arm: str
+    level: float
+    metric: str
+    arm_values: Floats
+    random_values: Floats
+    single_values: Floats
+    arm_passes: Floats
+    random_passes: Floats
+    draws: Floats
+    n_short: int  # replicates whose budget pays for more draws than there are
+    n_both_censored: int
+    n_arm_censored: int
+    n_lost_draws: int
+
+
+def _read(batches: Batches) -> _Record:
+    trained: list[pa.Table] = []
+    scored: list[pa.Table] = []
+    record = _Record(pa.table({}), pa.table({}))
+    for chunk in chunks(batches):
+        missing = [name for name in VERDICT_COLUMNS if name not in chunk.schema.names]
+        if missing:
+            raise ConfigError(
+                f"column {missing[0]!r} is missing from this table: read it with the columns "
+                "sparsefront.search.verdict.VERDICT_COLUMNS"
+            )
+        rows = chunk.select(VERDICT_COLUMNS)
+        _add_up(record, rows)
+        trained.append(rows.filter(pc.equal(rows["stage"], "trained")))
+        scored.append(rows.filter(pc.equal(rows["stage"], "scored")).select(["candidate", *PREDICTORS]))
+    if trained:
+        record.trained = pa.concat_tables(trained).combine_chunks()
+        record.scored = pa.concat_tables(scored).combine_chunks()
+    return record
+
+
+def _add_up(record: _Record, rows: pa.Table) -> None:
+    keys = ["stage", "arm", "replicate", "target_sparsity", "outcome"]
+    costs = ["passes", "flops", "seconds"]
+    grouped = rows.group_by(keys).aggregate([("stage", "count"), *((cost, "sum") for cost in costs)])
+    for row in grouped.to_pylist():
+        arm, place = row["arm"], (row["replicate"], row["target_sparsity"])
+        spent = np.array([row[f"{cost}_sum"] or 0.0 for cost in costs])
+        record.sums[arm] = record.sums.get(arm, np.zeros(3)) + spent
+        if row["stage"] == "pruned":
+            record.pruning_passes[arm, *place] = record.pruning_passes.get((arm, *place), 0.0) + spent[0]
+            continue
+        if row["stage"] == "scored":
+            record.scoring_passes[place] = record.scoring_passes.get(place, 0.0) + spent[0]
+        counts = record.outcomes.setdefault(arm, {})
+        counts[row["outcome"]] = counts.get(row["outcome"], 0) + row["stage_count"]
+
+
+def _networks(record: _Record, design: Design, *, chance_accuracy: float) -> _Networks:
+    rows = record.trained
+    if rows.num_rows == 0:
+        nothing, never = np.zeros(0), np.zeros(0, dtype=np.bool_)
+        return _Networks({}, never, nothing, nothing, nothing, never, nothing)
+    places = zip(
+        rows["arm"].to_pylist(), rows["replicate"].to_pylist(), rows["target_sparsity"].to_pylist(), strict=True
+    )
+    gathered: dict[tuple[str, int, float], list[int]] = {}
+    for i, place in enumerate(places):
+        gathered.setdefault(place, []).append(i)
+    cells = {place: np.array(indices, dtype=np.int64) for place, indices in gathered.items()}
+    val_error, test_error = _numbers(rows, "val_error"), _numbers(rows, "test_error")
+    completed = _equals(rows, "completed") & np.isfinite(val_error) & np.isfinite(test_error)
+    diverged = _equals(rows, "diverged")
+    # A candidate in several slots was trained once: each slot's arm would have had to pay for it alone.
+    codes = np.asarray(rows["candidate"].combine_chunks().dictionary_encode().indices).astype(np.int64)
+    cost = np.zeros(codes.max() + 1)
+    np.maximum.at(cost, codes, np.nan_to_num(_numbers(rows, "passes")))
+    steps_to_target, reached = _steps_to_target(rows, cells, design, val_error=val_error, completed=completed)
+    return _Networks(
+        cells=cells,
+        counted=completed | diverged,
+        selector=np.where(completed, val_error, np.inf),
+        accuracy=np.where(completed, 1.0 - test_error, chance_accuracy),
+        steps_to_target=steps_to_target,
+        reached=reached,
+        passes=cost[codes],
+    )
+
+
+def _steps_to_target(
+    rows: pa.Table,
+    cells: Mapping[tuple[str, int, float], npt.NDArray[np.int64]],
+    design: Design,
+    *,
+    val_error: Floats,
+    completed: npt.NDArray[np.bool_],
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Find the first step of each curve that is accurate enough (``design.steps`` if none is, NaN without a parent)."""
+    replicate = np.asarray(rows["replicate"])
+    allowed_error = np.full(rows.num_rows, np.nan)
+    for (arm, number, _), indices in cells.items():
+        if arm == "dense" and completed[indices].any():
+            accuracy = 1.0 - val_error[indices][completed[indices]].min()
+            allowed_error[replicate == number] = 1.0 - design.convergence_target_fraction * accuracy
+    # Curves are stored in single precision, final errors in double: 1e-6 is a rounding, not an example.
+    first = np.full(rows.num_rows, np.inf)
+    of_row = np.asarray(pc.list_parent_indices(rows["curve_val_error"])).astype(np.int64)
+    errors = np.asarray(pc.list_flatten(rows["curve_val_error"]), dtype=np.float64)
+    steps = np.asarray(pc.list_flatten(rows["curve_step"]), dtype=np.float64)
+    if len(steps) != len(errors):
+        raise ConfigError(
+            f"curve_step and curve_val_error hold {len(steps)} and {len(errors)} points: must be of equal length"
+        )
+    accurate = errors <= allowed_error[of_row] + 1e-6
+    np.minimum.at(first, of_row[accurate], steps[accurate])
+    reached = completed & np.isfinite(first)
+    return np.where(np.isnan(allowed_error), np.nan, np.where(reached, first, float(design.steps))), reached
+
+
+def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, level: float, metric: str) -> _Pairs:
+    values = networks.accuracy if metric == "accuracy" else networks.steps_to_target
+    found: list[tuple[float, ...]] = []
+    n_short = n_both = n_arm = n_lost = 0
+    own_level = 0.0 if arm in METHODS and METHODS[arm].is_dense else level
+    for replicate in sorted({number for _, number, _ in networks.cells}):
+        draws = networks.cells.get(("random", replicate, level), np.zeros(0, dtype=np.int64))
+        usable = draws[networks.counted[draws]]
+        n_lost += len(draws) - len(usable)
+        mine = networks.cells.get((arm, replicate, own_level), np.zeros(0, dtype=np.int64))
+        kept = mine[networks.counted[mine]]
+        if len(usable) == 0 or len(kept) == 0 or np.isnan(values[usable]).any() or np.isnan(values[kept]).any():
+            continue
+        cost = float(networks.passes[mine].sum()) + _beforehand(networks, record, arm, replicate, level)
+        single_cost = float(networks.passes[usable].mean())
+        # Nobody can train less than one network.
+        granted = max(1.0, cost / single_cost) if single_cost > 0 else 1.0
+        n_short += granted > len(usable)
+        granted = min(granted, float(len(usable)))
+        arm_value = best_of_draws(networks.selector[kept], values[kept], draws=len(kept))
+        random_value = best_of_draws(networks.selector[usable], values[usable], draws=granted)
+        if metric == "convergence":
+            arm_censored = not networks.reached[kept].any()
+            n_arm += arm_censored
+            n_both += arm_censored and not networks.reached[usable].any()
+        single = float(values[usable].mean())
+        found.append((arm_value, random_value, single, cost, granted * single_cost, granted))
+    columns = np.array(found, dtype=np.float64).reshape(-1, 6).T
+    return _Pairs(
+        arm=arm,
+        level=level,
+        metric=metric,
+        arm_values=columns[0],
+        random_values=columns[1],
+        single_values=columns[2],
+        arm_passes=columns[3],
+        random_passes=columns[4],
+        draws=columns[5],
+        n_short=n_short,
+        n_both_censored=n_both,
+        n_arm_censored=n_arm,
+        n_lost_draws=n_lost,
+    )
+
+
+def _beforehand(networks: _Networks, record: _Record, arm: str, replicate: int, level: float) -> float:
+    """Count the passes that an arm's network needed before its own training, as its method declares."""
+    method = METHODS.get(arm)
+    passes = 0.0
+    if method is not None and method.needs_scores:
+        passes += record.scoring_passes.get((replicate, level), 0.0)
+    if method is not None and method.criterion is not None:
+        parent = networks.cells.get(("dense", replicate, 0.0), np.zeros(0, dtype=np.int64))
+        passes += float(networks.passes[parent].sum())
+        passes += record.pruning_passes.get((method.criterion, replicate, level), 0.0)
+    return passes
+
+
+def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
+    """Test a family of comparisons together."""
+    differences, single_differences, p_values, p_equivalences = [], [], [], []
+    for pairs in family:
+        sign = 1.0 if pairs.metric == "accuracy" else -1.0
+        difference = sign * (pairs.arm_values - pairs.random_values)
+        differences.append(difference)
+        single_differences.append(sign * (pairs.arm_values - pairs.single_values))
+        n = len(difference)
+        # Where nothing converged the differences are zero by censoring: they prove neither this nor that.
+        p_values.append(math.nan if n and pairs.n_both_censored == n else float(paired_t_test(difference)))
+        mostly_censored = 2 * pairs.n_both_censored > n
+        margin = _margin(pairs.metric, design)
+        p_equivalences.append(math.nan if mostly_censored else float(equivalence_test(difference, margin=margin)))
+    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
+    n_tests = max(1, int(np.count_nonzero(~np.isnan(p_values))))
+    comparisons = []
+    for i, pairs in enumerate(family):
+        difference, n = differences[i], len(differences[i])
+        interval, single = (
+            paired_interval(values, rng=_generator(design, pairs, what), level=1.0 - design.alpha)
+            for values, what in ((difference, "equal"), (single_differences[i], "single"))
+        )
+        estimate = interval.estimate if n else math.nan
+        label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
+        needed = None
+        if label == "undecided" and n >= 2 and not math.isnan(p_values[i]):
+            needed = _replicates_needed(difference, alpha=design.alpha / n_tests, margin=_margin(pairs.metric, design))
+        comparisons.append(
+            Comparison(
+                arm=pairs.arm,
+                sparsity=pairs.level,
+                metric=pairs.metric,
+                n=n,
+                n_missing=max(0, design.replicates - n),
+                arm_mean=_mean(pairs.arm_values),
+                random_mean=_mean(pairs.random_values),
+                difference=estimate,
+                low=interval.low,
+                high=interval.high,
+                p_value=p_values[i],
+                p_adjusted=float(p_adjusted[i]),
+                p_equivalence=p_equivalences[i],
+                p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
+                margin=_margin(pairs.metric, design),
+                label=label,
+                replicates_needed=needed,
+                arm_passes=_mean(pairs.arm_passes),
+                random_passes=_mean(pairs.random_passes),
+                random_draws_at_equal_budget=_mean(pairs.draws),
+                single_draw_difference=single.estimate if n else math.nan,
+                single_draw_low=single.low,
+                single_draw_high=single.high,
+                note=_note(pairs, design),
+            )
+        )
+    return comparisons
+
+
+def _replicates_needed(differences: Floats, *, alpha: float, margin: float) -> int | None:
+    """Count replicates for whichever decision is nearer, at the level that Holm asks of a family's first rejection."""
+    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
+    ways = (
+        replicates_for_difference(mean, spread, alpha=alpha, power=POWER),
+        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=POWER),
+    )
+    known = [n for n in ways if n is not None]
+    # These were not enough, whatever the power of as many others would be.
+    return max(min(known), len(differences) + 1) if known else None
+
+
+def _margin(metric: str, design: Design) -> float:
+    return design.equivalence_margin if metric == "accuracy" else design.convergence_margin_fraction * design.steps
+
+
+def _generator(design: Design, pairs: _Pairs, what: str) -> np.random.Generator:
+    """Seed a bootstrap by what it is for, so that it does not depend on what else is judged."""
+    return generator(design.seed, f"verdict/{pairs.metric}/{pairs.arm}/{pairs.level!r}/{what}")
+
+
+def _note(pairs: _Pairs, design: Design) -> str:
+    n = len(pairs.arm_values)
+    notes = []
+    if n == 0:
+        notes.append("no replicate has both networks")
+    elif n < design.replicates:
+        notes.append(f"{design.replicates - n} of {design.replicates} replicates have no pair")
+    if pairs.n_lost_draws:
+        notes.append(f"{pairs.n_lost_draws} random draws have no result and were left out")
+    if pairs.n_short:
+        notes.append(f"the budget pays for more random draws than were trained in {pairs.n_short} of {n} replicates")
+    if n and pairs.n_both_censored == n:
+        notes.append("never reached: no network of either side came to the target")
+    elif pairs.n_both_censored:
+        notes.append(f"in {pairs.n_both_censored} of {n} replicates no network of either side came to the target")
+    elif pairs.n_arm_censored:
+        notes.append(f"the arm did not come to the target in {pairs.n_arm_censored} of {n} replicates")
+    return "; ".join(notes)
+
+
+def _correlations(record: _Record, design: Design) -> tuple[Correlation, ...]:
+    """Correlate scores with final validation loss over the masks that were trained, ranked within replicates.
+
+    Takes the random masks and those of arms that choose by a score, where they completed, each once. The chosen
+    extremes widen the range of scores, which makes a correlation easier to see, not harder.
+    """
+    rows = record.trained
+    if rows.num_rows == 0:
+        return ()
+    arms = rows["arm"].to_pylist()
+    of_pool = np.array(
+        [arm == "random" or arm == "worst" or arm.startswith("searched") for arm in arms], dtype=np.bool_
+    )
+    rows = rows.filter(pa.array(of_pool & _equals(rows, "completed")))
+    candidates = rows["candidate"].to_pylist()
+    level, replicate, val_loss = (
+        _numbers(rows, "target_sparsity"),
+        _numbers(rows, "replicate"),
+        _numbers(rows, "val_loss"),
+    )
+    first_rows: dict[tuple[Any, ...], int] = {}
+    for i, key in enumerate(zip(candidates, replicate.tolist(), level.tolist(), strict=True)):
+        first_rows.setdefault(key, i)
+    once = np.zeros(len(candidates), dtype=np.bool_)
+    once[list(first_rows.values())] = True
+    found: list[Correlation] = []
+    for predictor in PREDICTORS:
+        scores = _numbers(rows, predictor)
+        unknown = np.isnan(scores)
+        if unknown.any() and record.scored.num_rows:
+            places = pc.index_in(rows["candidate"], record.scored["candidate"].combine_chunks())
+            looked_up = _numbers(record.scored.take(pc.fill_null(places, 0)), predictor)
+            known = np.asarray(pc.is_valid(places).to_numpy(zero_copy_only=False), dtype=np.bool_)
+            scores = np.where(unknown & known, looked_up, scores)
+        ranked = []
+        for sparsity in design.sparsities:
+            inside = once & (level == sparsity)
+            rng = generator(design.seed, f"verdict/correlation/{predictor}/{sparsity!r}")
+            ranked.append(
+                rank_correlation(scores[inside], val_loss[inside], replicate[inside], rng=rng, level=1.0 - design.alpha)
+            )
+        adjusted = holm([r.p_value for r in ranked])
+        found.extend(
+            Correlation(sparsity, predictor, r.n, r.n_strata, r.estimate, r.low, r.high, r.p_value, float(p))
+            for sparsity, r, p in zip(design.sparsities, ranked, adjusted, strict=True)
+            if r.n
+        )
+    return tuple(found)
+
+
+def _spent(record: _Record, design: Design) -> tuple[Spent, ...]:
+    order = ["pool", *design.arms]
+    arms = sorted(record.sums, key=lambda arm: (order.index(arm) if arm in order else len(order), arm))
+    found = []
+    for arm in arms:
+        passes, flops, seconds = record.sums[arm].tolist()
+        outcomes = dict(sorted(record.outcomes.get(arm, {}).items()))
+        found.append(Spent(arm, passes, flops, seconds, n_candidates=sum(outcomes.values()), outcomes=outcomes))
+    return tuple(found)
+
+
+def _headline(comparisons: Sequence[Comparison], design: Design) -> str:
+    """Answer in one line what a study is for, from the accuracies of its searched arms (of all arms without one)."""
+    of_accuracy = [c for c in comparisons if c.metric == "accuracy"]
+    searched = [c for c in of_accuracy if c.arm.startswith("searched")]
+    question = f"Does {'searching' if searched else 'any arm'} beat drawing at random at equal budget?"
+    judged = [c for c in searched or of_accuracy if c.n]
+    if not judged:
+        return f"{question} Not judged: no arm has a trained network beside trained random ones"
+    places = {label: [c for c in judged if c.label == label] for label in LABELS}
+    points = f"{100 * design.equivalence_margin:g} accuracy point{'' if design.equivalence_margin == 0.01 else 's'}"
+    meanings = {
+        "better": "more accurate",
+        "equivalent": f"equivalent to within {points}",
+        "worse": "less accurate",
+        "undecided": "undecided",
+    }
+    parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
+    needed = [c.replicates_needed for c in places["undecided"] if c.replicates_needed is not None]
+    if needed and len(needed) == len(places["undecided"]):
+        parts[-1] += f", where about {max(needed):,} replicates would decide (there are {design.replicates})"
+    if places["better"]:
+        answer = "Yes" if len(places["better"]) == len(judged) else "Sometimes"
+    elif places["undecided"]:
+        answer = "Undecided" if len(places["undecided"]) == len(judged) else "Not as far as shown"
+    else:
+        answer = "No"
+    return f"{question} {answer}: {'; '.join(parts)}"
+
+
+def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> str:
+    """Say where a label applies: by sparsity, and by arm where several are judged."""
+    if len(comparisons) == len(judged) > 1:
+        return f"in all {len(judged)} comparisons"
+    if len({c.arm for c in judged}) == 1:
+        return f"at sparsity {', '.join(f'{c.sparsity:g}' for c in comparisons)}"
+    by_arm: dict[str, list[str]] = {}
+    for c in comparisons:
+        by_arm.setdefault(c.arm, []).append(f"{c.sparsity:g}")
+    return ", ".join(f"for {arm} at sparsity {' and '.join(levels)}" for arm, levels in by_arm.items())
+
+
+def _sentences(
+    comparisons: Sequence[Comparison], correlations: Sequence[Correlation], spent: Sequence[Spent], design: Design
+) -> tuple[str, ...]:
+    """Say in words what was found: each arm by each metric, the scores before training, and what failed."""
+    sentences = []
+    interval = f"{100 * (1 - design.alpha):g}% interval"
+    for metric in METRICS:
+        for arm in design.arms:
+            found = [c for c in comparisons if c.metric == metric and c.arm == arm]
+            parts = [
+                f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, metric)} {_unit(metric)}, "
+                f"{interval} {_range(c)})"
+                if math.isfinite(c.p_value)
+                else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
+                for c in found
+            ]
+            if parts:
+                what = "Test accuracy" if metric == "accuracy" else "Steps to converge"
+                sentences.append(f"{what} of {arm} against random search at equal budget: {', '.join(parts)}")
+    initial = [c for c in correlations if c.predictor == "initial_loss"]
+    if initial:
+        parts = [
+            f"{c.spearman:+.2f} at sparsity {c.sparsity:g} ({interval} {c.low:+.2f} to {c.high:+.2f})" for c in initial
+        ]
+        sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(parts)}")
+    failed = [
+        f"{n} {outcome} ({s.arm})"
+        for s in spent
+        for outcome, n in s.outcomes.items()
+        if outcome not in ("completed", "stopped")
+    ]
+    if failed:
+        sentences.append(f"Not every candidate completed: {', '.join(failed)}")
+    return tuple(sentences)
+
+
+def _unit(metric: str) -> str:
+    return "points" if metric == "accuracy" else "steps"
+
+
+def _signed(value: float, metric: str) -> str:
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.0f}"
+
+
+def _range(comparison: Comparison) -> str:
+    if not math.isfinite(comparison.low):
+        return "unknown"
+    return f"{_signed(comparison.low, comparison.metric)} to {_signed(comparison.high, comparison.metric)}"
+
+
+def _shown(value: float, metric: str) -> str:
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.0f}"
+
+
+def _shown_p(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _numbers(rows: pa.Table, column: str) -> Floats:
+    filled = pc.fill_null(pc.cast(rows[column], pa.float64()), math.nan)
+    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _equals(rows: pa.Table, outcome: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(pc.equal(rows["outcome"], outcome), False), dtype=np.bool_)

@@ -154,8 +154,8 @@ def unpack_bits(packed: npt.NDArray[np.uint8] | bytes, size: int) -> npt.NDArray
 
 
 def mask_digest(packed: npt.NDArray[np.uint8] | bytes) -> str:
-    """Content digest of one packed mask: 32 hex digits."""
-    return hashlib.blake2b(packed if isinstance(packed, bytes) else packed.tobytes(), digest_size=16).hexdigest()
+    """Content digest of one packed mask: the first 32 hex digits of its sha256."""
+    return hashlib.sha256(packed if isinstance(packed, bytes) else packed.tobytes()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

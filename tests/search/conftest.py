@@ -68,6 +68,7 @@ def build_table(
     n_points: int = 20,
     n_test: int | None = 1000,
     reach: bool = True,
+    reuse: bool = True,
 ) -> pa.Table:
     """Build the ledger that a finished study of this design could have left.
 
@@ -84,6 +85,8 @@ def build_table(
         batch_size: examples in an optimiser step.
         n_points: length of the learning curves.
         n_test: accuracies are multiples of 1 / n_test, as counts of examples are; None leaves them real numbers.
+        reuse: False keeps arms that choose among scored masks from choosing one of the random arm's, which is trained
+            and recorded once: their ``effect`` and ``outcomes`` cannot reach such a copy.
         reach: False makes all curves end flat below every target, so that nothing converges (accuracies stay).
 
     Returns:
@@ -221,7 +224,8 @@ def build_table(
                 elif arm.startswith("searched") or arm == "worst":
                     by = "scalefree_loss" if "scale" in arm else "initial_loss"
                     sign = -1.0 if arm == "worst" else 1.0
-                    chosen = min(pool, key=lambda s: (sign * s[by], s["mask_draw"]))
+                    choices = pool if reuse else pool[design.random_draws :]
+                    chosen = min(choices, key=lambda s: (sign * s[by], s["mask_draw"]))
                     train(arm, replicate, level, 0, chosen["candidate"], chosen)
                 elif arm == "magnitude":
                     name = candidate("magnitude", replicate, level)

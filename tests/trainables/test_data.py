@@ -378,7 +378,7 @@ def test_a_cache_that_cannot_be_used_stops_nothing(tmp_path):
         arrays = cached("x", {}, made_once, folder=in_the_way / "cache")
     assert arrays["a"].shape == (1000,)
     assert "cannot be written" in str(caught[-1].message)
-    assert "name another folder" in str(caught[-1].message)
+    assert "choose another" in str(caught[-1].message)
 
 
 def test_nothing_is_left_when_making_fails(tmp_path):

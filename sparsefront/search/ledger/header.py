@@ -41,7 +41,7 @@ def canonical_json(value: object) -> str:
 def plain(study: Mapping[str, object]) -> dict[str, object]:
     """The study as JSON gives it back (tuples become lists), so that two of them can be compared."""
     try:
-        value = json.loads(canonical_json(dict(study)))
+        value = json.loads(canonical_json(dict(study)).encode())
     except (TypeError, ValueError) as error:
         raise LedgerError(
             f"the study cannot be written as JSON ({error}): strings, finite numbers, booleans, None, lists and "

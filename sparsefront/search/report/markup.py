@@ -6,11 +6,16 @@ Every string is escaped on its way into a piece, unless it is :class:`Markup`.
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Sequence
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 #: What is too long for the unit before it: (seconds, name).
 _TIME_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+#: What stands for a number that is not known.
+UNKNOWN = "–"
 
 
 class Markup(str):
@@ -65,24 +70,22 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *
         caption: what it shows.
         headers: one for each column; a leading '#' marks a column of numbers, '~' one of running text.
         rows: cells, as many as headers.
-        grouped: rows that follow each other with the same first cell share it.
+        grouped: the first cell is no column but the heading of the rows that follow each other with it.
     """
     css = ["number" if h.startswith("#") else "wide" if h.startswith("~") else "" for h in headers]
+    n_headings = 1 if grouped else 0
 
-    def cell(tag: str, column: int, value: str, attributes: str = "") -> str:
-        return f"<{tag}{_css(css[column])}{attributes}>{text(value)}</{tag}>"
+    def cells(tag: str, values: Sequence[str], attributes: str = "") -> str:
+        columns = list(zip(css, values, strict=True))[n_headings:]
+        return "".join(f"<{tag}{_css(name)}{attributes}>{text(value)}</{tag}>" for name, value in columns)
 
-    head = "".join(cell("th", column, h.lstrip("#~"), ' scope="col"') for column, h in enumerate(headers))
+    head = cells("th", [h.lstrip("#~") for h in headers], ' scope="col"')
     body = []
     for i, row in enumerate(rows):
-        cells = [cell("td", column, value) for column, value in enumerate(row)]
-        starts_group = grouped and (i == 0 or row[0] != rows[i - 1][0])
-        if starts_group:
-            end = next((n for n in range(i, len(rows)) if rows[n][0] != row[0]), len(rows))
-            cells[0] = cell("th", 0, row[0], f' scope="rowgroup" rowspan="{end - i}"')
-        elif grouped:
-            del cells[0]
-        body.append(f"<tr{_css('first' if starts_group else '')}>{''.join(cells)}</tr>\n")
+        if grouped and (i == 0 or row[0] != rows[i - 1][0]):
+            heading = f'<th colspan="{len(headers) - 1}" scope="rowgroup">{text(row[0])}</th>'
+            body.append(f'<tr class="group">{heading}</tr>\n')
+        body.append(f"<tr>{cells('td', row)}</tr>\n")
     return Markup(
         f'<div class="scroll"><table>\n<caption>{text(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(body)}</tbody></table></div>"
@@ -92,7 +95,10 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *
 def interval_graphic(
     mean: float | None, low: float | None, high: float | None, *, margin: float | None, reach: float
 ) -> Markup:
-    """Draw an interval on a scale from -reach to +reach, with the zone from -margin to +margin behind it."""
+    """Draw an interval on a scale from -reach to +reach, with the zone from -margin to +margin behind it.
+
+    A mean beyond the scale becomes a triangle at its end.
+    """
     if mean is None or not reach > 0:
         return Markup("")
 
@@ -107,7 +113,11 @@ def interval_graphic(
     if low is not None and high is not None:
         parts.append(f'<line class="range" x1="{x(low)}" x2="{x(high)}" y1="12" y2="12"/>')
         label += f", from {low:.4g} to {high:.4g}"
-    parts.append(f'<circle class="mean" cx="{x(mean)}" cy="12" r="4.5"/>')
+    if abs(mean) > reach:
+        tip, back = (199, 191) if mean > 0 else (1, 9)
+        parts.append(f'<path class="mean" d="M{tip} 12 L{back} 6 L{back} 18 Z"/>')
+    else:
+        parts.append(f'<circle class="mean" cx="{x(mean)}" cy="12" r="4.5"/>')
     return Markup(f'<svg class="interval" viewBox="0 0 200 24" role="img" aria-label="{label}">{"".join(parts)}</svg>')
 
 
@@ -115,9 +125,9 @@ def percent(fraction: float | None, *, digits: int) -> str:
     """Write a fraction in percent.
 
     >>> percent(0.12345, digits=2), percent(None, digits=2)
-    ('12.35%', 'unknown')
+    ('12.35%', '–')
     """
-    return "unknown" if fraction is None else f"{100 * fraction:.{digits}f}%"
+    return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f}%"
 
 
 def signed(value: float, *, digits: int) -> str:
@@ -143,10 +153,10 @@ def p_value(p: float | None) -> str:
     """Write a p-value with no more digits than it deserves.
 
     >>> p_value(0.00012), p_value(0.0321), p_value(0.5), p_value(None)
-    ('< 0.001', '0.032', '0.50', 'unknown')
+    ('< 0.001', '0.032', '0.50', '–')
     """
     if p is None:
-        return "unknown"
+        return UNKNOWN
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
@@ -156,7 +166,7 @@ def whole(n: float | None) -> str:
     >>> whole(12345.0)
     '12,345'
     """
-    return "unknown" if n is None else f"{n:,.0f}"
+    return UNKNOWN if n is None else f"{n:,.0f}"
 
 
 def engineering(value: float | None, *, unit: str = "") -> str:
@@ -166,7 +176,7 @@ def engineering(value: float | None, *, unit: str = "") -> str:
     ('12.3 MFLOP', '1 M', '0', '950')
     """
     if value is None:
-        return "unknown"
+        return UNKNOWN
     value = float(f"{value:.3g}")
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
@@ -181,11 +191,11 @@ def duration(seconds: float | None) -> str:
     ('0.012 s', '1 min 0 s', '1 min 15 s', '2 h 3 min', '2 d 7 h')
     """
     if seconds is None:
-        return "unknown"
+        return UNKNOWN
     if seconds < 9.95:
         return f"{seconds:.2g} s"
     rest = round(seconds)
-    for (size, name), (next_size, next_name) in zip(_TIME_UNITS, _TIME_UNITS[1:], strict=False):
+    for (size, name), (next_size, next_name) in itertools.pairwise(_TIME_UNITS):
         if rest >= size:
             return f"{rest // size} {name} {rest % size // next_size} {next_name}"
     return f"{rest} s"

@@ -18,6 +18,7 @@ from scipy import stats
 
 from sparsefront.search.design import Design
 from sparsefront.search.front import front, front_columns, mean_front
+from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import Verdict
 
 #: Plain data, ready for JSON.
@@ -46,6 +47,8 @@ _POINT_COLUMNS = (
     "test_error",
 )
 
+#: Measured before training: recorded when a mask was scored, and not again when it was trained.
+_SCORES = ("initial_loss", "scalefree_loss")
 #: A contender of the front over means: all of an arm's candidates at one level.
 _BY = ("arm", "target_sparsity")
 
@@ -105,7 +108,7 @@ def report_numbers(
     columns = list(dict.fromkeys([*front_columns(design.objectives), *_POINT_COLUMNS]))
     is_trained = pc.field("stage") == "trained"
     # The page is a function of the ledger: the same rows give the same resamples and the same sample of points.
-    rng = np.random.default_rng([design.seed, trained.num_rows])
+    sample_rng, resample_rng = np.random.default_rng([design.seed, trained.num_rows]).spawn(2)
     members = front(_batches(rows, columns=columns, where=is_trained), design.objectives)
     arms = _arm_order(design, trained)
     numbers: Record = plain(
@@ -116,10 +119,10 @@ def report_numbers(
             "levels": _levels(trained, design),
             "accuracy": _accuracy(trained, arms),
             "verdict": verdict.to_dict(),
-            "points": _points(trained, members, rng=rng, max_points=max_points),
+            "points": _points(trained, members, rng=sample_rng, max_points=max_points),
             "front": _members(members),
             "mean_front": mean_front(
-                _batches(rows, columns=columns, where=is_trained), design.objectives, rng=rng, by=_BY
+                _batches(rows, columns=columns, where=is_trained), design.objectives, rng=resample_rng, by=_BY
             ).to_pylist(),
             "curves": _curves(rows, arms),
             "correlation_texts": _correlation_texts(verdict, design),
@@ -149,6 +152,18 @@ def level_text(sparsity: float, mask_kind: str) -> str:
         return "unpruned"
     what = {"node": "nodes", "weight": "weights"}.get(mask_kind, mask_kind)
     return f"{100 * sparsity:.4g}% of {what} removed"
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """Write a range of sparsities in percent; as one number where both ends read the same.
+
+    >>> range_text(0.9, 0.9), range_text(0.9, 0.957), range_text(None, None)
+    ('90.0%', '90.0–95.7%', 'unknown')
+    """
+    if low is None or high is None:
+        return "unknown"
+    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}")
+    return f"{ends[0]}%" if ends[0] == ends[1] else f"{ends[0]}–{ends[1]}%"
 
 
 def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, float | None, float | None]:
@@ -210,12 +225,26 @@ def _batches(rows: Scannable | pa.Table, *, columns: Sequence[str], where: pc.Ex
 
 
 def _trained(rows: Scannable | pa.Table) -> Any:
-    """Give the trained rows of all outcomes without their curves, as a table."""
-    found = list(_batches(rows, columns=_POINT_COLUMNS, where=pc.field("stage") == "trained"))
-    if not found:
-        from_schema = pa.schema([(name, pa.null()) for name in _POINT_COLUMNS])
-        return from_schema.empty_table()
-    return pa.Table.from_batches(found)
+    """Give the trained rows of all outcomes as a table, without curves, with the scores that their masks were given."""
+    schema = pa.schema([SCHEMA.field(name) for name in _POINT_COLUMNS])
+    found = _batches(rows, columns=_POINT_COLUMNS, where=pc.field("stage") == "trained")
+    trained = pa.Table.from_batches(found, schema=schema)
+    unscored = pc.unique(trained.filter(pc.field("initial_loss").is_null())["candidate"])
+    if not len(unscored):
+        return trained
+    columns = ["candidate", *_SCORES]
+    scored = pa.Table.from_batches(
+        (
+            batch.filter(pc.is_in(batch["candidate"], value_set=unscored))
+            for batch in _batches(rows, columns=columns, where=pc.field("stage") == "scored")
+        ),
+        schema=pa.schema([SCHEMA.field(name) for name in columns]),
+    )
+    places = pc.index_in(trained["candidate"], value_set=scored["candidate"].combine_chunks())
+    for name in _SCORES:
+        known = pc.coalesce(trained[name], scored[name].take(places))
+        trained = trained.set_column(trained.schema.get_field_index(name), name, known)
+    return trained
 
 
 def _completed(trained: Any, *columns: str) -> Any:
@@ -223,7 +252,7 @@ def _completed(trained: Any, *columns: str) -> Any:
     where = pc.field("outcome") == "completed"
     for column in columns:
         where = where & pc.is_finite(pc.field(column))
-    return trained.filter(where) if trained.num_rows else trained
+    return trained.filter(where)
 
 
 def _arm_order(design: Design, trained: Any) -> list[str]:
@@ -233,13 +262,12 @@ def _arm_order(design: Design, trained: Any) -> list[str]:
 
 def _levels(trained: Any, design: Design) -> list[Record]:
     """Describe the pruned levels in order, with the range of realised sparsities over all candidates of the level."""
-    found: dict[float, Record] = {}
-    if trained.num_rows:
-        pruned = trained.filter(pc.field("target_sparsity") > 0)
-        ends = pruned.group_by("target_sparsity").aggregate(
-            [(column, end) for column in ("node_sparsity", "weight_sparsity") for end in ("min", "max")]
-        )
-        found = {row["target_sparsity"]: row for row in ends.to_pylist()}
+    pruned = trained.filter(pc.field("target_sparsity") > 0)
+    sizes = ("node_sparsity", "weight_sparsity")
+    ends = pruned.group_by("target_sparsity", use_threads=False).aggregate(
+        [(size, end) for size in sizes for end in ("min", "max")]
+    )
+    found = {row["target_sparsity"]: row for row in ends.to_pylist()}
     levels = sorted({float(s) for s in design.sparsities if s > 0} | set(found))
     described = []
     for level in levels:
@@ -258,25 +286,11 @@ def _levels(trained: Any, design: Design) -> list[Record]:
     return described
 
 
-def range_text(low: float | None, high: float | None) -> str:
-    """Write a range of sparsities in percent; as one number where both ends read the same.
-
-    >>> range_text(0.9, 0.9), range_text(0.9, 0.957), range_text(None, None)
-    ('90.0%', '90.0–95.7%', 'unknown')
-    """
-    if low is None or high is None:
-        return "unknown"
-    ends = (f"{100 * low:.1f}", f"{100 * high:.1f}")
-    return f"{ends[0]}%" if ends[0] == ends[1] else f"{ends[0]}–{ends[1]}%"
-
-
 def _accuracy(trained: Any, arms: Sequence[str]) -> list[Record]:
     """Average test accuracy over an arm's candidates in each replicate, then over replicates."""
     done = _completed(trained, "test_error")
-    if not done.num_rows:
-        return []
     sizes = ("node_sparsity", "weight_sparsity", "n_params", "macs")
-    groups = done.group_by(["arm", "target_sparsity", "replicate"]).aggregate(
+    groups = done.group_by(["arm", "target_sparsity", "replicate"], use_threads=False).aggregate(
         [("test_error", "mean"), ("test_error", "count"), *((size, "mean") for size in sizes)]
     )
     cells: dict[tuple[str, float], list[Record]] = {}
@@ -311,10 +325,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _points(trained: Any, members: Any, *, rng: np.random.Generator, max_points: int) -> Record:
     """Choose the candidates that the scatter charts show, as columns."""
     done = _completed(trained, "val_error")
-    on_front = np.zeros(done.num_rows, dtype=bool)
-    if done.num_rows:
-        on_front = pc.is_in(done["candidate"], value_set=pa.array(members["candidate"].to_pylist(), pa.string()))
-        on_front = np.asarray(on_front.to_numpy(zero_copy_only=False), dtype=bool)
+    is_member = pc.is_in(done["candidate"], value_set=members["candidate"].combine_chunks())
+    on_front = np.asarray(is_member.to_numpy(), dtype=bool)
     n_done = done.num_rows
     if n_done > max_points:
         rest = np.flatnonzero(~on_front)
@@ -324,11 +336,17 @@ def _points(trained: Any, members: Any, *, rng: np.random.Generator, max_points:
         done, on_front = done.take(pa.array(shown)), on_front[shown]
     columns = {name: done[name].to_pylist() for name in _POINT_COLUMNS if name != "outcome"}
     columns["sparsity"] = columns.pop("target_sparsity")
+    columns["drawn"] = [_is_drawn(arm) for arm in columns["arm"]]
     # Losses and errors at float32 precision: nobody reads more digits off a chart, and the page stays small.
     for name in ("node_sparsity", "weight_sparsity", "initial_loss", "scalefree_loss", "val_loss", "val_error"):
         columns[name] = [_rounded(value) for value in columns[name]]
     columns["test_error"] = [_rounded(value) for value in columns["test_error"]]
     return {**columns, "on_front": on_front.tolist(), "n_completed": n_done, "n_shown": done.num_rows}
+
+
+def _is_drawn(arm: str) -> bool:
+    """Tell the arms that take masks from the random draws: those that the rank correlations are about."""
+    return arm in ("random", "worst") or arm.startswith("searched")
 
 
 def _rounded(value: float | None) -> float | None:
@@ -360,10 +378,14 @@ def _curves(rows: Scannable | pa.Table, arms: Sequence[str]) -> list[Record]:
         flat = flat.append_column("step", pc.list_flatten(table["curve_step"]))
         flat = flat.append_column("error", pc.cast(pc.list_flatten(table["curve_val_error"]), pa.float64()))
         flat = flat.filter(pc.is_finite(pc.field("error")))
-        partial.append(flat.group_by(keys).aggregate([("error", "sum"), ("error", "count")]))
+        partial.append(flat.group_by(keys, use_threads=False).aggregate([("error", "sum"), ("error", "count")]))
     if not partial:
         return []
-    sums = pa.concat_tables(partial).group_by(keys).aggregate([("error_sum", "sum"), ("error_count", "sum")])
+    sums = (
+        pa.concat_tables(partial)
+        .group_by(keys, use_threads=False)
+        .aggregate([("error_sum", "sum"), ("error_count", "sum")])
+    )
     cells: dict[tuple[str, float], dict[int, list[float]]] = {}
     for row in sums.sort_by([(key, "ascending") for key in keys]).to_pylist():
         at_steps = cells.setdefault((row["arm"], row["target_sparsity"]), {})
@@ -405,12 +427,15 @@ def correlation_text(found: Any) -> str:
 
 
 def _failures(rows: Scannable | pa.Table) -> Record:
-    """Count what failed by outcome, arm and message."""
+    """Count what failed by outcome, arm and message; a candidate that fills several slots once."""
     where = ~pc.field("outcome").isin(["completed", "stopped"])
+    columns = ["outcome", "stage", "arm", "error", "candidate", "reused"]
     counts: dict[tuple[str, str, str, str], Record] = {}
     n_failed = n_unlisted = 0
-    for batch in _batches(rows, columns=["outcome", "stage", "arm", "error", "candidate"], where=where):
+    for batch in _batches(rows, columns=columns, where=where):
         for row in batch.to_pylist():
+            if row["reused"]:
+                continue
             n_failed += 1
             key = (row["outcome"], row["stage"], row["arm"], first_line(row["error"]))
             if key not in counts and len(counts) >= MAX_FAILURES:

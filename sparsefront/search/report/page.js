@@ -129,7 +129,7 @@
           traces.push({
             type: "scatter", mode: "markers", name: plain(arm.name), legendgroup: arm.name, xaxis, yaxis,
             showlegend: false, x: own.map((i) => points[column][i] * (onFront ? 1 : aside(arm, decades))), y: own.map((i) => points.val_error[i]),
-            marker: { color: arm.colour, symbol: arm.symbol, size: onFront ? 10 : 5, opacity: onFront ? 1 : 0.28,
+            marker: { color: arm.colour, symbol: arm.symbol, size: onFront ? 10 : 5, opacity: onFront ? 1 : 0.38,
               line: { color: onFront ? colours.ink : arm.colour, width: onFront ? 1.2 : 0 } },
             hoverinfo: "text", text: own.map((i) => describe(points, i)),
           });
@@ -176,7 +176,7 @@
         title: r === rows - 1 || l + columns >= shown.length ? (column === "initial_loss" ? "initial loss (nats)" : "scale-free initial loss (nats)") : "" });
       axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, nticks: 6, title: c === 0 ? "final validation loss (nats)" : "" });
       const own = [...points.candidate.keys()].filter((i) =>
-        points.sparsity[i] === level.sparsity && points[column][i] !== null && points.val_loss[i] !== null);
+        points.sparsity[i] === level.sparsity && points.drawn[i] && points[column][i] !== null && points.val_loss[i] !== null);
       for (const arm of data.arms) {
         const mine = own.filter((i) => points.arm[i] === arm.name);
         if (!mine.length) continue;

@@ -1,7 +1,7 @@
 """One HTML page that shows the numbers of a study, and needs nothing but a browser to be read.
 
-Charts are drawn in the browser by ``page.js`` with plotly.js, which is inlined once; tables and their small graphics are
-static, so that they print and work without scripts. Whatever a user or a failed training could have put into a
+Charts are drawn in the browser by ``page.js`` with plotly.js, which is inlined once; tables and their small graphics
+are static, so that they print and work without scripts. Whatever a user or a failed training could have put into a
 name or a message is escaped, and the page's Content-Security-Policy allows its own two scripts and no network at all.
 
 Not here: where the numbers come from (``numbers``), and what is said about them (``sections``).
@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 
 from sparsefront.search.design import Design
 from sparsefront.search.report import sections
-from sparsefront.search.report.markup import bullets, text
+from sparsefront.search.report.markup import text
 from sparsefront.search.report.numbers import Record, Scannable, report_numbers
 from sparsefront.search.verdict import Verdict
 
@@ -82,7 +82,7 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
         policy=_policy(plotly, script),
         style=_resource("page.css"),
         headline=text(numbers["verdict"]["headline"]),
-        sentences=bullets(numbers["verdict"]["sentences"], css="sentences"),
+        answer=sections.answer(numbers),
         sections="\n".join(parts),
         data=_script_json(numbers),
         plotly=plotly,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from sparsefront.search.report.markup import (
+    UNKNOWN,
     Markup,
     bullets,
     chart,
@@ -77,9 +78,9 @@ def accuracy_section(numbers: Record) -> Markup:
         else "This study has no unpruned parent (arm <code>dense</code>) to compare with."
     )
     words = (
-        "<p>Each marker is an arm's mean over replicates, with Student's 95% interval over replicates; the markers of one "
-        f"level stand side by side to be told apart. {parent} Arms share their replicates, so intervals that overlap "
-        'do not make arms equal: the paired comparison is in <a href="#verdict">section 2</a>.</p>'
+        "<p>Each marker is an arm's mean over replicates, with Student's 95% interval over replicates; the markers of "
+        f"one level stand side by side to be told apart. {parent} Arms share their replicates, so intervals that "
+        'overlap do not make arms equal: the paired comparison is in <a href="#verdict">section 2</a>.</p>'
     )
     listed = table(
         "Test accuracy: mean over replicates and its 95% interval",
@@ -116,17 +117,43 @@ def accuracy_section(numbers: Record) -> Markup:
     return section("accuracy", title, words, chart("accuracy", described), details("The same as a table", listed))
 
 
+def answer(numbers: Record) -> str:
+    """Give the verdicts on accuracy at a glance, and all findings in sentences to unfold."""
+    rows = [row for row in numbers["verdict"]["comparisons"] if row["metric"] == "accuracy"]
+    levels = sorted({row["sparsity"] for row in rows})
+    cells = {(row["arm"], row["sparsity"]): row for row in rows}
+    glance = ""
+    if any(row["n"] for row in rows):
+        glance = table(
+            "Test accuracy against random search with the same budget: verdict, and difference in accuracy points",
+            ["arm", *(level_text(level, numbers["study"]["mask_kind"]) for level in levels)],
+            [
+                [_arm(numbers, arm), *(_glance(cells.get((arm, level))) for level in levels)]
+                for arm in dict.fromkeys(row["arm"] for row in rows)
+            ],
+        )
+    sentences = bullets(numbers["verdict"]["sentences"], css="sentences")
+    return glance + (details("All findings in sentences", sentences) if sentences else "")
+
+
+def _glance(row: Record | None) -> Markup:
+    if row is None or row["difference"] is None:
+        return Markup(UNKNOWN)
+    return Markup(f"{_label(row['label'])} {signed(100 * row['difference'], digits=2)}")
+
+
 def verdict_section(numbers: Record) -> Markup:
     """Show what each arm came to against random search."""
     title = "2. Verdict: each arm against random search"
     comparisons = numbers["verdict"]["comparisons"]
-    if not comparisons:
+    if not any(row["n"] for row in comparisons):
         why = "Nothing to compare yet: it takes the random arm and another one in the same replicate at the same level."
         return section("verdict", title, _note(why))
-    parts: list[str] = [
-        "<p>Differences are paired over replicates, against random search with the same budget. p-values are corrected "
-        "for all rows of a table (Holm).</p>"
-    ]
+    words = (
+        "Differences are paired over replicates, against random search with the same budget. The p-values of a table "
+        "are corrected for all of its rows (Holm)."
+    )
+    parts: list[str] = [paragraph(words)]
     for metric, heading in (("accuracy", "Test accuracy"), ("convergence", "Speed of convergence")):
         rows = [row for row in comparisons if row["metric"] == metric]
         parts.append(f"<h3>{heading}</h3>")
@@ -141,38 +168,32 @@ def verdict_section(numbers: Record) -> Markup:
 def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Markup:
     study = numbers["study"]
     what, scale, digits = ("accuracy points", 100.0, 2) if metric == "accuracy" else ("optimiser steps", 1.0, 0)
-    ends = [row[name] for row in rows for name in ("low", "high", "difference", "margin") if row[name] is not None]
-    reach = 1.08 * scale * max(map(abs, ends), default=1.0)
-    pairs = {row["n"] for row in rows}
-    same_pairs = len(pairs) == 1 and not any(row["n_missing"] for row in rows)
+    same_pairs = len({row["n"] for row in rows}) == 1
+    reach = _reach(rows)
     body = []
     for row in rows:
-        difference, low, high, margin = (
-            None if row[name] is None else scale * row[name] for name in ("difference", "low", "high", "margin")
-        )
-        missing = f" <small>({row['n_missing']:,} missing)</small>" if row["n_missing"] else ""
         draws = row["random_draws_at_equal_budget"]
-        interval = signed_interval(low, high, digits=digits)
         body.append(
             [
                 _arm(numbers, row["arm"]),
                 _level(numbers, row["sparsity"]),
                 _label(row["label"]),
-                "unknown" if difference is None else f"{signed(difference, digits=digits)} {interval}".rstrip(),
-                interval_graphic(difference, low, high, margin=margin, reach=reach),
+                _difference(row, scale=scale, digits=digits),
+                interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
                 p_value(row["p_adjusted"]),
                 p_value(row["p_equivalence_adjusted"]),
-                *([] if same_pairs else [Markup(f"{row['n']:,}{missing}")]),
-                _needed(row),
-                engineering(row["arm_passes"]),
-                engineering(row["random_passes"]) + ("" if draws is None else f" ({draws:.3g} draws)"),
+                *([] if same_pairs else [whole(row["n"])]),
+                whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
+                f"{engineering(row['arm_passes'])} / {engineering(row['random_passes'])}",
+                UNKNOWN if draws is None else f"{draws:.3g}",
             ]
         )
-    margin_text = f"{scale * rows[0]['margin']:.3g}" if rows[0]["margin"] is not None else "unknown"
+    margin = UNKNOWN if rows[0]["margin"] is None else f"{scale * rows[0]['margin']:.3g}"
     caption = (
         f"Difference to random search in {what} (positive = arm better) with its {100 * (1 - study['alpha']):.4g}% "
-        f"interval; shaded: the margin of equivalence, ±{margin_text}. Budgets are in passes for one network."
-        + (f" Every row has {pairs.pop():,} pairs." if same_pairs else "")
+        f"interval; shaded: the margin of equivalence, ±{margin}; a triangle points to what lies beyond the scale. Passes "
+        "are those of one network of the arm, and those that random search was granted for it: so many draws, of which "
+        "it keeps the best." + (f" Every row has {rows[0]['n']:,} pairs." if same_pairs else "")
     )
     headers = [
         "arm",
@@ -184,10 +205,25 @@ def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Mark
         "#p, equivalent",
         *([] if same_pairs else ["#pairs"]),
         "#replicates needed",
-        "#arm spent",
-        "#random was granted",
+        "#passes: arm / random",
+        "#random draws",
     ]
     return Markup(table(caption, headers, body, grouped=True) + _remarks(rows, study["mask_kind"]))
+
+
+def _reach(rows: Sequence[Record]) -> float:
+    """Choose the scale of the interval graphics: all of them, but never so wide that the margin can't be seen."""
+    ends = [abs(row[name]) for row in rows for name in ("low", "high", "difference", "margin") if row[name] is not None]
+    margin = rows[0]["margin"] or 0.0
+    widest = max(ends, default=0.0)
+    return 1.08 * (min(widest, 5 * margin) if margin else widest)
+
+
+def _difference(row: Record, *, scale: float, digits: int) -> str:
+    if row["difference"] is None:
+        return UNKNOWN
+    low, high = (None if row[end] is None else scale * row[end] for end in ("low", "high"))
+    return f"{signed(scale * row['difference'], digits=digits)} {signed_interval(low, high, digits=digits)}".rstrip()
 
 
 def _remarks(rows: Sequence[Record], mask_kind: str) -> str:
@@ -205,12 +241,6 @@ def _remarks(rows: Sequence[Record], mask_kind: str) -> str:
     )
 
 
-def _needed(row: Record) -> str:
-    if row["label"] != "undecided":
-        return "–"
-    return "unknown" if row["replicates_needed"] is None else f"{row['replicates_needed']:,}"
-
-
 def front_section(numbers: Record) -> Markup:
     """Show the front over error and size."""
     title = "3. The front: validation error, parameters, MACs"
@@ -219,10 +249,10 @@ def front_section(numbers: Record) -> Markup:
         return section("front", title, _note("No network was trained to the end yet."))
     objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
     words = (
-        f"<p>Large outlined markers are the {len(members):,} networks that no other one beats in {objectives} together. The "
-        "others are faint, and stand a little aside by arm because networks of one level have one size. The line is "
-        "the best error attained at each size. Hover over a marker for its network's id; click an arm in the legend to "
-        "hide it. These are single networks, so part of any front is luck: compare arms in section 2.</p>"
+        f"<p>Large outlined markers are the {len(members):,} networks that no other beats in {objectives} together. "
+        "The others are faint, and stand a little aside by arm because networks of one level have one size. The line "
+        "is the best error attained at each size. Hover over a marker for its network's id; click an arm in the legend "
+        "to hide it. These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
     sampled = ""
     if points["n_shown"] < points["n_completed"]:
@@ -295,7 +325,7 @@ def _mean_front(numbers: Record) -> str:
 
 def _objective(name: str, value: float | None) -> str:
     if value is None:
-        return "unknown"
+        return UNKNOWN
     if name.endswith(("_error", "_accuracy", "_sparsity")):
         return percent(value, digits=2)
     return whole(value) if name in ("n_params", "macs") else f"{value:.4g}"
@@ -305,13 +335,14 @@ def loss_section(numbers: Record) -> Markup:
     """Show whether the loss before training ranks networks as the loss after it does."""
     title = "4. Does the loss before training foretell the loss after it?"
     points = numbers["points"]
-    usable = zip(points["sparsity"], points["initial_loss"], points["val_loss"], strict=True)
-    if not any(sparsity > 0 and None not in (before, after) for sparsity, before, after in usable):
-        return section("losses", title, _note("No pruned network has both a loss before training and one after it."))
+    usable = zip(points["drawn"], points["initial_loss"], points["val_loss"], strict=True)
+    if not any(drawn and None not in (before, after) for drawn, before, after in usable):
+        return section("losses", title, _note("No network with a drawn mask has a loss before and after training."))
     words = (
-        "<p>Each marker is one trained network. A search that picks masks by their loss before training can only help "
-        "where that loss ranks networks as the final one does (ρ near +1). The initial loss depends on the scale of the "
-        "logits, which training soon erases; the scale-free loss is taken after the best temperature.</p>"
+        "<p>Each marker is one trained network whose mask was drawn at random; ranks are compared within replicates. "
+        "A search that picks masks by their loss before training can only help where that loss ranks networks as the "
+        "final one does (ρ near +1). The initial loss depends on the scale of the logits, which training soon erases; "
+        "the scale-free loss is taken after the best temperature.</p>"
     )
     toggle = (
         '<div class="controls"><fieldset><legend hidden>Loss before training</legend>'
@@ -327,8 +358,8 @@ def loss_section(numbers: Record) -> Markup:
             [
                 _PREDICTORS.get(row["predictor"], row["predictor"]),
                 _level(numbers, row["sparsity"]),
-                "unknown" if row["spearman"] is None else signed(row["spearman"], digits=2),
-                signed_interval(row["low"], row["high"], digits=2) or "unknown",
+                UNKNOWN if row["spearman"] is None else signed(row["spearman"], digits=2),
+                signed_interval(row["low"], row["high"], digits=2) or UNKNOWN,
                 p_value(row["p_adjusted"]),
                 whole(row["n"]),
                 whole(row["n_replicates"]),
@@ -365,8 +396,8 @@ def spent_section(numbers: Record) -> Markup:
     outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
     words = (
         "A pass is one example taken forward and backward; a forward pass alone counts a third. Scoring of masks, "
-        "pretraining, and stopped, failed or repeated work are included. A network that several arms share is paid for by "
-        "the first of them. Time is the wall time of a batched training, divided over its networks."
+        "pretraining, and stopped, failed or repeated work are included. A network that several arms share is paid for "
+        "by the first of them. Time is the wall time of a batched training, divided over its networks."
     )
 
     def cells(name: str | Markup, row: Record) -> list[str]:
@@ -405,7 +436,7 @@ def _failures(numbers: Record) -> str:
                 row["stage"],
                 whole(row["n"]),
                 row["error"],
-                Markup(f"<code>{text(row['candidate'] or 'unknown')}</code>"),
+                Markup(f"<code>{text(row['candidate'] or UNKNOWN)}</code>"),
             ]
             for row in failures["listed"]
         ],

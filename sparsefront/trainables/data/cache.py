@@ -70,7 +70,7 @@ def cached(name: str, identity: Mapping[str, object], make: Callable[[], Arrays]
     try:
         arrays = _read(manifest_path, identity)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        _warn(f"{manifest_path} is damaged or unreadable ({type(error).__name__}: {error}): made again")
+        _warn(f"cache entry {manifest_path} is damaged or unreadable ({type(error).__name__}: {error}): made again")
     else:
         if arrays is not None:
             return arrays
@@ -78,15 +78,13 @@ def cached(name: str, identity: Mapping[str, object], make: Callable[[], Arrays]
     try:
         _write(manifest_path, identity, arrays)
     except OSError as error:
-        _warn(
-            f"{folder} cannot be written ({error}): the data set {name!r} is not kept; make room or name another folder"
-        )
+        _warn(f"cache {folder} cannot be written ({error}): data set {name!r} is not kept; make room or choose another")
     return arrays
 
 
 def _warn(message: str) -> None:
     # 5 = the caller of load_dataset.
-    warnings.warn(f"cache entry {message}", DatasetCacheWarning, stacklevel=5)
+    warnings.warn(message, DatasetCacheWarning, stacklevel=5)
 
 
 def _content_path(manifest_path: Path, sha256: str) -> Path:
@@ -115,7 +113,7 @@ def _write(manifest_path: Path, identity: Mapping[str, object], arrays: Arrays) 
     folder.mkdir(parents=True, exist_ok=True)
     content = save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     sha256 = hashlib.sha256(content).hexdigest()
-    manifest = {"identity": identity, "sha256": sha256, "n_bytes": len(content)}
+    manifest = {"identity": identity, "sha256": sha256}
     _replace(_content_path(manifest_path, sha256), content)
     _replace(manifest_path, json.dumps(manifest, indent=1, sort_keys=True).encode())
 

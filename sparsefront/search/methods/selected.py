@@ -1,0 +1,37 @@
+"""Arms that choose one of R random masks by a score taken before training.
+
+Reference: Farahani, Random search as a baseline for sparse neural network architecture search, 2024.
+"""
+
+from __future__ import annotations
+
+from sparsefront.search.methods.method import Best, Context, Missing
+from sparsefront.spaces.candidate import Candidate
+
+
+class Selected:
+    """The scored mask that stands out in one way."""
+
+    source = "Farahani 2024 (the scale-free score and the worst mask are controls of ours)"
+    is_dense = False
+    needs_scores = True
+    criterion = None
+
+    def __init__(self, summary: str, which: str) -> None:
+        self.summary = summary
+        self._which = which
+
+    def n_slots(self, context: Context) -> int:
+        """One."""
+        return 1
+
+    def candidates(self, context: Context) -> list[Candidate] | Missing | None:
+        """The chosen draw, once all are scored."""
+        if context.best is None or isinstance(context.best, Missing):
+            return context.best
+        return [Candidate(context.replicate, context.sparsity, "masked", draw=_number(context.best, self._which))]
+
+
+def _number(best: Best, which: str) -> int:
+    number: int = getattr(best, which)
+    return number

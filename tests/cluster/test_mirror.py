@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import importlib.util
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from sparsefront.cluster import mirror
+from sparsefront.cluster.mirror import Mirror, Page, build_mirror
+from sparsefront.errors import LedgerError
+from sparsefront.search.design import Design
+from sparsefront.search.front import front
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.schema import SCHEMA
+from sparsefront.search.verdict import LABELS
+
+
+def _synthetic() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "search" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SYNTHETIC = _synthetic()
+SMALL: Design = SYNTHETIC.build_design(replicates=3, draws=6, random_draws=3, arms=("random", "searched", "dense"))
+TABLE: pa.Table = SYNTHETIC.build_table(SMALL)
+
+Commit = Callable[..., Ledger]
+
+
+@pytest.fixture
+def commit(tmp_path: Path) -> Commit:
+    """Make a ledger of a table, in commits of so many rows."""
+
+    def make(table: pa.Table, *, rows: int = 1000, name: str = "study") -> Ledger:
+        with Ledger.create(tmp_path / name, {"name": name}, digest="d" * 32, versions={}) as ledger:
+            for start in range(0, table.num_rows, rows):
+                ledger.commit(table.slice(start, rows))
+        return Ledger.read(tmp_path / name)
+
+    return make
+
+
+def values_of(page: Page, *, last: bool = True) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for point in page.points:
+        found[point.name] = point.value if last else (*found.get(point.name, ()), (point.step, point.value))
+    return found
+
+
+def nested(shown: Mirror, prefix: str) -> dict[str, Page]:
+    return {page.key: page for page in shown.nested if page.key.startswith(prefix)}
+
+
+def test_the_same_rows_give_the_same_mirror_however_they_were_committed(commit: Commit) -> None:
+    once = build_mirror(commit(TABLE, name="once"), SMALL)
+    assert build_mirror(commit(TABLE, rows=7, name="often"), SMALL) == once
+    assert len({page.key for page in once.nested}) == len(once.nested)
+
+
+def test_the_study_shows_its_design_and_its_verdict(commit: Commit) -> None:
+    shown = build_mirror(commit(TABLE), SMALL, n_planned=40)
+    assert shown.experiment == "sparsefront/synthetic"
+    assert shown.study.params["seed"] == "7"
+    assert json.loads(shown.study.params["arms"]) == list(SMALL.arms)
+    assert shown.study.params.keys() == {f.name for f in dataclasses.fields(Design)} | {"study_digest"}
+    n_trained = pc.sum(pc.equal(TABLE["stage"], "trained")).as_py()
+    assert shown.study.tags["sparsefront.progress"] == f"{n_trained}/40 trained"
+    assert shown.study.tags["sparsefront.study_digest"] == "d" * 32
+    values = values_of(shown.study)
+    spent = TABLE.filter((pc.field("arm") == "random") & (pc.field("stage") == "trained"))
+    assert values["passes/random"] == pytest.approx(pc.sum(spent["passes"]).as_py())
+    verdict = json.loads(shown.artifacts["verdict.json"])
+    assert shown.study.tags["sparsefront.verdict"].startswith(verdict["headline"])
+    comparison = next(
+        c for c in verdict["comparisons"] if (c["arm"], c["sparsity"], c["metric"]) == ("searched", 0.5, "accuracy")
+    )
+    assert values["verdict/searched/0.5/accuracy_difference"] == comparison["difference"]
+
+
+def test_an_arm_shows_its_mean_over_replicates_and_its_label(commit: Commit) -> None:
+    shown = build_mirror(commit(TABLE), SMALL)
+    page = nested(shown, "arm/")["arm/random/0.9"]
+    rows = TABLE.filter(
+        (pc.field("arm") == "random") & (pc.field("stage") == "trained") & (pc.field("target_sparsity") == 0.9)
+    )
+    errors = np.array(rows["test_error"].to_pylist()).reshape(3, 3)
+    means = 1 - errors.mean(axis=1)
+    values = values_of(page)
+    assert values["test_accuracy"] == pytest.approx(means.mean())
+    half = 4.302652729911275 * means.std(ddof=1) / np.sqrt(3)  # t(0.975, 2 degrees of freedom)
+    assert values["test_accuracy_high"] - values["test_accuracy"] == pytest.approx(half)
+    assert values["replicates"] == 3
+    assert values["outcomes/completed"] == 9
+    assert nested(shown, "arm/")["arm/searched/0.9"].tags["sparsefront.verdict.accuracy"] in LABELS
+    assert {"arm/dense/0.0", "arm/dense/0.9"} <= nested(shown, "arm/").keys()
+
+
+def test_the_front_is_shown_with_what_defines_and_what_measures_its_members(commit: Commit) -> None:
+    shown = build_mirror(commit(TABLE), SMALL)
+    members = front(TABLE, SMALL.objectives)
+    assert pq.read_table(io.BytesIO(shown.artifacts["front.parquet"])).equals(members)
+    pages = nested(shown, "front/")
+    assert list(pages) == [f"front/{name}" for name in members["candidate"].to_pylist()]
+    row = members.to_pylist()[0]
+    page = pages[f"front/{row['candidate']}"]
+    assert page.params == {
+        "optimizer": "adam",
+        "lr": "0.002",
+        "weight_decay": "0.0",
+        "label_smoothing": "0.0",
+        "batch_size": "100",
+    }
+    assert page.tags["sparsefront.front"] == "member"
+    assert page.tags["sparsefront.replicate"] == str(row["replicate"])
+    series = values_of(page, last=False)
+    assert series["val_error"] == ((row["steps"], row["val_error"]),)
+    assert series["curve/val_error"] == tuple(zip(row["curve_step"], row["curve_val_error"], strict=True))
+
+
+def test_a_later_hypervolume_series_passes_through_the_earlier_points(commit: Commit) -> None:
+    whole = values_of(build_mirror(commit(TABLE, name="whole"), SMALL).study, last=False)["hypervolume"]
+    cut = TABLE.num_rows // 2
+    part = values_of(build_mirror(commit(TABLE.slice(0, cut), name="part"), SMALL).study, last=False)["hypervolume"]
+    assert len(part) > 3
+    assert set(part[:-1]) <= set(whole)  # all but the last one, which is of the moment
+
+
+def test_no_hypervolume_before_its_reference_is_settled(commit: Commit) -> None:
+    without_parent = TABLE.filter(pc.field("arm") != "dense")
+    early = values_of(build_mirror(commit(without_parent, name="early"), SMALL).study)
+    assert "hypervolume" not in early
+    assert early["front_size"] > 0
+    # The loss of the worst parent is known when all parents are.
+    by_loss = dataclasses.replace(SMALL, objectives=("val_loss", "macs"))
+    some_parents = TABLE.filter(pc.field("replicate") < 2)
+    assert "hypervolume" not in values_of(build_mirror(commit(some_parents, name="some"), by_loss).study)
+    assert "hypervolume" in values_of(build_mirror(commit(TABLE, name="all"), by_loss).study)
+    bounded = dataclasses.replace(SMALL, objectives=("val_error", "node_sparsity"))
+    assert "hypervolume" in values_of(build_mirror(commit(without_parent, name="bounded"), bounded).study)
+
+
+def test_of_a_large_front_the_extremes_and_a_stable_choice_are_shown(
+    commit: Commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = commit(TABLE)
+    members = front(TABLE, SMALL.objectives).to_pylist()
+    assert len(members) >= 3
+    monkeypatch.setattr(mirror, "MAX_MEMBERS", 2)
+    shown = build_mirror(ledger, SMALL)
+    assert shown.n_members == 2
+    keys = nested(shown, "front/").keys()
+    assert f"front/{min(members, key=lambda row: row['val_error'])['candidate']}" in keys
+    assert f"front/{min(members, key=lambda row: row['macs'])['candidate']}" in keys
+
+
+def test_another_run_of_the_same_study_is_another_ledger(commit: Commit) -> None:
+    later = pc.add(TABLE["committed_at"], pa.scalar(dt.timedelta(microseconds=1)))
+    again = TABLE.set_column(SCHEMA.get_field_index("committed_at"), SCHEMA.field("committed_at"), later)
+    one, other = build_mirror(commit(TABLE, name="a"), SMALL), build_mirror(commit(again, name="b"), SMALL)
+    assert one.ledger_id != other.ledger_id
+    assert one.ledger_id == build_mirror(commit(TABLE.slice(0, 40), name="c"), SMALL).ledger_id
+
+
+def test_failures_and_a_ledger_of_failures_alone_are_shown(commit: Commit) -> None:
+    design = dataclasses.replace(SMALL, replicates=1)
+    table: pa.Table = SYNTHETIC.build_table(
+        design, outcomes={("random", 0, level, slot): "diverged" for level in (0.5, 0.9) for slot in range(3)}
+    )
+    failed = table.filter(pc.field("outcome") == "diverged")
+    shown = build_mirror(commit(failed), design)
+    assert shown.n_members == 0
+    page = nested(shown, "arm/")["arm/random/0.5"]
+    assert values_of(page)["outcomes/diverged"] == 3
+    assert "test_accuracy" not in values_of(page)
+
+
+def test_an_empty_ledger_has_nothing_to_show(commit: Commit) -> None:
+    with pytest.raises(LedgerError, match="study has no rows yet: there is nothing to show in MLflow"):
+        build_mirror(commit(TABLE.slice(0, 0)), SMALL)

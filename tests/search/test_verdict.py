@@ -1,0 +1,511 @@
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from scipy import stats
+
+from sparsefront.errors import ConfigError
+from sparsefront.search.schema import SCHEMA
+from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
+from sparsefront.search.verdict import LABELS, VERDICT_COLUMNS, judge, label_of, verdict_rows
+
+
+def of(verdict, arm, sparsity, metric="accuracy"):
+    (found,) = [c for c in verdict.comparisons if (c.arm, c.sparsity, c.metric) == (arm, sparsity, metric)]
+    return found
+
+
+def changed(table, change, **where):
+    """Change the rows (as dicts) that match."""
+    rows = table.to_pylist()
+    for row in rows:
+        if all(row[name] == value for name, value in where.items()):
+            row |= change(row) if callable(change) else change
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def slow_policy(selector, values, draws):
+    """Average over every subset, its tied best and, for broken numbers, both neighbours."""
+    low, part = int(draws), draws - int(draws)
+
+    def whole(m):
+        results = []
+        for subset in itertools.combinations(range(len(selector)), m):
+            best = min(selector[i] for i in subset)
+            tied = [values[i] for i in subset if selector[i] == best]
+            results.append(sum(tied) / len(tied))
+        return sum(results) / len(results)
+
+    return whole(low) if part == 0 else (1 - part) * whole(low) + part * whole(low + 1)
+
+
+def slow_pairs(table, design, arm, level, metric):
+    """Do by hand, row by row, what the module's docstring says, for studies in which everything completed."""
+    rows = table.to_pylist()
+    trained = [r for r in rows if r["stage"] == "trained"]
+    cost = {r["candidate"]: r["passes"] for r in trained if not r["reused"]}
+    pairs = []
+    for replicate in range(design.replicates):
+        here = [r for r in trained if r["replicate"] == replicate]
+        parent = next((r for r in here if r["arm"] == "dense"), None)
+
+        def measure(row, parent=parent):
+            if metric == "accuracy":
+                return 1 - row["test_error"]
+            target = design.convergence_target_fraction * (1 - parent["val_error"])
+            points = zip(row["curve_step"], row["curve_val_error"], strict=True)
+            return min([s for s, e in points if 1 - e >= target - 1e-6], default=design.steps)
+
+        draws = [r for r in here if r["arm"] == "random" and r["target_sparsity"] == level]
+        mine = next(r for r in here if r["arm"] == arm and r["target_sparsity"] == (0.0 if arm == "dense" else level))
+        spent = cost[mine["candidate"]]
+        if arm in ("searched", "searched_scalefree", "worst"):
+            pool = [r for r in rows if r["stage"] == "scored" and r["replicate"] == replicate]
+            spent += sum(r["passes"] for r in pool if r["target_sparsity"] == level)
+        if arm == "magnitude":
+            spent += cost[parent["candidate"]]
+        m = spent / np.mean([cost[r["candidate"]] for r in draws])
+        random = slow_policy([r["val_error"] for r in draws], [measure(r) for r in draws], min(max(m, 1), len(draws)))
+        pairs.append((measure(mine), random, np.mean([measure(r) for r in draws]), m))
+    return np.array(pairs, dtype=float).T
+
+
+@pytest.fixture(scope="module")
+def study(make_design, make_table):
+    design = make_design(replicates=8, random_draws=5, draws=20, probe_size=3000, steps=300)
+    effect = {"magnitude": 0.06, "small_dense": {0.5: -0.08, 0.9: 0.0}}
+    return design, make_table(design, effect=effect, convergence={"dense": 0.5, "searched": 0.5}, noise=0.012, seed=3)
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    design, table = study
+    return judge(table, design)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "convergence"])
+@pytest.mark.parametrize("level", [0.5, 0.9])
+@pytest.mark.parametrize("arm", ["searched", "searched_scalefree", "worst", "dense", "small_dense", "magnitude"])
+def test_numbers_agree_with_the_slow_way(study, found, arm, level, metric):
+    design, table = study
+    arm_values, random_values, single_values, draws = slow_pairs(table, design, arm, level, metric)
+    sign = 1 if metric == "accuracy" else -1
+    c = of(found, arm, level, metric)
+    assert (c.n, c.n_missing) == (8, 0)
+    assert c.arm_mean == pytest.approx(arm_values.mean())
+    assert c.random_mean == pytest.approx(random_values.mean())
+    assert c.difference == pytest.approx(sign * (arm_values - random_values).mean(), abs=1e-12)
+    assert c.single_draw_difference == pytest.approx(sign * (arm_values - single_values).mean(), abs=1e-12)
+    assert c.random_draws_at_equal_budget == pytest.approx(np.clip(draws, 1, 5).mean())
+    assert c.random_passes == pytest.approx(c.arm_passes)
+    differences = sign * (arm_values - random_values)
+    if np.any(differences != 0) and not math.isnan(c.p_value):
+        assert c.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert math.isnan(c.low) or c.low <= c.difference <= c.high
+
+
+def test_the_budget_of_each_arm(study, found):
+    training = 300 * 100
+    scoring = 20 * 3000 / 3
+    budgets = {arm: of(found, arm, 0.9).arm_passes for arm in study[0].arms if arm != "random"}
+    assert budgets == {
+        "searched": training + scoring,
+        "searched_scalefree": training + scoring,
+        "worst": training + scoring,
+        "dense": training,
+        "small_dense": training,
+        "magnitude": 2 * training,
+    }
+
+
+def test_the_family_of_a_metric_is_corrected_together(found):
+    for metric in ("accuracy", "convergence"):
+        family = [c for c in found.comparisons if c.metric == metric]
+        assert len(family) == 12
+        assert np.allclose([c.p_adjusted for c in family], holm([c.p_value for c in family]), equal_nan=True)
+        expected = holm([c.p_equivalence for c in family])
+        assert np.allclose([c.p_equivalence_adjusted for c in family], expected, equal_nan=True)
+        for c in family:
+            assert c.label == label_of(c.difference, c.p_adjusted, c.p_equivalence_adjusted, alpha=0.05)
+
+
+def test_a_planted_effect_is_found(found):
+    assert of(found, "magnitude", 0.5).label == of(found, "magnitude", 0.9).label == "better"
+    assert of(found, "small_dense", 0.5).label == "worse"
+    assert of(found, "dense", 0.5, "convergence").label == "better"
+
+
+def test_rows_in_any_order_and_batches_give_the_same(study, found):
+    design, table = study
+    shuffled = table.take(pa.array(np.random.default_rng(0).permutation(table.num_rows)))
+    again = judge(iter(shuffled.to_batches(max_chunksize=7)), design)
+    numbers = [f.name for f in dataclasses.fields(found.comparisons[0])]
+    for one, two in zip(found.comparisons, again.comparisons, strict=True):
+        for name in numbers:
+            assert getattr(one, name) == pytest.approx(getattr(two, name), nan_ok=True, rel=1e-9, abs=1e-12), name
+    assert [s.outcomes for s in found.spent] == [s.outcomes for s in again.spent]
+
+
+def test_only_the_columns_it_says_are_read(study, found):
+    design, table = study
+    few = judge(table.select(VERDICT_COLUMNS), design)
+    assert json.dumps(few.to_dict()) == json.dumps(found.to_dict())
+    with pytest.raises(ConfigError, match="column 'outcome' is missing from this table: read it with the columns"):
+        judge(table.drop_columns(["outcome"]), design)
+
+
+def test_an_arm_is_judged_alike_whatever_else_is_judged(study, found):
+    design, table = study
+    alone = judge(table, dataclasses.replace(design, arms=("random", "searched")))
+    one, two = of(alone, "searched", 0.9), of(found, "searched", 0.9)
+    assert (one.difference, one.low, one.high, one.p_value) == (two.difference, two.low, two.high, two.p_value)
+    assert one.p_adjusted <= two.p_adjusted
+
+
+def test_the_verdict_is_plain_data(found):
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert set(plain) == {"comparisons", "correlations", "spent", "headline", "sentences"}
+    assert len(plain["comparisons"]) == 24
+    rows = verdict_rows(found)
+    assert len({tuple(row) for row in rows}) == 1
+    assert all(isinstance(value, str) and "nan" not in value for row in rows for value in row.values())
+    assert rows[0]["verdict"] in LABELS
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "p_equivalence", "label"),
+    [
+        (0.02, 0.01, 0.9, "better"),
+        (-0.02, 0.01, 0.9, "worse"),
+        (0.002, 0.01, 0.01, "equivalent"),
+        (0.002, 0.9, 0.01, "equivalent"),
+        (0.002, 0.9, 0.06, "undecided"),
+        (0.02, 0.05, 0.9, "better"),
+        (0.02, math.nan, math.nan, "undecided"),
+    ],
+)
+def test_labels(difference, p, p_equivalence, label):
+    assert label_of(difference, p, p_equivalence, alpha=0.05) == label
+
+
+def simulated_labels(truth, *, spread, margin, repeats, seed):
+    """Label a family of 4 levels x 6 arms with n = 10, all compared with the same random arm: (repeats, 24)."""
+    rng = np.random.default_rng(seed)
+    arms = rng.normal(truth, spread, (repeats, 6, 4, 10))
+    random = rng.normal(0.0, spread, (repeats, 1, 4, 10))
+    differences = (arms - random).reshape(repeats, 24, 10)
+    p_values = paired_t_test(differences)
+    p_equivalences = equivalence_test(differences, margin=margin)
+    return [
+        [
+            label_of(d, p, e, alpha=0.05)
+            for d, p, e in zip(family.mean(axis=1), holm(p_values[i]), holm(p_equivalences[i]), strict=True)
+        ]
+        for i, family in enumerate(differences)
+    ]
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.02])
+def test_no_arm_is_called_better_or_worse_by_chance(spread):
+    """4,000 studies without any difference, n = 10, seed 41: at most alpha = 5% have a false alarm anywhere.
+
+    The bound fails a true rate of 5% one time in 10,000.
+    """
+    families = simulated_labels(0.0, spread=spread, margin=0.01, repeats=4000, seed=41)
+    alarms = sum("better" in family or "worse" in family for family in families)
+    assert alarms <= stats.binom.ppf(1 - 1e-4, 4000, 0.05)
+
+
+def test_no_arm_at_the_margin_is_called_equivalent_by_chance():
+    """4,000 studies in which every arm differs by exactly the margin, n = 10, seed 43."""
+    families = simulated_labels(0.01, spread=0.004, margin=0.01, repeats=4000, seed=43)
+    assert sum("equivalent" in family for family in families) <= stats.binom.ppf(1 - 1e-4, 4000, 0.05)
+
+
+@pytest.mark.slow
+def test_whole_verdicts_raise_no_false_alarm(make_design, make_table):
+    """150 studies of 6 replicates without any difference between arms: at most 5% call an arm better or worse.
+
+    Selection by a score that means nothing must not count as an effect, and neither must equal budget.
+    """
+    design = make_design(replicates=6, arms=("random", "searched", "worst", "small_dense"), draws=12, random_draws=4)
+    design = dataclasses.replace(design, steps=100, probe_size=5000)
+    alarms = 0
+    for seed in range(150):
+        verdict = judge(make_table(design, seed=seed, selection_noise=0.01, n_points=2), design)
+        alarms += any(c.label in ("better", "worse") for c in verdict.comparisons)
+    assert alarms <= stats.binom.ppf(1 - 1e-4, 150, 0.05)
+
+
+def test_quiet_studies_show_equivalence_and_noisy_ones_say_what_they_need(make_design, make_table):
+    design = make_design(arms=("random", "searched", "worst"), draws=8, random_draws=4)
+    quiet = judge(make_table(design, noise=0.003, selection_noise=0.0), design)
+    assert {c.label for c in quiet.comparisons} == {"equivalent"}
+    assert all(c.replicates_needed is None for c in quiet.comparisons)
+    assert quiet.headline == (
+        "Does searching beat drawing at random at equal budget? "
+        "No: equivalent to within 1 accuracy point in all 2 comparisons"
+    )
+    noisy = judge(make_table(design, noise=0.05), design)
+    assert {c.label for c in noisy.comparisons} == {"undecided"}
+    assert all(c.replicates_needed > 10 for c in noisy.comparisons)
+    assert "Undecided: undecided in all 2 comparisons, where about" in noisy.headline
+    assert "replicates would decide (there are 10)" in noisy.headline
+
+
+@pytest.mark.parametrize(
+    ("effect", "answer"),
+    [
+        ({"searched": 0.1}, "Yes: more accurate in all 2 comparisons"),
+        (
+            {"searched": {0.5: 0.1}},
+            "Sometimes: more accurate at sparsity 0.5; equivalent to within 1 .* at sparsity 0.9",
+        ),
+        (
+            {"searched": {0.5: -0.1}},
+            "No: equivalent to within 1 accuracy point at sparsity 0.9; less accurate at sparsity",
+        ),
+        ({"searched": -0.1}, "No: less accurate in all 2 comparisons"),
+    ],
+)
+def test_headlines(make_design, make_table, effect, answer):
+    design = make_design(arms=("random", "searched"), draws=8, random_draws=4)
+    verdict = judge(make_table(design, effect=effect, noise=0.003, selection_noise=0.0, reuse=False), design)
+    assert pc.match_substring_regex(verdict.headline, answer).as_py(), verdict.headline
+
+
+def test_headlines_without_a_searched_arm(make_design, make_table):
+    design = make_design(arms=("random", "dense", "magnitude"), replicates=5)
+    verdict = judge(make_table(design, effect={"magnitude": 0.1}), design)
+    assert verdict.headline.startswith(
+        "Does any arm beat drawing at random at equal budget? Yes: more accurate in all 4"
+    )
+
+
+# --- failures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(make_design, make_table):
+    design = make_design(arms=("random", "dense", "searched"), replicates=4, random_draws=3, draws=6, sparsities=(0.9,))
+
+    def build(**options):
+        # Scores of no cost: equal budget is one draw, and means are easy to write down.
+        table = make_table(design, **options)
+        return changed(table, {"passes": 0.0}, stage="scored")
+
+    return design, build
+
+
+def test_an_arm_that_diverged_counts_as_guessing(small):
+    design, build = small
+    whole = of(judge(build(reuse=False), design), "searched", 0.9)
+    table = build(outcomes={("searched", 0, 0.9, 0): "diverged"}, reuse=False)
+    mine = pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["outcome"], "diverged"))
+    assert table.filter(mine).num_rows == 1
+    verdict = judge(table, design, chance_accuracy=0.125)
+    c = of(verdict, "searched", 0.9)
+    kept = table.filter(pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["outcome"], "completed")))
+    assert (c.n, c.n_missing, c.note) == (4, 0, "")
+    assert c.arm_mean == pytest.approx((0.125 + sum(1 - e for e in kept["test_error"].to_pylist())) / 4)
+    assert c.arm_mean < whole.arm_mean
+    converging = of(verdict, "searched", 0.9, "convergence")
+    assert converging.arm_mean <= design.steps
+    assert "Not every candidate completed: 1 diverged (searched)" in verdict.sentences
+
+
+@pytest.mark.parametrize("outcome", ["failed", "timeout", "out_of_memory", "lost", "stopped"])
+def test_an_arm_that_was_cut_off_leaves_its_replicate_without_a_pair(small, outcome):
+    design, build = small
+    c = of(judge(build(outcomes={("searched", 2, 0.9, 0): outcome}, reuse=False), design), "searched", 0.9)
+    assert (c.n, c.n_missing) == (3, 1)
+    assert c.note == "1 of 4 replicates have no pair"
+    d = of(judge(build(without=[("searched", 2, 0.9, 0)], reuse=False), design), "searched", 0.9)
+    assert (d.difference, d.n, d.n_missing) == (c.difference, 3, 1)
+
+
+def test_random_draws_that_were_cut_off_are_left_out_and_reported(small):
+    design, build = small
+    table = build(outcomes={("random", 0, 0.9, 1): "lost"})
+    c = of(judge(table, design), "dense", 0.9)
+    random = table.filter(pc.and_(pc.equal(table["arm"], "random"), pc.equal(table["outcome"], "completed")))
+    means = random.group_by("replicate").aggregate([("test_error", "mean")])["test_error_mean"].to_pylist()
+    assert c.random_mean == pytest.approx(1 - np.mean(means))
+    assert (c.n, c.note) == (4, "1 random draws have no result and were left out")
+
+
+def test_random_draws_that_diverged_count_as_guessing(small):
+    design, build = small
+    table = build(outcomes={("random", 0, 0.9, 1): "diverged"})
+    c = of(judge(table, design, chance_accuracy=0.1), "dense", 0.9)
+    random = table.filter(pc.equal(table["arm"], "random"))
+    means = {}
+    for row in random.to_pylist():
+        accuracy = 0.1 if row["outcome"] == "diverged" else 1 - row["test_error"]
+        means.setdefault(row["replicate"], []).append(accuracy)
+    assert c.single_draw_difference == pytest.approx(c.arm_mean - np.mean([np.mean(m) for m in means.values()]))
+
+
+def test_a_replicate_without_any_random_draw_has_no_pair(small):
+    design, build = small
+    c = of(judge(build(outcomes={("random", 1, 0.9, i): "failed" for i in range(3)}), design), "dense", 0.9)
+    assert (c.n, c.n_missing) == (3, 1)
+
+
+def test_a_budget_beyond_the_draws_at_hand_is_said(small):
+    design, build = small
+    table = changed(build(), {"passes": 1e6}, stage="scored")
+    c = of(judge(table, design), "searched", 0.9)
+    assert c.random_draws_at_equal_budget == 3
+    assert c.note == "the budget pays for more random draws than were trained in 4 of 4 replicates"
+    assert c.random_passes < c.arm_passes
+
+
+def test_what_was_trained_for_another_slot_costs_its_arm_as_much(small):
+    design, build = small
+    table = build(seed=1)
+    searched = table.filter(pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["stage"], "trained")))
+    assert sum(searched["reused"].to_pylist()) > 0, "the seed must make the searched mask one of the random ones"
+    assert of(judge(table, design), "searched", 0.9).arm_passes == design.steps * 100
+
+
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_few_replicates_decide_nothing(make_design, make_table, replicates):
+    design = make_design(replicates=replicates)
+    verdict = judge(make_table(design, effect={"magnitude": 0.3}), design)
+    assert {c.label for c in verdict.comparisons} <= {"undecided"} if replicates == 1 else set(LABELS)
+    json.dumps(verdict.to_dict(), allow_nan=False)
+    if replicates == 1:
+        assert all(c.n == 1 and math.isnan(c.p_value) for c in verdict.comparisons)
+        assert any("not judged at sparsity 0.5 (one pair)" in sentence for sentence in verdict.sentences)
+
+
+@pytest.mark.parametrize("stage", ["none", "scored", "random"])
+def test_studies_that_have_hardly_begun(make_design, make_table, stage):
+    design = make_design(replicates=2)
+    table = make_table(design)
+    if stage == "none":
+        table = table.slice(0, 0)
+    elif stage == "scored":
+        table = table.filter(pc.equal(table["stage"], "scored"))
+    else:
+        table = table.filter(pc.equal(table["arm"], "random"))
+    verdict = judge(table, design)
+    assert verdict.headline.endswith("Not judged: no arm has a trained network beside trained random ones")
+    assert {(c.n, c.n_missing, c.label, c.note) for c in verdict.comparisons} == {
+        (0, 2, "undecided", "no replicate has both networks")
+    }
+    assert [row["pairs"] for row in verdict_rows(verdict)] == ["0 (2 missing)"] * 12
+    json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_an_arm_of_several_candidates_is_its_best_by_validation(small):
+    design, build = small
+    rows = build().to_pylist()
+    extra = [dict(r, slot=1, candidate="x" * 31 + str(r["replicate"]), reused=False, passes=50_000.0) for r in rows]
+    extra = [r | {"val_error": 0.0, "test_error": 0.25} for r in extra if r["arm"] == "searched"]
+    c = of(judge(pa.Table.from_pylist(rows + extra, schema=SCHEMA), design), "searched", 0.9)
+    assert c.arm_mean == pytest.approx(0.75)
+    assert c.arm_passes == design.steps * 100 + 50_000.0
+
+
+# --- convergence -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_parent_there_is_no_convergence(make_design, make_table):
+    design = make_design(arms=("random", "searched"), replicates=3)
+    assert {c.metric for c in judge(make_table(design), design).comparisons} == {"accuracy"}
+
+
+def test_what_never_converges_is_neither_equivalent_nor_different(make_design, make_table):
+    design = make_design(arms=("random", "dense", "searched"), replicates=6)
+    verdict = judge(make_table(design, reach=False), design)
+    c = of(verdict, "searched", 0.5, "convergence")
+    assert (c.arm_mean, c.random_mean, c.difference) == (1000, 1000, 0)
+    assert (c.label, c.replicates_needed) == ("undecided", None)
+    assert math.isnan(c.p_value)
+    assert math.isnan(c.p_equivalence)
+    assert c.note == "never reached: no network of either side came to the target"
+
+
+def test_censored_pairs_do_not_make_arms_equivalent(make_design, make_table):
+    """Six of ten replicates converge on neither side; all others at the same step."""
+    design = make_design(
+        arms=("random", "dense", "searched"), replicates=10, sparsities=(0.5,), draws=4, random_draws=2
+    )
+
+    def flat(row):
+        if row["stage"] != "trained":
+            return {}
+        converges = row["arm"] == "dense" or row["replicate"] >= n_censored
+        errors = [0.9, 0.4 if converges else 0.9]
+        return {"curve_step": [500, 1000], "curve_val_error": errors, "val_error": errors[-1]}
+
+    labels = {}
+    for n_censored in (5, 6):
+        table = changed(make_table(design), flat)
+        labels[n_censored] = of(judge(table, design), "searched", 0.5, "convergence")
+    assert labels[5].label == "equivalent"
+    assert labels[5].note == "in 5 of 10 replicates no network of either side came to the target"
+    assert labels[6].label == "undecided"
+    assert math.isnan(labels[6].p_equivalence)
+
+
+def test_a_replicate_whose_parent_failed_has_no_target(make_design, make_table):
+    design = make_design(arms=("random", "dense", "searched"), replicates=4)
+    verdict = judge(make_table(design, outcomes={("dense", 1, 0.0, 0): "diverged"}), design)
+    assert of(verdict, "searched", 0.5, "convergence").n == 3
+    assert of(verdict, "searched", 0.5).n == 4
+
+
+def test_curves_of_unequal_length_are_refused(small):
+    design, build = small
+    broken = changed(build(), {"curve_step": [1, 2]}, arm="dense", replicate=0)
+    with pytest.raises(ConfigError, match=r"curve_step and curve_val_error hold .* points: must be of equal length"):
+        judge(broken, design)
+
+
+# --- correlations and spending -----------------------------------------------------------------------------------
+
+
+def test_a_score_that_matters_correlates(make_design, make_table):
+    design = make_design(arms=("random", "searched", "worst"), random_draws=12)
+    verdict = judge(make_table(design, slope=-0.02), design)
+    initial = [c for c in verdict.correlations if c.predictor == "initial_loss"]
+    assert [c.sparsity for c in initial] == [0.5, 0.9]
+    for c in initial:
+        assert c.n_replicates == 10
+        assert 0.5 < c.low < c.spearman < c.high
+        assert c.p_adjusted < 0.01
+    nothing = judge(make_table(design, slope=0.0), design)
+    assert all(c.low < 0.25 and c.high > -0.25 for c in nothing.correlations)
+
+
+def test_correlations_count_each_candidate_once_and_find_scores_in_the_pool(small):
+    design, build = small
+    table = build(seed=1)
+    verdict = judge(table, design)
+    masks = table.filter(pc.and_(pc.equal(table["stage"], "trained"), pc.is_valid(table["mask_draw"])))
+    distinct = len(set(zip(masks["candidate"].to_pylist(), masks["replicate"].to_pylist(), strict=True)))
+    assert [c.n for c in verdict.correlations] == [distinct] * 3
+    assert distinct < masks.num_rows
+    without = changed(table, dict.fromkeys(["initial_loss", "scalefree_loss", "logit_std"]), stage="trained")
+    assert judge(without, design).correlations == verdict.correlations
+
+
+def test_all_that_was_spent_is_counted(study, found):
+    _, table = study
+    assert [s.arm for s in found.spent] == ["pool", *study[0].arms]
+    for what in ("passes", "flops", "seconds"):
+        assert sum(getattr(s, what) for s in found.spent) == pytest.approx(pc.sum(table[what]).as_py())
+    counted = sum(s.n_candidates for s in found.spent)
+    assert counted == table.filter(pc.not_equal(table["stage"], "pruned")).num_rows
+    assert dict(found.spent[0].outcomes) == {"completed": 8 * 2 * 20}
