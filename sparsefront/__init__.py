@@ -1,5 +1,19 @@
 """Random-search baselines, verdicts and Pareto fronts for sparse neural networks."""
 
-from sparsefront.study import Results, Study, load
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsefront.study import Results, Study, load
 
 __all__ = ["Results", "Study", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that a part that needs neither torch nor Ray (the MLflow mirror, the front) starts without them.
+    if name in __all__:
+        from sparsefront import study
+
+        return getattr(study, name)
+    raise AttributeError(f"module 'sparsefront' has no attribute {name!r}")

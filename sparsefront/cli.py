@@ -236,7 +236,7 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
             console.print(f"  note ({arms}): {note}", style="dim", highlight=False)
         console.print()
     console.print(verdict.headline, style="bold", highlight=False)
-    for sentence in verdict.sentences:
+    for sentence in verdict.sentences[-1:]:  # the rank correlation; the others repeat the table
         console.print(sentence, highlight=False)
 
 

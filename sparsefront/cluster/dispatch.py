@@ -97,7 +97,9 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
         kind = "GPU" if resources.device == "cuda" else "CPU"
         slots = int(ray.cluster_resources().get(kind, 0))
         if slots < 1:
-            raise SparsefrontError(f"device={resources.device!r}: the cluster has no {kind}; use device 'cpu' or another address")
+            raise SparsefrontError(
+                f"device={resources.device!r}: the cluster has no {kind}; use device 'cpu' or another address"
+            )
         yield min(slots, resources.workers or slots)
     finally:
         ray.shutdown()
@@ -270,7 +272,9 @@ class _Driver:
             halves = one.halves()
             # Attempts are counted against a single candidate only: a pack is divided until its culprit is alone.
             parts += [replace(w, attempt=one.attempt + 1 if len(halves) == 1 else 0) for w in halves]
-        _LOG.warning("pack %s was lost (%s); its work runs again in %d packs", work.key, reason.splitlines()[-1:], len(parts))
+        _LOG.warning(
+            "pack %s was lost (%s); its work runs again in %d packs", work.key, reason.splitlines()[-1:], len(parts)
+        )
         self._plan.give_back(parts)
 
     def tick(self, trials: list[Any]) -> None:
@@ -337,7 +341,9 @@ class _Commits(tune.Callback):  # type: ignore[misc]
                 if trial.status == "RUNNING" and trial.temporary_state.ray_actor is not None:
                     ray.kill(trial.temporary_state.ray_actor)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """A report arrived; its payload is taken out, so that Tune keeps none of it."""
         _guarded(self._driver, self._driver.heard, trial.trial_id, result)
 

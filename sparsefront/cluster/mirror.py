@@ -30,7 +30,7 @@ from sparsefront.search.front import front, front_columns, hypervolume_curve, re
 from sparsefront.search.ledger import Ledger, write_table
 from sparsefront.search.objective import ideal_point, objectives_named
 from sparsefront.search.schema import COLUMNS
-from sparsefront.search.verdict import Comparison, Verdict, judge
+from sparsefront.search.verdict import VERDICT_COLUMNS, Comparison, Verdict, judge
 
 STUDY_KEY = "study"
 
@@ -113,7 +113,7 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
     ended_ms = max(_ms(pc.max(stamp).as_py()) for stamp in stamps)
     digest = hashlib.sha256(f"{ledger.study_digest} {first.isoformat()}".encode()).hexdigest()[:32]
 
-    verdict = judge(ledger.table(), design)
+    verdict = judge(ledger.scan(columns=list(VERDICT_COLUMNS)), design)
     members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives)
     curve = _curve(ledger, design)
     n_candidates = curve["n_candidates"][-1].as_py() if curve.num_rows else 0
@@ -136,7 +136,7 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         n_members=len(shown),
         artifacts={
             "front.parquet": _parquet(members),
-            "verdict.json": (json.dumps(verdict.to_dict(), indent=1, sort_keys=True) + "\n").encode(),
+            "verdict.json": (json.dumps(_plain(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
         },
     )
 
@@ -151,7 +151,7 @@ class _Moment:
     def points(self, values: Mapping[str, float | int | None]) -> tuple[Point, ...]:
         """Points of the values that are known and finite."""
         return tuple(
-            Point(name, float(value), self.timestamp_ms, self.step)
+            Point(name, _rounded(float(value)), self.timestamp_ms, self.step)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         )
@@ -322,6 +322,23 @@ def _parquet(table: pa.Table) -> bytes:
         path = Path(scratch, "front.parquet")
         write_table(table, path)
         return path.read_bytes()
+
+
+def _rounded(value: float) -> float:
+    """To 12 significant digits: a sum depends on its order by some 1e-16 of it, and compaction changes the order.
+
+    >>> _rounded(6143.999999999999)
+    6144.0
+    """
+    return float(f"{value:.12g}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return _rounded(value) if isinstance(value, float) else value
 
 
 def _ms(stamp: dt.datetime | None) -> int:

@@ -118,9 +118,10 @@ def record(
             if not Path(report).is_file():
                 raise ConfigError(f"report={str(report)!r} is not there: make it first, or record without it")
             artifacts["report.html"] = Path(report).read_bytes()
-        if uri == _folder_uri(folder):
-            _prepare_store(folder)
-        run_id = _Export(folder, uri, mirror).run(artifacts, status)
+        with _quiet():
+            if uri == _folder_uri(folder):
+                _prepare_store(folder)
+            run_id = _Export(folder, uri, mirror).run(artifacts, status)
     return RecordResult(True, run_id, without_password(uri), mirror.n_members, None)
 
 
@@ -266,6 +267,22 @@ def _password(uri: str) -> str | None:
 
 def _folder_uri(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MLflow's progress reports off the terminal; its errors reach us as exceptions."""
+    import mlflow  # noqa: F401  (sets the level of its logger when it is imported)
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -62,9 +62,7 @@ def scored_rows(
             "replicate": work.replicate,
             "target_sparsity": work.sparsity,
             "slot": np.arange(work.start, work.stop, dtype=np.int32),
-            "outcome": [
-                "completed" if ok else "diverged" for ok in np.isfinite(scored.scores.initial_loss).tolist()
-            ],
+            "outcome": ["completed" if ok else "diverged" for ok in np.isfinite(scored.scores.initial_loss).tolist()],
             "reused": False,
             "mask_kind": recipe.mask_kind,
             "mask_draw": np.arange(work.start, work.stop, dtype=np.int64),

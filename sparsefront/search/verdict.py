@@ -537,7 +537,7 @@ def _note(pairs: _Pairs, design: Design) -> str:
     elif n < design.replicates:
         notes.append(f"{design.replicates - n} of {design.replicates} replicates have no pair")
     if pairs.n_lost_draws:
-        notes.append(f"{pairs.n_lost_draws} random draws have no result and were left out")
+        notes.append(f"random draws without a result, left out: {pairs.n_lost_draws}")
     if pairs.n_short:
         notes.append(f"the budget pays for more random draws than were trained in {pairs.n_short} of {n} replicates")
     if n and pairs.n_both_censored == n:
@@ -629,13 +629,13 @@ def _headline(comparisons: Sequence[Comparison], design: Design) -> str:
     parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
     needed = [c.replicates_needed for c in places["undecided"] if c.replicates_needed is not None]
     if needed and len(needed) == len(places["undecided"]):
-        parts[-1] += f", where about {max(needed):,} replicates would decide (there are {design.replicates})"
+        parts[-1] += f" (there are {design.replicates} replicates, about {max(needed):,} would decide)"
+    if len(places["undecided"]) == len(judged):
+        return f"{question} {parts[0].capitalize()}"
     if places["better"]:
         answer = "Yes" if len(places["better"]) == len(judged) else "Sometimes"
-    elif places["undecided"]:
-        answer = "Undecided" if len(places["undecided"]) == len(judged) else "Not as far as shown"
     else:
-        answer = "No"
+        answer = "Not as far as shown" if places["undecided"] else "No"
     return f"{question} {answer}: {'; '.join(parts)}"
 
 

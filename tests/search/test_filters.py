@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import dataset, parquet
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.filters import ALIASES, COMPLEMENTS, MAX_LENGTH, parse_where
@@ -70,6 +71,16 @@ def kept(where, **options):
 )
 def test_meaning(where, rows):
     assert kept(where) == rows
+
+
+def test_filters_reach_down_into_files(tmp_path):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(TABLE, path, row_group_size=1)
+    stored = dataset.dataset(path)
+    for where in ("val_accuracy > 0.6", "arm in ('random',)", "slot not in (0,)", "not reused", "lr is None"):
+        found = stored.to_table(filter=parse_where(where))
+        assert found["slot"].equals(TABLE.filter(parse_where(where))["slot"])
+        assert found.num_rows > 0
 
 
 def test_times_are_utc_unless_they_say_otherwise():

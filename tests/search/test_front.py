@@ -55,6 +55,7 @@ def slow_hypervolume(points, reference):
 small_points = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.integers(0, 5)), max_size=25)
 
 
+@settings(max_examples=40)
 @given(small_points)
 def test_members_are_those_that_nothing_dominates(points):
     table = points_table(points)
@@ -65,7 +66,7 @@ def test_members_are_those_that_nothing_dominates(points):
     assert every.num_rows == sum(slow_nondominated(points))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(small_points, st.integers(0, 2**32 - 1), st.integers(1, 7), st.booleans())
 def test_order_and_batches_change_nothing(points, seed, size, keep_duplicates):
     table = points_table(points)
@@ -76,7 +77,7 @@ def test_order_and_batches_change_nothing(points, seed, size, keep_duplicates):
     assert front(in_batches, OBJECTIVES, keep_duplicates=keep_duplicates).equals(expected)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(small_points)
 def test_chunks_that_really_meet_give_the_same(points):
     table = points_table(points)
@@ -86,6 +87,7 @@ def test_chunks_that_really_meet_give_the_same(points):
     assert chunked.equals(front(table, OBJECTIVES))
 
 
+@settings(max_examples=40)
 @given(small_points)
 def test_monotone_scaling_keeps_the_members(points):
     table = points_table(points)
@@ -93,6 +95,7 @@ def test_monotone_scaling_keeps_the_members(points):
     assert front(table, OBJECTIVES)["candidate"].equals(front(scaled, OBJECTIVES)["candidate"])
 
 
+@settings(max_examples=40)
 @given(small_points)
 def test_the_same_rows_again_change_nothing(points):
     table = points_table(points)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -91,7 +92,7 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
     return st.none() | st.integers(-bound, bound - 1)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_column_round_trips(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     n = data.draw(st.integers(1, 3))
@@ -209,16 +210,17 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, p
         columns |= {"rung": [None if x < 2 else int(x) for x in generator.integers(0, 5, n)], "lr": [0.5] * n}
         columns |= {"n_params": [int(generator.integers(0, 3))] * n}
         pieces.append(pa.table([pa.array(columns.get(f.name, [None] * n), f.type) for f in SCHEMA], schema=SCHEMA))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsefront.search.ledger.parts.GROUP_ROWS", 5)
-        with create(tmp_path_factory.mktemp("varied") / "study") as ledger:
+    with create(tmp_path_factory.mktemp("varied") / "study") as ledger:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sparsefront.search.ledger.parts.GROUP_ROWS", 5)
             for piece in pieces[:6]:
                 ledger.commit(piece)
             ledger.compact()
-            for piece in pieces[6:]:
-                ledger.commit(piece)
-            assert ledger.n_parts == 3
-            yield ledger, pa.concat_tables(pieces)
+        for piece in pieces[6:]:
+            ledger.commit(piece)
+        assert ledger.n_parts == 3
+        assert pq.ParquetFile(parts_of(ledger.folder)[0]).num_row_groups == 6
+        yield ledger, pa.concat_tables(pieces)
 
 
 def predicates() -> st.SearchStrategy[pc.Expression]:
@@ -250,7 +252,7 @@ def predicates() -> st.SearchStrategy[pc.Expression]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(where=predicates())
 def test_a_pushed_down_predicate_equals_a_filter_in_memory(
     varied: tuple[Ledger, pa.Table], where: pc.Expression
@@ -264,11 +266,14 @@ def test_scan_keeps_the_order_of_commits_and_of_the_columns_asked_for(varied: tu
     ledger, table = varied
     assert ledger.table(columns=["val_loss", "slot"]).schema.names == ["val_loss", "slot"]
     assert slots(ledger) == table["slot"].to_pylist()
-    assert all(0 < batch.num_rows <= 5 for batch in ledger.scan())
+    assert all(batch.num_rows > 0 for batch in ledger.scan(where=pc.field("slot") == 7))
 
 
 def test_an_unknown_column_is_refused_before_anything_is_read(folder: Path) -> None:
-    with Ledger.read(folder) as ledger, pytest.raises(ConfigError, match="column='val_los'.*did you mean 'val_loss'?"):
+    with (
+        Ledger.read(folder) as ledger,
+        pytest.raises(ConfigError, match=r"column='val_los'.*did you mean 'val_loss'\?"),
+    ):
         ledger.scan(columns=["slot", "val_los"])
 
 
@@ -285,20 +290,21 @@ def test_duplicates_lists_keys_held_twice(folder: Path) -> None:
 # ---- compaction
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(steps=st.lists(st.sampled_from(["commit", "commit", "commit", "big", "compact", "reopen"]), max_size=30))
 def test_compaction_keeps_every_row_in_order(steps: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("ledger") / "study"
     expected = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{MODULE}.FAN_IN", 3)
-        patch.setattr(f"{MODULE}.FULL_BYTES", 40_000)
+        patch.setattr(f"{MODULE}.FULL_BYTES", 20_000)
         patch.setattr("sparsefront.search.ledger.parts.GROUP_ROWS", 7)
         ledger = create(folder)
         for step in steps:
             if step in ("commit", "big"):
                 n = 1 if step == "commit" else 16
-                ledger.commit(rows(expected, n))
+                noise = random.Random(expected).randbytes(500 * n).hex()
+                ledger.commit(rows(expected, n, error=noise))
                 expected += n
             elif step == "compact":
                 ledger.compact()
@@ -316,19 +322,19 @@ def test_compaction_keeps_every_row_in_order(steps: list[str], tmp_path_factory:
 def test_commits_keep_parts_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{MODULE}.FAN_IN", 4)
     with create(tmp_path / "study") as ledger:
-        for number in range(70):
+        for number in range(40):
             ledger.commit(rows(number, 1))
             digits = np.base_repr(number + 1, 4)
             assert ledger.n_parts == sum(int(digit) for digit in digits)  # one part for each unit of each tier
-        assert slots(ledger) == list(range(70))
+        assert slots(ledger) == list(range(40))
 
 
 def test_a_full_part_is_never_merged_again(tmp_path: Path, small_tiers: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{MODULE}.FULL_BYTES", 10_000)  # a commit of one row has about 8,600 bytes
+    monkeypatch.setattr(f"{MODULE}.FULL_BYTES", 10_000)
     with create(tmp_path / "study") as ledger:
         full = set()
         for number in range(12):
-            ledger.commit(rows(number, 1))
+            ledger.commit(rows(number, 1, error=random.Random(number).randbytes(3000).hex()))
             full |= {path.name for path in parts_of(ledger.folder) if path.stat().st_size >= 10_000}
             assert full <= {path.name for path in parts_of(ledger.folder)}
         ledger.compact()
@@ -348,7 +354,7 @@ def test_compaction_is_idempotent(folder: Path) -> None:
 def test_a_part_damaged_after_it_was_opened_is_not_merged(folder: Path) -> None:
     with Ledger.open(folder) as ledger:
         flip(parts_of(folder)[1], 700)
-        with pytest.raises(LedgerError, match="has sha256=.* not what its name says"):
+        with pytest.raises(LedgerError, match=r"has sha256=.* not what its name says"):
             ledger.compact()
     assert len(parts_of(folder)) == 3
 
@@ -373,7 +379,7 @@ def refused(folder: Path, pattern: str, *others: type[Exception]) -> None:
     assert {path: path.lstat().st_size for path in folder.rglob("*") if path.name != "lock"} == before
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(part=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused(folder: Path, part: int, place: float, bit: int) -> None:
     path = parts_of(folder)[part]
@@ -384,10 +390,10 @@ def test_a_flipped_bit_is_refused(folder: Path, part: int, place: float, bit: in
     Ledger.read(folder).close()
 
 
-def test_every_flipped_bit_of_the_header_is_refused(folder: Path) -> None:
+def test_a_flipped_bit_in_every_byte_of_the_header_is_refused(folder: Path) -> None:
     path = folder / "study.json"
     for offset in range(path.stat().st_size):
-        for bit in range(8):
+        for bit in {0, 5, offset % 8}:
             flip(path, offset, bit)
             with pytest.raises(LedgerError, match=r"study.json (is garbled|has format=)"):
                 Ledger.read(folder)
@@ -412,14 +418,15 @@ def check_torn_ends(folder: Path, *, step: int, caplog: pytest.LogCaptureFixture
     for size in (*range(0, len(content), step), len(content) - 1):
         path.write_bytes(content[:size])
         with Ledger.read(folder) as ledger:
-            assert slots(ledger) == [0, 1, 2, 3]
+            assert (ledger.n_commits, ledger.n_rows) == (2, 4)
         assert path.stat().st_size == size
         caplog.clear()
         with caplog.at_level(logging.WARNING), Ledger.open(folder) as ledger:
-            assert ledger.n_commits == 2
-            assert slots(ledger) == [0, 1, 2, 3]
+            assert (ledger.n_commits, ledger.n_rows) == (2, 4)
         assert f"{path.name} is torn: {size} of {len(content)} bytes" in caplog.text
         assert not path.exists()
+    with Ledger.read(folder) as ledger:
+        assert slots(ledger) == [0, 1, 2, 3]
 
 
 def test_a_commit_follows_a_trimmed_end(folder: Path) -> None:
@@ -533,8 +540,6 @@ def test_hidden_files_are_left_alone(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["garbage", "other columns"])
 def test_a_foreign_file_with_an_honest_name_is_refused(folder: Path, tmp_path: Path, kind: str) -> None:
-    import hashlib
-
     source = tmp_path / "source"
     if kind == "garbage":
         source.write_bytes(b"x" * 1000)
@@ -656,10 +661,10 @@ def test_many_changed_keys_are_cut_short(folder: Path) -> None:
 
 
 def test_a_ledger_is_created_once(folder: Path) -> None:
-    with pytest.raises(LedgerError, match="already holds a study: .*open it to resume"):
+    with pytest.raises(LedgerError, match=r"already holds a study: .*open it to resume"):
         create(folder)
     (folder / "study.json").unlink()
-    with pytest.raises(LedgerError, match="study.json is missing but .*ledger holds commits: restore study.json"):
+    with pytest.raises(LedgerError, match=r"study.json is missing but .*ledger holds commits: restore study.json"):
         create(folder)
 
 
@@ -742,11 +747,11 @@ def test_a_full_disk_loses_nothing_and_the_commit_can_be_repeated(folder: Path) 
     disk = FailingDisk()
     with Ledger.open(folder, disk=disk) as ledger:
         disk.failing = "write"
-        with pytest.raises(LedgerError, match="commit 3 .*No space left.*nothing was recorded .*free the disk"):
+        with pytest.raises(LedgerError, match=r"commit 3 .*No space left.*nothing was recorded .*free the disk"):
             ledger.commit(rows(6))
         with pytest.raises(LedgerError, match=r"blob \w+ \(4 bytes\) could not be stored .*No space left"):
             ledger.put_blob(b"mask")
-        with pytest.raises(LedgerError, match="merging 3 parts .*nothing is lost"):
+        with pytest.raises(LedgerError, match=r"merging 3 parts .*nothing is lost"):
             ledger.compact()
         assert sorted(path.name for path in (folder / "blobs").rglob("*") if path.is_file()) == []
         disk.failing = ""
@@ -763,7 +768,7 @@ def test_a_failed_sync_ends_the_writing(folder: Path, kind: str) -> None:
         with pytest.raises(LedgerError, match=r"commit 3 .*may or may not be recorded .*open the ledger again"):
             ledger.commit(rows(6))
         disk.failing = ""
-        with pytest.raises(LedgerError, match="an earlier commit .* failed: open the ledger again"):
+        with pytest.raises(LedgerError, match=r"an earlier commit .* failed: open the ledger again"):
             ledger.commit(rows(6))
         assert slots(ledger) == list(range(6))
     with Ledger.open(folder) as ledger:
@@ -795,7 +800,7 @@ def test_a_merge_cut_by_the_disk_loses_nothing(folder: Path, kind: str) -> None:
     disk = FailingDisk()
     with Ledger.open(folder, disk=disk) as ledger:
         disk.failing = kind
-        with pytest.raises(LedgerError, match="merging 3 parts .*was cut .*no row is lost"):
+        with pytest.raises(LedgerError, match=r"merging 3 parts .*was cut .*no row is lost"):
             ledger.compact()
     with Ledger.open(folder) as ledger:
         assert slots(ledger) == list(range(6))
@@ -867,7 +872,7 @@ def test_readers_beside_a_merging_writer_see_a_prefix(tmp_path: Path, small_tier
                 before = committed[0]
                 with Ledger.read(folder) as reader:
                     seen.append((before, reader.n_commits, slots(reader)))
-        except BaseException as error:  # noqa: BLE001 (handed to the main thread)
+        except BaseException as error:
             failures.append(error)
 
     readers = [threading.Thread(target=watch) for _ in range(2)]

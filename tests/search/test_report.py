@@ -23,6 +23,7 @@ from scipy import stats
 
 from sparsefront.search.design import Design
 from sparsefront.search.front import front
+from sparsefront.search.ledger import Ledger
 from sparsefront.search.report import render_page, report_numbers, write_report
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
 from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, mean_interval, plain
@@ -244,7 +245,7 @@ def test_the_budget_of_every_arm_is_printed(study: Study) -> None:
     assert sum(row["passes"] for row in spent.values()) == pytest.approx(total)
 
 
-# ------------------------------------------------------------------------------------------------ studies that lack things
+# --- studies that lack things ---
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,20 @@ def test_rows_without_results_or_curves_are_left_out(build: Callable[..., Study]
     json.dumps(found.numbers, allow_nan=False)
 
 
-# -------------------------------------------------------------------------------------------------------- many candidates
+def test_scores_are_found_where_the_mask_was_scored(build: Callable[..., Study], study: Study) -> None:
+    rows = [
+        row | ({"initial_loss": None, "scalefree_loss": None} if row["stage"] == "trained" else {})
+        for row in study.table.to_pylist()
+    ]
+    found = build(table=pa.Table.from_pylist(rows, schema=SCHEMA), sparsities=(0.5, 0.9)).numbers["points"]
+    whole = study.numbers["points"]
+    for name in ("initial_loss", "scalefree_loss"):
+        drawn = [value for value, is_drawn in zip(whole[name], whole["drawn"], strict=True) if is_drawn]
+        assert [value for value, is_drawn in zip(found[name], found["drawn"], strict=True) if is_drawn] == drawn
+        assert {v for v, is_drawn in zip(found[name], found["drawn"], strict=True) if not is_drawn} == {None}
+
+
+# --- many candidates ---
 
 
 def test_more_points_than_fit_are_sampled_around_the_whole_front(study: Study) -> None:
@@ -349,6 +363,15 @@ def test_batches_give_the_same_page_as_a_table(study: Study, size: int) -> None:
         assert mine["val_error"] == pytest.approx(other["val_error"], rel=1e-12)
 
 
+def test_a_ledger_gives_the_same_page_as_its_table(study: Study, tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "study", {"name": "x"}, digest="0" * 32, versions={}) as ledger:
+        for start in range(0, study.table.num_rows, 100):
+            ledger.commit(study.table.slice(start, 100))
+        verdict = judge(ledger.table(), study.design)
+        assert report_numbers(ledger, study.design, verdict) == report_numbers(ledger.table(), study.design, verdict)
+        assert report_numbers(ledger, study.design, verdict)["points"] == study.numbers["points"]
+
+
 def test_the_same_rows_give_the_same_page(study: Study) -> None:
     pages = {
         render_page(report_numbers(study.table, study.design, judge(study.table, study.design)), provenance={})
@@ -357,7 +380,7 @@ def test_the_same_rows_give_the_same_page(study: Study) -> None:
     assert len(pages) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------------ safety
+# --- safety ---
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +447,7 @@ def test_text_is_escaped_once_and_survives(value: str) -> None:
     assert "".join(page.texts) == cleaned
 
 
-# ------------------------------------------------------------------------------------------------------------------ writing
+# --- writing ---
 
 
 def test_writing_replaces_the_file_and_leaves_nothing_beside_it(study: Study, tmp_path: Path) -> None:
@@ -442,7 +465,7 @@ def test_a_missing_folder_is_an_os_error(study: Study, tmp_path: Path) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------------- pieces
+# --- pieces ---
 
 
 def test_arms_look_different() -> None:

@@ -1,7 +1,7 @@
 """The report in a real browser: charts are drawn, from the right numbers, without an error and without the network.
 
-Chromium is driven through its debugging pipe (``--remote-debugging-pipe``: JSON messages that end in a zero byte), which
-needs nothing but the standard library.
+Chromium is driven through its debugging pipe (``--remote-debugging-pipe``: JSON messages that end in a zero byte),
+which needs the standard library only.
 """
 
 from __future__ import annotations
@@ -205,6 +205,9 @@ def test_each_chart_shows_its_numbers(browser: Browser, report: Path) -> None:
 
     n_points = browser.run(charted("front", "numbers.points.candidate.length"))
     assert browser.run(charted("front", "drawn('.scatterlayer path.point')")) == 2 * n_points
+    hovers = browser.run(charted("front", "data.flatMap((t) => t.text || []).join()"))
+    for name in browser.run(charted("front", "numbers.points.candidate")):
+        assert name in hovers
     n_drawn = browser.run(charted("losses", "numbers.points.drawn.filter((d) => d).length"))
     assert browser.run(charted("losses", "drawn('.scatterlayer path.point')")) == n_drawn > 0
     assert browser.run(charted("losses", "layout.annotations.map((a) => a.text).join()")).count("Spearman") == 3
@@ -221,7 +224,8 @@ def test_each_chart_shows_its_numbers(browser: Browser, report: Path) -> None:
 
 def after(chart: str, action: str) -> str:
     """Give a promise that an action has made a chart be drawn anew."""
-    return f"new Promise((done) => {{ document.getElementById('chart-{chart}').once('plotly_afterplot', () => done(true)); {action}; }})"
+    place = f"document.getElementById('chart-{chart}')"
+    return f"new Promise((done) => {{ {place}.once('plotly_afterplot', () => done(true)); {action}; }})"
 
 
 def test_the_controls_change_the_charts(browser: Browser, report: Path) -> None:
@@ -232,7 +236,8 @@ def test_the_controls_change_the_charts(browser: Browser, report: Path) -> None:
     assert browser.run(values) == browser.run(
         charted(
             "losses",
-            "numbers.points.scalefree_loss.filter((_, i) => numbers.points.arm[i] === 'random' && numbers.points.sparsity[i] === 0.5)",
+            "numbers.points.scalefree_loss.filter((_, i) => "
+            "numbers.points.arm[i] === 'random' && numbers.points.sparsity[i] === 0.5)",
         )
     )
     assert browser.run(values) != initial
@@ -255,7 +260,8 @@ def test_charts_follow_the_colour_scheme_and_print_in_black_on_white(browser: Br
     assert browser.run(colour) == "#1b1f24"
     browser.prefer(scheme="dark")
     browser.run(
-        "new Promise((done) => { const look = () => document.getElementById('chart-accuracy').layout.font.color === '#e6e9ed' "
+        "new Promise((done) => { const look = () => "
+        "document.getElementById('chart-accuracy').layout.font.color === '#e6e9ed' "
         "? done(true) : setTimeout(look, 20); look(); })"
     )
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"

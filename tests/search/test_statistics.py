@@ -241,8 +241,8 @@ def test_too_little_to_correlate(x, y):
 
 
 def test_false_alarms_and_coverage_of_rank_correlation():
-    """10 strata of 8, 600 repeats, seed 21: no correlation."""
-    rng, n = generator(21), 600
+    """10 strata of 8, 400 repeats, seed 21: no correlation."""
+    rng, n = generator(21), 400
     strata = np.repeat(np.arange(10), 8)
     found = [
         rank_correlation(rng.normal(size=80), rng.normal(size=80), strata, rng=rng, permutations=199) for _ in range(n)

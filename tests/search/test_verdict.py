@@ -104,7 +104,7 @@ def test_numbers_agree_with_the_slow_way(study, found, arm, level, metric):
     assert c.random_draws_at_equal_budget == pytest.approx(np.clip(draws, 1, 5).mean())
     assert c.random_passes == pytest.approx(c.arm_passes)
     differences = sign * (arm_values - random_values)
-    if np.any(differences != 0) and not math.isnan(c.p_value):
+    if np.ptp(differences) > 0:
         assert c.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert math.isnan(c.low) or c.low <= c.difference <= c.high
 
@@ -147,7 +147,8 @@ def test_rows_in_any_order_and_batches_give_the_same(study, found):
     numbers = [f.name for f in dataclasses.fields(found.comparisons[0])]
     for one, two in zip(found.comparisons, again.comparisons, strict=True):
         for name in numbers:
-            assert getattr(one, name) == pytest.approx(getattr(two, name), nan_ok=True, rel=1e-9, abs=1e-12), name
+            a, b = getattr(one, name), getattr(two, name)
+            assert a == (pytest.approx(b, nan_ok=True, rel=1e-9, abs=1e-12) if isinstance(b, float) else b), name
     assert [s.outcomes for s in found.spent] == [s.outcomes for s in again.spent]
 
 
@@ -232,17 +233,17 @@ def test_no_arm_at_the_margin_is_called_equivalent_by_chance():
 
 @pytest.mark.slow
 def test_whole_verdicts_raise_no_false_alarm(make_design, make_table):
-    """150 studies of 6 replicates without any difference between arms: at most 5% call an arm better or worse.
+    """120 studies of 6 replicates without any difference between arms: at most 5% call an arm better or worse.
 
     Selection by a score that means nothing must not count as an effect, and neither must equal budget.
     """
     design = make_design(replicates=6, arms=("random", "searched", "worst", "small_dense"), draws=12, random_draws=4)
     design = dataclasses.replace(design, steps=100, probe_size=5000)
     alarms = 0
-    for seed in range(150):
+    for seed in range(120):
         verdict = judge(make_table(design, seed=seed, selection_noise=0.01, n_points=2), design)
         alarms += any(c.label in ("better", "worse") for c in verdict.comparisons)
-    assert alarms <= stats.binom.ppf(1 - 1e-4, 150, 0.05)
+    assert alarms <= stats.binom.ppf(1 - 1e-4, 120, 0.05)
 
 
 def test_quiet_studies_show_equivalence_and_noisy_ones_say_what_they_need(make_design, make_table):
@@ -257,8 +258,7 @@ def test_quiet_studies_show_equivalence_and_noisy_ones_say_what_they_need(make_d
     noisy = judge(make_table(design, noise=0.05), design)
     assert {c.label for c in noisy.comparisons} == {"undecided"}
     assert all(c.replicates_needed > 10 for c in noisy.comparisons)
-    assert "Undecided: undecided in all 2 comparisons, where about" in noisy.headline
-    assert "replicates would decide (there are 10)" in noisy.headline
+    assert "? Undecided in all 2 comparisons (there are 10 replicates, about " in noisy.headline
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_random_draws_that_were_cut_off_are_left_out_and_reported(small):
     random = table.filter(pc.and_(pc.equal(table["arm"], "random"), pc.equal(table["outcome"], "completed")))
     means = random.group_by("replicate").aggregate([("test_error", "mean")])["test_error_mean"].to_pylist()
     assert c.random_mean == pytest.approx(1 - np.mean(means))
-    assert (c.n, c.note) == (4, "1 random draws have no result and were left out")
+    assert (c.n, c.note) == (4, "random draws without a result, left out: 1")
 
 
 def test_random_draws_that_diverged_count_as_guessing(small):

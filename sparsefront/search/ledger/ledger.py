@@ -466,8 +466,9 @@ def _disk_errors(folder: Path, doing: str) -> Iterator[None]:
 
 
 def _verify(parts: Sequence[Part]) -> None:
-    # Hashing releases the interpreter's lock.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    # Hashing releases the interpreter's lock; below the bound (50 ms of hashing) threads cost more than they save.
+    n_bytes = sum(part.name.n_bytes for part in parts)
+    with ThreadPoolExecutor(max_workers=4 if n_bytes > 64 * 2**20 else 1) as pool:
         for _ in pool.map(Part.verify, parts):
             pass
 

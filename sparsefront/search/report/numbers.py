@@ -19,7 +19,7 @@ from scipy import stats
 from sparsefront.search.design import Design
 from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.schema import SCHEMA
-from sparsefront.search.verdict import Verdict
+from sparsefront.search.verdict import Correlation, Verdict
 
 #: Plain data, ready for JSON.
 Record: TypeAlias = dict[str, Any]
@@ -69,7 +69,8 @@ class ArmStyle:
     dash: str
 
 
-#: Paul Tol's "vibrant" scheme, told apart by the colour-blind, on white and on near-black; markers differ as well.
+#: After Paul Tol's schemes "vibrant" and "muted": the colour-blind can tell them apart, on white and on near-black, and
+#: markers differ as well.
 ARM_STYLES: Mapping[str, ArmStyle] = {
     "random": ArmStyle("#0077bb", "circle", "solid"),
     "searched": ArmStyle("#ee7733", "diamond", "solid"),
@@ -125,7 +126,7 @@ def report_numbers(
                 _batches(rows, columns=columns, where=is_trained), design.objectives, rng=resample_rng, by=_BY
             ).to_pylist(),
             "curves": _curves(rows, arms),
-            "correlation_texts": _correlation_texts(verdict, design),
+            "correlation_texts": _correlation_texts(verdict),
             "failures": _failures(rows),
         }
     )
@@ -409,15 +410,19 @@ def _curves(rows: Scannable | pa.Table, arms: Sequence[str]) -> list[Record]:
     return curves
 
 
-def _correlation_texts(verdict: Verdict, design: Design) -> list[Record]:
+def _correlation_texts(verdict: Verdict) -> list[Record]:
     return [
         {"sparsity": found.sparsity, "loss": found.predictor, "text": correlation_text(found)}
         for found in verdict.correlations
     ]
 
 
-def correlation_text(found: Any) -> str:
-    """Say a rank correlation in one line, with its interval."""
+def correlation_text(found: Correlation) -> str:
+    """Say a rank correlation in one line, with its interval.
+
+    >>> correlation_text(Correlation(0.9, "initial_loss", 96, 10, -0.05, -0.25, 0.15, 0.6, 1.0))
+    'Spearman ρ = −0.05 [−0.25, +0.15], n = 96'
+    """
     if not math.isfinite(found.spearman):
         return f"Spearman ρ unknown (n = {found.n})"
     interval = ""

@@ -105,7 +105,7 @@
   }
 
   // Networks of one level have one size: dominated ones step aside by arm, by a fixed share of the axis.
-  const aside = (arm, range) => Math.exp(0.011 * range * (arms.get(arm.name).position - (arms.size - 1) / 2));
+  const aside = (arm, range) => Math.exp(0.011 * Math.max(range, 0.3) * (arms.get(arm.name).position - (arms.size - 1) / 2));
 
   function front(colours) {
     const points = data.points;

@@ -22,9 +22,19 @@ import pyarrow as pa
 from plotly.offline import get_plotlyjs
 
 from sparsefront.search.design import Design
-from sparsefront.search.report import sections
 from sparsefront.search.report.markup import text
 from sparsefront.search.report.numbers import Record, Scannable, report_numbers
+from sparsefront.search.report.sections import (
+    accuracy_section,
+    answer,
+    curve_section,
+    front_section,
+    loss_section,
+    run_section,
+    spent_section,
+    verdict_section,
+    words_section,
+)
 from sparsefront.search.verdict import Verdict
 
 
@@ -68,21 +78,21 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
     script = f"\n{_resource('page.js')}"
     parts = (
-        sections.run_section(numbers, provenance),
-        sections.accuracy_section(numbers),
-        sections.verdict_section(numbers),
-        sections.front_section(numbers),
-        sections.loss_section(numbers),
-        sections.curve_section(numbers),
-        sections.spent_section(numbers),
-        sections.words_section(numbers),
+        run_section(numbers, provenance),
+        accuracy_section(numbers),
+        verdict_section(numbers),
+        front_section(numbers),
+        loss_section(numbers),
+        curve_section(numbers),
+        spent_section(numbers),
+        words_section(numbers),
     )
     return string.Template(_resource("page.html")).substitute(
         title=text(numbers["study"]["name"]),
         policy=_policy(plotly, script),
         style=_resource("page.css"),
         headline=text(numbers["verdict"]["headline"]),
-        answer=sections.answer(numbers),
+        answer=answer(numbers),
         sections="\n".join(parts),
         data=_script_json(numbers),
         plotly=plotly,

@@ -185,15 +185,15 @@ def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Mark
                 *([] if same_pairs else [whole(row["n"])]),
                 whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
                 f"{engineering(row['arm_passes'])} / {engineering(row['random_passes'])}",
-                UNKNOWN if draws is None else f"{draws:.3g}",
+                UNKNOWN if draws is None else f"{draws:.2f}",
             ]
         )
     margin = UNKNOWN if rows[0]["margin"] is None else f"{scale * rows[0]['margin']:.3g}"
     caption = (
         f"Difference to random search in {what} (positive = arm better) with its {100 * (1 - study['alpha']):.4g}% "
-        f"interval; shaded: the margin of equivalence, ±{margin}; a triangle points to what lies beyond the scale. Passes "
-        "are those of one network of the arm, and those that random search was granted for it: so many draws, of which "
-        "it keeps the best." + (f" Every row has {rows[0]['n']:,} pairs." if same_pairs else "")
+        f"interval; shaded: the margin of equivalence, ±{margin}; a triangle points to what lies beyond the scale. "
+        "Passes are those of one network of the arm, and those that random search was granted for it: so many draws, "
+        "of which it keeps the best." + (f" Pairs in every row: {rows[0]['n']:,}." if same_pairs else "")
     )
     headers = [
         "arm",
@@ -208,7 +208,7 @@ def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Mark
         "#passes: arm / random",
         "#random draws",
     ]
-    return Markup(table(caption, headers, body, grouped=True) + _remarks(rows, study["mask_kind"]))
+    return Markup(table(caption, headers, body, grouped=True) + _remarks(rows))
 
 
 def _reach(rows: Sequence[Record]) -> float:
@@ -226,16 +226,16 @@ def _difference(row: Record, *, scale: float, digits: int) -> str:
     return f"{signed(scale * row['difference'], digits=digits)} {signed_interval(low, high, digits=digits)}".rstrip()
 
 
-def _remarks(rows: Sequence[Record], mask_kind: str) -> str:
+def _remarks(rows: Sequence[Record]) -> str:
     """List what must be known about some comparisons, each remark once."""
-    concerned: dict[str, list[str]] = {}
+    concerned: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         if row["note"]:
-            concerned.setdefault(row["note"], []).append(f"{row['arm']} ({level_text(row['sparsity'], mask_kind)})")
+            concerned.setdefault(row["note"], {}).setdefault(row["arm"], []).append(f"{100 * row['sparsity']:.4g}%")
     return bullets(
         (
-            f"{'All rows' if len(where) == len(rows) else ', '.join(where)}: {remark}"
-            for remark, where in concerned.items()
+            f"{'; '.join(f'{arm} at ' + ', '.join(levels) for arm, levels in arms.items())}: {remark}"
+            for remark, arms in concerned.items()
         ),
         css="note",
     )
@@ -249,10 +249,10 @@ def front_section(numbers: Record) -> Markup:
         return section("front", title, _note("No network was trained to the end yet."))
     objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
     words = (
-        f"<p>Large outlined markers are the {len(members):,} networks that no other beats in {objectives} together. "
-        "The others are faint, and stand a little aside by arm because networks of one level have one size. The line "
-        "is the best error attained at each size. Hover over a marker for its network's id; click an arm in the legend "
-        "to hide it. These are single networks, so part of any front is luck: compare arms in section 2.</p>"
+        f"<p>Large outlined markers are the front: no other network beats them in {objectives} together. The others "
+        "are faint, and stand a little aside by arm because networks of one level have one size. The line is the best "
+        "error attained at each size. Hover over a marker for its network's id; click an arm in the legend to hide it. "
+        "These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
     sampled = ""
     if points["n_shown"] < points["n_completed"]:
@@ -290,7 +290,7 @@ def front_section(numbers: Record) -> Markup:
         ],
     )
     described = "Validation error against remaining parameters and against MACs; the table below lists the front."
-    folded = details(f"The {len(members):,} networks of the front as a table", listed)
+    folded = details(f"The front as a table ({len(members):,})", listed)
     return section("front", title, words, sampled, chart("front", described), folded, _mean_front(numbers))
 
 
