@@ -1,30 +1,35 @@
 """Runs the work of a study on Ray Tune and commits what comes back to the ledger.
 
 One pack is one Tune trial. Tune decides where and when a pack runs; what runs, what a result means and what is done
-again after a failure is decided here and by the plan, from the ledger. Tune's own state is never read back.
+again after a failure is decided by `Driver` and the plan, from the ledger. Tune's own state is never read back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from sparsefront.cluster.rows import lost_rows, stamped, unavailable_rows
-from sparsefront.cluster.worker import OrderBook, PackTrial, WorkerSettings, decode_rows
-from sparsefront.errors import SparsefrontError
+from sparsefront.cluster.worker import OrderBook, PackTrial, WorkerSettings, decode_rows, outcome_of
+from sparsefront.errors import ConfigError, SparsefrontError
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan, TrainWork, Work
 from sparsefront.spaces.candidate import CandidateNames
@@ -34,12 +39,22 @@ _LOG = logging.getLogger(__name__)
 
 #: Grace between the worker's own watchdog and the driver ending the worker (a stopped process cannot end itself).
 _DRIVER_GRACE_S = 30.0
+#: A worker that dies after so much of its time without a validation point hung: its watchdog counts from the last
+#: point it reached, the driver from the last report, which may arrive a little later.
+_HUNG_FRACTION = 0.8
+#: Workers that may fail in a row before any of them could begin, for each that runs at once.
+_FAILED_STARTS_PER_SLOT = 2
+
+#: Folders of this program in the system's temporary folder; also those of drivers that were killed.
+_SCRATCH_PREFIX = "sparsefront-run-"
 
 #: Set before Ray Tune is used; the user's own values win.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
+    # Tune's own handler waits for the workers; `_interrupts` does not have to.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's snapshots are never read back; the ledger is the record.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_THRESHOLD_S": "60",
@@ -64,52 +79,115 @@ class Resources:
     workers: int | None
     max_retries: int
 
+    @property
+    def kind(self) -> str:
+        """Ray's name for what one pack occupies."""
+        return "GPU" if self.device == "cuda" else "CPU"
+
 
 #: Called after every commit with the rows that were committed.
 CommitListener = Callable[[Any], None]
+#: Puts work where the worker finds it: (pack's key, work, bits of the masks it needs by digest).
+Post = Callable[[str, Work, dict[str, bytes]], Any]
 
 
 @contextlib.contextmanager
 def ray_cluster(resources: Resources) -> Iterator[int]:
     """Connect to a cluster, or start one; yields the number of packs that can run at once.
 
-    A cluster started here listens on loopback, has its own temporary folder, and is ended by `ray.shutdown`.
+    A cluster started here listens on loopback, has its own temporary folder, and is ended by `ray.shutdown`; its
+    processes also end by themselves when this one is killed.
+
+    Raises:
+        ConfigError: if no cluster answers at the address, or it has not what the study needs.
+        SparsefrontError: if no cluster could be started here.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    folder: str | None = None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if resources.address is not None:
-        ray.init(address=resources.address, **quiet)
-    else:
-        # Unix sockets below this folder must stay under 107 characters: the system's short temporary folder.
-        folder = tempfile.mkdtemp(prefix="sparsefront-", dir="/tmp")  # noqa: S108
-        ray.init(
-            address="local",
-            num_cpus=(resources.workers or available_cores()) if resources.device == "cpu" else None,
-            include_dashboard=False,
-            _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=256 << 20,
-            **quiet,
-        )
-    try:
-        kind = "GPU" if resources.device == "cuda" else "CPU"
-        slots = int(ray.cluster_resources().get(kind, 0))
+    with contextlib.ExitStack() as stack:
+        if resources.address is not None:
+            try:
+                ray.init(address=resources.address, **quiet)
+            except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"address={resources.address!r}: no Ray cluster could be joined there ({_one_line(error)}); "
+                    "the HOST:PORT of a running head is accepted, from a machine with the same Ray and Python"
+                ) from error
+        else:
+            folder = stack.enter_context(_scratch_folder())
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=(resources.workers or available_cores()) if resources.device == "cpu" else None,
+                    include_dashboard=False,
+                    # Ray opens this folder to everyone; the one around it is this user's alone.
+                    _temp_dir=str(folder / "r"),
+                    _node_ip_address="127.0.0.1",
+                    object_store_memory=256 << 20,
+                    **quiet,
+                )
+            except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+                raise SparsefrontError(
+                    f"Ray could not be started on this machine ({_one_line(error)}): free memory, /dev/shm and space in "
+                    f"{folder.parent}, or give the --address of a running cluster"
+                ) from error
+        stack.callback(ray.shutdown)
+        slots = _capacity(resources.kind)
         if slots < 1:
-            raise SparsefrontError(
-                f"device={resources.device!r}: the cluster has no {kind}; use device 'cpu' or another address"
+            raise ConfigError(
+                f"device={resources.device!r}: the cluster has no {resources.kind}; use the other device or another address"
             )
         yield min(slots, resources.workers or slots)
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _capacity(kind: str) -> int:
+    """Packs that the cluster has room for."""
+    return int(ray.cluster_resources().get(kind, 0))
 
 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A temporary folder that only this user can enter; those left behind by killed drivers are removed first.
+
+    A folder is in use as long as its lock is held, and the lock ends with its process.
+    """
+    # Unix sockets below this folder must stay under 107 characters: the system's short temporary folder.
+    place = Path("/tmp")  # noqa: S108
+    for left in place.glob(f"{_SCRATCH_PREFIX}*"):
+        _remove_unless_locked(left)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # another driver may have taken it for one left behind before it was locked
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone, not a folder, or another user's
+        return
+    try:
+        if os.fstat(lock).st_uid == os.geteuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # in use
+        pass
+    finally:
+        os.close(lock)
 
 
 def dispatch(
@@ -136,90 +214,145 @@ def dispatch(
         on_tick: called several times a second.
 
     Raises:
-        SparsefrontError: if the driver itself failed (a full disk, say); what was committed stays.
-        KeyboardInterrupt: if the user interrupted.
+        SparsefrontError: if the driver itself failed (a full disk, say), no worker can run a pack, or the cluster was
+            lost; what was committed stays.
+        KeyboardInterrupt: if the user interrupted (SIGINT or SIGTERM); what was committed stays.
     """
-    driver = _Driver(plan, ledger, settings, resources, slots=slots, on_commit=on_commit, on_tick=on_tick)
-    driver.record_unavailable()
-    if plan.is_done:
-        return
-    storage = tempfile.mkdtemp(prefix="sparsefront-tune-")
-    requirement = {"gpu": 1, "cpu": 1} if resources.device == "cuda" else {"cpu": 1}
-    trainable = tune.with_resources(
-        tune.with_parameters(PackTrial, settings=settings, dataset=ray.put(dataset), orders=driver.orders), requirement
-    )
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=driver.searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=None
-        ),
-        run_config=tune.RunConfig(
-            name="study",
-            storage_path=storage,
-            callbacks=[driver.callback],
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
-        ),
-    )
     try:
-        with _quiet_tune():
-            tuner.fit()
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        orders = OrderBook.remote()
+        driver = Driver(
+            plan,
+            ledger,
+            settings,
+            max_retries=resources.max_retries,
+            slots=slots,
+            post=lambda key, work, masks: ray.get(orders.put.remote(key, work, masks)),
+            on_commit=on_commit,
+        )
+        driver.record_unavailable()
+        if plan.is_done:
+            return
+        # One more than runs, so that a free worker finds it ready; where more than `slots` could run, they are not.
+        at_once = slots + 1 if _capacity(resources.kind) <= slots else slots
+        requirement = {"gpu": 1, "cpu": 1} if resources.device == "cuda" else {"cpu": 1}
+        trainable = tune.with_resources(
+            tune.with_parameters(PackTrial, settings=settings, dataset=ray.put(dataset), orders=orders), requirement
+        )
+        with _scratch_folder() as storage, _interrupts() as interrupted:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=_PackSearcher(driver), num_samples=-1, reuse_actors=True, max_concurrent_trials=at_once
+                ),
+                run_config=tune.RunConfig(
+                    name="study",
+                    storage_path=str(storage),
+                    callbacks=[_Messenger(driver, on_tick, interrupted)],
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+                ),
+            )
+            # Left by `_End` or an interrupt: Tune's wrap-up, which waits for workers and reads results back, is skipped.
+            with _quiet_tune(), contextlib.suppress(_End):
+                tuner.fit()
+    except RayError as error:
+        raise SparsefrontError(f"the Ray cluster was lost ({_one_line(error)}): {_GO_ON}") from error
     if driver.failure is not None:
         raise driver.failure
     if not plan.is_done:
-        raise KeyboardInterrupt
+        raise SparsefrontError(f"Ray Tune ended before the study did: {_GO_ON}")
 
 
-class _Driver:
-    """Hands work to Tune and takes results back; the plan and the ledger decide."""
+#: What to do when a study broke off.
+_GO_ON = "what was committed is safe; run the same command again to go on"
+
+
+class _End(BaseException):
+    """Leaves Tune's loop; no `Exception`, so that Tune does not handle it."""
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Yields an event that SIGINT or SIGTERM sets; a second signal interrupts at once."""
+    event = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():  # where Python has no signal handlers
+        yield event
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Running:
+    """A pack that was handed out; `heard_s` is when its worker last gave a sign, None before it began."""
+
+    work: Work
+    heard_s: float | None = None
+
+
+class Driver:
+    """Hands packs out and takes results in; the plan and the ledger decide. Knows nothing of Ray.
+
+    Execution is at least once, results are exactly once: rows whose key is committed are left out. Work of a worker
+    that died or hung is run again by halves until the culprit is alone; a single candidate is tried `max_retries` times
+    more, but not at all if it hung or raised. Passes of attempts that ended so are unknown, and not in the budget; the
+    seconds of the last one are.
+    """
 
     def __init__(
         self,
         plan: Plan,
         ledger: Ledger,
         settings: WorkerSettings,
-        resources: Resources,
         *,
+        max_retries: int,
         slots: int,
+        post: Post,
         on_commit: CommitListener,
-        on_tick: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._ledger, self._settings = plan, ledger, settings
-        self._max_retries, self._slots = resources.max_retries, slots
-        self._on_commit, self._on_tick = on_commit, on_tick
+        self._max_retries = max_retries
+        self._max_failed_starts = _FAILED_STARTS_PER_SLOT * slots
+        self._post, self._on_commit, self._clock = post, on_commit, clock
         self._names = CandidateNames(settings.base)
-        self._running: dict[str, Work] = {}
-        self._heard: dict[str, float] = {}
-        self._started: set[str] = set()
+        self._running: dict[str, _Running] = {}
         self._n_packs = 0
-        self.failure: BaseException | None = None
-        self.orders = OrderBook.remote()
-        self.searcher = _PackSearcher(self)
-        self.callback = _Commits(self)
+        self._n_failed_starts = 0
+        self.failure: Exception | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to hand out or to wait for, or the study has failed."""
+        return self.failure is not None or self._plan.is_done
 
     # Work out --------------------------------------------------------------------------------------------------------
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack for Tune, None to wait, or FINISHED."""
-        if self.failure is not None:
-            return str(Searcher.FINISHED)
-        if len(self._running) >= self._slots + 1:  # one more than runs, so that a free worker finds it ready
-            return None
+    def next_pack(self, trial_id: str) -> str | None:
+        """Post the next pack for trial `trial_id` and return its key; None if there is none now."""
         self.record_unavailable()
         work = self._plan.next_work()
         if work is None:
-            return str(Searcher.FINISHED) if self._plan.is_done else None
-        blobs: dict[str, bytes] = {}
+            return None
+        self._running[trial_id] = _Running(work)
+        masks: dict[str, bytes] = {}
         if isinstance(work, TrainWork):
             stored = {lane.candidate.mask for lane in work.lanes if lane.candidate.mask is not None}
-            blobs = {digest: self._ledger.get_blob(digest) for digest in stored}
+            masks = {digest: self._ledger.get_blob(digest) for digest in stored}
         self._n_packs += 1
         key = f"{self._n_packs}-{work.key}"
-        ray.get(self.orders.put.remote(key, work, blobs))
-        self._running[trial_id] = work
-        return {"pack": key}
+        self._post(key, work, masks)
+        return key
 
     def record_unavailable(self) -> None:
         """Commit slots that can never be filled."""
@@ -229,67 +362,101 @@ class _Driver:
 
     # Results in ------------------------------------------------------------------------------------------------------
 
-    def heard(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A worker reported: commit what ended."""
-        self._heard[trial_id] = time.monotonic()
-        for digest, bits in (result.pop("blobs", None) or {}).items():
+    def began(self, trial_id: str) -> None:
+        """A worker is there and begins with its pack."""
+        if trial_id in self._running:
+            self._running[trial_id].heard_s = self._clock()
+
+    def heard(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """A worker reported: commit what ended.
+
+        Raises:
+            SparsefrontError: if the worker can run no pack at all, or sent masks that are damaged.
+        """
+        self.began(trial_id)
+        self._n_failed_starts = 0
+        if report["problem"] is not None:
+            raise SparsefrontError(
+                f"a worker cannot run this study ({_one_line(report['problem'])}): every machine of the cluster needs the "
+                f"study's device, packages and modules, and memory for its data (compute.memory_gib); {_GO_ON}"
+            )
+        for digest, bits in report["blobs"].items():
             if self._ledger.put_blob(bits) != digest:
-                raise SparsefrontError(f"mask {digest}: the bits that a worker sent do not match their digest")
-        for rows in decode_rows(result.pop("rows", None)):
-            fresh = self._fresh(rows)
+                raise SparsefrontError(
+                    f"mask {digest}: the bits that a worker sent do not match their digest; {_GO_ON}"
+                )
+        for rows in decode_rows(report["rows"]):
+            is_new = self._plan.is_new(rows)
+            fresh = rows if is_new.all() else rows.filter(pa.array(is_new))
             if fresh.num_rows:
                 self._commit(fresh)
 
-    def _fresh(self, rows: Any) -> Any:
-        """Rows whose key is not committed yet (execution is at least once, results are exactly once)."""
-        is_new = self._plan.is_new(rows)
-        return rows if is_new.all() else rows.filter(pa.array(is_new))
-
     def ended(self, trial_id: str) -> None:
         """A pack ran to its end."""
-        work = self._running.pop(trial_id, None)
-        self._heard.pop(trial_id, None)
-        if work is not None:
-            self._plan.finished(work)
+        running = self._running.pop(trial_id, None)
+        if running is not None:
+            self._plan.finished(running.work)
 
-    def lost(self, trial_id: str, reason: str) -> None:
-        """A pack's worker died or hung: divide the work, or give it up if it is one candidate tried often enough."""
-        work = self._running.pop(trial_id, None)
-        silent_s = time.monotonic() - self._heard.pop(trial_id, time.monotonic())
-        if work is None:
+    def lost(self, trial_id: str, outcome: str, reason: str) -> None:
+        """A pack broke off: divide its work, or give up what is a single candidate and was tried often enough.
+
+        Args:
+            trial_id: its trial.
+            outcome: 'lost' or 'out_of_memory' if its worker died; 'failed' if it raised.
+            reason: what is known about it.
+
+        Raises:
+            SparsefrontError: if workers die one after the other before they begin.
+        """
+        running = self._running.pop(trial_id, None)
+        if running is None:
             return
-        hung = silent_s >= self._settings.timeout_s
-        left = self._plan.without_committed(work)
-        is_single = all(len(w.halves()) == 1 for w in left)
-        if left and is_single and work.attempt >= self._max_retries:
-            outcome = "timeout" if hung else ("out_of_memory" if "OutOfMemory" in reason else "lost")
-            for one in left:
-                self._commit(lost_rows(one, outcome, reason[-4000:], self._names, self._settings.recipe))
-            self._plan.finished(work)
+        work = running.work
+        if running.heard_s is None:
+            self._n_failed_starts += 1
+            if self._n_failed_starts > self._max_failed_starts:
+                raise SparsefrontError(
+                    f"no worker could start, {self._n_failed_starts} times in a row ({_one_line(reason)}): look at the "
+                    f"memory and the packages of the cluster's machines; {_GO_ON}"
+                )
+            self._plan.give_back([work])
             return
+        timeout_s = self._settings.timeout_s
+        silent_s = self._clock() - running.heard_s
+        if outcome == "lost" and silent_s >= _HUNG_FRACTION * timeout_s:
+            outcome = "timeout"
+            reason = f"no validation point within compute.timeout_s={timeout_s:g}: its worker was ended"
+        is_final = outcome in ("timeout", "failed") or work.attempt >= self._max_retries
         parts: list[Work] = []
-        for one in left:
+        n_given_up = 0
+        for one in self._plan.without_committed(work):
             halves = one.halves()
-            # Attempts are counted against a single candidate only: a pack is divided until its culprit is alone.
-            parts += [replace(w, attempt=one.attempt + 1 if len(halves) == 1 else 0) for w in halves]
-        _LOG.warning(
-            "pack %s was lost (%s); its work runs again in %d packs", work.key, reason.splitlines()[-1:], len(parts)
+            if len(halves) > 1:
+                # Attempts are counted against a single candidate only: a pack is divided until its culprit is alone.
+                parts += [replace(half, attempt=0) for half in halves]
+            elif is_final:
+                n_given_up += 1
+                self._commit(
+                    lost_rows(one, outcome, reason[-8000:], self._names, self._settings.recipe, seconds_each=silent_s)
+                )
+            else:
+                parts.append(replace(one, attempt=one.attempt + 1))
+        _LOG.info(
+            "pack %s: %s (%s); %d packs again, %d given up",
+            work.key,
+            outcome,
+            _one_line(reason),
+            len(parts),
+            n_given_up,
         )
         self._plan.give_back(parts)
 
-    def tick(self, trials: list[Any]) -> None:
-        """Called between Tune's events: end workers that went silent, and let the terminal move."""
-        self._on_tick()
-        now = time.monotonic()
-        limit = self._settings.timeout_s + _DRIVER_GRACE_S
-        for trial in trials:
-            if trial.status != "RUNNING" or trial.trial_id not in self._running:
-                continue
-            heard = self._heard.setdefault(trial.trial_id, now)
-            actor = trial.temporary_state.ray_actor
-            if now - heard > limit and actor is not None:
-                self._heard[trial.trial_id] = now - limit
-                ray.kill(actor)
+    def silent(self) -> list[str]:
+        """Trials whose workers should have ended themselves long ago."""
+        limit_s = self._clock() - self._settings.timeout_s - _DRIVER_GRACE_S
+        return [
+            key for key, running in self._running.items() if running.heard_s is not None and running.heard_s < limit_s
+        ]
 
     def _commit(self, rows: Any) -> None:
         committed = stamped(rows)
@@ -301,7 +468,7 @@ class _Driver:
 class _PackSearcher(Searcher):  # type: ignore[misc]
     """Tells Tune which pack to run next."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: Driver) -> None:
         super().__init__()
         self._driver = driver
 
@@ -310,11 +477,14 @@ class _PackSearcher(Searcher):  # type: ignore[misc]
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A pack's key."""
-        return _guarded(self._driver, self._driver.suggest, trial_id, otherwise=Searcher.FINISHED)
+        """A pack's key, None to wait, or FINISHED."""
+        key = _guarded(self._driver, self._driver.next_pack, trial_id)
+        if key is not None:
+            return {"pack": key}
+        return str(Searcher.FINISHED) if self._driver.is_over else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the callback has seen it."""
+        """Nothing: `_Messenger` has seen it."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the only record."""
@@ -323,49 +493,80 @@ class _PackSearcher(Searcher):  # type: ignore[misc]
         """Nothing: the ledger is the only record."""
 
 
-class _Commits(tune.Callback):  # type: ignore[misc]
-    """Commits results as they arrive; never raises into Tune."""
+class _Messenger(tune.Callback):  # type: ignore[misc]
+    """Tells the driver what happens in Tune; raises nothing into it but the end."""
 
-    def __init__(self, driver: _Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, on_tick: Callable[[], None], interrupted: threading.Event) -> None:
+        self._driver, self._on_tick, self._interrupted = driver, on_tick, interrupted
+        self._actors: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves a copy that is never restored."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Between events."""
-        _guarded(self._driver, self._driver.tick, trials)
-        if self._driver.failure is not None:
-            for trial in trials:
-                if trial.status == "RUNNING" and trial.temporary_state.ray_actor is not None:
-                    ray.kill(trial.temporary_state.ray_actor)
+        """Between events: the place to stop, to end workers that went silent, and to let the terminal move."""
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
+        _guarded(self._driver, self._on_tick)
+        for trial_id in self._driver.silent():
+            if (actor := self._actors.pop(trial_id, None)) is not None:
+                ray.kill(actor)
+        if self._driver.is_over:
+            raise _End
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker begins with a pack."""
+        self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+        _guarded(self._driver, self._driver.began, trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A report arrived; its payload is taken out, so that Tune keeps none of it."""
-        _guarded(self._driver, self._driver.heard, trial.trial_id, result)
+        report = {name: result.pop(name, None) for name in ("rows", "blobs", "problem")}
+        _guarded(self._driver, self._driver.heard, trial.trial_id, report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack is done."""
+        self._actors.pop(trial.trial_id, None)
         _guarded(self._driver, self._driver.ended, trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A pack's worker is gone."""
-        error = trial.get_pickled_error()
-        _guarded(self._driver, self._driver.lost, trial.trial_id, f"{type(error).__name__}: {error}")
+        """A pack broke off."""
+        self._actors.pop(trial.trial_id, None)
+        _guarded(self._driver, self._driver.lost, trial.trial_id, *_broke_off(trial))
 
 
-def _guarded(driver: _Driver, function: Callable[..., Any], *arguments: Any, otherwise: Any = None) -> Any:
+def _broke_off(trial: Any) -> tuple[str, str]:
+    """What ended a trial: ('failed', 'out_of_memory' or 'lost', what is known about it)."""
+    error = trial.get_pickled_error()
+    if error is None:  # Tune keeps other errors as text only, that of Ray's memory monitor among them
+        path = Path(trial.error_file)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else "no reason known"
+        return ("out_of_memory" if "memory" in text else "lost"), text
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory", str(error)
+    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    if isinstance(error, RayTaskError) and not isinstance(cause, RayActorError):
+        return outcome_of(cause), str(error)
+    return "lost", f"{type(cause).__name__}: {cause}"
+
+
+def _guarded(driver: Driver, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function`; an exception ends the study in an orderly way instead of aborting Tune."""
     if driver.failure is not None:
-        return otherwise
+        return None
     try:
         return function(*arguments)
     except Exception as error:
         driver.failure = error
-        return otherwise
+        return None
+
+
+def _one_line(what: object) -> str:
+    """The first 500 characters of a text, on one line."""
+    return " ".join(str(what).split())[:500]
 
 
 @contextlib.contextmanager

@@ -133,8 +133,20 @@ def trained_rows(
     return _from_rows(rows), blobs
 
 
-def lost_rows(work: Work, outcome: str, reason: str, names: CandidateNames, recipe: Recipe) -> pa.RecordBatch:
-    """Rows of work that was given up: its worker died or hung with it, alone, as often as is retried."""
+def lost_rows(
+    work: Work, outcome: str, reason: str, names: CandidateNames, recipe: Recipe, *, seconds_each: float
+) -> pa.RecordBatch:
+    """Rows of work that came to nothing: it raised, or its worker died or hung with it.
+
+    Args:
+        work: what was to be done.
+        outcome: one of `OUTCOMES`.
+        reason: for the column `error`.
+        names: ids of candidates.
+        recipe: how they were to be made.
+        seconds_each: wall time of the last attempt divided over its candidates; what it got done in passes is unknown
+            and counted as 0.
+    """
     common = {
         "replicate": work.replicate,
         "target_sparsity": work.sparsity,
@@ -142,7 +154,7 @@ def lost_rows(work: Work, outcome: str, reason: str, names: CandidateNames, reci
         "steps": 0,
         "passes": 0.0,
         "flops": 0.0,
-        "seconds": 0.0,
+        "seconds": seconds_each,
         "attempt": work.attempt,
         "pack": work.key,
         "error": reason,
@@ -167,7 +179,8 @@ def lost_rows(work: Work, outcome: str, reason: str, names: CandidateNames, reci
     for lane in work.lanes:
         for i, slot in enumerate(lane.slots):
             described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe)}
-            rows.append({**common, **described, "arm": slot.arm, "slot": slot.slot, "reused": i > 0})
+            cost = {"seconds": 0.0} if i else {}
+            rows.append({**common, **described, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
     return _from_rows(rows)
 
 

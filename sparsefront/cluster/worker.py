@@ -1,6 +1,6 @@
-"""The Ray Tune trainable that runs packs, one after the other, in a reused actor.
+"""What runs packs, one after the other: `PackRunner`, and the Ray Tune trainable around it, in a reused actor.
 
-Tune's own record of a trial holds a pack's key and nothing else: the work is fetched from the driver's order book by
+Tune's own record of a trial holds a pack's key and nothing else: the work is taken from the driver's order book by
 that key, and results travel to the driver as Arrow bytes inside the trial's report.
 """
 
@@ -10,18 +10,21 @@ import faulthandler
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import ray
 import torch
 from ray import tune
 
-from sparsefront.cluster.rows import scored_rows, trained_rows
-from sparsefront.search.plan import TrainWork, Work
+from sparsefront.cluster.rows import lost_rows, scored_rows, trained_rows
+from sparsefront.errors import CandidateFailed
+from sparsefront.search.plan import ScoreWork, TrainWork, Work
 from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import LaneOrder, Trained, Workshop
 
@@ -48,6 +51,96 @@ class WorkerSettings:
     memory_bytes: int | None
 
 
+class Report(TypedDict):
+    """What a worker tells the driver every now and then.
+
+    `rows` is an Arrow stream or None; `blobs` are masks by digest; `problem` says why this worker can run no pack at
+    all (its device or the user's module is missing there), None if it can.
+    """
+
+    rows: bytes | None
+    blobs: dict[str, bytes]
+    done: bool
+    problem: str | None
+
+
+class PackRunner:
+    """Runs packs on one core or one GPU of this process, a report at a time; knows nothing of Ray."""
+
+    def __init__(self, settings: WorkerSettings, dataset: Dataset) -> None:
+        self._settings, self._dataset = settings, dataset
+        self._names = CandidateNames(settings.base)
+        self._workshop: Workshop | None = None
+        self._device_name = ""
+        self._steps: Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]] = iter(())
+
+    def start(self, work: Work, masks: dict[str, bytes]) -> None:
+        """Take a pack; `masks` are the bits of stored masks by digest."""
+        self._steps = self._run(work, masks)
+
+    def step(self) -> Report:
+        """Work on the pack for about two seconds, or until it is done, and say what ended."""
+        rows: list[pa.RecordBatch] = []
+        blobs: dict[str, bytes] = {}
+        deadline = time.monotonic() + _REPORT_EVERY_S
+        done = False
+        while not done and time.monotonic() < deadline:
+            # Ends the process from a C thread, which a hang that holds the interpreter's lock cannot stop.
+            faulthandler.dump_traceback_later(self._settings.timeout_s, exit=True, file=sys.__stderr__)
+            try:
+                if self._workshop is None:
+                    try:
+                        self._prepare()
+                    except Exception as error:
+                        return problem(f"{type(error).__name__}: {error}")
+                batch, found = next(self._steps)
+                blobs |= found
+                if batch is not None and batch.num_rows:
+                    rows.append(batch)
+            except StopIteration:
+                done = True
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        return {"rows": _encode(rows), "blobs": blobs, "done": done, "problem": None}
+
+    def _prepare(self) -> None:
+        """Build what all packs need; once, and under the watchdog, for it imports and runs the user's module."""
+        settings = self._settings
+        device = torch.device(settings.device)
+        self._device_name = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
+        self._workshop = Workshop(settings.recipe, self._dataset, device)
+
+    def _run(self, work: Work, masks: dict[str, bytes]) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
+        assert self._workshop is not None
+        if isinstance(work, ScoreWork):
+            yield from ((rows, {}) for rows in self._score(self._workshop, work))
+            return
+        orders = [LaneOrder(lane.candidate, masks.get(lane.candidate.mask or "")) for lane in work.lanes]
+        for ended in self._workshop.train(orders, derive=work.derive):
+            yield self._rows(work, ended)
+
+    def _score(self, workshop: Workshop, work: ScoreWork) -> Iterator[pa.RecordBatch]:
+        """Score masks; if that breaks, by halves until the culprit is alone."""
+        recipe = self._settings.recipe
+        began = time.perf_counter()
+        try:
+            scored = workshop.score(work.replicate, work.sparsity, work.start, work.stop)
+            yield scored_rows(work, scored, self._names, recipe, device=self._device_name)
+        except Exception as error:  # the candidate boundary: user code or the device failed, which is data
+            halves = work.halves()
+            if len(halves) > 1:
+                for half in halves:
+                    yield from self._score(workshop, half)
+                return
+            seconds = time.perf_counter() - began
+            yield lost_rows(work, outcome_of(error), _text(error), self._names, recipe, seconds_each=seconds)
+
+    def _rows(self, work: TrainWork, ended: list[Trained]) -> tuple[pa.RecordBatch | None, dict[str, bytes]]:
+        if not ended:
+            return None, {}
+        return trained_rows(work, ended, self._settings.recipe, device=self._device_name)
+
+
 @ray.remote(num_cpus=0)
 class OrderBook:
     """Work by pack key, so that a trial's configuration holds the key alone."""
@@ -55,25 +148,20 @@ class OrderBook:
     def __init__(self) -> None:
         self._orders: dict[str, tuple[Work, dict[str, bytes]]] = {}
 
-    def put(self, key: str, work: Work, blobs: dict[str, bytes]) -> None:
+    def put(self, key: str, work: Work, masks: dict[str, bytes]) -> None:
         """Store work and the mask bits it needs."""
-        self._orders[key] = (work, blobs)
+        self._orders[key] = (work, masks)
 
-    def get(self, key: str) -> tuple[Work, dict[str, bytes]]:
-        """The work called `key`."""
-        return self._orders[key]
-
-    def drop(self, key: str) -> None:
-        """Forget it."""
-        self._orders.pop(key, None)
+    def take(self, key: str) -> tuple[Work, dict[str, bytes]]:
+        """The work called `key`, which is forgotten: work that is lost comes back under another key."""
+        return self._orders.pop(key)
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
     """One pack after another on one core or one GPU."""
 
     def setup(self, config: dict[str, Any], *, settings: Any = None, dataset: Any = None, orders: Any = None) -> None:
-        """Prepare the process once; `reset_config` brings the next pack."""
-        self._settings: WorkerSettings = settings
+        """Prepare the process once; `reset_config` brings the next pack. Nothing here can fail or hang for long."""
         self._orders = orders
         torch.set_num_threads(1)
         # Moments of silent units decay into subnormal numbers, which cost a hundred times as much on a CPU.
@@ -81,63 +169,46 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         if settings.memory_bytes is not None:
             limit = _data_bytes() + settings.memory_bytes
             resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-        self._device = torch.device(settings.device)
-        self._device_name = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
-        self._names = CandidateNames(settings.base)
-        self._workshop = Workshop(settings.recipe, dataset, self._device)
-        self._start(config)
+        self._runner = PackRunner(settings, dataset)
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack."""
-        self._start(new_config)
+        self._key: str | None = new_config["pack"]
         return True
 
-    def _start(self, config: dict[str, Any]) -> None:
-        self._key = config["pack"]
-        self._steps: Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]] | None = None
-
     def step(self) -> dict[str, Any]:
-        """Work on the pack for about two seconds, or until it is done, and report what ended."""
-        rows: list[pa.RecordBatch] = []
-        blobs: dict[str, bytes] = {}
-        deadline = time.monotonic() + _REPORT_EVERY_S
-        is_done = False
-        while not is_done and time.monotonic() < deadline:
-            # Ends the process from a C thread, which a hang that holds the interpreter's lock cannot stop.
-            faulthandler.dump_traceback_later(self._settings.timeout_s, exit=True, file=sys.__stderr__)
+        """Work on the pack for a while and report."""
+        if self._key is not None:
             try:
-                if self._steps is None:
-                    self._steps = self._run(*ray.get(self._orders.get.remote(self._key)))
-                batch, found = next(self._steps)
-                blobs |= found
-                if batch is not None and batch.num_rows:
-                    rows.append(batch)
-            except StopIteration:
-                is_done = True
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-        return {"rows": _encode(rows), "blobs": blobs, "done": is_done}
-
-    def _run(self, work: Work, masks: dict[str, bytes]) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
-        recipe = self._settings.recipe
-        if not isinstance(work, TrainWork):
-            scored = self._workshop.score(work.replicate, work.sparsity, work.start, work.stop)
-            yield scored_rows(work, scored, self._names, recipe, device=self._device_name), {}
-            return
-        orders = [LaneOrder(lane.candidate, masks.get(lane.candidate.mask or "")) for lane in work.lanes]
-        for ended in self._workshop.train(orders, derive=work.derive):
-            yield self._rows(work, ended)
-
-    def _rows(self, work: TrainWork, ended: list[Trained]) -> tuple[pa.RecordBatch | None, dict[str, bytes]]:
-        if not ended:
-            return None, {}
-        return trained_rows(work, ended, self._settings.recipe, device=self._device_name)
+                work, masks = ray.get(self._orders.take.remote(self._key))
+            except ray.exceptions.RayError as error:
+                return {**problem(f"its order {self._key} could not be fetched ({error})")}
+            self._key = None
+            self._runner.start(work, masks)
+        return {**self._runner.step()}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the ledger is the only record."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: the ledger is the only record."""
+
+
+def problem(text: str) -> Report:
+    """The report of a worker that can run no pack at all."""
+    return {"rows": None, "blobs": {}, "done": True, "problem": text}
+
+
+def outcome_of(error: BaseException) -> str:
+    """What an exception of user code or the device means for its candidate.
+
+    >>> outcome_of(MemoryError()), outcome_of(ValueError())
+    ('out_of_memory', 'failed')
+    """
+    # The CPU allocator of torch raises a plain RuntimeError.
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return "out_of_memory" if is_memory else "failed"
 
 
 def decode_rows(payload: bytes | None) -> list[pa.RecordBatch]:
@@ -149,13 +220,19 @@ def decode_rows(payload: bytes | None) -> list[pa.RecordBatch]:
 
 
 def _encode(rows: list[pa.RecordBatch]) -> bytes | None:
+    """One batch, since one report is one commit."""
     if not rows:
         return None
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows[0].schema) as writer:
-        for batch in rows:
-            writer.write_batch(batch)
+        writer.write_table(pa.Table.from_batches(rows).combine_chunks())
     return bytes(sink.getvalue())
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, CandidateFailed):
+        return str(error)
+    return "".join(traceback.format_exception(error))[-8000:]
 
 
 def _data_bytes() -> int:

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparsefront.search.design import Design
 from sparsefront.search.methods import METHODS, Best, Context, Missing
@@ -89,25 +90,30 @@ class TrainWork:
 Work = ScoreWork | TrainWork
 
 
+#: Value and number of a draw; the lower value wins, ties go to the earlier draw.
+_Extreme = tuple[float, int]
+_NONE: _Extreme = (np.inf, -1)
+
+
 @dataclass
 class _Level:
     """What is known about one replicate at one level."""
 
     scored: npt.NDArray[np.bool_]
-    lowest: tuple[float, int] = (np.inf, -1)
-    lowest_scalefree: tuple[float, int] = (np.inf, -1)
-    highest: tuple[float, int] = (-np.inf, -1)
+    lowest: _Extreme = _NONE
+    lowest_scalefree: _Extreme = _NONE
+    highest: _Extreme = _NONE  # of the negated loss
     n_scored: int = 0
     trained: set[Slot] = field(default_factory=set)
     derived: dict[str, str | Missing] = field(default_factory=dict)
     is_issued: bool = False
 
-    def best(self) -> Best | Missing | None:
+    def best(self) -> Best | None:
+        """The draws that stand out, once all are scored."""
         if self.n_scored < len(self.scored):
             return None
-        if min(self.lowest[1], self.lowest_scalefree[1], self.highest[1]) < 0:
-            return Missing("no mask of this level could be scored")
-        return Best(self.lowest[1], self.lowest_scalefree[1], self.highest[1])
+        numbers = (None if n < 0 else n for _, n in (self.lowest, self.lowest_scalefree, self.highest))
+        return Best(*numbers)
 
 
 @dataclass(frozen=True)
@@ -133,23 +139,43 @@ class Plan:
         self._needs_parent = any(m.is_dense for m in self._arms.values()) or bool(criteria)
         levels = ([0.0] if self._needs_parent else []) + list(design.sparsities)
         n_draws = design.draws if self._needs_scores else 0
+        # Replicate by replicate: a worker's data and first layer serve several packs, and pairs are complete early.
         self._levels = {
-            (r, s): _Level(np.zeros(n_draws if s else 0, dtype=np.bool_)) for s in levels for r in range(design.replicates)
+            (r, s): _Level(np.zeros(n_draws if s else 0, dtype=np.bool_))
+            for r in range(design.replicates)
+            for s in levels
         }
-        self._queue: deque[Work] = deque()
+        self._to_score = sum(len(level.scored) for level in self._levels.values())
+        self._to_train = (
+            sum(
+                sum(m.n_slots(context) for m in self._arms.values() if m.is_dense == (s == 0.0)) or 1  # 1: the parent
+                for s in levels
+                for context in (Context(0, s, design.random_draws),)
+            )
+            * design.replicates
+        )
+        self._n_scored = self._n_trained = 0
+        self._trainings: deque[TrainWork] = deque()
+        self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
         self._n_in_flight = 0
+        #: Levels about which something was learnt that may let their trainings begin, in order.
+        self._changed = dict.fromkeys(self._levels)
         self._is_primed = False
 
     # Learning --------------------------------------------------------------------------------------------------------
 
     def absorb(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Learn from committed rows, in commit order."""
-        stages = np.asarray(rows.column("stage").to_pylist(), dtype=object)
-        for name, learn in (("scored", self._absorb_scored), ("trained", self._absorb_trained), ("pruned", self._absorb_pruned)):
-            chosen = np.flatnonzero(stages == name)
-            if len(chosen):
-                learn(rows if len(chosen) == len(stages) else rows.take(pa.array(chosen)))
+        stage = rows.column("stage")
+        for name, learn in (
+            ("scored", self._absorb_scored),
+            ("trained", self._absorb_trained),
+            ("pruned", self._absorb_pruned),
+        ):
+            chosen = rows.filter(pc.equal(stage, name))
+            if chosen.num_rows:
+                learn(chosen)
 
     #: Columns that `absorb` reads.
     columns = (
@@ -164,37 +190,49 @@ class Plan:
         loss, scalefree = _numbers(rows, "initial_loss"), _numbers(rows, "scalefree_loss")
         edges = np.flatnonzero((np.diff(replicate) != 0) | (np.diff(sparsity) != 0)) + 1
         for a, b in pairwise([0, *edges.tolist(), len(slot)]):
-            level = self._levels[int(replicate[a]), float(sparsity[a])]
-            level.n_scored += int(np.count_nonzero(~level.scored[slot[a:b]]))
+            key = int(replicate[a]), float(sparsity[a])
+            level = self._levels[key]
+            fresh = int(np.count_nonzero(~level.scored[slot[a:b]]))
             level.scored[slot[a:b]] = True
+            level.n_scored += fresh
+            self._n_scored += fresh
             level.lowest = min(level.lowest, _lowest(loss[a:b], slot[a:b]))
             level.lowest_scalefree = min(level.lowest_scalefree, _lowest(scalefree[a:b], slot[a:b]))
-            high, at = _lowest(-loss[a:b], slot[a:b])
-            if (-high, -at) > (level.highest[0], -level.highest[1]) and at >= 0:
-                level.highest = (-high, at)
+            level.highest = min(level.highest, _lowest(-loss[a:b], slot[a:b]))
+            if level.n_scored == len(level.scored):
+                self._changed[key] = None
 
     def _absorb_trained(self, rows: pa.RecordBatch | pa.Table) -> None:
         for row in rows.select(["arm", "replicate", "target_sparsity", "slot", "outcome"]).to_pylist():
-            self._levels[row["replicate"], row["target_sparsity"]].trained.add(Slot(row["arm"], row["slot"]))
+            trained = self._levels[row["replicate"], row["target_sparsity"]].trained
+            self._n_trained -= len(trained)
+            trained.add(Slot(row["arm"], row["slot"]))
+            self._n_trained += len(trained)
             if row["target_sparsity"] == 0.0 and row["outcome"] != "completed":
                 missing = Missing(f"the parent of replicate {row['replicate']} did not complete ({row['outcome']})")
                 for criterion, sparsity in self._derive:
-                    self._levels[row["replicate"], sparsity].derived.setdefault(criterion, missing)
+                    self._learn_derived(row["replicate"], sparsity, criterion, missing)
 
     def _absorb_pruned(self, rows: pa.RecordBatch | pa.Table) -> None:
         for row in rows.select(["arm", "replicate", "target_sparsity", "mask_digest"]).to_pylist():
-            self._levels[row["replicate"], row["target_sparsity"]].derived[row["arm"]] = row["mask_digest"]
+            self._learn_derived(row["replicate"], row["target_sparsity"], row["arm"], row["mask_digest"])
+
+    def _learn_derived(self, replicate: int, sparsity: float, criterion: str, mask: str | Missing) -> None:
+        self._levels[replicate, sparsity].derived.setdefault(criterion, mask)
+        self._changed[replicate, sparsity] = None
 
     def is_new(self, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows are not committed yet, by key: (n,) bool."""
-        stage = rows.column("stage").to_pylist()
-        if set(stage) == {"scored"}:
+        stage = rows.column("stage")
+        if pc.all(pc.equal(stage, "scored")).as_py():
             replicate, sparsity = _numbers(rows, "replicate"), _numbers(rows, "target_sparsity")
-            slot = _numbers(rows, "slot").astype(np.int64)
-            if len(set(replicate)) == len(set(sparsity)) == 1:
+            if (replicate == replicate[0]).all() and (sparsity == sparsity[0]).all():
+                slot = _numbers(rows, "slot").astype(np.int64)
                 return ~self._levels[int(replicate[0]), float(sparsity[0])].scored[slot]
         keys = rows.select(["arm", "replicate", "target_sparsity", "slot"]).to_pylist()
-        return np.array([not self._has(s, **key) for s, key in zip(stage, keys, strict=True)], dtype=np.bool_)
+        return np.array(
+            [not self._has(s, **key) for s, key in zip(stage.to_pylist(), keys, strict=True)], dtype=np.bool_
+        )
 
     def _has(self, stage: str, *, arm: str, replicate: int, target_sparsity: float, slot: int) -> bool:
         level = self._levels[replicate, target_sparsity]
@@ -205,21 +243,36 @@ class Plan:
     # Handing out -----------------------------------------------------------------------------------------------------
 
     def next_work(self) -> Work | None:
-        """Work to hand out now, or None if there is none until more rows are absorbed."""
+        """Work to hand out now, or None if there is none until more rows are absorbed.
+
+        Trainings go before scorings: parents and packs of networks take longest, and nothing waits for a scoring alone.
+        """
         self._fill()
-        if not self._queue:
+        queue = self._trainings or self._scorings
+        if not queue:
             return None
         self._n_in_flight += 1
-        return self._queue.popleft()
+        return queue.popleft()
 
     def finished(self, work: Work) -> None:
-        """All rows of `work` are absorbed."""
+        """All rows of `work` are absorbed.
+
+        Raises:
+            RuntimeError: if they are not: a worker that leaves candidates out must not look like a study that is done.
+        """
+        left = self.without_committed(work)
+        if left:
+            raise RuntimeError(f"pack {work.key} ended, but some of its rows never came: {left}")
         self._n_in_flight -= 1
 
     def give_back(self, works: Iterable[Work]) -> None:
         """Hand work out again (divided perhaps) that was lost with its worker; what is committed of it is left out."""
         self._n_in_flight -= 1
-        self._queue.extendleft(reversed([w for work in works for w in self.without_committed(work)]))
+        for work in reversed([w for given in works for w in self.without_committed(given)]):
+            if isinstance(work, TrainWork):
+                self._trainings.appendleft(work)
+            else:
+                self._scorings.appendleft(work)
 
     def unavailable(self) -> list[Unavailable]:
         """Slots found to be impossible since the last call; the driver records them."""
@@ -229,15 +282,16 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether every slot is committed or handed in."""
+        """Whether there is nothing left to hand out, and nothing handed out is still away."""
         self._fill()
-        return not self._queue and self._n_in_flight == 0 and not self._unavailable
+        return not (self._trainings or self._scorings or self._n_in_flight or self._unavailable)
 
     def without_committed(self, work: Work) -> list[Work]:
         """What is left of `work` once committed rows are taken out of it."""
         if isinstance(work, ScoreWork):
-            todo = np.flatnonzero(~self._levels[work.replicate, work.sparsity].scored[work.start : work.stop]) + work.start
-            return [replace(work, start=int(r[0]), stop=int(r[-1]) + 1) for r in _runs(todo)]
+            scored = self._levels[work.replicate, work.sparsity].scored[work.start : work.stop]
+            runs = _runs(np.flatnonzero(~scored) + work.start)
+            return [replace(work, start=int(r[0]), stop=int(r[-1]) + 1) for r in runs]
         trained = self._levels[work.replicate, work.sparsity].trained
         lanes = [lane for lane in work.lanes if lane.slots[0] not in trained]
         return [replace(work, lanes=tuple(lanes))] if lanes else []
@@ -248,14 +302,17 @@ class Plan:
             for (replicate, sparsity), level in self._levels.items():
                 for run in _runs(np.flatnonzero(~level.scored)):
                     edges = [*range(int(run[0]), int(run[-1]) + 1, self._masks_per_pack), int(run[-1]) + 1]
-                    self._queue.extend(ScoreWork(replicate, sparsity, a, b) for a, b in pairwise(edges))
-        for (replicate, sparsity), level in self._levels.items():
+                    self._scorings.extend(ScoreWork(replicate, sparsity, a, b) for a, b in pairwise(edges))
+        changed, self._changed = self._changed, {}
+        for replicate, sparsity in changed:
+            level = self._levels[replicate, sparsity]
             if not level.is_issued:
                 self._issue(replicate, sparsity, level)
 
     def _issue(self, replicate: int, sparsity: float, level: _Level) -> None:
         """Queue the trainings of one level, once all its arms know their candidates."""
-        context = Context(replicate, sparsity, self._design.random_draws, level.best() if sparsity else None, level.derived)
+        best = level.best() if sparsity else None
+        context = Context(replicate, sparsity, self._design.random_draws, best, level.derived)
         wanted: dict[Candidate, list[Slot]] = {}
         impossible: list[Unavailable] = []
         for arm, method in self._arms.items():
@@ -286,32 +343,28 @@ class Plan:
         n_packs = -(-len(lanes) // self._lanes_per_pack)
         for part in np.array_split(np.arange(len(lanes)), max(1, n_packs)):
             if len(part):
-                self._queue.append(TrainWork(replicate, sparsity, tuple(lanes[i] for i in part), derive))
+                self._trainings.append(TrainWork(replicate, sparsity, tuple(lanes[i] for i in part), derive))
 
     # Totals ----------------------------------------------------------------------------------------------------------
 
     def totals(self) -> tuple[int, int, int, int]:
         """(masks scored, masks to score, slots trained, slots to train) of the whole study."""
-        scored = sum(level.n_scored for level in self._levels.values())
-        to_score = sum(len(level.scored) for level in self._levels.values())
-        trained = sum(len(level.trained) for level in self._levels.values())
-        to_train = 0
-        for replicate, sparsity in self._levels:
-            context = Context(replicate, sparsity, self._design.random_draws)
-            at_level = [m.n_slots(context) for m in self._arms.values() if m.is_dense == (sparsity == 0.0)]
-            to_train += sum(at_level) if at_level else 1
-        return scored, to_score, trained, to_train
+        return self._n_scored, self._to_score, self._n_trained, self._to_train
 
 
 def _numbers(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.float64]:
     return np.asarray(rows.column(column).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _lowest(values: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64]) -> tuple[float, int]:
-    """(lowest finite value, its number); ties go to the lower number; (inf, -1) if nothing is finite."""
+def _lowest(values: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64]) -> _Extreme:
+    """(lowest finite value, its number); ties go to the lower number; (inf, -1) if nothing is finite.
+
+    >>> _lowest(np.array([2.0, np.nan, 1.0, 1.0]), np.array([7, 0, 9, 8]))
+    (1.0, 8)
+    """
     finite = np.isfinite(values)
     if not finite.any():
-        return (np.inf, -1)
+        return _NONE
     lowest = values[finite].min()
     return float(lowest), int(numbers[finite][values[finite] == lowest].min())
 

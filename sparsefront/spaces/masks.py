@@ -48,12 +48,8 @@ def draw(
     True
     """
     total = sum(sizes)
-    is_global = len(counts) == 1 and len(sizes) > 1
+    is_global = _is_global(sizes, counts)
     limits = [total] if is_global else sizes
-    if len(counts) != len(limits) or any(not 1 <= k <= n for k, n in zip(counts, limits, strict=True)):
-        raise SpaceError(f"counts={list(counts)} for sections of {list(sizes)}: each must lie in 1..size")
-    if is_global and counts[0] < len(sizes):
-        raise SpaceError(f"counts={list(counts)} over {len(sizes)} sections: at least one survivor in each is needed")
     out = np.empty((stop - start, total), dtype=np.bool_)
     rows = max(1, _WORDS_AT_ONCE // max(1, total))
     for a in range(start, stop, rows):
@@ -62,6 +58,17 @@ def draw(
     if is_global:
         _redraw_empty_sections(out, sizes, counts, key, start)
     return out
+
+
+def _is_global(sizes: Sequence[int], counts: Sequence[int]) -> bool:
+    """Whether all sections share one count; refuses counts that no mask can have."""
+    is_global = len(counts) == 1 and len(sizes) > 1
+    limits = [sum(sizes)] if is_global else sizes
+    if len(counts) != len(limits) or any(not 1 <= k <= n for k, n in zip(counts, limits, strict=True)):
+        raise SpaceError(f"counts={list(counts)} for sections of {list(sizes)}: each must lie in 1..size")
+    if is_global and counts[0] < len(sizes):
+        raise SpaceError(f"counts={list(counts)} over {len(sizes)} sections: at least one survivor in each is needed")
+    return is_global
 
 
 def _select(words: npt.NDArray[np.uint32], sizes: Sequence[int], counts: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -110,6 +117,9 @@ def top_k(scores: npt.NDArray[np.floating], sizes: Sequence[int], counts: Sequen
 
     With a global count every section keeps at least its best entry.
 
+    Raises:
+        SpaceError: a score that is not finite, or a count outside 1..size.
+
     >>> top_k(np.array([3.0, 1.0, 1.0, 1.0]), [4], [2]).tolist()
     [True, True, False, False]
     """
@@ -118,7 +128,7 @@ def top_k(scores: npt.NDArray[np.floating], sizes: Sequence[int], counts: Sequen
         raise SpaceError("scores: must be finite; a diverged network cannot be pruned")
     out = np.zeros(scores.shape, dtype=np.bool_)
     edges = np.cumsum([0, *sizes])
-    if len(counts) == 1 and len(sizes) > 1:
+    if _is_global(sizes, counts):
         for a, b in zip(edges[:-1], edges[1:], strict=True):
             out[a + int(np.argmax(scores[a:b]))] = True
         order = np.argsort(-scores, kind="stable")

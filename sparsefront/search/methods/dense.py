@@ -13,7 +13,7 @@ class Dense:
     source = "the reference of every pruning paper"
     is_dense = True
     needs_scores = False
-    criterion = None
+    criterion: str | None = None
 
     def n_slots(self, context: Context) -> int:
         """One."""

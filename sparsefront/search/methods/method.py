@@ -11,11 +11,14 @@ from sparsefront.spaces.candidate import Candidate
 
 @dataclass(frozen=True)
 class Best:
-    """Numbers of the draws that stand out among the scored masks of one level; ties go to the earlier draw."""
+    """Numbers of the draws that stand out among the scored masks of one level; ties go to the earlier draw.
 
-    lowest_initial_loss: int
-    lowest_scalefree_loss: int
-    highest_initial_loss: int
+    None where no mask of the level has a finite score of that kind.
+    """
+
+    lowest_initial_loss: int | None
+    lowest_scalefree_loss: int | None
+    highest_initial_loss: int | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Context:
     replicate: int
     sparsity: float
     random_draws: int
-    best: Best | Missing | None = None
+    best: Best | None = None
     derived: Mapping[str, str | Missing] = field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ class Random:
     source = "Farahani 2024; Liu et al., The unreasonable effectiveness of random pruning, 2022"
     is_dense = False
     needs_scores = False
-    criterion = None
+    criterion: str | None = None
 
     def n_slots(self, context: Context) -> int:
         """The study's number of random draws."""

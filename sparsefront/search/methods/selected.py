@@ -5,7 +5,7 @@ Reference: Farahani, Random search as a baseline for sparse neural network archi
 
 from __future__ import annotations
 
-from sparsefront.search.methods.method import Best, Context, Missing
+from sparsefront.search.methods.method import Context, Missing
 from sparsefront.spaces.candidate import Candidate
 
 
@@ -15,7 +15,7 @@ class Selected:
     source = "Farahani 2024 (the scale-free score and the worst mask are controls of ours)"
     is_dense = False
     needs_scores = True
-    criterion = None
+    criterion: str | None = None
 
     def __init__(self, summary: str, which: str) -> None:
         self.summary = summary
@@ -27,11 +27,9 @@ class Selected:
 
     def candidates(self, context: Context) -> list[Candidate] | Missing | None:
         """The chosen draw, once all are scored."""
-        if context.best is None or isinstance(context.best, Missing):
-            return context.best
-        return [Candidate(context.replicate, context.sparsity, "masked", draw=_number(context.best, self._which))]
-
-
-def _number(best: Best, which: str) -> int:
-    number: int = getattr(best, which)
-    return number
+        if context.best is None:
+            return None
+        number: int | None = getattr(context.best, self._which)
+        if number is None:
+            return Missing("no mask of this level has a finite score")
+        return [Candidate(context.replicate, context.sparsity, "masked", draw=number)]

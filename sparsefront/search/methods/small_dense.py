@@ -13,7 +13,7 @@ class SmallDense:
     source = "Liu et al., Rethinking the value of network pruning, 2019"
     is_dense = False
     needs_scores = False
-    criterion = None
+    criterion: str | None = None
 
     def n_slots(self, context: Context) -> int:
         """One."""

@@ -19,5 +19,7 @@ class Strategy:
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "random": Strategy("uniform over all masks of the exact counts, by draw number", "Farahani 2024; Bergstra and Bengio 2012"),
+    "random": Strategy(
+        "uniform over all masks of the exact counts, by draw number", "Farahani 2024; Bergstra and Bengio 2012"
+    ),
 }

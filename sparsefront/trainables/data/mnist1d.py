@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsefront.errors import ConfigError
 from sparsefront.trainables.data.cache import cached, default_cache
 from sparsefront.trainables.data.dataset import Arrays, Dataset, DatasetSource, Option
 
@@ -26,13 +27,18 @@ _GENERATION = threading.Lock()
 
 def _load(options: Mapping[str, int], cache: Path | None) -> Dataset:
     """Generate the signals (about 0.4 ms each), or read them from the cache."""
+    if options["test_samples"] > options["num_samples"] - 50:
+        raise ConfigError(
+            f"test_samples={options['test_samples']} for data set 'mnist1d': must leave at least 50 of "
+            f"num_samples={options['num_samples']} for training; correct the data set's options in the study"
+        )
     identity = {"generator": f"mnist1d {version('mnist1d')}", "options": dict(options)}
     arrays = cached("mnist1d", identity, lambda: _generate(**options), folder=cache or default_cache())
     return Dataset.from_arrays("mnist1d", arrays, n_classes=_N_CLASSES, source=_SOURCE, licence=_LICENCE)
 
 
-def _generate(*, num_samples: int, seed: int) -> Arrays:
-    """Signals and labels of the package's generator: 4/5 of them for training, shuffled, standardised as a whole.
+def _generate(*, num_samples: int, test_samples: int, seed: int) -> Arrays:
+    """Signals and labels of the package's generator: shuffled, standardised as a whole, the last ones for the test.
 
     The generator seeds and draws from the global generators of NumPy and ``random``. Their states are put back, so
     nothing else notices; another thread that draws from them meanwhile would change these data, and is not ours: no
@@ -51,12 +57,11 @@ def _generate(*, num_samples: int, seed: int) -> Arrays:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002 - see above
             random.setstate(python_state)
-    return {
-        "x_train": made["x"].astype(np.float32),
-        "y_train": made["y"].astype(np.int64),
-        "x_test": made["x_test"].astype(np.float32),
-        "y_test": made["y_test"].astype(np.int64),
-    }
+    # The package cuts at a rounded fraction; here the cut is exact.
+    x = np.concatenate([made["x"], made["x_test"]]).astype(np.float32)
+    y = np.concatenate([made["y"], made["y_test"]]).astype(np.int64)
+    n_train = num_samples - test_samples
+    return {"x_train": x[:n_train], "y_train": y[:n_train], "x_test": x[n_train:], "y_test": y[n_train:]}
 
 
 SOURCE = DatasetSource(
@@ -70,7 +75,8 @@ SOURCE = DatasetSource(
     licence=_LICENCE,
     options=(
         # At 100 each part still holds several classes; at 1,000,000 generation takes about seven minutes.
-        Option("num_samples", 5000, 100, 1_000_000, "training and test signals together, 4:1", multiple_of=10),
+        Option("num_samples", 5000, 100, 1_000_000, "training and test signals together", multiple_of=10),
+        Option("test_samples", 1000, 50, 1_000_000, "signals of those that are kept for the test"),
         Option("seed", 42, 0, 2**32 - 1, "seed of the generator; 42 is the package's default set"),
     ),
     load=_load,

@@ -45,8 +45,8 @@ def resolve_dataset_options(name: str, options: Mapping[str, object] | None = No
     Raises:
         ConfigError: as :func:`load_dataset`.
 
-    >>> resolve_dataset_options("mnist1d", {"num_samples": 1000})
-    {'num_samples': 1000, 'seed': 42}
+    >>> resolve_dataset_options("mnist1d", {"num_samples": 10_000})
+    {'num_samples': 10000, 'test_samples': 1000, 'seed': 42}
     """
     return _source(name).resolve(options or {})
 
