@@ -7,25 +7,27 @@ changed study is refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-import math
+import os
 import platform
 import re
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sparsefront.cluster.address import check_address
 from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, ray_cluster
 from sparsefront.cluster.record import LiveRecorder, RecordResult, record_in_process
 from sparsefront.cluster.worker import WorkerSettings
-from sparsefront.errors import ConfigError, LedgerError, nearest
+from sparsefront.errors import ConfigError, LedgerError, SpaceError, SparsefrontError, nearest
 from sparsefront.search.design import Design
 from sparsefront.search.filters import parse_where
 from sparsefront.search.front import front, front_columns
@@ -34,18 +36,26 @@ from sparsefront.search.methods import METHODS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.search.report import write_report
-from sparsefront.search.verdict import Verdict, judge
+from sparsefront.search.verdict import VERDICT_COLUMNS, Verdict, judge
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.spaces.candidate import CandidateNames, canonical_json
-from sparsefront.trainables.data import load_dataset, resolve_dataset_options
+from sparsefront.progress import Progress, ProgressView
+from sparsefront.spaces.candidate import CandidateNames, canonical_json, level_key
+from sparsefront.spaces.seeds import generator
+from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, resolve_dataset_options, split
 from sparsefront.trainables.models import build_model, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.recipe import Recipe
-from sparsefront.progress import Progress, ProgressView
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FAMILY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 REPORT = "report.html"
+
+#: No study is as large as this; a file that is was named by mistake.
+_MAX_STUDY_BYTES = 1 << 20
+#: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
+_MAX_MASKS = 10**9
+_MAX_LEVELS = 10**6
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -60,27 +70,59 @@ class Section(BaseModel):
 class DataSection(Section):
     """Which examples; the data set's own options are written beside its name."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str = "mnist1d"
     validation_fraction: Fraction = 0.2
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Check the data set's own options, and write down those that were left to their defaults."""
+        if self.name not in DATASETS:
+            raise ConfigError(f"name={self.name!r}: {nearest(self.name, DATASETS)}")
+        known = [option.name for option in DATASETS[self.name].options]
+        for key, value in self.options.items():
+            if key not in known:
+                raise ConfigError(_unknown(key, value, [*type(self).model_fields, *known]))
+        assert self.__pydantic_extra__ is not None
+        self.__pydantic_extra__.update(resolve_dataset_options(self.name, self.options))
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
-        """The data set's own options."""
+        """The data set's own options, all of them."""
         return dict(self.__pydantic_extra__ or {})
 
 
 class ModelSection(Section):
     """Which parent; the family's own options are written beside its name."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str = "mlp"
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Check the family's own options, and write down those that were left to their defaults."""
+        if ":" in self.name and not FAMILY.fullmatch(self.name):
+            raise ConfigError(f"name={self.name!r}: must be 'package.module:object'")
+        family = model_family(self.name)
+        options = getattr(family, "options", None)
+        if not (
+            isinstance(options, type) and issubclass(options, BaseModel) and callable(getattr(family, "build", None))
+        ):
+            raise ConfigError(f"name={self.name!r}: is no model family; it needs `options` and `build` (docs: models)")
+        try:
+            resolved = options.model_validate(self.options)
+        except ValidationError as error:
+            raise ConfigError(_first_error(error, options)) from error
+        assert self.__pydantic_extra__ is not None
+        self.__pydantic_extra__.update(resolved.model_dump(mode="json"))
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
-        """The family's own options."""
+        """The family's own options, all of them."""
         return dict(self.__pydantic_extra__ or {})
 
 
@@ -123,7 +165,11 @@ class VerdictSection(Section):
     convergence_target_fraction: Fraction = 0.95
     convergence_margin_fraction: Fraction = 0.05
     alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05
-    objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=6, strict=False)] = ("val_error", "n_params", "macs")
+    objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=6, strict=False)] = (
+        "val_error",
+        "n_params",
+        "macs",
+    )
 
 
 class ComputeSection(Section):
@@ -165,6 +211,19 @@ class Study(Section):
     compute: ComputeSection = ComputeSection()
     record: RecordSection = RecordSection()
 
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, /, **values: Any) -> None:
+            """Check and complete a study.
+
+            Raises:
+                ConfigError: one line with key, value and what is accepted.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(_first_error(error, type(self))) from error
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         """What no single value shows: names, registries, and numbers that must fit each other."""
@@ -175,25 +234,45 @@ class Study(Section):
         for key, values in (("sparsities", self.sparsities), ("arms", self.arms)):
             if len(set(values)) != len(values):
                 raise ConfigError(f"{key}={list(values)}: every value may appear once")
+        if len({level_key(s) for s in self.sparsities}) != len(self.sparsities):
+            raise ConfigError(f"sparsities={list(self.sparsities)}: must be at least 1e-9 apart")
         for arm in self.arms:
             if arm not in METHODS:
                 raise ConfigError(f"arms: {arm!r} {nearest(arm, METHODS)}")
         if "random" not in self.arms:
             raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
         if self.masks.allocation not in ALLOCATIONS:
-            raise ConfigError(f"masks.allocation={self.masks.allocation!r}: {nearest(self.masks.allocation, ALLOCATIONS)}")
+            raise ConfigError(
+                f"masks.allocation={self.masks.allocation!r}: {nearest(self.masks.allocation, ALLOCATIONS)}"
+            )
+        kinds = ALLOCATIONS[self.masks.allocation].kinds
+        if self.masks.kind not in kinds:
+            raise ConfigError(
+                f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and masks.kind is "
+                f"{self.masks.kind!r}; change one of the two"
+            )
         if self.training.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}")
+            raise ConfigError(
+                f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}"
+            )
         if self.training.nesterov and not self.training.momentum:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0")
         for objective in self.verdict.objectives:
             if objective not in OBJECTIVES:
                 raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
+        if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
+            raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
         needs_scores = any(METHODS[arm].needs_scores for arm in self.arms)
         if needs_scores and self.search.draws < self.search.random_draws:
             raise ConfigError(
                 f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
                 "the random arm trains the first of them"
+            )
+        n_levels = self.replicates * len(self.sparsities)
+        if n_levels > _MAX_LEVELS or n_levels * self.search.draws > _MAX_MASKS:
+            raise ConfigError(
+                f"replicates={self.replicates}: with {len(self.sparsities)} sparsities of {self.search.draws:,} draws must be "
+                f"at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
             )
         return self
 
@@ -211,17 +290,14 @@ class Study(Section):
             ConfigError: one line with file, key, value and what is accepted.
         """
         path = Path(path)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; see examples/ for studies to start from") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error})") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: is not TOML ({error})") from error
+        table = _read_toml(path)
         for override in overrides:
             _override(table, override)
-        return cls.from_dict(table, source=str(path))
+        try:
+            return cls(**table)
+        except ConfigError as error:
+            message = attributed(str(error), str(path), overrides)
+            raise ConfigError(message if message != str(error) else f"{path}: {error}") from error
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], *, source: str = "Study") -> Study:
@@ -231,27 +307,9 @@ class Study(Section):
             ConfigError: one line that begins with `source`.
         """
         try:
-            return cls.model_validate(dict(table)).resolved()
-        except ValidationError as error:
-            raise ConfigError(f"{source}: {_first_error(error)}") from error
+            return cls(**table)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-        except ValueError as error:
-            raise ConfigError(f"{source}: {error}") from error
-
-    def resolved(self) -> Study:
-        """This study with the options of its data set and parent checked and completed."""
-        data = resolve_dataset_options(self.data.name, self.data.options)
-        try:
-            options = model_family(self.model.name).options.model_validate(self.model.options)
-        except ValidationError as error:
-            raise ConfigError(_first_error(error, prefix="model.")) from error
-        return self.model_copy(
-            update={
-                "data": DataSection(name=self.data.name, validation_fraction=self.data.validation_fraction, **data),
-                "model": ModelSection(name=self.model.name, **options.model_dump(mode="json")),
-            }
-        )
 
     # What it is ------------------------------------------------------------------------------------------------------
 
@@ -339,9 +397,8 @@ class Study(Section):
             LedgerError: the folder holds another study, is damaged, or is being written by another driver.
         """
         folder = Path("runs") / self.name if folder is None else Path(folder)
-        dataset = load_dataset(self.data.name, self.data.options)
-        self._check_sizes(dataset.n_train, dataset.example_shape, dataset.n_classes)
         device = _device(self.compute.device, address)
+        dataset = self._checked_data()
         design, recipe = self.design(), self.recipe()
         resources = Resources(address, device, self.compute.workers or None, self.compute.max_retries)
         settings = WorkerSettings(
@@ -351,8 +408,12 @@ class Study(Section):
             timeout_s=self.compute.timeout_s,
             memory_bytes=int(self.compute.memory_gib * 2**30) or None,
         )
-        with self._ledger(folder) as ledger:
-            began = time.monotonic()
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            slots: int | None = None
+            if address is not None and not (folder / "study.json").exists():
+                slots = _connected(stack, resources)  # first: a wrong address must leave no folder behind
+            ledger = stack.enter_context(self._ledger(folder))
             workers = self.compute.workers or (available_cores() if device == "cpu" else 1)
             plan = Plan(design, CandidateNames(self.base()), **self._pack_sizes(workers, device))
             progress = Progress(design, plan.totals)
@@ -370,6 +431,8 @@ class Study(Section):
                     n_planned=plan.totals()[3],
                 )
                 recorder.start(time.monotonic())
+            if view is not None:
+                stack.callback(view.close)
 
             def tick() -> None:
                 if view is not None:
@@ -377,11 +440,13 @@ class Study(Section):
                 if recorder is not None:
                     recorder.maybe_export(time.monotonic())
 
-            if not plan.is_done:
+            if not plan.is_complete:
                 if view is not None:
-                    view.say(f"starting Ray ({resources.address or 'on this machine'}, {device})")
-                with ray_cluster(resources) as slots:
-                    progress.start(slots)
+                    view.say(f"{self.name}: starting on {address or 'this machine'}, {device}")
+                slots = slots or _connected(stack, resources)
+                plan.resize(**self._pack_sizes(slots, device))
+                progress.start(slots)
+                try:
                     dispatch(
                         plan,
                         ledger,
@@ -392,27 +457,51 @@ class Study(Section):
                         on_commit=progress.absorb,
                         on_tick=tick,
                     )
-            results = Results(folder)
+                except LedgerError as error:  # not the user's input: the disk, most likely
+                    raise SparsefrontError(
+                        f"{error}; what was committed is safe, run the same command to go on"
+                    ) from error
             if view is not None:
                 view.finish(progress, seconds=time.monotonic() - began)
+            results = Results(folder)
             report = results.report()
             if recorder is not None:
+                if view is not None:
+                    view.say("recording in MLflow")
                 results.recorded = recorder.finish(self.record.timeout_s, report=report)
         return results
 
-    def _check_sizes(self, n_train: int, example_shape: tuple[int, ...], n_classes: int) -> None:
-        """Refuse what could only fail later: before anything is written."""
-        n_left = n_train - math.ceil(n_train * self.data.validation_fraction)
-        for key, value in (("training.batch_size", self.training.batch_size), ("search.probe_size", self.search.probe_size)):
+    def _checked_data(self) -> Dataset:
+        """Load the data set, and refuse what could only fail later: before anything is written."""
+        dataset = load_dataset(self.data.name, self.data.options)
+        try:
+            # The sizes of a split do not depend on its generator.
+            parts = split(
+                dataset,
+                validation_fraction=self.data.validation_fraction,
+                generator=generator(self.seed, "split", 0),
+            )
+        except ConfigError as error:
+            raise ConfigError(f"data.{error}") from error
+        n_left = len(parts.train_indices)
+        sizes = {"training.batch_size": self.training.batch_size, "search.probe_size": self.search.probe_size}
+        for key, value in sizes.items():
             if value > n_left:
                 raise ConfigError(f"{key}={value}: must be at most {n_left}, the training examples of a replicate")
-        model = build_model(self.model.name, self.model.options, input_shape=example_shape, n_classes=n_classes)
-        for sparsity in self.sparsities:
-            kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
+        try:
+            model = build_model(
+                self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            )
+            for sparsity in self.sparsities:
+                kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
+        except (ConfigError, SpaceError) as error:
+            raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
+        return dataset
 
     def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
         """Masks and lanes in a pack: enough to pay for a trial, few enough to keep all workers busy to the end."""
         levels = self.replicates * len(self.sparsities)
+        # About four packs of masks and two of networks for each worker.
         masks = -(-levels * self.search.draws // (workers * 4))
         lanes = -(-levels * (self.search.random_draws + len(self.arms)) // (workers * 2))
         largest = 128 if device == "cpu" else 4096
@@ -422,10 +511,9 @@ class Study(Section):
         }
 
     def _ledger(self, folder: Path) -> Ledger:
-        if (folder / "study.json").exists():
+        if os.path.lexists(folder / "study.json"):
             return Ledger.open(folder, digest=self.digest, study=self.identity())
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"DIR={folder}: is a file; a folder is needed")
+        _check_folder(folder)
         return Ledger.create(folder, self.identity(), digest=self.digest, versions=versions())
 
 
@@ -436,29 +524,48 @@ class Results:
         """Open for reading; the ledger is read anew by every method.
 
         Raises:
-            LedgerError: if there is no study in `folder`, or it is damaged.
+            ConfigError: if there is no study in `folder`.
+            LedgerError: if it is damaged.
         """
         self.folder = Path(folder)
+        if not os.path.lexists(self.folder / "study.json"):
+            what = "is no study, it has no study.json" if self.folder.is_dir() else "is no folder"
+            raise ConfigError(
+                f"DIR={self.folder}: {what}; give the folder of a study that was run (default: runs/<name>)"
+            )
         self.recorded: RecordResult | None = None
         with Ledger.read(self.folder) as ledger:
             self.versions = dict(ledger.versions)
             try:
                 self.study = Study.from_dict({**ledger.study, "compute": {}, "record": {}})
             except ConfigError as error:
-                raise LedgerError(f"{self.folder / 'study.json'}: holds no valid study ({error}); restore it from a copy") from error
+                raise LedgerError(
+                    f"{self.folder / 'study.json'}: holds no valid study ({error}); restore it from a copy"
+                ) from error
 
     def to_arrow(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The ledger's rows as an Arrow table (docs/columns.md)."""
-        with Ledger.read(self.folder) as ledger:
-            return ledger.table(columns=columns, where=None if where is None else parse_where(where))
+        """The ledger's rows as an Arrow table (its columns: `sparsefront.search.schema.COLUMNS`).
 
-    def to_pandas(self, *, where: str | None = None) -> Any:
-        """The ledger's rows as a pandas data frame."""
-        return self.to_arrow(where=where).to_pandas()
+        Args:
+            where: condition over columns (`sparsefront.search.filters`), test results included.
+            columns: those wanted; None for all.
+        """
+        expression = None if where is None else parse_where(where, allow_test=True)
+        with Ledger.read(self.folder) as ledger:
+            return ledger.table(columns=columns, where=expression)
+
+    def to_pandas(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> Any:
+        """The same rows as `to_arrow`, as a pandas data frame."""
+        return self.to_arrow(where=where, columns=columns).to_pandas()
 
     def front(self, *, where: str | None = None, objectives: Sequence[str] | None = None) -> pa.Table:
-        """Non-dominated candidates among the rows that `where` selects, best first by the first objective."""
-        chosen = tuple(objectives or self.study.verdict.objectives)
+        """Non-dominated candidates among the rows that `where` selects, best first by the first objective.
+
+        Args:
+            where: condition over columns; test results are refused, for validation decides.
+            objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study.
+        """
+        chosen = self.study.verdict.objectives if objectives is None else tuple(objectives)
         front_columns(chosen)
         expression = None if where is None else parse_where(where)
         with Ledger.read(self.folder) as ledger:
@@ -467,20 +574,28 @@ class Results:
     def verdict(self) -> Verdict:
         """Better than, equivalent to or worse than random search, arm by arm and level by level."""
         with Ledger.read(self.folder) as ledger:
-            return judge(ledger.scan(), self.study.design())
+            return self._judged(ledger)
 
     def outcomes(self) -> dict[str, int]:
-        """How many trained slots came to each outcome."""
-        column = self.to_arrow(where="stage == 'trained'", columns=["outcome"]).column("outcome")
-        return {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
+        """How many networks came to each outcome; a network that several arms share counts once."""
+        rows = self.to_arrow(where="stage == 'trained' and not reused", columns=["outcome"])
+        return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
 
     def report(self) -> Path:
-        """Write the report into the study's folder and return its path."""
+        """Write the report into the study's folder and return its path.
+
+        Raises:
+            ConfigError: if it cannot be written there.
+        """
         path = self.folder / REPORT
-        design = self.study.design()
         with Ledger.read(self.folder) as ledger:
-            table = ledger.table()
-        write_report(table, design, judge(table, design), path, provenance=self._provenance(table))
+            verdict, provenance = self._judged(ledger), self._provenance(ledger)
+            try:
+                write_report(ledger, self.study.design(), verdict, path, provenance=provenance)
+            except OSError as error:
+                if isinstance(error, SparsefrontError):
+                    raise
+                raise ConfigError(f"DIR={self.folder}: {path.name} cannot be written ({error.strerror})") from error
         return path
 
     def record(self, *, tracking_uri: str | None = None, timeout_s: float = 600.0) -> RecordResult:
@@ -495,11 +610,14 @@ class Results:
         )
         return self.recorded
 
-    def _provenance(self, table: pa.Table) -> dict[str, str]:
-        devices = sorted({d for d in table.column("device").unique().to_pylist() if d})
+    def _judged(self, ledger: Ledger) -> Verdict:
+        return judge(ledger.scan(columns=VERDICT_COLUMNS), self.study.design())
+
+    def _provenance(self, ledger: Ledger) -> dict[str, str]:
+        devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "study": self.study.digest[:16],
-            "devices": ", ".join(devices) or "none",
+            "devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
 
@@ -513,7 +631,8 @@ def versions() -> dict[str, str]:
     """Versions that a study's results may depend on."""
     packages = ("sparsefront", "torch", "ray", "numpy", "pyarrow", "moocore", "scipy")
     found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found, "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores"}
+    machine = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
+    return {"python": platform.python_version(), **found, "machine": machine}
 
 
 def _device(wanted: str, address: str | None) -> str:
@@ -523,7 +642,9 @@ def _device(wanted: str, address: str | None) -> str:
     if wanted == "auto":
         return "cuda" if address is None and torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and address is None and not torch.cuda.is_available():
-        raise ConfigError("compute.device='cuda': this machine has no CUDA device that torch can use; use 'auto' or 'cpu'")
+        raise ConfigError(
+            "compute.device='cuda': this machine has no CUDA device that torch can use; use 'auto' or 'cpu'"
+        )
     return wanted
 
 
@@ -532,14 +653,55 @@ def _described(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
 
 
+def _connected(stack: contextlib.ExitStack, resources: Resources) -> int:
+    """Connect to the cluster until `stack` is closed, or start one: the packs that can run at once."""
+    if resources.address is None:
+        return stack.enter_context(ray_cluster(resources))
+    check_address(resources.address)
+    try:
+        return stack.enter_context(ray_cluster(resources))
+    except (SparsefrontError, ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--address {resources.address}: {error}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that a study cannot be started in, before anything is made."""
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        is_folder = existing.resolve(strict=True).is_dir()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise ConfigError(f"DIR={folder}: is not usable ({error}); give a new or empty folder") from error
+    if not is_folder:
+        what = "is a file" if existing == folder else f"{existing} is a file"
+        raise ConfigError(f"DIR={folder}: {what}; give a new or empty folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"DIR={folder}: {existing} cannot be written; give another folder, or change its permissions")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_STUDY_BYTES + 1)
+        if len(content) > _MAX_STUDY_BYTES:
+            raise ConfigError(f"{path}: is larger than {_MAX_STUDY_BYTES:,} bytes, which no study is; name a TOML file")
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; see examples/ for studies to start from") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not TOML ({error})") from error
+
+
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(f"--set {override!r}: must be key=value with a dotted key, e.g. training.steps=500")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text.strip()
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()  # a bare word is a string
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -548,15 +710,69 @@ def _override(table: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
-def _first_error(error: ValidationError, *, prefix: str = "") -> str:
+def attributed(message: str, source: str, overrides: Sequence[str] = ()) -> str:
+    """Say where the key that a message begins with was written; a message about something else stays as it is.
+
+    >>> attributed("training.steps=0: must be at least 1", "a.toml")
+    'a.toml: training.steps=0: must be at least 1'
+    >>> attributed("training.steps=0: must be at least 1", "a.toml", ["training.steps=0"])
+    '--set training.steps=0: must be at least 1'
+    >>> attributed("DIR=x: is a file", "a.toml")
+    'DIR=x: is a file'
+    """
+    found = re.match(r"([A-Za-z_]\w*)[\w.]*(?=[=:])", message)
+    if found is None or found[1] not in Study.model_fields:
+        return message
+    keys = (override.partition("=")[0].strip() for override in overrides)
+    return f"--set {message}" if any(f"{found[0]}.".startswith(f"{key}.") for key in keys) else f"{source}: {message}"
+
+
+#: What is accepted, by the type of pydantic's error; its own words speak of Python.
+_ACCEPTED = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text in quotes",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "model_type": "must be a section of keys and values",
+    "literal_error": "must be {expected}",
+    "too_short": "must have {min_length} or more values",
+    "too_long": "must have {max_length} or fewer values",
+}
+
+
+def _first_error(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, as key, value and what is accepted."""
     first = error.errors(include_url=False)[0]
-    if isinstance(first.get("ctx", {}).get("error"), ConfigError):
-        return str(first["ctx"]["error"])
-    key = prefix + ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])
+    context = first.get("ctx", {})
+    reason = context.get("error")
+    if isinstance(reason, ConfigError):
+        text = str(reason)
+        return f"{key}.{text}" if key and not text.startswith(f"{key}.") else text
     if first["type"] == "extra_forbidden":
-        return f"{key}={first['input']!r}: unknown key; remove it or correct its name"
+        for part in first["loc"][:-1]:
+            section = model.model_fields[str(part)].annotation
+            assert isinstance(section, type)
+            model = section
+        return _unknown(key, first["input"], model.model_fields)
     if first["type"] == "missing":
         return f"{key}: is missing and has no default; write it"
-    return f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)
+    return f"{key}={_shown(first['input'])}: {accepted}"
 
+
+def _unknown(key: str, value: object, known: Iterable[str]) -> str:
+    """Message for a key that does not exist; `key` may be dotted, `known` are the last parts."""
+    return f"{key}={_shown(value)}: unknown key; {nearest(key.rpartition('.')[2], known)}"
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it: never more than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -129,14 +129,15 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
                 )
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise SparsefrontError(
-                    f"Ray could not be started on this machine ({_one_line(error)}): free memory, /dev/shm and space in "
-                    f"{folder.parent}, or give the --address of a running cluster"
+                    f"Ray could not be started on this machine ({_one_line(error)}): free memory, /dev/shm and space "
+                    f"in {folder.parent}, or give the --address of a running cluster"
                 ) from error
         stack.callback(ray.shutdown)
         slots = _capacity(resources.kind)
         if slots < 1:
             raise ConfigError(
-                f"device={resources.device!r}: the cluster has no {resources.kind}; use the other device or another address"
+                f"device={resources.device!r}: the cluster has no {resources.kind}; use the other device, or another "
+                "address"
             )
         yield min(slots, resources.workers or slots)
 
@@ -158,7 +159,7 @@ def _scratch_folder() -> Iterator[Path]:
     A folder is in use as long as its lock is held, and the lock ends with its process.
     """
     # Unix sockets below this folder must stay under 107 characters: the system's short temporary folder.
-    place = Path("/tmp")  # noqa: S108
+    place = Path("/tmp")
     for left in place.glob(f"{_SCRATCH_PREFIX}*"):
         _remove_unless_locked(left)
     while True:
@@ -219,14 +220,14 @@ def dispatch(
         KeyboardInterrupt: if the user interrupted (SIGINT or SIGTERM); what was committed stays.
     """
     try:
-        orders = OrderBook.remote()
+        orders: Any = ray.remote(num_cpus=0)(OrderBook).remote()
         driver = Driver(
             plan,
             ledger,
             settings,
             max_retries=resources.max_retries,
             slots=slots,
-            post=lambda key, work, masks: ray.get(orders.put.remote(key, work, masks)),
+            post=orders.put.remote,
             on_commit=on_commit,
         )
         driver.record_unavailable()
@@ -252,7 +253,7 @@ def dispatch(
                     failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
                 ),
             )
-            # Left by `_End` or an interrupt: Tune's wrap-up, which waits for workers and reads results back, is skipped.
+            # Left by `_End` or an interrupt: Tune's wrap-up is skipped; it waits for workers and reads results back.
             with _quiet_tune(), contextlib.suppress(_End):
                 tuner.fit()
     except RayError as error:
@@ -377,8 +378,9 @@ class Driver:
         self._n_failed_starts = 0
         if report["problem"] is not None:
             raise SparsefrontError(
-                f"a worker cannot run this study ({_one_line(report['problem'])}): every machine of the cluster needs the "
-                f"study's device, packages and modules, and memory for its data (compute.memory_gib); {_GO_ON}"
+                f"a worker cannot run this study ({_one_line(report['problem'])}): every machine of the cluster needs "
+                "the study's device, packages and modules, and memory for its data (compute.memory_gib); "
+                f"{_GO_ON}"
             )
         for digest, bits in report["blobs"].items():
             if self._ledger.put_blob(bits) != digest:
@@ -428,27 +430,18 @@ class Driver:
             reason = f"no validation point within compute.timeout_s={timeout_s:g}: its worker was ended"
         is_final = outcome in ("timeout", "failed") or work.attempt >= self._max_retries
         parts: list[Work] = []
-        n_given_up = 0
         for one in self._plan.without_committed(work):
             halves = one.halves()
             if len(halves) > 1:
                 # Attempts are counted against a single candidate only: a pack is divided until its culprit is alone.
                 parts += [replace(half, attempt=0) for half in halves]
             elif is_final:
-                n_given_up += 1
                 self._commit(
                     lost_rows(one, outcome, reason[-8000:], self._names, self._settings.recipe, seconds_each=silent_s)
                 )
             else:
                 parts.append(replace(one, attempt=one.attempt + 1))
-        _LOG.info(
-            "pack %s: %s (%s); %d packs again, %d given up",
-            work.key,
-            outcome,
-            _one_line(reason),
-            len(parts),
-            n_given_up,
-        )
+        _LOG.info("pack %s: %s (%s); %d to do again", work.key, outcome, _one_line(reason), len(parts))
         self._plan.give_back(parts)
 
     def silent(self) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sparsefront.search.plan import POOL, Lane, ScoreWork, TrainWork, Unavailable, Work
@@ -277,6 +278,6 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     return batch({name: [row.get(name) for row in rows] for name in _TYPES}, len(rows))
 
 
-def _finite(values: np.ndarray) -> pa.Array:  # type: ignore[type-arg]
+def _finite(values: npt.NDArray[np.floating[Any]]) -> list[float | None]:
     """Non-finite scores are null: they never reach a strategy or a front."""
     return [v if ok else None for v, ok in zip(values.tolist(), np.isfinite(values).tolist(), strict=True)]

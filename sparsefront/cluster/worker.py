@@ -6,9 +6,9 @@ that key, and results travel to the driver as Arrow bytes inside the trial's rep
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import resource
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ from sparsefront.trainables.workshop import LaneOrder, Trained, Workshop
 
 #: A report at least this often, so that the driver knows that the pack is alive and the terminal moves.
 _REPORT_EVERY_S = 2.0
+_STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class PackRunner:
         done = False
         while not done and time.monotonic() < deadline:
             # Ends the process from a C thread, which a hang that holds the interpreter's lock cannot stop.
-            faulthandler.dump_traceback_later(self._settings.timeout_s, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._settings.timeout_s, exit=True, file=_STDERR)
             try:
                 if self._workshop is None:
                     try:
@@ -141,20 +142,29 @@ class PackRunner:
         return trained_rows(work, ended, self._settings.recipe, device=self._device_name)
 
 
-@ray.remote(num_cpus=0)
 class OrderBook:
-    """Work by pack key, so that a trial's configuration holds the key alone."""
+    """Work by pack key, so that a trial's configuration holds the key alone; an actor of its own on Ray.
+
+    Work is put without waiting, so the worker may ask for it before it is there.
+    """
 
     def __init__(self) -> None:
-        self._orders: dict[str, tuple[Work, dict[str, bytes]]] = {}
+        self._orders: dict[str, asyncio.Future[tuple[Work, dict[str, bytes]]]] = {}
 
-    def put(self, key: str, work: Work, masks: dict[str, bytes]) -> None:
-        """Store work and the mask bits it needs."""
-        self._orders[key] = (work, masks)
+    async def put(self, key: str, work: Work, masks: dict[str, bytes]) -> None:
+        """Store work and the bits of the masks it needs, by digest."""
+        self._order(key).set_result((work, masks))
 
-    def take(self, key: str) -> tuple[Work, dict[str, bytes]]:
+    async def take(self, key: str) -> tuple[Work, dict[str, bytes]]:
         """The work called `key`, which is forgotten: work that is lost comes back under another key."""
-        return self._orders.pop(key)
+        order = await self._order(key)
+        del self._orders[key]
+        return order
+
+    def _order(self, key: str) -> asyncio.Future[tuple[Work, dict[str, bytes]]]:
+        if key not in self._orders:
+            self._orders[key] = asyncio.get_running_loop().create_future()
+        return self._orders[key]
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]

@@ -163,6 +163,10 @@ class Plan:
         self._changed = dict.fromkeys(self._levels)
         self._is_primed = False
 
+    def resize(self, *, masks_per_pack: int, lanes_per_pack: int) -> None:
+        """Divide work that is not queued yet into packs of another size, once it is known where it runs."""
+        self._masks_per_pack, self._lanes_per_pack = masks_per_pack, lanes_per_pack
+
     # Learning --------------------------------------------------------------------------------------------------------
 
     def absorb(self, rows: pa.RecordBatch | pa.Table) -> None:
@@ -224,7 +228,7 @@ class Plan:
     def is_new(self, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows are not committed yet, by key: (n,) bool."""
         stage = rows.column("stage")
-        if pc.all(pc.equal(stage, "scored")).as_py():
+        if rows.num_rows and pc.all(pc.equal(stage, "scored")).as_py():
             replicate, sparsity = _numbers(rows, "replicate"), _numbers(rows, "target_sparsity")
             if (replicate == replicate[0]).all() and (sparsity == sparsity[0]).all():
                 slot = _numbers(rows, "slot").astype(np.int64)
@@ -285,6 +289,11 @@ class Plan:
         """Whether there is nothing left to hand out, and nothing handed out is still away."""
         self._fill()
         return not (self._trainings or self._scorings or self._n_in_flight or self._unavailable)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything is committed."""
+        return self._n_scored == self._to_score and self._n_trained == self._to_train
 
     def without_committed(self, work: Work) -> list[Work]:
         """What is left of `work` once committed rows are taken out of it."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.func import functional_call, grad_and_value, vmap
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.shape_prop import ShapeProp
 
 from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.losses import cross_entropy
@@ -82,16 +83,54 @@ def _record(
 
     eps = torch.zeros(flat.shape[0], device=flat.device)
     graph = make_fx(flat_gradient)(flat, x, one_hot, eps)
-    _simplify(graph)
+    _simplify(graph, flat, x, one_hot, eps)
 
     return cast(GradientFunction, graph)
 
 
-def _simplify(graph: GraphModule) -> None:
-    """Drop what the transforms emit without effect: unused values and multiplications by one."""
+def _simplify(graph: GraphModule, *arguments: torch.Tensor) -> None:
+    """Rewrite the recording into fewer passes over memory; every value stays the same.
+
+    Views and expansions that change nothing and multiplications by one go; a product with a bias added becomes one
+    operation; an activation overwrites its input where nothing else reads it.
+    """
+    ShapeProp(graph).propagate(*arguments)
     for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.mul.Scalar and node.args[1] == 1:
+        if node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
+        elif node.target is _ATEN.mul.Scalar and node.args[1] == 1:
+            node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()
+    for node in list(graph.graph.nodes):
+        if node.target is _ATEN.add.Tensor and len(node.args) == 2:
+            for bias, product in (node.args, node.args[::-1]):
+                if _is_only_for(product, node, _ATEN.bmm.default) and _is_bias(bias, node):
+                    node.target, node.args = _ATEN.baddbmm.default, (bias, *product.args)
+                    break
+        elif node.target is _ATEN.relu.default and _is_only_for(node.args[0], node, *_FRESH):
+            node.target = _ATEN.relu_.default
+    graph.graph.eliminate_dead_code(lambda node: node.is_impure() or node.target is _ATEN.relu_.default)
     graph.recompile()
+
+
+_ATEN = torch.ops.aten
+#: Operations that may return their argument as it is (then they alias it, and are dropped).
+_POSSIBLY_IDLE = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default}
+#: Operations whose result is memory of its own.
+_FRESH = (_ATEN.bmm.default, _ATEN.baddbmm.default, _ATEN.add.Tensor, _ATEN.convolution.default)
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
+    return None if meta is None else tuple(meta.shape)
+
+
+def _is_only_for(node: Any, user: Node, *targets: object) -> bool:
+    """Whether `node` is made by one of `targets` and read by `user` alone."""
+    return isinstance(node, Node) and node.target in targets and list(node.users) == [user]
+
+
+def _is_bias(node: Any, total: Node) -> bool:
+    """Whether `node` is one row for each lane, (L, 1, n), of a (L, B, n) total."""
+    shape, of_total = _shape(node), _shape(total)
+    return shape is not None and of_total is not None and len(of_total) == 3 and shape == (of_total[0], 1, of_total[2])

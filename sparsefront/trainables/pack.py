@@ -238,7 +238,8 @@ def evaluate(
     wrong: list[torch.Tensor] = []
     for a in range(0, n_lanes, chunk):
         logits = forward(model, lanes.layout, lanes.flat[a : a + chunk], examples.x).float()
-        log_p = torch.log_softmax(logits.transpose(1, 2).contiguous(), dim=1)
+        by_class = logits.transpose(1, 2).contiguous()
+        log_p = torch.log_softmax(by_class, dim=1)
         losses.append(-(log_p * examples.one_hot).sum(dim=(1, 2)) / n)
         wrong.append(n_errors(logits, examples.labels))
     loss = torch.cat(losses).double().cpu().numpy()

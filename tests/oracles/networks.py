@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ SMALL = {
 N_INPUTS, N_CLASSES = 15, 4
 
 
+@cache  # recordings of gradients are kept by module: tests that share one share them
 def small_model(family, **options):
     """One of the small parents."""
     return build_model(family, {**SMALL[family], **options}, input_shape=(N_INPUTS,), n_classes=N_CLASSES)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from sparsefront.errors import ConfigError, LedgerError
 from sparsefront.search.ledger import Disk, Ledger, write_table
-from sparsefront.search.ledger.parts import PartName, arrange
+from sparsefront.search.ledger.parts import PartName, arrange, list_parts
 from sparsefront.search.schema import KEY, SCHEMA
 
 STUDY: dict[str, Any] = {"name": "tiny", "train": {"lr": 0.01, "steps": 100}, "sparsities": [0.5, 0.9]}
@@ -260,6 +260,24 @@ def test_a_pushed_down_predicate_equals_a_filter_in_memory(
     ledger, table = varied
     found = ledger.table(columns=["slot", "val_loss"], where=where)
     assert found["slot"].to_pylist() == table.filter(where)["slot"].to_pylist()
+
+
+def test_a_negated_comparison_keeps_nan_in_merged_parts(tmp_path: Path) -> None:
+    # With statistics on the column, Arrow skips the row group: NaN counts for neither its minimum nor its maximum.
+    with create(tmp_path / "study") as ledger:
+        ledger.commit(rows(0, 1, val_loss=0.5))
+        ledger.commit(rows(1, 1, val_loss=float("nan")))
+        ledger.compact()
+        for where in (~(pc.field("val_loss") < 1), ~(pc.field("val_loss") > 0.1), pc.field("val_loss") != 0.5):
+            assert ledger.table(columns=["slot"], where=where)["slot"].to_pylist() == [1]
+
+
+def test_a_predicate_on_the_key_skips_whole_row_groups(varied: tuple[Ledger, pa.Table]) -> None:
+    ledger, _ = varied
+    metadata = pq.ParquetFile(parts_of(ledger.folder)[0]).metadata
+    columns = [metadata.row_group(2).column(i) for i in range(metadata.num_columns)]
+    slot = next(column for column in columns if column.path_in_schema == "slot")
+    assert (slot.statistics.min, slot.statistics.max) == (10, 14)
 
 
 def test_scan_keeps_the_order_of_commits_and_of_the_columns_asked_for(varied: tuple[Ledger, pa.Table]) -> None:
@@ -889,6 +907,28 @@ def test_readers_beside_a_merging_writer_see_a_prefix(tmp_path: Path, small_tier
     for before, now, found in seen:
         assert before <= now <= n_commits
         assert found == list(range(now))
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_a_listing_that_misses_a_part_is_not_believed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, merging: bool
+) -> None:
+    calls = 0
+
+    def list_during_a_merge(path: Path) -> dict[PartName, int]:
+        nonlocal calls
+        calls += 1
+        listed = list_parts(path)
+        if calls == 1:  # too early for the merged part, too late for the last of those it replaces
+            listed.pop(max(listed))
+            if merging:
+                with Ledger.open(folder) as writer:
+                    writer.compact()
+        return listed
+
+    monkeypatch.setattr(f"{MODULE}.list_parts", list_during_a_merge)
+    with Ledger.read(folder) as ledger:
+        assert slots(ledger) == list(range(6))
 
 
 # ---- memory

@@ -281,7 +281,7 @@ def test_the_full_mask_leaves_the_parent(family):
 
 
 def test_counts_by_hand_of_a_perceptron_with_one_node_of_three_removed():
-    model = small_model("mlp", widths=[3])
+    model = small_model("mlp", widths=(3,))
     left = remains(model.structure, "node", np.array([True, False, True]))
     assert left.n_params == N_INPUTS * 2 + 2 + 2 * N_CLASSES + N_CLASSES
     assert left.macs == N_INPUTS * 2 + 2 * N_CLASSES

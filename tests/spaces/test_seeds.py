@@ -23,7 +23,7 @@ def test_distinct_arguments_have_distinct_keys():
 
 
 def test_the_key_is_pinned():
-    assert philox_key(1, "mask", 0, 900_000_000).tolist() == [10309042160352703206, 14655379253430178556]
+    assert philox_key(1, "mask", 0, 900_000_000).tolist() == [1826360063012534864, 5871704109005898557]
 
 
 def test_another_process_draws_the_same_numbers():

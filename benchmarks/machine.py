@@ -1,0 +1,42 @@
+"""What a figure was measured on, and how it is written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def describe() -> str:
+    """Hardware and versions in one line."""
+    names = ("torch", "ray", "numpy", "pyarrow", "moocore")
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {versions}"
+
+
+def processor() -> str:
+    """Name of the processor, as the kernel has it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median with the lowest and highest value.
+
+    >>> spread([1.0, 3.0, 2.0])
+    '2 (1-3)'
+    """
+    middle = statistics.median(values)
+    return f"{middle:.{digits}g} ({min(values):.{digits}g}-{max(values):.{digits}g})"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A Markdown table under a heading."""
+    lines = [f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", *([note, ""] if note else [])])

@@ -1,0 +1,48 @@
+"""A study that is cut off at any effect on the disk comes to the same end when it is run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("inline_study.py")
+TINY = """
+name = "tiny"
+seed = 7
+replicates = 1
+sparsities = [0.5]
+arms = ["dense", "random", "searched", "small_dense", "magnitude"]
+data = { name = "digits" }
+model = { name = "mlp", widths = [16, 12] }
+search = { draws = 10, probe_size = 64, random_draws = 3 }
+training = { lr = 0.003, batch_size = 50, steps = 4, eval_every = 2 }
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_study_cut_at_every_effect_on_the_disk_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    toml = tmp_path / "tiny.toml"
+    toml.write_text(TINY)
+    ended = subprocess.run(
+        [sys.executable, str(PROGRAM), str(toml), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    whole = found["whole"]
+    assert len(whole["slots"]) == 10 + 1 + 1 + 3 + 1 + 1 + 1  # scored, parent, pruned mask, arms
+    assert whole["n_duplicates"] == 0
+    assert {slot[-1] for slot in whole["slots"]} == {"completed"}
+    assert found["n_effects"] > 30
+    for k, study in found["studies"].items():
+        assert (study["first"], study["again"]) == (9, 0), f"effect {k}"
+        assert study["shown"] == whole, f"effect {k}"

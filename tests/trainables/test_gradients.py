@@ -1,0 +1,187 @@
+"""Gradients: the recorded batched graph computes what plain autograd computes for one network after the other."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from sparsefront.spaces.masks import draw
+from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.trainables import gradients
+from sparsefront.trainables.gradients import forward, gradient_function
+from sparsefront.trainables.lanes import Layout, node_masked_lanes
+from sparsefront.trainables.models import build_model, initial_weights
+from tests.oracles import networks as oracle
+
+#: Sums of at most a few hundred float32 products in another order.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+def lanes_of(model, n_lanes, seed=0):
+    layout = Layout.of(model.structure)
+    rows = []
+    for i in range(n_lanes):
+        weights = initial_weights(model.structure, "torch", generator(seed, "gradients", i))
+        rows.append(np.concatenate([weights[name].ravel() for name in layout.names]))
+    return layout, torch.from_numpy(np.stack(rows))
+
+
+def batch(n=17, seed=0):
+    rng = generator(seed, "batch")
+    x = torch.from_numpy(rng.standard_normal((n, oracle.N_INPUTS)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(oracle.N_CLASSES, size=n))
+    return x, labels, functional.one_hot(labels, oracle.N_CLASSES).t().float().contiguous()
+
+
+def recorded(model, layout, flat, x, one_hot, smoothing=None, precision="float32"):
+    eps = torch.zeros(len(flat)) if smoothing is None else torch.tensor(smoothing)
+    compute = gradient_function(model, layout, flat, x, one_hot, smoothing=smoothing is not None, precision=precision)
+    with torch.no_grad():
+        gradient, loss = compute(flat, x, one_hot, eps)
+    return gradient, loss
+
+
+def plain(family, layout, flat, x, labels, smoothing=None, activation="relu"):
+    """Gradient and loss of each row by autograd."""
+    gradient, losses = torch.empty_like(flat), torch.empty(len(flat))
+    for i, row in enumerate(flat):
+        leaf = row.clone().requires_grad_(True)
+        weights = {name: view[0] for name, view in layout.views(leaf[None]).items()}
+        out = oracle.logits(family, weights, x, activation=activation)
+        eps = 0.0 if smoothing is None else smoothing[i]
+        loss = functional.cross_entropy(out, labels, label_smoothing=eps)
+        loss.backward()
+        gradient[i], losses[i] = leaf.grad, loss.detach()
+    return gradient, losses
+
+
+CASES = [(a, True) for a in oracle.ACTIVATIONS] + [("relu", False)]
+
+
+@pytest.mark.parametrize(("activation", "bias"), CASES)
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_the_recorded_gradient_is_that_of_autograd(family, activation, bias):
+    model = oracle.small_model(family, activation=activation, bias=bias)
+    layout, flat = lanes_of(model, 3)
+    x, labels, one_hot = batch()
+    before = flat.clone(), x.clone(), one_hot.clone()
+    gradient, loss = recorded(model, layout, flat, x, one_hot)
+    expected, expected_loss = plain(family, layout, flat, x, labels, activation=activation)
+    torch.testing.assert_close(gradient, expected, **TOLERANCE)
+    torch.testing.assert_close(loss, expected_loss, **TOLERANCE)
+    assert all(torch.equal(a, b) for a, b in zip((flat, x, one_hot), before, strict=True))
+
+
+@pytest.mark.parametrize("n_lanes", [1, 4])
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_a_recording_serves_other_values_of_the_same_shapes(family, n_lanes):
+    model = oracle.small_model(family)
+    for seed in range(3):
+        layout, flat = lanes_of(model, n_lanes, seed)
+        x, labels, one_hot = batch(seed=seed)
+        for _ in range(2):  # replaying must not disturb what the recording holds
+            gradient, loss = recorded(model, layout, flat, x, one_hot)
+            expected, expected_loss = plain(family, layout, flat, x, labels)
+            torch.testing.assert_close(gradient, expected, **TOLERANCE)
+            torch.testing.assert_close(loss, expected_loss, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_every_lane_has_its_own_label_smoothing(family):
+    model = oracle.small_model(family)
+    layout, flat = lanes_of(model, 3)
+    x, labels, one_hot = batch()
+    smoothing = [0.0, 0.1, 0.5]
+    gradient, loss = recorded(model, layout, flat, x, one_hot, smoothing)
+    expected, expected_loss = plain(family, layout, flat, x, labels, smoothing)
+    torch.testing.assert_close(gradient, expected, **TOLERANCE)
+    torch.testing.assert_close(loss, expected_loss, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_half_precision_is_near_and_really_half(family):
+    """Eight significant bits: a product is off by 2^-8 at most, and a chain of five of them by some 2 percent."""
+    model = oracle.small_model(family)
+    layout, flat = lanes_of(model, 3)
+    x, _, one_hot = batch()
+    full, full_loss = recorded(model, layout, flat, x, one_hot)
+    half, half_loss = recorded(model, layout, flat, x, one_hot, precision="bfloat16")
+    assert half.dtype == half_loss.dtype == torch.float32
+    distance = (half - full).norm(dim=1) / full.norm(dim=1)
+    assert (distance < 0.03).all()
+    assert (distance > 1e-5).all()
+    torch.testing.assert_close(half_loss, full_loss, rtol=0.02, atol=0)
+
+
+def test_padded_lanes_have_the_gradients_of_their_compact_networks():
+    model = oracle.small_model("conv1d")
+    sizes = model.structure.section_sizes("node")
+    parent = {n: torch.from_numpy(w) for n, w in initial_weights(model.structure, "torch", generator(0, "p")).items()}
+    masks = draw(sizes, [sum(sizes) // 2], philox_key(0, "m"), start=0, stop=4)
+    x, labels, one_hot = batch()
+    lanes = node_masked_lanes(model.structure, parent, masks)
+    gradient, loss = recorded(model, lanes.layout, lanes.flat, x, one_hot)
+    for i in range(len(masks)):
+        alone = node_masked_lanes(model.structure, parent, masks[i : i + 1])
+        expected, expected_loss = plain("conv1d", alone.layout, alone.flat, x, labels)
+        torch.testing.assert_close(gradient[i][lanes.keep[i] == 1], expected[0], **TOLERANCE)
+        torch.testing.assert_close(loss[i], expected_loss[0], **TOLERANCE)
+
+
+def test_recordings_of_other_modules_shapes_and_settings_are_not_mixed_up():
+    """Everything that a recording depends on, interleaved and asked twice."""
+    asked = [
+        (family, activation, n_lanes, n_examples, smoothing)
+        for family, activation in (("mlp", "relu"), ("mlp", "tanh"), ("residual_mlp", "relu"))
+        for n_lanes, n_examples in ((1, 5), (2, 5), (2, 6))
+        for smoothing in (None, [0.2, 0.4])
+    ]
+    for family, activation, n_lanes, n_examples, smoothing in asked * 2:
+        model = oracle.small_model(family, activation=activation)
+        layout, flat = lanes_of(model, n_lanes)
+        x, labels, one_hot = batch(n_examples)
+        eps = None if smoothing is None else smoothing[:n_lanes]
+        gradient, loss = recorded(model, layout, flat, x, one_hot, eps)
+        expected, expected_loss = plain(family, layout, flat, x, labels, eps, activation=activation)
+        torch.testing.assert_close(gradient, expected, **TOLERANCE)
+        torch.testing.assert_close(loss, expected_loss, **TOLERANCE)
+
+
+def test_only_the_last_recordings_are_kept_and_a_lost_one_is_made_again(monkeypatch):
+    monkeypatch.setattr(gradients, "_KEPT_RECORDINGS", 2)
+    monkeypatch.setattr(gradients, "_recordings", type(gradients._recordings)())
+    model = build_model("mlp", {"widths": [3]}, input_shape=(oracle.N_INPUTS,), n_classes=oracle.N_CLASSES)
+    layout, flat = lanes_of(model, 1)
+    for n in (1, 2, 3, 1):
+        x, labels, one_hot = batch(n)
+        gradient, _ = recorded(model, layout, flat, x, one_hot)
+        torch.testing.assert_close(gradient, plain("mlp", layout, flat, x, labels)[0], **TOLERANCE)
+        assert len(gradients._recordings) <= 2
+
+
+def test_the_recorded_gradient_is_that_of_finite_differences():
+    """Central differences in float64 of a few entries of a smooth network; error h^2 / 6 of the third derivative."""
+    model = oracle.small_model("mlp", activation="tanh")
+    layout, flat = lanes_of(model, 1)
+    x, labels, one_hot = batch()
+    gradient, _ = recorded(model, layout, flat, x, one_hot)
+
+    def loss_at(row):
+        weights = {name: view[0] for name, view in layout.views(row[None]).items()}
+        return functional.cross_entropy(oracle.logits("mlp", weights, x.double(), activation="tanh"), labels)
+
+    for entry in range(0, layout.width, 29):
+        step = torch.zeros(layout.width, dtype=torch.float64)
+        step[entry] = 1e-4
+        slope = (loss_at(flat[0].double() + step) - loss_at(flat[0].double() - step)) / 2e-4
+        assert float(gradient[0, entry]) == pytest.approx(float(slope), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_the_forward_pass_is_that_of_each_network_alone(family):
+    model = oracle.small_model(family)
+    layout, flat = lanes_of(model, 3)
+    x, _, _ = batch()
+    for row, logits in zip(flat, forward(model, layout, flat, x), strict=True):
+        weights = {name: view[0] for name, view in layout.views(row[None]).items()}
+        torch.testing.assert_close(logits, oracle.logits(family, weights, x), rtol=0, atol=1e-6)
