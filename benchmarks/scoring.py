@@ -80,7 +80,6 @@ def _masked_scores(parent: dict[str, torch.Tensor], mask: np.ndarray, probe: Exa
     h = torch.relu(torch.nn.functional.linear(h, parent["layers.1.weight"], parent["layers.1.bias"])) * two
     z = torch.nn.functional.linear(h, parent["layers.2.weight"], parent["layers.2.bias"])
     scale_free_cross_entropy(z.t()[None].contiguous(), probe.labels)
-    z.std()
     return float(torch.nn.functional.cross_entropy(z, probe.labels))
 
 
@@ -99,6 +98,7 @@ class Clock:
     def show(self, progress):
         if not marks: marks.append(time.perf_counter())
         if len(marks) == 1 and progress.counts[0] >= n: marks.append(time.perf_counter())
+    def close(self): pass
     def finish(self, progress, *, seconds):
         if len(marks) == 1: marks.append(time.perf_counter())
 results = study.run(folder, view=Clock())

@@ -182,6 +182,9 @@ def run_packs(kind: str) -> tuple[float, dict[tuple[int, int], float]]:
             if not marks:
                 marks.append(time.perf_counter())
 
+        def close(self) -> None:
+            pass
+
         def finish(self, progress: Any, *, seconds: float) -> None:
             marks.append(time.perf_counter())
 

@@ -6,16 +6,21 @@ import argparse
 import csv
 import io
 import json
+import math
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from sparsefront.errors import ConfigError, SparsefrontError
+from sparsefront.errors import ConfigError, LedgerError, SpaceError, SparsefrontError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,8 +32,20 @@ class _Parser(argparse.ArgumentParser):
     """Argument errors are one line, like all others."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"sparsefront: {message}; see '{self.prog} --help'", file=sys.stderr)
+        _complain(f"{message}; see '{self.prog} --help'")
         raise SystemExit(2)
+
+
+class _Console(Console):
+    """A console that lets a reader close its end early; what is no terminal gets lines as long as they are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, **options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = 200
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +54,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", category=FutureWarning)
     try:
         code: int = options.function(options)
-    except SparsefrontError as error:
-        print(f"sparsefront: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.stdout.flush()
+    except (ConfigError, SpaceError, LedgerError) as error:
+        _complain(str(error))
         return 2
+    except SparsefrontError as error:
+        _complain(str(error))
+        return 1
     except KeyboardInterrupt:
-        print("sparsefront: interrupted; run the same command to go on", file=sys.stderr)
+        _complain("interrupted" + ("; run the same command to go on" if options.function is _run else ""))
         return 130
     except BrokenPipeError:
+        # Nobody reads on: what is still buffered must not fail when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, without anything that a terminal would obey."""
+    line = " ".join(message.split())
+    print(f"sparsefront: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in line)}", file=sys.stderr)
+
+
+def _path(text: str) -> Path:
+    """A path that was given, and is not the empty value of a forgotten variable."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,31 +89,35 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="start a study, or go on where it stopped", allow_abbrev=False)
-    run.add_argument("study", metavar="STUDY.toml", type=Path)
-    run.add_argument("--dir", type=Path, help="folder of the study (default: runs/<name>)")
-    run.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides", help="override a value")
+    run.add_argument("study", metavar="STUDY.toml", type=_path)
+    run.add_argument("--dir", type=_path, help="folder of the study (default: runs/<name>)")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="key=value", dest="overrides", help="override a value"
+    )
     run.add_argument("--address", help="address of a running Ray cluster (default: one on this machine)")
     run.set_defaults(function=_run)
 
     front = commands.add_parser("front", help="the non-dominated candidates", allow_abbrev=False)
-    front.add_argument("dir", metavar="DIR", type=Path)
+    front.add_argument("dir", metavar="DIR", type=_path)
     front.add_argument("--where", metavar="EXPR", help="e.g. \"arm == 'searched' and node_sparsity >= 0.9\"")
     front.add_argument("--objectives", metavar="a,b", help="default: those of the study")
     front.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
-    front.add_argument("--output", metavar="FILE", type=Path, help="write there instead of to the terminal")
+    front.add_argument("--output", metavar="FILE", type=_path, help="write there instead of to the terminal")
     front.set_defaults(function=_front)
 
-    verdict = commands.add_parser("verdict", help="better than, equivalent to or worse than random search?", allow_abbrev=False)
-    verdict.add_argument("dir", metavar="DIR", type=Path)
+    verdict = commands.add_parser(
+        "verdict", help="better than, equivalent to or worse than random search?", allow_abbrev=False
+    )
+    verdict.add_argument("dir", metavar="DIR", type=_path)
     verdict.add_argument("--format", choices=("table", "json"), default="table")
     verdict.set_defaults(function=_verdict)
 
     report = commands.add_parser("report", help="write DIR/report.html: one self-contained page", allow_abbrev=False)
-    report.add_argument("dir", metavar="DIR", type=Path)
+    report.add_argument("dir", metavar="DIR", type=_path)
     report.set_defaults(function=_report)
 
     record = commands.add_parser("record", help="mirror the study into MLflow (again)", allow_abbrev=False)
-    record.add_argument("dir", metavar="DIR", type=Path)
+    record.add_argument("dir", metavar="DIR", type=_path)
     record.set_defaults(function=_record)
 
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
@@ -92,27 +132,28 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from sparsefront.progress import view_for
-    from sparsefront.study import Study
+    from sparsefront.study import Study, attributed
 
     study = Study.from_toml(options.study, options.overrides)
-    console = Console()
-    results = study.run(options.dir, address=options.address, view=view_for(console))
-    outcomes = results.outcomes()
-    _print_verdict(console, results.verdict())
-    console.print(f"\nreport: {results.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console = _Console()
+    try:
+        results = study.run(options.dir, address=options.address, view=view_for(console))
+    except ConfigError as error:
+        raise ConfigError(attributed(str(error), str(options.study), options.overrides)) from error
+    console.print()
+    _print_verdict(console, results.verdict(), alpha=study.verdict.alpha)
+    console.print()
+    console.print(Text(f"report: {results.folder / 'report.html'}"), soft_wrap=True)
     if results.recorded is not None:
-        if results.recorded.error is None:
-            console.print(f"MLflow: {results.recorded.tracking_uri}", highlight=False, soft_wrap=True)
-        else:
-            console.print(
-                f"MLflow: not recorded ({results.recorded.error}); run 'sparsefront record {results.folder}' later",
-                highlight=False,
-                soft_wrap=True,
-            )
-    failed = {k: n for k, n in outcomes.items() if k not in ("completed", "stopped")}
+        shown = results.recorded.tracking_uri
+        if results.recorded.error is not None:
+            shown = f"not recorded ({results.recorded.error}); run 'sparsefront record {results.folder}' later"
+        console.print(Text(f"MLflow: {shown}"), soft_wrap=True)
+    outcomes = results.outcomes()
+    failed = {k: n for k, n in sorted(outcomes.items()) if k not in ("completed", "stopped")}
     if failed:
-        listed = ", ".join(f"{n} {k}" for k, n in sorted(failed.items()))
-        print(f"sparsefront: {listed} of {sum(outcomes.values())} candidates; see the report", file=sys.stderr)
+        listed = ", ".join(f"{n:,} {k}" for k, n in failed.items())
+        _complain(f"{listed} of {sum(outcomes.values()):,} candidates; the report says which, and why")
         return 1
     return 0
 
@@ -121,38 +162,53 @@ def _front(options: argparse.Namespace) -> int:
     from sparsefront.search.ledger import write_table
     from sparsefront.study import load
 
-    if options.format == "parquet" and options.output is None:
+    if options.output is not None:
+        _check_output(options.output)
+    elif options.format == "parquet":
         raise ConfigError("--format parquet: needs --output FILE")
     results = load(options.dir)
-    objectives = [o.strip() for o in options.objectives.split(",")] if options.objectives else list(results.study.verdict.objectives)
+    objectives: Sequence[str] = results.study.verdict.objectives
+    if options.objectives is not None:
+        objectives = [name.strip() for name in options.objectives.split(",")]
     table = results.front(where=options.where, objectives=objectives)
-    if options.format == "parquet":
-        write_table(table, options.output)
-        return 0
-    shown = list(
-        dict.fromkeys(
-            ["candidate", "arm", "replicate", "node_sparsity", "weight_sparsity", *_columns_of(objectives), "test_error"]
-        )
-    )
-    if options.format == "table" and options.output is None:
-        _print_front(Console(), table.select(shown))
-        return 0
-    text = _as_text(table if options.format in ("json", "csv") else table.select(shown), options.format)
-    if options.output is None:
-        print(text)
+    try:
+        if options.format == "parquet":
+            write_table(table, options.output.resolve())
+            return 0
+        text = {"json": _json, "csv": _csv}[options.format](table) if options.format != "table" else None
+        if options.output is not None:
+            with options.output.open("w", encoding="utf-8") as file:
+                if text is None:
+                    _print_front(_Console(file=file, width=200), table, objectives)
+                else:
+                    file.write(text)
+            return 0
+    except OSError as error:
+        raise ConfigError(f"--output {options.output}: cannot be written ({error.strerror})") from error
+    if text is None:
+        _print_front(_Console(), table, objectives)
     else:
-        options.output.write_text(text + "\n", encoding="utf-8")
+        print(text, end="")
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is read."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {path}: {path.absolute().parent} is no folder; make it first")
 
 
 def _verdict(options: argparse.Namespace) -> int:
     from sparsefront.study import load
 
-    verdict = load(options.dir).verdict()
+    results = load(options.dir)
+    verdict = results.verdict()
     if options.format == "json":
         print(json.dumps(verdict.to_dict(), indent=2, allow_nan=False))
     else:
-        _print_verdict(Console(), verdict)
+        _print_verdict(_Console(), verdict, alpha=results.study.verdict.alpha)
     return 0
 
 
@@ -168,7 +224,7 @@ def _record(options: argparse.Namespace) -> int:
 
     result = load(options.dir).record()
     if result.error is not None:
-        print(f"sparsefront: MLflow at {result.tracking_uri}: {result.error}; run the same command again later", file=sys.stderr)
+        _complain(f"MLflow at {result.tracking_uri}: {result.error}; run the same command again later")
         return 1
     print(f"{result.tracking_uri}: run {result.run_id}, front of {result.n_members}")
     return 0
@@ -177,82 +233,133 @@ def _record(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from sparsefront.listing import listing
 
-    title, rows = listing(options.what)
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+    console = _Console()
+    for name, facts in listing(options.what).items():
+        console.print(Text(name, style="bold"))
+        for fact, value in facts.items():
+            console.print(Padding(Text(value if fact == "what" else f"{fact}: {value}"), (0, 0, 0, 4)))
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from sparsefront.cluster.doctor import examine
 
-    findings = examine(options.address)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    marks = {"good": "[green]ok[/green]", "warning": "[yellow]note[/yellow]", "bad": "[red]bad[/red]"}
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column(overflow="fold")
+    colours = {"good": "green", "warning": "yellow", "bad": "red"}
+    findings = examine(options.address)
     for finding in findings:
-        table.add_row(marks[finding.state], finding.what, finding.detail)
-    Console().print(table)
-    return 1 if any(f.state == "bad" for f in findings) else 0
+        table.add_row(Text(finding.state, style=colours[finding.state]), finding.what, Text(finding.detail))
+    _Console().print(table)
+    return 1 if any(finding.state == "bad" for finding in findings) else 0
 
 
-#: Columns of the verdict on a terminal, and their headings; `--format json` has all of them.
-_VERDICT_COLUMNS = {
-    "arm": "arm",
-    "sparsity": "sparsity",
-    "arm mean": "arm",
-    "random mean": "random",
-    "difference": "difference",
-    "interval": "95% interval",
-    "p": "p",
-    "p equivalence": "p equiv.",
-    "verdict": "verdict",
-    "replicates needed": "needs n",
-}
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table on a terminal; where there is no room, those of the highest `rank` are left out first."""
+
+    heading: str
+    cells: Sequence[str]
+    rank: int = 0
+    is_left: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters of its widest line."""
+        return max(len(line) for cell in (self.heading, *self.cells) for line in cell.split("\n"))
+
+
+_GAP = 2
 _COLOURS = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
 
 
-def _print_verdict(console: Console, verdict: Verdict) -> None:
+def _table(console: Console, columns: Iterable[_Column], *, title: str | None = None) -> list[str]:
+    """Print columns as far as they fit, and return the headings of those that do not."""
+    shown = list(columns)
+    left_out: list[str] = []
+    while sum(c.width + _GAP for c in shown) - _GAP > console.width and any(c.rank for c in shown):
+        widest = max(shown, key=lambda c: c.rank)
+        shown.remove(widest)
+        left_out.append(widest.heading.replace("\n", " "))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, _GAP, 0, 0), pad_edge=False
+    )
+    for column in shown:
+        table.add_column(column.heading, justify="left" if column.is_left else "right", no_wrap=True, vertical="bottom")
+    for row in zip(*(c.cells for c in shown), strict=True):
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+    console.print(table)
+    return left_out
+
+
+def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
     from sparsefront.search.verdict import verdict_rows
 
     rows = verdict_rows(verdict)
+    left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
+
+        def column(heading: str, name: str, *, rank: int = 0, chosen: list[dict[str, str]] = chosen) -> _Column:
+            return _Column(heading, [row[name] for row in chosen], rank, is_left=name in ("arm", "verdict"))
+
+        columns = (
+            column("arm", "arm"),
+            column("sparsity", "sparsity"),
+            column("arm", "arm mean", rank=1),
+            column("random", "random mean", rank=2),
+            column("diff.", "difference"),
+            column(f"{100 * (1 - alpha):g}% interval", "interval"),
+            column("p", "p", rank=4),
+            column("p equiv.", "p equivalence", rank=5),
+            column("verdict", "verdict"),
+            column("needs n", "replicates needed", rank=3),
+        )
         title = f"{metric} against random search at equal budget, in {chosen[0]['unit']}"
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-        for column, heading in _VERDICT_COLUMNS.items():
-            left = column in ("arm", "verdict")
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        left_out = _table(console, columns, title=title)
+        notes: dict[str, list[str]] = {}
         for row in chosen:
-            colour = _COLOURS[row["verdict"]]
-            cells = (f"[{colour}]{row[c]}[/{colour}]" if c == "verdict" else row[c] for c in _VERDICT_COLUMNS)
-            table.add_row(*cells)
-        console.print(table)
-        for note in dict.fromkeys(row["note"] for row in chosen if row["note"]):
-            arms = ", ".join(dict.fromkeys(f"{row['arm']} at {row['sparsity']}" for row in chosen if row["note"] == note))
-            console.print(f"  note ({arms}): {note}", style="dim", highlight=False)
+            if row["note"]:
+                notes.setdefault(row["note"], []).append(f"{row['arm']} at {row['sparsity']}")
+        for note, places in notes.items():
+            console.print(Padding(Text(f"{note}: {', '.join(places)}", style="dim"), (0, 0, 0, 2)))
         console.print()
-    console.print(verdict.headline, style="bold", highlight=False)
+    console.print(Text(verdict.headline, style="bold"))
     for sentence in verdict.sentences[-1:]:  # the rank correlation; the others repeat the table
-        console.print(sentence, highlight=False)
+        console.print(Text(sentence))
+    if left_out:
+        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
 
 
-def _columns_of(objectives: Sequence[str]) -> list[str]:
-    from sparsefront.search.objective import OBJECTIVES
+def _print_front(console: Console, table: pa.Table, objectives: Sequence[str]) -> None:
+    from sparsefront.search.objective import objectives_named
 
-    return [OBJECTIVES[name].column for name in objectives]
-
-
-def _print_front(console: Console, table: pa.Table) -> None:
-    shown = Table(box=None, padding=(0, 2, 0, 0), caption=f"{table.num_rows} candidates on the front", caption_justify="left")
-    for name in table.column_names:
-        shown.add_column(name, justify="left" if name in ("candidate", "arm") else "right", no_wrap=True)
-    for row in table.to_pylist():
-        shown.add_row(*(_cell(name, value) for name, value in row.items()))
-    console.print(shown)
+    fixed = {
+        "candidate": ("candidate", 0),
+        "arm": ("arm", 0),
+        "replicate": ("repli-\ncate", 4),
+        "target_sparsity": ("level", 6),
+        "node_sparsity": ("node\nsparsity", 1),
+        "weight_sparsity": ("weight\nsparsity", 3),
+    }
+    chosen = {o.column: (o.column.replace("_", "\n"), 0) for o in objectives_named(objectives)}
+    columns = {**fixed, **chosen, "test_error": ("test\nerror", 2)}
+    left_out = _table(
+        console,
+        [
+            _Column(
+                heading, [_cell(name, value) for value in table[name].to_pylist()], rank, name in ("candidate", "arm")
+            )
+            for name, (heading, rank) in columns.items()
+        ],
+    )
+    note = f"; no room for {', '.join(left_out)}, --format csv has everything" if left_out else ""
+    console.print(Text(f"{table.num_rows:,} candidates on the front{note}", style="dim"))
 
 
 def _cell(name: str, value: object) -> str:
@@ -263,20 +370,21 @@ def _cell(name: str, value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else (f"{value:,}" if isinstance(value, int) else str(value))
 
 
-def _as_text(table: pa.Table, kind: str) -> str:
-    if kind == "json":
-        return json.dumps(table.to_pylist(), indent=2, default=str)
-    if kind == "csv":
-        flat = table.drop_columns([f.name for f in table.schema if str(f.type).startswith("list")])
-        lines = [flat.column_names, *(row.values() for row in flat.to_pylist())]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        return text.getvalue().rstrip("\n")
-    console = Console(file=io.StringIO(), width=200)
-    _print_front(console, table)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue().rstrip("\n")
+def _json(table: pa.Table) -> str:
+    return json.dumps([_plain(row) for row in table.to_pylist()], indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _csv(table: pa.Table) -> str:
+    """The table without its learning curves, which no cell could hold."""
+    flat = table.drop_columns([f.name for f in table.schema if str(f.type).startswith("list")])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([flat.column_names, *(r.values() for r in flat.to_pylist())])
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -28,38 +28,57 @@ _LINE_S = 60.0
 class Progress:
     """What has been done of a study: fed with committed rows, read by a view."""
 
-    def __init__(self, design: Design, totals: Callable[[], tuple[int, int, int, int]]) -> None:
+    def __init__(
+        self,
+        design: Design,
+        totals: Callable[[], tuple[int, int, int, int]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is done yet.
+
+        Args:
+            design: the study's.
+            totals: gives (masks scored, masks to score, networks trained, networks to train).
+            clock: seconds.
+        """
         self.design = design
-        self._totals = totals
-        self._front = SCHEMA.empty_table()
-        self._began = time.monotonic()
-        self._done_before = 0
         self.workers = 0
         self.best_val_error = float("inf")
         self.n_failures = 0
+        self._totals, self._clock = totals, clock
+        self._front = SCHEMA.empty_table().select(front_columns(design.objectives))
+        self._worker_s = {"scored": 0.0, "trained": 0.0}
+        self._began = clock()
+        self._done_before = 0
 
     def columns_with(self, columns: Iterable[str]) -> list[str]:
         """Columns that `absorb` reads, with those of others."""
-        return list(dict.fromkeys([*columns, "outcome", "val_error", *front_columns(self.design.objectives)]))
+        return list(dict.fromkeys([*columns, "seconds", "val_error", *front_columns(self.design.objectives)]))
 
     def start(self, workers: int) -> None:
         """Work begins now, on so many workers; what was done before counts for the total but not for the rate."""
         self.workers = workers
-        self._began = time.monotonic()
-        self._done_before = sum(self._totals()[::2])
+        self._began = self._clock()
+        self._done_before = self._n_done
 
     def absorb(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Learn from committed rows."""
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        fresh = pc.invert(pc.fill_null(table["reused"], False))
+        failed = pc.and_(fresh, pc.invert(pc.is_in(table["outcome"], pa.array(["completed", "stopped"]))))
+        self.n_failures += pc.sum(failed).as_py() or 0
+        for stage in self._worker_s:
+            seconds = table["seconds"].filter(pc.equal(table["stage"], stage))
+            self._worker_s[stage] += pc.sum(seconds).as_py() or 0.0
         trained = table.filter(pc.equal(table["stage"], "trained"))
         if not trained.num_rows:
             return
-        self.n_failures += int(pc.sum(pc.invert(pc.is_in(trained["outcome"], pa.array(["completed", "stopped"])))).as_py() or 0)
         lowest = pc.min(trained["val_error"]).as_py()
         if lowest is not None:
             self.best_val_error = min(self.best_val_error, lowest)
-        columns = front_columns(self.design.objectives)
-        self._front = front(pa.concat_tables([self._front.select(columns), trained.select(columns)]), self.design.objectives)
+        both = pa.concat_tables([self._front, trained.select(self._front.column_names)])
+        self._front = front(both, self.design.objectives)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -74,15 +93,23 @@ class Progress:
     @property
     def rate(self) -> float:
         """Candidates committed a second since `start`."""
-        elapsed = time.monotonic() - self._began
-        return (sum(self._totals()[::2]) - self._done_before) / elapsed if elapsed > 0 else 0.0
+        elapsed = self._clock() - self._began
+        return (self._n_done - self._done_before) / elapsed if elapsed > 0 else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Estimate from the networks trained so far; NaN until there are some."""
-        _, _, trained, to_train = self._totals()
-        elapsed = time.monotonic() - self._began
-        return elapsed / trained * (to_train - trained) if trained else float("nan")
+        """Estimate from the worker time of what was done so far; NaN until there is some of everything."""
+        scored, to_score, trained, to_train = self._totals()
+        if not self.workers or not trained or (to_score and not scored):
+            return float("nan")
+        of_masks = self._worker_s["scored"] / scored * (to_score - scored) if scored else 0.0
+        of_networks = self._worker_s["trained"] / trained * (to_train - trained)
+        return (of_masks + of_networks) / self.workers
+
+    @property
+    def _n_done(self) -> int:
+        scored, _, trained, _ = self._totals()
+        return scored + trained
 
 
 class ProgressView(Protocol):
@@ -97,6 +124,9 @@ class ProgressView(Protocol):
     def finish(self, progress: Progress, *, seconds: float) -> None:
         """The study is done."""
 
+    def close(self) -> None:
+        """Leave the terminal as it was, whatever happened; may be called twice."""
+
 
 class TerminalView:
     """Live on a terminal: two bars and the numbers beside them."""
@@ -104,7 +134,7 @@ class TerminalView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._drawn = 0.0
+        self._drawn = float("-inf")
 
     def say(self, text: str) -> None:
         """A dim line."""
@@ -118,21 +148,29 @@ class TerminalView:
         self._drawn = now
         if not self._live.is_started:
             self._live.start()
-        self._live.update(_panel(progress))
+        self._live.update(_panel(progress, self._console.width))
 
     def finish(self, progress: Progress, *, seconds: float) -> None:
         """Replace the bars with one line."""
-        if self._live.is_started:
-            self._live.stop()
-        self._console.print(_line(progress) + f" in {_duration(seconds)}", highlight=False)
+        self.close()
+        self._console.print(_last_line(progress, seconds), highlight=False)
+
+    def close(self) -> None:
+        """Take the bars away, and give the cursor back."""
+        self._live.stop()
 
 
 class LogView:
     """One line a minute, for logs."""
 
-    def __init__(self, write: Callable[[str], Any] = lambda text: print(text, file=sys.stderr, flush=True)) -> None:
-        self._write = write
-        self._said = time.monotonic()
+    def __init__(
+        self,
+        write: Callable[[str], Any] = lambda text: print(text, file=sys.stderr, flush=True),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write, self._clock = write, clock
+        self._said = clock()
 
     def say(self, text: str) -> None:
         """A line."""
@@ -140,14 +178,17 @@ class LogView:
 
     def show(self, progress: Progress) -> None:
         """A line if a minute has passed."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._said >= _LINE_S:
             self._said = now
             self._write(_line(progress))
 
     def finish(self, progress: Progress, *, seconds: float) -> None:
         """The last line."""
-        self._write(_line(progress) + f" in {_duration(seconds)}")
+        self._write(_last_line(progress, seconds))
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def view_for(console: Console) -> ProgressView:
@@ -155,32 +196,40 @@ def view_for(console: Console) -> ProgressView:
     return TerminalView(console) if console.is_terminal else LogView()
 
 
-def _panel(progress: Progress) -> Group:
+def _panel(progress: Progress, width: int) -> Group:
     scored, to_score, trained, to_train = progress.counts
     bars = Table.grid(padding=(0, 1))
+    bar_width = max(10, min(40, width - 42))
     for label, done, total in (("masks scored", scored, to_score), ("networks trained", trained, to_train)):
         if total:
-            bars.add_row(label, ProgressBar(total=total, completed=done, width=40), f"{done:,} / {total:,}")
-    return Group(bars, Text(_numbers(progress)))
+            bars.add_row(label, ProgressBar(total=total, completed=done, width=bar_width), f"{done:,} / {total:,}")
+    return Group(bars, Text(", ".join(_numbers(progress))))
 
 
 def _line(progress: Progress) -> str:
     scored, to_score, trained, to_train = progress.counts
-    masks = f"{scored:,}/{to_score:,} masks scored, " if to_score else ""
-    return f"{progress.design.name}: {masks}{trained:,}/{to_train:,} networks trained, {_numbers(progress)}"
+    masks = [f"{scored:,}/{to_score:,} masks scored"] if to_score else []
+    parts = [*masks, f"{trained:,}/{to_train:,} networks trained", *_numbers(progress)]
+    return f"{progress.design.name}: {', '.join(parts)}"
 
 
-def _numbers(progress: Progress) -> str:
-    parts = [f"{progress.rate:,.0f} candidates/s on {progress.workers} workers"] if progress.workers else []
+def _last_line(progress: Progress, seconds: float) -> str:
+    did = f"done in {_duration(seconds)}" if progress.workers else "nothing was left to do"
+    return f"{_line(progress)}; {did}"
+
+
+def _numbers(progress: Progress) -> list[str]:
+    parts = [f"{progress.workers} workers", f"{progress.rate:,.3g} candidates/s"] if progress.workers else []
     left = progress.seconds_left
     if np.isfinite(left) and left > 0:
         parts.append(f"{_duration(left)} left")
     if np.isfinite(progress.best_val_error):
-        parts.append(f"best validation accuracy {1 - progress.best_val_error:.1%}")
-    parts.append(f"front of {progress.front_size}")
+        parts.append(f"best accuracy {1 - progress.best_val_error:.1%}")
+    if progress.front_size:
+        parts.append(f"front of {progress.front_size:,}")
     if progress.n_failures:
-        parts.append(f"{progress.n_failures} failed")
-    return ", ".join(parts)
+        parts.append(f"{progress.n_failures:,} failed")
+    return parts
 
 
 def _duration(seconds: float) -> str:

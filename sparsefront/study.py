@@ -28,6 +28,7 @@ from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, r
 from sparsefront.cluster.record import LiveRecorder, RecordResult, record_in_process
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.errors import ConfigError, LedgerError, SpaceError, SparsefrontError, nearest
+from sparsefront.progress import Progress, ProgressView
 from sparsefront.search.design import Design
 from sparsefront.search.filters import parse_where
 from sparsefront.search.front import front, front_columns
@@ -38,7 +39,6 @@ from sparsefront.search.plan import Plan
 from sparsefront.search.report import write_report
 from sparsefront.search.verdict import VERDICT_COLUMNS, Verdict, judge
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.progress import Progress, ProgressView
 from sparsefront.spaces.candidate import CandidateNames, canonical_json, level_key
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, resolve_dataset_options, split
@@ -195,7 +195,7 @@ class RecordSection(Section):
 
 
 class Study(Section):
-    """One study, resolved: every default is filled in but the seed, the budget and the levels, which must be written."""
+    """One study, resolved: defaults are filled in for all but the seed, the budget and the levels."""
 
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -248,8 +248,8 @@ class Study(Section):
         kinds = ALLOCATIONS[self.masks.allocation].kinds
         if self.masks.kind not in kinds:
             raise ConfigError(
-                f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and masks.kind is "
-                f"{self.masks.kind!r}; change one of the two"
+                f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and "
+                f"masks.kind is {self.masks.kind!r}; change one of the two"
             )
         if self.training.optimizer not in OPTIMIZERS:
             raise ConfigError(
@@ -271,8 +271,8 @@ class Study(Section):
         n_levels = self.replicates * len(self.sparsities)
         if n_levels > _MAX_LEVELS or n_levels * self.search.draws > _MAX_MASKS:
             raise ConfigError(
-                f"replicates={self.replicates}: with {len(self.sparsities)} sparsities of {self.search.draws:,} draws must be "
-                f"at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
+                f"replicates={self.replicates}: with {len(self.sparsities)} sparsities of {self.search.draws:,} draws "
+                f"must be at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
             )
         return self
 
@@ -577,8 +577,8 @@ class Results:
             return self._judged(ledger)
 
     def outcomes(self) -> dict[str, int]:
-        """How many networks came to each outcome; a network that several arms share counts once."""
-        rows = self.to_arrow(where="stage == 'trained' and not reused", columns=["outcome"])
+        """How many masks and networks came to each outcome; what several arms share counts once."""
+        rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
         return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
 
     def report(self) -> Path:
@@ -636,7 +636,7 @@ def versions() -> dict[str, str]:
 
 
 def _device(wanted: str, address: str | None) -> str:
-    """'cpu' or 'cuda'; on another cluster the driver's own hardware says nothing, so that 'auto' means the CPU there."""
+    """'cpu' or 'cuda'; of another cluster the driver's own hardware says nothing, so that 'auto' means the CPU."""
     import torch
 
     if wanted == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 
@@ -37,3 +38,15 @@ def check_address(address: str) -> None:
         raise ConfigError(
             f"--address {address}: cannot be reached ({error}); is the cluster up, and this its address?"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine, by its spelling; nothing is looked up.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.1.1"), is_loopback("::1"), is_loopback("10.0.0.1")
+    (True, True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -11,7 +11,7 @@ import torch
 #: Bounds of the search for the best inverse temperature (in units of 1 / standard deviation of the logits), and when
 #: it ends: Newton's method on this smooth convex function needs 4-7 steps, the bracket bounds the rest; after a last
 #: relative step of 1e-3 the loss, flat at its minimum, is right to about 1e-6.
-_INVERSE_TEMPERATURE_RANGE = (1e-3, 1e3)
+_INVERSE_TEMPERATURE_RANGE = (1e-6, 1e3)
 _NEWTON_STEPS = 30
 _LAST_STEP = 1e-3
 
@@ -36,11 +36,13 @@ def n_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(dim=-1) != labels).sum(dim=-1)
 
 
-def scale_free_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_free_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss after the best temperature: the smallest cross-entropy of ``logits / T`` over T > 0.
 
     The loss of an untrained network mostly says how large its logits are, which a few steps of training undo; dividing
-    out the best temperature leaves what does not depend on that scale. T is kept within 1e-3..1e3 standard deviations
+    out the best temperature leaves what does not depend on that scale. T is kept within 1e-3..1e6 standard deviations
     of the logits, so that it stays finite where no direction of the logits helps (the loss is then ln(classes)).
 
     Args:
@@ -48,28 +50,37 @@ def scale_free_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tupl
         labels: (batch,) int64.
 
     Returns:
-        (lanes,) losses in nats and (lanes,) temperatures in units of the logits.
+        (lanes,) losses in nats, (lanes,) temperatures in units of the logits, and (lanes,) standard deviations of the
+        logits.
     """
-    std = logits.flatten(1).std(dim=1, correction=0).clamp_min(torch.finfo(logits.dtype).tiny * 1e6)
-    z = logits / std[:, None, None]
-    z = z - z.amax(dim=1, keepdim=True)
+    mean = logits.mean(dim=(1, 2))
+    std = (logits - mean[:, None, None]).square_().mean(dim=(1, 2)).sqrt_()
+    z = logits / std.clamp_min(1e-30)[:, None, None]
+    z -= z.amax(dim=1, keepdim=True)
     target = z.gather(1, labels.expand(z.shape[0], 1, -1)).mean(dim=(1, 2))
     low = torch.full_like(std, _INVERSE_TEMPERATURE_RANGE[0])
     high = torch.full_like(std, _INVERSE_TEMPERATURE_RANGE[1])
-    beta = torch.ones_like(std)
+    # Newton's first step from infinite temperature, where all classes are equally likely, needs no exponential.
+    by_example = z.mean(dim=1)
+    spread = (z - by_example[:, None]).square_().mean(dim=(1, 2))
+    beta = ((target - by_example.mean(dim=1)) / spread.clamp_min(1e-12)).clamp(low, high)
+    p = torch.empty_like(z)
     for _ in range(_NEWTON_STEPS):
-        p = torch.exp(z * beta[:, None, None])
+        torch.mul(z, beta[:, None, None], out=p).exp_()
         total = p.sum(dim=1)
-        mean = (p * z).sum(dim=1) / total
-        slope = mean.mean(dim=1) - target
-        curvature = ((p * z * z).sum(dim=1) / total - mean * mean).mean(dim=1)
+        first = p.mul_(z).sum(dim=1).div_(total)
+        second = p.mul_(z).sum(dim=1).div_(total)
+        loss = total.log_().mean(dim=1) - beta * target
+        slope = first.mean(dim=1) - target
+        curvature = second.sub_(first.square_()).mean(dim=1).clamp_min(1e-12)
         # The slope is increasing in beta: its sign says on which side the optimum lies.
-        high = torch.where(slope > 0, beta, high)
-        low = torch.where(slope > 0, low, beta)
-        newton = beta - slope / curvature.clamp_min(1e-12)
-        inside = (newton > low) & (newton < high)
-        previous, beta = beta, torch.where(inside, newton, torch.sqrt(low * high))
-        if bool(((beta - previous).abs() <= _LAST_STEP * previous).all()):
+        high = torch.where(slope > 0, torch.minimum(high, beta), high)
+        low = torch.where(slope > 0, low, torch.maximum(low, beta))
+        newton = beta - slope / curvature
+        inside = (newton >= low) & (newton <= high)
+        step = torch.where(inside, newton, torch.sqrt(low * high)) - beta
+        beta = beta + step
+        if bool((step.abs() <= _LAST_STEP * beta).all()):
             break
-    loss = torch.log(torch.exp(z * beta[:, None, None]).sum(dim=1)).mean(dim=1) - beta * target
-    return loss, std / beta
+    # To second order at the last step, whose third order is below 1e-9.
+    return loss + slope * step + curvature * step.square() / 2, std / beta, std

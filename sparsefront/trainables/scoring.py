@@ -24,7 +24,11 @@ from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples
 
 #: Activations (float32) of one chunk of masks: about the second-level cache of a core, and plenty for a GPU's kernels.
-_CHUNK_FLOATS = {"cpu": 1 << 18, "cuda": 1 << 26}
+_CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
+
+
+#: Logits (float32) that are scored together: more masks than the cache-bound networks before them can share a chunk.
+_SCORED_FLOATS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,13 @@ class Scorer:
             per_mask = n_examples * max(g.size for g in self._model.structure.groups) * self._stem[0, 0].numel()
         chunk = max(1, _CHUNK_FLOATS["cpu" if device.type == "cpu" else "cuda"] // per_mask)
         parts: list[torch.Tensor] = []
+        pending: list[torch.Tensor] = []
         for a in range(0, len(masks), chunk):
             logits = self._node_logits(kept, a, a + chunk) if kept else self._weight_logits(masks[a : a + chunk])
-            parts.append(_reduce(logits, self._probe))
+            pending.append(logits)
+            if len(pending) * chunk * logits[0].numel() >= _SCORED_FLOATS or a + chunk >= len(masks):
+                parts.append(_reduce(torch.cat(pending), self._probe))
+                pending = []
         return Scores(*torch.cat(parts, dim=1).double().cpu().numpy())
 
     def _node_logits(self, kept: list[KeptNodes], a: int, b: int) -> torch.Tensor:
@@ -107,8 +115,8 @@ def _reduce(logits: torch.Tensor, probe: Examples) -> torch.Tensor:
     """The four scores, (4, n), of logits (n, batch, classes)."""
     z = logits.float().transpose(1, 2).contiguous()
     loss = -(torch.log_softmax(z, dim=1) * probe.one_hot).sum(dim=(1, 2)) / len(probe)
-    scalefree, temperature = scale_free_cross_entropy(z, probe.labels)
-    return torch.stack([loss, scalefree, temperature, z.flatten(1).std(dim=1, correction=0)])
+    scalefree, temperature, std = scale_free_cross_entropy(z, probe.labels)
+    return torch.stack([loss, scalefree, temperature, std])
 
 
 class _Stage(torch.nn.Module):

@@ -93,7 +93,7 @@ class _Replicate:
     parent: dict[str, torch.Tensor]
 
 
-@dataclass
+@dataclass(eq=False)  # a job is itself: comparing masks entry by entry is slow, and ambiguous for equal orders
 class _Job:
     """One candidate on its way through the workshop; `wasted_passes` are those of packs that broke off."""
 

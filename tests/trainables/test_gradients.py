@@ -98,17 +98,21 @@ def test_every_lane_has_its_own_label_smoothing(family):
     torch.testing.assert_close(loss, expected_loss, **TOLERANCE)
 
 
+@pytest.mark.parametrize(("activation", "bound"), [("tanh", 0.03), ("relu", 0.2)])
 @pytest.mark.parametrize("family", oracle.SMALL)
-def test_half_precision_is_near_and_really_half(family):
-    """Eight significant bits: a product is off by 2^-8 at most, and a chain of five of them by some 2 percent."""
-    model = oracle.small_model(family)
+def test_half_precision_is_near_and_really_half(family, activation, bound):
+    """Eight significant bits: a product is off by 2^-8 at most, and a chain of five of them by some 2 percent.
+
+    With ReLU a unit near zero may also switch on or off for an example.
+    """
+    model = oracle.small_model(family, activation=activation)
     layout, flat = lanes_of(model, 3)
     x, _, one_hot = batch()
     full, full_loss = recorded(model, layout, flat, x, one_hot)
     half, half_loss = recorded(model, layout, flat, x, one_hot, precision="bfloat16")
     assert half.dtype == half_loss.dtype == torch.float32
     distance = (half - full).norm(dim=1) / full.norm(dim=1)
-    assert (distance < 0.03).all()
+    assert (distance < bound).all()
     assert (distance > 1e-5).all()
     torch.testing.assert_close(half_loss, full_loss, rtol=0.02, atol=0)
 
@@ -132,7 +136,7 @@ def test_recordings_of_other_modules_shapes_and_settings_are_not_mixed_up():
     """Everything that a recording depends on, interleaved and asked twice."""
     asked = [
         (family, activation, n_lanes, n_examples, smoothing)
-        for family, activation in (("mlp", "relu"), ("mlp", "tanh"), ("residual_mlp", "relu"))
+        for family, activation in (("mlp", "relu"), ("mlp", "tanh"))
         for n_lanes, n_examples in ((1, 5), (2, 5), (2, 6))
         for smoothing in (None, [0.2, 0.4])
     ]

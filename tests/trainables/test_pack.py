@@ -75,7 +75,7 @@ def test_packed_is_alone(family, kind, allocation, optimizer, examples, order):
     model = oracle.small_model(family)
     schedule = replace(SCHEDULE, optimizer=optimizer)
     hyper = Hyperparameters(lr=0.01, momentum=0.9, weight_decay=1e-3)
-    lanes, masks = lanes_of(model, kind, allocation=allocation)
+    lanes, masks = lanes_of(model, kind, 3, allocation=allocation)
     together = run(model, lanes, hyper, examples, order, schedule=schedule)
     for i in range(len(masks)):
         single, _ = lanes_of(model, kind, 1, allocation=allocation, start=i)
@@ -120,7 +120,7 @@ def test_a_lane_is_what_plain_torch_makes_of_it(family, kind, optimizer, example
 @pytest.mark.parametrize("family", oracle.SMALL)
 def test_training_revives_no_masked_weight(family, kind, allocation, optimizer, examples, order):
     model = oracle.small_model(family)
-    lanes, _ = lanes_of(model, kind, allocation=allocation)
+    lanes, _ = lanes_of(model, kind, 3, allocation=allocation)
     if lanes.keep is None:
         pytest.skip("one node group: a global count pads nothing")
     hyper = Hyperparameters(lr=0.02, momentum=0.9, weight_decay=0.1, label_smoothing=0.1)

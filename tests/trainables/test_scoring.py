@@ -60,7 +60,8 @@ def test_scores_are_those_of_a_loop_over_masked_parents(family, kind, allocation
         assert scores.scalefree_loss[i] == pytest.approx(scalefree.item(), abs=1e-5)
         # Flat near the optimum: the temperature is known to the last Newton step, the loss much better.
         assert scores.temperature[i] == pytest.approx(temperature.item(), rel=5e-3)
-        assert scores.scalefree_loss[i] <= min(loss, math.log(oracle.N_CLASSES)) + 1e-3
+        # At the highest temperature, 1e3 standard deviations, the loss is ln(classes) to a few 1e-3.
+        assert scores.scalefree_loss[i] <= min(loss + 1e-5, math.log(oracle.N_CLASSES) + 5e-3)
 
 
 @pytest.mark.parametrize(("kind", "allocation"), KINDS)

@@ -27,13 +27,15 @@ _GENERATION = threading.Lock()
 
 def _load(options: Mapping[str, int], cache: Path | None) -> Dataset:
     """Generate the signals (about 0.4 ms each), or read them from the cache."""
-    if options["test_samples"] > options["num_samples"] - 50:
+    num_samples, test_samples = options["num_samples"], options["test_samples"] or options["num_samples"] // 5
+    if test_samples > num_samples - 50:
         raise ConfigError(
-            f"test_samples={options['test_samples']} for data set 'mnist1d': must leave at least 50 of "
-            f"num_samples={options['num_samples']} for training; correct the data set's options in the study"
+            f"test_samples={test_samples} for data set 'mnist1d': must leave at least 50 of num_samples={num_samples} "
+            "for training; correct the data set's options in the study"
         )
-    identity = {"generator": f"mnist1d {version('mnist1d')}", "options": dict(options)}
-    arrays = cached("mnist1d", identity, lambda: _generate(**options), folder=cache or default_cache())
+    complete = {"num_samples": num_samples, "test_samples": test_samples, "seed": options["seed"]}
+    identity = {"generator": f"mnist1d {version('mnist1d')}", "options": complete}
+    arrays = cached("mnist1d", identity, lambda: _generate(**complete), folder=cache or default_cache())
     return Dataset.from_arrays("mnist1d", arrays, n_classes=_N_CLASSES, source=_SOURCE, licence=_LICENCE)
 
 
@@ -76,7 +78,7 @@ SOURCE = DatasetSource(
     options=(
         # At 100 each part still holds several classes; at 1,000,000 generation takes about seven minutes.
         Option("num_samples", 5000, 100, 1_000_000, "training and test signals together", multiple_of=10),
-        Option("test_samples", 1000, 50, 1_000_000, "signals of those that are kept for the test"),
+        Option("test_samples", 0, 0, 1_000_000, "signals of those that are kept for the test; 0 = a fifth"),
         Option("seed", 42, 0, 2**32 - 1, "seed of the generator; 42 is the package's default set"),
     ),
     load=_load,

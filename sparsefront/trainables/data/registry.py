@@ -46,7 +46,7 @@ def resolve_dataset_options(name: str, options: Mapping[str, object] | None = No
         ConfigError: as :func:`load_dataset`.
 
     >>> resolve_dataset_options("mnist1d", {"num_samples": 10_000})
-    {'num_samples': 10000, 'test_samples': 1000, 'seed': 42}
+    {'num_samples': 10000, 'test_samples': 0, 'seed': 42}
     """
     return _source(name).resolve(options or {})
 
