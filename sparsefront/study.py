@@ -345,6 +345,7 @@ class Study(Section):
             allocation=self.masks.allocation,
             model=_described(self.model.name, self.model.options),
             dataset=_described(self.data.name, self.data.options),
+            n_classes=DATASETS[self.data.name].n_classes,
             equivalence_margin=v.equivalence_margin,
             convergence_target_fraction=v.convergence_target_fraction,
             convergence_margin_fraction=v.convergence_margin_fraction,

@@ -26,6 +26,7 @@ class Design:
     allocation: str
     model: str
     dataset: str
+    n_classes: int = 10
     equivalence_margin: float = 0.01
     convergence_target_fraction: float = 0.95
     convergence_margin_fraction: float = 0.05

@@ -151,7 +151,7 @@ def _plain(value: object) -> object:
     return value
 
 
-def judge(batches: Batches, design: Design, *, chance_accuracy: float = 0.1) -> Verdict:
+def judge(batches: Batches, design: Design) -> Verdict:
     """Judge every arm of a study against its random arm.
 
     Labels, per comparison: *equivalent* when two one-sided tests show a difference smaller than the margin (even if it
@@ -159,14 +159,13 @@ def judge(batches: Batches, design: Design, *, chance_accuracy: float = 0.1) -> 
     tests are corrected by Holm over all arms and levels of the metric, each at ``design.alpha``; the intervals are of
     each comparison alone, at level 1 - ``design.alpha``.
 
-    Accuracy is test accuracy. Convergence is the first measured step at which validation accuracy reaches
-    ``convergence_target_fraction`` of what the parent of the same replicate ended with, at most ``design.steps``
+    Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Convergence is the
+    first measured step at which validation accuracy reaches ``convergence_target_fraction`` of what the parent of the same replicate ended with, at most ``design.steps``
     (a restricted mean); it is left out in studies without a ``dense`` arm.
 
     Args:
         batches: a ledger's table or record batches, with at least ``VERDICT_COLUMNS``; read once, in any order.
         design: what was asked.
-        chance_accuracy: accuracy of guessing, which a diverged network counts with; 1 / number of classes.
 
     Returns:
         The verdict. It is a function of the rows and the design alone: the bootstrap is seeded by ``design.seed``.
@@ -175,7 +174,7 @@ def judge(batches: Batches, design: Design, *, chance_accuracy: float = 0.1) -> 
         ConfigError: if a column is missing.
     """
     record = _read(batches)
-    networks = _networks(record, design, chance_accuracy=chance_accuracy)
+    networks = _networks(record, design)
     comparisons: list[Comparison] = []
     metrics = METRICS if any(arm == "dense" for arm, _, _ in networks.cells) else METRICS[:1]
     for metric in metrics:
@@ -316,7 +315,7 @@ def _read(batches: Batches) -> _Record:
 def _add_up(record: _Record, rows: pa.Table) -> None:
     keys = ["stage", "arm", "replicate", "target_sparsity", "outcome"]
     costs = ["passes", "flops", "seconds"]
-    grouped = rows.group_by(keys).aggregate([("stage", "count"), *((cost, "sum") for cost in costs)])
+    grouped = rows.group_by(keys, use_threads=False).aggregate([("stage", "count"), *((cost, "sum") for cost in costs)])
     for row in grouped.to_pylist():
         arm, place = row["arm"], (row["replicate"], row["target_sparsity"])
         spent = np.array([row[f"{cost}_sum"] or 0.0 for cost in costs])
@@ -330,7 +329,7 @@ def _add_up(record: _Record, rows: pa.Table) -> None:
         counts[row["outcome"]] = counts.get(row["outcome"], 0) + row["stage_count"]
 
 
-def _networks(record: _Record, design: Design, *, chance_accuracy: float) -> _Networks:
+def _networks(record: _Record, design: Design) -> _Networks:
     rows = record.trained
     if rows.num_rows == 0:
         nothing, never = np.zeros(0), np.zeros(0, dtype=np.bool_)
@@ -354,7 +353,7 @@ def _networks(record: _Record, design: Design, *, chance_accuracy: float) -> _Ne
         cells=cells,
         counted=completed | diverged,
         selector=np.where(completed, val_error, np.inf),
-        accuracy=np.where(completed, 1.0 - test_error, chance_accuracy),
+        accuracy=np.where(completed, 1.0 - test_error, 1.0 / design.n_classes),
         steps_to_target=steps_to_target,
         reached=reached,
         passes=cost[codes],

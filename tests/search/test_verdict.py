@@ -311,7 +311,7 @@ def test_an_arm_that_diverged_counts_as_guessing(small):
     table = build(outcomes={("searched", 0, 0.9, 0): "diverged"}, reuse=False)
     mine = pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["outcome"], "diverged"))
     assert table.filter(mine).num_rows == 1
-    verdict = judge(table, design, chance_accuracy=0.125)
+    verdict = judge(table, dataclasses.replace(design, n_classes=8))
     c = of(verdict, "searched", 0.9)
     kept = table.filter(pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["outcome"], "completed")))
     assert (c.n, c.n_missing, c.note) == (4, 0, "")
@@ -345,7 +345,7 @@ def test_random_draws_that_were_cut_off_are_left_out_and_reported(small):
 def test_random_draws_that_diverged_count_as_guessing(small):
     design, build = small
     table = build(outcomes={("random", 0, 0.9, 1): "diverged"})
-    c = of(judge(table, design, chance_accuracy=0.1), "dense", 0.9)
+    c = of(judge(table, design), "dense", 0.9)
     random = table.filter(pc.equal(table["arm"], "random"))
     means = {}
     for row in random.to_pylist():

@@ -443,10 +443,10 @@ def test_the_default_cache_is_used_and_another_process_reads_the_same(tmp_path, 
 
 
 def test_mnist1d_keeps_the_test_part_asked_for(tmp_path: Path) -> None:
-    whole = load_dataset("mnist1d", {"num_samples": 200}, cache=tmp_path)
-    cut = load_dataset("mnist1d", {"num_samples": 200, "test_samples": 120}, cache=tmp_path)
+    whole = data.load_dataset("mnist1d", {"num_samples": 200}, cache=tmp_path)
+    cut = data.load_dataset("mnist1d", {"num_samples": 200, "test_samples": 120}, cache=tmp_path)
     assert (whole.n_train, whole.n_test, cut.n_train, cut.n_test) == (160, 40, 80, 120)
     both = [np.concatenate([d.x_train, d.x_test]) for d in (whole, cut)]
     assert np.array_equal(both[0], both[1])
     with pytest.raises(ConfigError, match="test_samples=160 .* at least 50 of num_samples=200"):
-        load_dataset("mnist1d", {"num_samples": 200, "test_samples": 160}, cache=tmp_path)
+        data.load_dataset("mnist1d", {"num_samples": 200, "test_samples": 160}, cache=tmp_path)

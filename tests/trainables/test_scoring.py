@@ -56,12 +56,11 @@ def test_scores_are_those_of_a_loop_over_masked_parents(family, kind, allocation
         loss = functional.cross_entropy(logits, probe.labels).item()
         assert scores.initial_loss[i] == pytest.approx(loss, abs=1e-5)
         assert scores.logit_std[i] == pytest.approx(logits.std(correction=0).item(), rel=1e-4)
-        scalefree, temperature = scale_free_cross_entropy(logits.t()[None].contiguous(), probe.labels)
+        scalefree, temperature, _ = scale_free_cross_entropy(logits.t()[None].contiguous(), probe.labels)
         assert scores.scalefree_loss[i] == pytest.approx(scalefree.item(), abs=1e-5)
         # Flat near the optimum: the temperature is known to the last Newton step, the loss much better.
         assert scores.temperature[i] == pytest.approx(temperature.item(), rel=5e-3)
-        # At the highest temperature, 1e3 standard deviations, the loss is ln(classes) to a few 1e-3.
-        assert scores.scalefree_loss[i] <= min(loss + 1e-5, math.log(oracle.N_CLASSES) + 5e-3)
+        assert scores.scalefree_loss[i] <= min(loss, math.log(oracle.N_CLASSES)) + 1e-5
 
 
 @pytest.mark.parametrize(("kind", "allocation"), KINDS)
