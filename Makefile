@@ -17,7 +17,7 @@ test: setup  ## every check: format, lint, types, layers, all tests and doctests
 	$(venv)/ruff check
 	$(venv)/ruff format --check
 	$(venv)/mypy
-	$(venv)/lint-imports
+	$(venv)/lint-imports --no-cache
 	$(venv)/python -m pytest
 
 test-fast: setup  ## the tests that need no cluster, no browser and no patience

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import importlib.util
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,20 +22,10 @@ from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import LABELS
+from tests import synthetic
 
-
-def _synthetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "search" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SYNTHETIC = _synthetic()
-SMALL: Design = SYNTHETIC.build_design(replicates=3, draws=6, random_draws=3, arms=("random", "searched", "dense"))
-TABLE: pa.Table = SYNTHETIC.build_table(SMALL)
+SMALL: Design = synthetic.build_design(replicates=3, draws=6, random_draws=3, arms=("random", "searched", "dense"))
+TABLE: pa.Table = synthetic.build_table(SMALL)
 
 Commit = Callable[..., Ledger]
 
@@ -180,7 +168,7 @@ def test_another_run_of_the_same_study_is_another_ledger(commit: Commit) -> None
 
 def test_failures_and_a_ledger_of_failures_alone_are_shown(commit: Commit) -> None:
     design = dataclasses.replace(SMALL, replicates=1)
-    table: pa.Table = SYNTHETIC.build_table(
+    table: pa.Table = synthetic.build_table(
         design, outcomes={("random", 0, level, slot): "diverged" for level in (0.5, 0.9) for slot in range(3)}
     )
     failed = table.filter(pc.field("outcome") == "diverged")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import logging
 import shutil
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +30,7 @@ from sparsefront.cluster.record import (
 from sparsefront.errors import ConfigError, LedgerError
 from sparsefront.search.design import Design
 from sparsefront.search.ledger import Ledger
+from tests import synthetic
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates, and leaves its pooled connections to the garbage collector.
 pytestmark = [
@@ -40,20 +39,10 @@ pytestmark = [
 ]
 
 
-def _synthetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "search" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SYNTHETIC = _synthetic()
-SMALL: Design = SYNTHETIC.build_design(
+SMALL: Design = synthetic.build_design(
     replicates=2, draws=4, random_draws=2, arms=("random", "searched", "dense"), sparsities=(0.5,)
 )
-TABLE: pa.Table = SYNTHETIC.build_table(SMALL)
+TABLE: pa.Table = synthetic.build_table(SMALL)
 #: Of whoever exports, and when.
 VOLATILE = {
     "sparsefront.created_at",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import http.client
-import importlib.util
 import os
 import signal
 import socket
@@ -20,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -32,6 +30,7 @@ from sparsefront.cluster.record import LEDGER_TAG, RecordResult, record, record_
 from sparsefront.search.design import Design
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.schema import SCHEMA
+from tests import synthetic
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,21 +42,11 @@ pytestmark = [
 ]
 
 
-def _synthetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "search" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SYNTHETIC = _synthetic()
 #: As few runs as possible in MLflow: the study, one arm, one member of the front.
-TINY: Design = SYNTHETIC.build_design(
+TINY: Design = synthetic.build_design(
     replicates=1, draws=2, random_draws=2, arms=("random",), sparsities=(0.5,), objectives=("val_error",)
 )
-TABLE: pa.Table = SYNTHETIC.build_table(TINY)
+TABLE: pa.Table = synthetic.build_table(TINY)
 N_RUNS = 3
 #: Tags of whoever exports, and when; and the digests of artifacts, which hold the ledger's times to the microsecond.
 VOLATILE = ("sparsefront.created_at", "sparsefront.artifacts", LEDGER_TAG, "mlflow.parentRunId")
