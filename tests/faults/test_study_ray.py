@@ -275,7 +275,7 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
     linger = {"MISBEHAVIOUR": json.dumps({"*": "linger"})}
 
     # A full disk: one line, what was committed stays, and nothing is left running.
-    driver = start(folder, "compute.lanes_per_pack=2", **linger, ROOM="4")
+    driver = start(folder, "compute.lanes_per_pack=2", **linger, ROOM="7")
     processes = wait_until(lambda: workers_of(driver) and family_of(driver.pid), "workers")
     code, out, err = ended(driver)
     assert code == 2, (out, err)

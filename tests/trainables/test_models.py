@@ -87,7 +87,10 @@ def test_the_forward_pass_is_the_head_of_the_stem(family):
             before = parameter.detach().clone()
             parameter.data.add_(1.0)
             assert torch.equal(module.stem(x), stem) == (name not in owned)
-            assert torch.equal(module.head(stem), oracle.logits(family, dict(module.named_parameters()), x)) or name in owned
+            assert (
+                torch.equal(module.head(stem), oracle.logits(family, dict(module.named_parameters()), x))
+                or name in owned
+            )
             parameter.data.copy_(before)
     finally:
         module.to("meta")
@@ -207,7 +210,9 @@ def test_initial_weights_have_the_spread_of_their_rule(family):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, conv1d \(did you mean 'mlp'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, conv1d \(did you mean 'mlp'\?\)"
+    ):
         model_family("mpl")
 
 
@@ -253,5 +258,7 @@ def test_inputs_that_do_not_fit_a_convolution_are_refused():
         if fits:
             build_model("conv1d", {}, input_shape=(length,), n_classes=4)
         else:
-            with pytest.raises(ConfigError, match=f"model 'conv1d' on signals of length {length}: at least .* are needed"):
+            with pytest.raises(
+                ConfigError, match=f"model 'conv1d' on signals of length {length}: at least .* are needed"
+            ):
                 build_model("conv1d", {}, input_shape=(length,), n_classes=4)

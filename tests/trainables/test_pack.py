@@ -33,7 +33,9 @@ def order(examples):
 
 
 def weights_of(model, seed=2):
-    return {n: torch.from_numpy(w) for n, w in initial_weights(model.structure, "torch", generator(seed, "pack")).items()}
+    return {
+        n: torch.from_numpy(w) for n, w in initial_weights(model.structure, "torch", generator(seed, "pack")).items()
+    }
 
 
 def lanes_of(model, kind, n=5, *, allocation="uniform", start=0):
@@ -103,7 +105,9 @@ def test_a_lane_is_what_plain_torch_makes_of_it(family, kind, optimizer, example
             weights = oracle.compact_weights(model.structure, parent, mask)
         else:
             parts = slow.weight_parts(model.structure, mask.tolist())
-            keep = {n: torch.from_numpy(parts[n]).float() if n in parts else torch.ones_like(w) for n, w in weights.items()}
+            keep = {
+                n: torch.from_numpy(parts[n]).float() if n in parts else torch.ones_like(w) for n, w in weights.items()
+            }
         trained = oracle.train(
             family, weights, examples[0], order, optimizer_name=optimizer, hyper=hyper[i], activation="tanh", keep=keep
         )
@@ -222,7 +226,9 @@ def test_lanes_leave_in_every_order_and_the_results_name_them(examples, order):
     assert pack.n_lanes == 0
 
 
-@pytest.mark.parametrize(("steps", "every", "points"), [(50, 20, POINTS), (50, 25, [25, 50]), (50, 60, [50]), (3, 1, [1, 2, 3])])
+@pytest.mark.parametrize(
+    ("steps", "every", "points"), [(50, 20, POINTS), (50, 25, [25, 50]), (50, 60, [50]), (3, 1, [1, 2, 3])]
+)
 def test_curves_hold_every_validation_point_and_the_last_step(steps, every, points, examples, order):
     model = oracle.small_model("mlp")
     lanes, _ = lanes_of(model, "node", 2)
@@ -290,7 +296,9 @@ def test_packed_is_alone_for_two_hundred_lanes(family, examples, order):
 def test_evaluation_agrees_with_torch(family, examples):
     model = oracle.small_model(family)
     weights = [weights_of(model, seed) for seed in range(4)]
-    lanes = dense_lanes(model.structure, [{n: w.numpy() for n, w in each.items()} for each in weights], torch.device("cpu"))
+    lanes = dense_lanes(
+        model.structure, [{n: w.numpy() for n, w in each.items()} for each in weights], torch.device("cpu")
+    )
     losses, errors = evaluate(model, lanes, examples[1])
     assert losses.dtype == errors.dtype == np.float64
     for each, loss, error in zip(weights, losses, errors, strict=True):
@@ -354,7 +362,9 @@ def test_epochs_are_fresh_permutations():
 
 @pytest.mark.parametrize("batch_size", [0, 33])
 def test_a_batch_that_cannot_be_filled_is_refused(batch_size):
-    with pytest.raises(ValueError, match=rf"batch_size={batch_size}: must lie in 1..32, the number of training examples"):
+    with pytest.raises(
+        ValueError, match=rf"batch_size={batch_size}: must lie in 1..32, the number of training examples"
+    ):
         batch_order(32, batch_size, 3, generator(0, "order"))
 
 

@@ -41,7 +41,12 @@ def test_a_skip_connection_adds_up_all_its_tensors():
     b1, b2 = (weights[f"linear{i}.bias"].astype(float) for i in (1, 2))
     expected = [
         np.sqrt(
-            (w1[i] ** 2).sum() + (w2[i] ** 2).sum() + (w2[:, i] ** 2).sum() + (w3[:, i] ** 2).sum() + b1[i] ** 2 + b2[i] ** 2
+            (w1[i] ** 2).sum()
+            + (w2[i] ** 2).sum()
+            + (w2[:, i] ** 2).sum()
+            + (w3[:, i] ** 2).sum()
+            + b1[i] ** 2
+            + b2[i] ** 2
         )
         for i in range(structure.n_nodes)
     ]

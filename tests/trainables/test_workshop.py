@@ -229,7 +229,9 @@ def test_passes_add_up_by_hand(blobs):
 
 def test_a_diverged_candidate_pays_for_the_steps_it_made(blobs):
     hyper = replace(RECIPE.hyper, lr=1e30)
-    results = train(workshop_of(blobs, hyper=hyper), [drawn(0), drawn(1), LaneOrder(PARENT)], derive=[("magnitude", 0.5)])
+    results = train(
+        workshop_of(blobs, hyper=hyper), [drawn(0), drawn(1), LaneOrder(PARENT)], derive=[("magnitude", 0.5)]
+    )
     for each in results.values():
         assert each.outcome == "diverged"
         assert (each.test_loss, each.test_error, each.derived, each.error) == (None, None, (), None)
