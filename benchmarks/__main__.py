@@ -26,7 +26,9 @@ def main() -> int:
     failed = False
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode:
             print(f"{name}: failed with exit code {done.returncode}", file=sys.stderr)
             failed = True
@@ -35,7 +37,10 @@ def main() -> int:
         (PARTS / f"{name}.md").write_text(f"{done.stdout.strip()}\n\n{stamp}", encoding="utf-8")
         print(done.stdout, flush=True)
     parts = [(PARTS / f"{n}.md").read_text(encoding="utf-8") for n in NAMES if (PARTS / f"{n}.md").exists()]
-    head = "# Benchmarks\n\nWritten by `make bench`. Comparisons are side by side in one run; ratios are worth more than seconds.\n"
+    head = (
+        "# Benchmarks\n\nWritten by `make bench`. Comparisons are side by side in one run; ratios are worth more than "
+        "seconds.\n"
+    )
     RESULTS.write_text("\n".join([head, *parts]), encoding="utf-8")
     return int(failed)
 

@@ -19,13 +19,27 @@ def main() -> str:
     for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            command = [sys.executable, "-m", "sparsefront.cli", "run", "examples/baseline.toml", "--dir", str(Path(folder) / "baseline")]
+            command = [
+                sys.executable,
+                "-m",
+                "sparsefront.cli",
+                "run",
+                "examples/baseline.toml",
+                "--dir",
+                str(Path(folder) / "baseline"),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - began)
     return table(
         "The baseline study",
         ["what", "wall time", "goal"],
-        [["`make baseline` after set-up: 10 replicates x 4 levels, 10,240 masks scored, 530 networks trained", f"{spread(seconds)} s", "<= 240 s"]],
+        [
+            [
+                "`make baseline` after set-up: 10 replicates x 4 levels, 10,240 masks scored, 530 networks trained",
+                f"{spread(seconds)} s",
+                "<= 240 s",
+            ]
+        ],
         f"Median (lowest-highest) of {REPEATS} runs, on all cores, Ray's start, report and MLflow included.",
     )
 

@@ -78,14 +78,22 @@ def main() -> str:
                 alone = alone or rates
                 ratio = sorted(rates)[REPEATS // 2] / sorted(alone)[REPEATS // 2]
                 net = f"40-{widths[0]}-{widths[1]}-10"
-                rows.append([f"{shown}, {precision}", f"{model} {net}, {kind} masks 90%", f"{n:,}", spread(rates), f"{ratio:.3g}"])
+                rows.append(
+                    [
+                        f"{shown}, {precision}",
+                        f"{model} {net}, {kind} masks 90%",
+                        f"{n:,}",
+                        spread(rates),
+                        f"{ratio:.3g}",
+                    ]
+                )
     if not torch.cuda.is_available():
         rows.append(["GPU", "the same, 1 to 4,096 lanes", "", "not measured (no GPU)", ""])
     return table(
         "Lanes a second by pack size",
         ["device", "network", "lanes", "lane-steps/s", "times one lane"],
         rows,
-        f"Adam steps of 100 examples; validation left out of few, long intervals; median (lowest-highest) of {REPEATS}.",
+        f"Adam steps of 100 examples; validation once a few hundred steps; median (lowest-highest) of {REPEATS}.",
     )
 
 

@@ -104,7 +104,8 @@ class Clock:
 results = study.run(folder, view=Clock())
 began = time.perf_counter()
 front = results.front(where="stage == 'scored'", objectives=["initial_loss", "macs", "scalefree_loss"])
-print(marks[1] - marks[0], time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, front.num_rows)
+peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(marks[1] - marks[0], time.perf_counter() - began, peak_mib, front.num_rows)
 """
 
 
@@ -145,7 +146,7 @@ def main() -> str:
         "Masks: drawing and scoring",
         ["what", "figure", "faster than the loop by", "goal"],
         [*drawing(), *against_loop(), *whole_system()],
-        f"Median (lowest-highest) of {REPEATS} runs (whole system: 3 at 100,000, 1 at the other sizes). Every mask gets "
+        f"Median (lowest-highest) of {REPEATS} runs (whole system: 3 at 100,000, 1 at others). Every mask gets "
         "all scores: initial loss, loss at the best temperature, that temperature, logit deviation; so does the loop.",
     )
 

@@ -221,7 +221,9 @@ def main() -> str:
             rate, losses = run_packs(kind)
             rates.setdefault("packs", []).append(rate)
             agreement = max(agreement, *(abs(losses[k] - v) for k, v in found.items()))
-        print(kind, {k: spread(v) for k, v in rates.items()}, "largest difference of losses", agreement, file=sys.stderr)
+        print(
+            kind, {k: spread(v) for k, v in rates.items()}, "largest difference of losses", agreement, file=sys.stderr
+        )
         for name, label in (
             ("a", "(a) function trainable, one candidate a trial"),
             ("b", "(b) class trainable, reused actors"),
@@ -230,7 +232,12 @@ def main() -> str:
         ):
             if name in rates:
                 ratios = np.array(rates["packs"]) / np.array(rates[name])
-                goal = {("weight", "a"): ">= 50", ("weight", "b"): ">= 4", ("node", "a"): ">= 200", ("node", "b"): ">= 20"}
+                goal = {
+                    ("weight", "a"): ">= 50",
+                    ("weight", "b"): ">= 4",
+                    ("node", "a"): ">= 200",
+                    ("node", "b"): ">= 20",
+                }
                 rows.append(
                     [
                         f"{kind} masks, 90%",

@@ -22,10 +22,12 @@ _LISTED = {
 
 def columns() -> str:
     """docs/columns.md: the ledger's columns."""
-    rows = [[f"`{c.name}`", str(c.type).replace("|", ""), "yes" if c.hyperparameter else "", c.meaning] for c in COLUMNS]
+    rows = [
+        [f"`{c.name}`", str(c.type).replace("|", ""), "yes" if c.hyperparameter else "", c.meaning] for c in COLUMNS
+    ]
     return (
-        "# Columns of the ledger\n\nOne row is one thing that happened to one candidate. Losses are in nats, errors are "
-        "fractions; `--where` filters on any column but those named `test_*`.\n\n"
+        "# Columns of the ledger\n\nOne row is one thing that happened to one candidate. Losses are in nats, errors "
+        "are fractions; `--where` filters on any column but those named `test_*`.\n\n"
         + _table(["column", "type", "hyperparameter", "meaning"], rows)
     )
 

@@ -8,7 +8,8 @@ Rows come in three stages, told apart by the column ``stage``:
 
 The key of a row is ``(stage, arm, replicate, target_sparsity, slot)``; the ledger holds each key once. One candidate
 may fill several slots (the mask with the lowest initial loss may also be one of the random draws): it is then
-trained once and recorded in each slot under the same ``candidate`` id, with ``reused`` true and no cost but in the first.
+trained once and recorded in each slot under the same ``candidate`` id, with ``reused`` true and no cost but in the
+first.
 
 Losses are mean cross-entropies in nats; errors are misclassified fractions (0..1); everything is minimised.
 """

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.seeds import raw_rows
 from sparsefront.spaces.structure import Structure
+import itertools
 
 Mask = npt.NDArray[np.bool_]
 
@@ -129,7 +130,7 @@ def top_k(scores: npt.NDArray[np.floating], sizes: Sequence[int], counts: Sequen
     out = np.zeros(scores.shape, dtype=np.bool_)
     edges = np.cumsum([0, *sizes])
     if _is_global(sizes, counts):
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in itertools.pairwise(edges):
             out[a + int(np.argmax(scores[a:b]))] = True
         order = np.argsort(-scores, kind="stable")
         rest = order[~out[order]][: counts[0] - int(out.sum())]
@@ -186,7 +187,7 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
     """
     if kind == "node":
         edges = np.cumsum([0, *structure.section_sizes("node")])
-        kept = [int(np.count_nonzero(mask[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        kept = [int(np.count_nonzero(mask[a:b])) for a, b in itertools.pairwise(edges)]
         return remains_of(structure, structure.compact(kept))
     parts = dict(zip((t.name for t in structure.prunable), split_sections(structure, "weight", mask), strict=True))
     kept_weights = {name: int(np.count_nonzero(part)) for name, part in parts.items()}
@@ -198,7 +199,9 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
             if axis.tensor not in parts:
                 continue
             shape = next(t.shape for t in structure.prunable if t.name == axis.tensor)
-            per_entry = np.moveaxis(parts[axis.tensor].reshape(shape), axis.dim, 0).reshape(shape[axis.dim], -1).any(axis=1)
+            per_entry = (
+                np.moveaxis(parts[axis.tensor].reshape(shape), axis.dim, 0).reshape(shape[axis.dim], -1).any(axis=1)
+            )
             per_node = per_entry.reshape(group.size, axis.repeat).any(axis=1)
             if axis.dim == 0:
                 incoming |= per_node
@@ -227,4 +230,4 @@ def remains_of(parent: Structure, compact: Structure) -> Remains:
 def split_sections(structure: Structure, kind: str, mask: Mask) -> list[Mask]:
     """The mask cut into its sections, each flat."""
     edges = np.cumsum([0, *structure.section_sizes(kind)])
-    return [mask[..., a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [mask[..., a:b] for a, b in itertools.pairwise(edges)]

@@ -35,7 +35,9 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=philox_key(seed, purpose, *counters)))
 
 
-def raw_rows(key: npt.NDArray[np.uint64], *, start: int, stop: int, width: int, attempt: int = 0) -> npt.NDArray[np.uint32]:
+def raw_rows(
+    key: npt.NDArray[np.uint64], *, start: int, stop: int, width: int, attempt: int = 0
+) -> npt.NDArray[np.uint32]:
     """Rows `start`..`stop` of an endless table of random words, each row `width` wide: (stop - start, width) uint32.
 
     Row i is the same whatever range it is drawn in: it owns its own stretch of the counter. `attempt` gives a fresh
@@ -48,4 +50,9 @@ def raw_rows(key: npt.NDArray[np.uint64], *, start: int, stop: int, width: int, 
     blocks = -(-width // 8)  # one counter value yields four 64-bit words
     counter = np.array([start * blocks, attempt, 0, 0], dtype=np.uint64)
     words = np.random.Philox(key=key, counter=counter).random_raw((stop - start) * blocks * 4)
-    return words.astype("<u8", copy=False).view("<u4").reshape(stop - start, blocks * 8)[:, :width].astype(np.uint32, copy=False)
+    return (
+        words.astype("<u8", copy=False)
+        .view("<u4")
+        .reshape(stop - start, blocks * 8)[:, :width]
+        .astype(np.uint32, copy=False)
+    )

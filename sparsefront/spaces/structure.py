@@ -129,5 +129,7 @@ class Structure:
         10
         """
         largest = max(g.size for g in self.groups)
-        candidates = (self.compact([max(1, -(-g.size * i // largest)) for g in self.groups]) for i in range(1, largest + 1))
+        candidates = (
+            self.compact([max(1, -(-g.size * i // largest)) for g in self.groups]) for i in range(1, largest + 1)
+        )
         return min(candidates, key=lambda net: (abs(net.n_params - n_params), -net.n_params))

@@ -32,7 +32,14 @@ _recordings: OrderedDict[Hashable, tuple[StagedModule, GradientFunction]] = Orde
 
 
 def gradient_function(
-    model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, *, smoothing: bool, precision: str
+    model: Model,
+    layout: Layout,
+    flat: torch.Tensor,
+    x: torch.Tensor,
+    one_hot: torch.Tensor,
+    *,
+    smoothing: bool,
+    precision: str,
 ) -> GradientFunction:
     """Gradient and loss of every lane, for arguments of exactly these shapes, types and device.
 
@@ -42,7 +49,10 @@ def gradient_function(
     if key not in _recordings:
         while len(_recordings) >= _KEPT_RECORDINGS:
             _recordings.popitem(last=False)
-        _recordings[key] = model.module, _record(model, layout, flat, x, one_hot, smoothing=smoothing, precision=precision)
+        _recordings[key] = (
+            model.module,
+            _record(model, layout, flat, x, one_hot, smoothing=smoothing, precision=precision),
+        )
     _recordings.move_to_end(key)
     return _recordings[key][1]
 
@@ -64,7 +74,14 @@ def forward(model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor) -
 
 
 def _record(
-    model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, *, smoothing: bool, precision: str
+    model: Model,
+    layout: Layout,
+    flat: torch.Tensor,
+    x: torch.Tensor,
+    one_hot: torch.Tensor,
+    *,
+    smoothing: bool,
+    precision: str,
 ) -> GradientFunction:
     module = model.module
 
@@ -96,9 +113,12 @@ def _simplify(graph: GraphModule, *arguments: torch.Tensor) -> None:
     """
     ShapeProp(graph).propagate(*arguments)
     for node in list(graph.graph.nodes):
-        if node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0]):
-            node.replace_all_uses_with(node.args[0])
-        elif node.target is _ATEN.mul.Scalar and node.args[1] == 1:
+        if (
+            node.target in _POSSIBLY_IDLE
+            and _shape(node) == _shape(node.args[0])
+            or node.target is _ATEN.mul.Scalar
+            and node.args[1] == 1
+        ):
             node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):

@@ -44,7 +44,7 @@ class Layout:
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each tensor of every lane: (L, *shape), a view of `flat` (L, P)."""
-        parts = flat.split(self.sizes, dim=1)
+        parts = torch.split(flat, list(self.sizes), dim=1)
         return {n: p.view(flat.shape[0], *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -72,17 +72,23 @@ class LaneStack:
     def select(self, lanes: slice | Sequence[int]) -> LaneStack:
         """Some of the lanes, copied."""
         index = lanes if isinstance(lanes, slice) else torch.as_tensor(list(lanes), device=self.flat.device)
-        return replace(self, flat=self.flat[index].clone(), keep=None if self.keep is None else self.keep[index].clone())
+        return replace(
+            self, flat=self.flat[index].clone(), keep=None if self.keep is None else self.keep[index].clone()
+        )
 
 
-def dense_lanes(structure: Structure, weights: Sequence[Mapping[str, npt.NDArray[np.float32]]], device: torch.device) -> LaneStack:
+def dense_lanes(
+    structure: Structure, weights: Sequence[Mapping[str, npt.NDArray[np.float32]]], device: torch.device
+) -> LaneStack:
     """One unmasked lane for each set of weights, all of shape `structure`."""
     layout = Layout.of(structure)
     rows = [np.concatenate([w[n].reshape(-1) for n in layout.names]) for w in weights]
     return LaneStack(layout, torch.from_numpy(np.stack(rows)).to(device), None)
 
 
-def weight_masked_lanes(structure: Structure, parent: Mapping[str, torch.Tensor], masks: npt.NDArray[np.bool_]) -> LaneStack:
+def weight_masked_lanes(
+    structure: Structure, parent: Mapping[str, torch.Tensor], masks: npt.NDArray[np.bool_]
+) -> LaneStack:
     """Lanes of the parent's shape whose masked weights are zero and stay so.
 
     Args:
@@ -103,7 +109,9 @@ def weight_masked_lanes(structure: Structure, parent: Mapping[str, torch.Tensor]
     return LaneStack(layout, flat * keep, keep)
 
 
-def node_masked_lanes(structure: Structure, parent: Mapping[str, torch.Tensor], masks: npt.NDArray[np.bool_]) -> LaneStack:
+def node_masked_lanes(
+    structure: Structure, parent: Mapping[str, torch.Tensor], masks: npt.NDArray[np.bool_]
+) -> LaneStack:
     """Lanes that hold only the kept nodes of the parent: compact networks, padded if their sizes differ.
 
     Args:
@@ -142,7 +150,7 @@ def kept_nodes(structure: Structure, masks: npt.NDArray[np.bool_]) -> list[KeptN
     kept: list[KeptNodes] = []
     for section in split_sections(structure, "node", masks):
         counts = np.count_nonzero(section, axis=1)
-        rows, columns = np.nonzero(section)
+        columns = np.nonzero(section)[1]
         width = int(counts.max())
         if (counts == width).all():
             kept.append(KeptNodes(columns.reshape(len(masks), width), None))
@@ -155,7 +163,11 @@ def kept_nodes(structure: Structure, masks: npt.NDArray[np.bool_]) -> list[KeptN
 
 
 def gather_tensors(
-    structure: Structure, parent: Mapping[str, torch.Tensor], kept: Sequence[KeptNodes], *, only: Sequence[str] | None = None
+    structure: Structure,
+    parent: Mapping[str, torch.Tensor],
+    kept: Sequence[KeptNodes],
+    *,
+    only: Sequence[str] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Cut each lane's rows and columns out of the parent's tensors: name -> (L, *compact shape).
 
@@ -191,7 +203,7 @@ def gather_tensors(
 
 
 def _expand(nodes: KeptNodes, repeat: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Indices (and validity as float) of every entry that the kept nodes own on an axis with `repeat` entries a node."""
+    """Indices (and validity as float) of every entry that the kept nodes own on an axis of `repeat` entries a node."""
     indices, valid = nodes.indices, nodes.valid
     if repeat > 1:
         indices = (indices[:, :, None] * repeat + np.arange(repeat)).reshape(len(indices), -1)
@@ -200,5 +212,3 @@ def _expand(nodes: KeptNodes, repeat: int, device: torch.device) -> tuple[torch.
         torch.from_numpy(indices).to(device),
         None if valid is None else torch.from_numpy(valid.astype(np.float32)).to(device),
     )
-
-

@@ -16,7 +16,9 @@ _NEWTON_STEPS = 30
 _LAST_STEP = 1e-3
 
 
-def cross_entropy(logits: torch.Tensor, one_hot: torch.Tensor, label_smoothing: torch.Tensor | None = None) -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor, one_hot: torch.Tensor, label_smoothing: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean cross-entropy in nats: scalar.
 
     Args:

@@ -59,7 +59,9 @@ class Adam:
         device = self._first.device
         self._decay = per_lane([h.weight_decay for h in self._hyper], device)
         self._shared = len({(h.lr, h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1
-        columns = {name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")}
+        columns = {
+            name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
+        }
         self._columns = columns
         self._weight1 = _column(1 - columns["beta1"], device)
         self._beta2 = _column(columns["beta2"], device)
@@ -174,5 +176,5 @@ def _square_root(second: torch.Tensor, *, out: torch.Tensor) -> None:
     torch.add(second, 1e-36, out=out).sqrt_()
 
 
-def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:  # type: ignore[type-arg]
+def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.as_tensor(values, dtype=torch.float32, device=device)

@@ -32,7 +32,9 @@ class Examples:
     one_hot: torch.Tensor
 
     @classmethod
-    def of(cls, x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], n_classes: int, device: torch.device) -> Examples:
+    def of(
+        cls, x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], n_classes: int, device: torch.device
+    ) -> Examples:
         """Copy arrays to `device`."""
         y = torch.tensor(labels, device=device)
         one_hot = torch.nn.functional.one_hot(y, n_classes).t().to(torch.float32).contiguous()

@@ -350,9 +350,7 @@ class Workshop:
             if completed:
                 final = LaneStack(lanes.layout, torch.stack([r.parameters for r in completed]), None)
                 losses, errors = evaluate(self._model, final, self._test)
-                test = {
-                    r.lane: (float(a), float(b)) for r, a, b in zip(completed, losses, errors, strict=True)
-                }
+                test = {r.lane: (float(a), float(b)) for r, a, b in zip(completed, losses, errors, strict=True)}
             rows: list[tuple[_Job, Trained]] = []
             for result in ended:
                 job, i = jobs[result.lane], result.lane

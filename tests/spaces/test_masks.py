@@ -90,7 +90,7 @@ def test_draws_are_uniform_over_all_masks_with_the_counts(sizes, counts):
         if found == counts or (len(counts) == 1 < len(sizes) and sum(found) == counts[0] and min(found) >= 1):
             possible.append(bits)
     drawn = draw(sizes, counts, KEY, start=0, stop=500 * len(possible))
-    seen = {bits: 0 for bits in possible}
+    seen = dict.fromkeys(possible, 0)
     for row in drawn.tolist():
         seen[tuple(row)] += 1
     statistic = sum((n - 500) ** 2 / 500 for n in seen.values())

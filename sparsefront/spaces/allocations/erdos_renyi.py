@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.structure import Structure, Tensor
+from sparsefront.spaces.structure import Structure
 
 
 def er(structure: Structure, kind: str, density: float) -> list[float]:
@@ -21,7 +21,9 @@ def er(structure: Structure, kind: str, density: float) -> list[float]:
 def erk(structure: Structure, kind: str, density: float) -> list[float]:
     """Densities proportional to (sum of all dimensions) / (product of all dimensions); capped at 1.
 
-    >>> net = Structure(tuple(Tensor(n, s, True) for n, s in [("a", (256, 64)), ("b", (128, 256)), ("c", (10, 128))]), ())
+    >>> from sparsefront.spaces.structure import Tensor
+    >>> shapes = {"a": (256, 64), "b": (128, 256), "c": (10, 128)}
+    >>> net = Structure(tuple(Tensor(n, s, True) for n, s in shapes.items()), ())
     >>> [round(d, 4) for d in erk(net, "weight", 0.1)]
     [0.117, 0.0702, 0.6457]
     """
@@ -29,9 +31,11 @@ def erk(structure: Structure, kind: str, density: float) -> list[float]:
 
 
 def _scaled(structure: Structure, kind: str, density: float, raw: Sequence[float]) -> list[float]:
-    """Scale `raw` so that the total density is met; sections that would exceed 1 are capped and the rest scaled again."""
+    """Scale `raw` to the total density; sections that would exceed 1 are capped and the rest scaled again."""
     if kind != "weight":
-        raise SpaceError(f"allocation='er' or 'erk' with mask kind={kind!r}: they divide weights; use 'uniform' or 'global'")
+        raise SpaceError(
+            f"allocation='er' or 'erk' with mask kind={kind!r}: they divide weights; use 'uniform' or 'global'"
+        )
     sizes = [t.size for t in structure.prunable]
     capped: set[int] = set()
     while len(capped) < len(sizes):

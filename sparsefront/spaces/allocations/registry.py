@@ -32,14 +32,16 @@ class Allocation:
 
 ALLOCATIONS: Mapping[str, Allocation] = {
     "uniform": Allocation("the same density in every layer", ("node", "weight"), uniform, exact_total=False),
-    "global": Allocation("one count over all layers; at least one survivor in each", ("node", "weight"), None, exact_total=True),
+    "global": Allocation(
+        "one count over all layers; at least one survivor in each", ("node", "weight"), None, exact_total=True
+    ),
     "er": Allocation("Erdos-Renyi: density ~ (n_in + n_out) / (n_in n_out)", ("weight",), er, exact_total=True),
     "erk": Allocation("Erdos-Renyi-Kernel: the same with kernel dimensions", ("weight",), erk, exact_total=True),
 }
 
 
 def kept_count(density: float, size: int) -> int:
-    """k = max(1, round(density x size)), halves up.
+    """Exact count of survivors: max(1, round(density x size)), halves up.
 
     The product is rounded to 9 decimals first, so that 1 - 0.9 counts as 0.1.
 
@@ -70,7 +72,9 @@ def kept_counts(structure: Structure, kind: str, sparsity: float, allocation: st
         raise SpaceError(f"sparsity={sparsity!r}: must lie in [0, 1)")
     rule = ALLOCATIONS[allocation]
     if kind not in rule.kinds:
-        raise SpaceError(f"allocation={allocation!r} with mask kind={kind!r}: it divides {' and '.join(rule.kinds)} masks only")
+        raise SpaceError(
+            f"allocation={allocation!r} with mask kind={kind!r}: it divides {' and '.join(rule.kinds)} masks only"
+        )
     sizes = structure.section_sizes(kind)
     density = 1 - sparsity
     if rule.densities is None:

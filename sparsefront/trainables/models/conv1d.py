@@ -37,7 +37,9 @@ class Conv1dNet(StagedModule):
 
     stem_prefixes = ("convs.0.",)
 
-    def __init__(self, n_channels: tuple[int, ...], length: int, n_classes: int, *, activation: str, bias: bool) -> None:
+    def __init__(
+        self, n_channels: tuple[int, ...], length: int, n_classes: int, *, activation: str, bias: bool
+    ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Conv1d(a, b, kernel, stride=_STRIDE, padding=_PADDING, bias=bias)
@@ -70,7 +72,9 @@ class Conv1dFamily:
         """The parent for signals of shape (length,) or (channels, length)."""
         assert isinstance(options, Conv1dOptions)
         if len(input_shape) not in (1, 2):
-            raise ConfigError(f"model 'conv1d' on inputs of shape {input_shape}: (length,) or (channels, length) is needed")
+            raise ConfigError(
+                f"model 'conv1d' on inputs of shape {input_shape}: (length,) or (channels, length) is needed"
+            )
         n_channels = ((1 if len(input_shape) == 1 else input_shape[0]), *options.channels)
         lengths = [input_shape[-1]]
         for kernel in _KERNELS:

@@ -11,6 +11,7 @@ from torch import nn
 
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from sparsefront.trainables.models.model import ACTIVATIONS, Model, Options, StagedModule, meta_module
+import itertools
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 
@@ -31,7 +32,7 @@ class MLP(StagedModule):
 
     def __init__(self, sizes: tuple[int, ...], *, activation: str, bias: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,7 @@ class MLPFamily:
         sizes = (math.prod(input_shape), *options.widths, n_classes)
         tensors: list[Tensor] = []
         groups: list[NodeGroup] = []
-        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (a, b) in enumerate(itertools.pairwise(sizes)):
             axes = [Axis(f"layers.{i}.weight", 0)]
             tensors.append(Tensor(f"layers.{i}.weight", (b, a), prunable=True))
             if options.bias:

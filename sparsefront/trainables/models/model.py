@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,9 @@ class ModelFamily(Protocol):
         """The parent for data of this shape."""
 
 
-def initial_weights(structure: Structure, init: str, generator: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+def initial_weights(
+    structure: Structure, init: str, generator: np.random.Generator
+) -> dict[str, npt.NDArray[np.float32]]:
     """Fresh weights for `structure`, drawn in float64 with numpy so that they are the same on any device.
 
     Args:
@@ -97,7 +99,9 @@ def initial_weights(structure: Structure, init: str, generator: np.random.Genera
         n = fan_in[tensor.name.rsplit(".", 1)[0]]
         if init == "kaiming":
             drawn = (
-                generator.standard_normal(tensor.shape) * math.sqrt(2 / n) if tensor.prunable else np.zeros(tensor.shape)
+                generator.standard_normal(tensor.shape) * math.sqrt(2 / n)
+                if tensor.prunable
+                else np.zeros(tensor.shape)
             )
         else:
             drawn = generator.uniform(-1, 1, tensor.shape) / math.sqrt(n)
@@ -107,4 +111,4 @@ def initial_weights(structure: Structure, init: str, generator: np.random.Genera
 
 def meta_module(module: StagedModule) -> StagedModule:
     """The module with parameters that hold no memory."""
-    return cast(StagedModule, module.to("meta").requires_grad_(requires_grad=False))
+    return module.to("meta").requires_grad_(requires_grad=False)

@@ -72,4 +72,6 @@ class ResidualMLPFamily:
                 if name != "linear3":
                     axes.append(Axis(f"{name}.bias", 0))
         module = ResidualMLP(n, w, n_classes, activation=options.activation, bias=options.bias)
-        return Model(meta_module(module), Structure(tuple(tensors), (NodeGroup("stream", w, tuple(axes)),)), options.init)
+        return Model(
+            meta_module(module), Structure(tuple(tensors), (NodeGroup("stream", w, tuple(axes)),)), options.init
+        )

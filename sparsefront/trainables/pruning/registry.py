@@ -32,7 +32,9 @@ class Criterion:
 
 
 CRITERIA: Mapping[str, Criterion] = {
-    "magnitude": Criterion("largest weights, or nodes of largest group norm", "Han et al. 2015; Li et al. 2017", magnitude),
+    "magnitude": Criterion(
+        "largest weights, or nodes of largest group norm", "Han et al. 2015; Li et al. 2017", magnitude
+    ),
 }
 
 
