@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsefront.study import Results, Study, load
+    from sparsefront.results import Results, load
+    from sparsefront.study import Study
 
 __all__ = ["Results", "Study", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that a part that needs neither torch nor Ray (the MLflow mirror, the front) starts without them.
-    if name in __all__:
-        from sparsefront import study
+    if name == "Study":
+        from sparsefront.study import Study
 
-        return getattr(study, name)
+        return Study
+    if name in __all__:
+        from sparsefront import results
+
+        return getattr(results, name)
     raise AttributeError(f"module 'sparsefront' has no attribute {name!r}")

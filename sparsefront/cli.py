@@ -141,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     except ConfigError as error:
         raise ConfigError(attributed(str(error), str(options.study), options.overrides)) from error
     console.print()
-    _print_verdict(console, results.verdict(), alpha=study.verdict.alpha)
+    _print_verdict(console, results.verdict(), alpha=results.design.alpha)
     console.print()
     console.print(Text(f"report: {results.folder / 'report.html'}"), soft_wrap=True)
     if results.recorded is not None:
@@ -159,15 +159,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _front(options: argparse.Namespace) -> int:
+    from sparsefront.results import load
     from sparsefront.search.ledger import write_table
-    from sparsefront.study import load
 
     if options.output is not None:
         _check_output(options.output)
     elif options.format == "parquet":
         raise ConfigError("--format parquet: needs --output FILE")
     results = load(options.dir)
-    objectives: Sequence[str] = results.study.verdict.objectives
+    objectives: Sequence[str] = results.design.objectives
     if options.objectives is not None:
         objectives = [name.strip() for name in options.objectives.split(",")]
     table = results.front(where=options.where, objectives=objectives)
@@ -201,26 +201,26 @@ def _check_output(path: Path) -> None:
 
 
 def _verdict(options: argparse.Namespace) -> int:
-    from sparsefront.study import load
+    from sparsefront.results import load
 
     results = load(options.dir)
     verdict = results.verdict()
     if options.format == "json":
         print(json.dumps(verdict.to_dict(), indent=2, allow_nan=False))
     else:
-        _print_verdict(_Console(), verdict, alpha=results.study.verdict.alpha)
+        _print_verdict(_Console(), verdict, alpha=results.design.alpha)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from sparsefront.study import load
+    from sparsefront.results import load
 
     print(load(options.dir).report())
     return 0
 
 
 def _record(options: argparse.Namespace) -> int:
-    from sparsefront.study import load
+    from sparsefront.results import load
 
     result = load(options.dir).record()
     if result.error is not None:
@@ -330,7 +330,8 @@ def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
             console.print(Padding(Text(f"{note}: {', '.join(places)}", style="dim"), (0, 0, 0, 2)))
         console.print()
     console.print(Text(verdict.headline, style="bold"))
-    for sentence in verdict.sentences[-1:]:  # the rank correlation; the others repeat the table
+    n_of_table = len({(c.metric, c.arm) for c in verdict.comparisons})
+    for sentence in verdict.sentences[n_of_table:]:  # the first ones say what the table does
         console.print(Text(sentence))
     if left_out:
         console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))

@@ -20,24 +20,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparsefront.cluster.address import check_address
 from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, ray_cluster
-from sparsefront.cluster.record import LiveRecorder, RecordResult, record_in_process
+from sparsefront.cluster.record import LiveRecorder
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.errors import ConfigError, LedgerError, SpaceError, SparsefrontError, nearest
 from sparsefront.progress import Progress, ProgressView
+from sparsefront.results import Results, design_of
 from sparsefront.search.design import Design
-from sparsefront.search.filters import parse_where
-from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import METHODS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
-from sparsefront.search.report import write_report
-from sparsefront.search.verdict import VERDICT_COLUMNS, Verdict, judge
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames, canonical_json, level_key
 from sparsefront.spaces.seeds import generator
@@ -49,7 +45,6 @@ from sparsefront.trainables.recipe import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FAMILY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-REPORT = "report.html"
 
 #: No study is as large as this; a file that is was named by mistake.
 _MAX_STUDY_BYTES = 1 << 20
@@ -330,28 +325,7 @@ class Study(Section):
 
     def design(self) -> Design:
         """The numbers that decisions and judgements depend on."""
-        v = self.verdict
-        return Design(
-            name=self.name,
-            seed=self.seed,
-            replicates=self.replicates,
-            sparsities=self.sparsities,
-            arms=self.arms,
-            draws=self.search.draws,
-            random_draws=self.search.random_draws,
-            probe_size=self.search.probe_size,
-            steps=self.training.steps,
-            mask_kind=self.masks.kind,
-            allocation=self.masks.allocation,
-            model=_described(self.model.name, self.model.options),
-            dataset=_described(self.data.name, self.data.options),
-            n_classes=DATASETS[self.data.name].n_classes,
-            equivalence_margin=v.equivalence_margin,
-            convergence_target_fraction=v.convergence_target_fraction,
-            convergence_margin_fraction=v.convergence_margin_fraction,
-            alpha=v.alpha,
-            objectives=v.objectives,
-        )
+        return design_of(self.identity())
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
@@ -398,6 +372,8 @@ class Study(Section):
             LedgerError: the folder holds another study, is damaged, or is being written by another driver.
         """
         folder = Path("runs") / self.name if folder is None else Path(folder)
+        if address is not None:
+            check_address(address)
         device = _device(self.compute.device, address)
         dataset = self._checked_data()
         design, recipe = self.design(), self.recipe()
@@ -518,116 +494,6 @@ class Study(Section):
         return Ledger.create(folder, self.identity(), digest=self.digest, versions=versions())
 
 
-class Results:
-    """What a study's folder holds: everything is a function of its ledger."""
-
-    def __init__(self, folder: str | Path) -> None:
-        """Open for reading; the ledger is read anew by every method.
-
-        Raises:
-            ConfigError: if there is no study in `folder`.
-            LedgerError: if it is damaged.
-        """
-        self.folder = Path(folder)
-        if not os.path.lexists(self.folder / "study.json"):
-            what = "is no study, it has no study.json" if self.folder.is_dir() else "is no folder"
-            raise ConfigError(
-                f"DIR={self.folder}: {what}; give the folder of a study that was run (default: runs/<name>)"
-            )
-        self.recorded: RecordResult | None = None
-        with Ledger.read(self.folder) as ledger:
-            self.versions = dict(ledger.versions)
-            try:
-                self.study = Study.from_dict({**ledger.study, "compute": {}, "record": {}})
-            except ConfigError as error:
-                raise LedgerError(
-                    f"{self.folder / 'study.json'}: holds no valid study ({error}); restore it from a copy"
-                ) from error
-
-    def to_arrow(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The ledger's rows as an Arrow table (its columns: `sparsefront.search.schema.COLUMNS`).
-
-        Args:
-            where: condition over columns (`sparsefront.search.filters`), test results included.
-            columns: those wanted; None for all.
-        """
-        expression = None if where is None else parse_where(where, allow_test=True)
-        with Ledger.read(self.folder) as ledger:
-            return ledger.table(columns=columns, where=expression)
-
-    def to_pandas(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> Any:
-        """The same rows as `to_arrow`, as a pandas data frame."""
-        return self.to_arrow(where=where, columns=columns).to_pandas()
-
-    def front(self, *, where: str | None = None, objectives: Sequence[str] | None = None) -> pa.Table:
-        """Non-dominated candidates among the rows that `where` selects, best first by the first objective.
-
-        Args:
-            where: condition over columns; test results are refused, for validation decides.
-            objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study.
-        """
-        chosen = self.study.verdict.objectives if objectives is None else tuple(objectives)
-        front_columns(chosen)
-        expression = None if where is None else parse_where(where)
-        with Ledger.read(self.folder) as ledger:
-            return front(ledger.scan(where=expression), chosen)
-
-    def verdict(self) -> Verdict:
-        """Better than, equivalent to or worse than random search, arm by arm and level by level."""
-        with Ledger.read(self.folder) as ledger:
-            return self._judged(ledger)
-
-    def outcomes(self) -> dict[str, int]:
-        """How many masks and networks came to each outcome; what several arms share counts once."""
-        rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
-        return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
-
-    def report(self) -> Path:
-        """Write the report into the study's folder and return its path.
-
-        Raises:
-            ConfigError: if it cannot be written there.
-        """
-        path = self.folder / REPORT
-        with Ledger.read(self.folder) as ledger:
-            verdict, provenance = self._judged(ledger), self._provenance(ledger)
-            try:
-                write_report(ledger, self.study.design(), verdict, path, provenance=provenance)
-            except OSError as error:
-                if isinstance(error, SparsefrontError):
-                    raise
-                raise ConfigError(f"DIR={self.folder}: {path.name} cannot be written ({error.strerror})") from error
-        return path
-
-    def record(self, *, tracking_uri: str | None = None, timeout_s: float = 600.0) -> RecordResult:
-        """Mirror the study into MLflow (again); what is there already is left as it is."""
-        report = self.folder / REPORT
-        self.recorded = record_in_process(
-            self.folder,
-            tracking_uri=tracking_uri,
-            design=self.study.design(),
-            report=report if report.exists() else None,
-            timeout_s=timeout_s,
-        )
-        return self.recorded
-
-    def _judged(self, ledger: Ledger) -> Verdict:
-        return judge(ledger.scan(columns=VERDICT_COLUMNS), self.study.design())
-
-    def _provenance(self, ledger: Ledger) -> dict[str, str]:
-        devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
-        return {
-            "study": self.study.digest[:16],
-            "devices": ", ".join(sorted(devices)) or "none",
-            **self.versions,
-        }
-
-
-def load(folder: str | Path) -> Results:
-    """Results of the study in `folder`."""
-    return Results(folder)
-
-
 def versions() -> dict[str, str]:
     """Versions that a study's results may depend on."""
     packages = ("sparsefront", "torch", "ray", "numpy", "pyarrow", "moocore", "scipy")
@@ -649,16 +515,10 @@ def _device(wanted: str, address: str | None) -> str:
     return wanted
 
 
-def _described(name: str, options: Mapping[str, Any]) -> str:
-    """A name with its options, for people."""
-    return f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
-
-
 def _connected(stack: contextlib.ExitStack, resources: Resources) -> int:
     """Connect to the cluster until `stack` is closed, or start one: the packs that can run at once."""
     if resources.address is None:
         return stack.enter_context(ray_cluster(resources))
-    check_address(resources.address)
     try:
         return stack.enter_context(ray_cluster(resources))
     except (SparsefrontError, ConnectionError, RuntimeError, ValueError) as error:
@@ -672,6 +532,9 @@ def _check_folder(folder: Path) -> None:
         is_folder = existing.resolve(strict=True).is_dir()
     except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
         raise ConfigError(f"DIR={folder}: is not usable ({error}); give a new or empty folder") from error
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in folder.parts):
+        raise ConfigError(f"DIR={_shown(str(folder))}: a name in it is longer than {longest} bytes; give a shorter one")
     if not is_folder:
         what = "is a file" if existing == folder else f"{existing} is a file"
         raise ConfigError(f"DIR={folder}: {what}; give a new or empty folder")

@@ -175,9 +175,7 @@ def _ray(address: str | None) -> Iterator[Finding]:
 
 def _mlflow(uri: str) -> Iterator[Finding]:
     if not uri:
-        yield Finding(
-            "good", "MLflow", "each study keeps an SQLite store in its folder (MLFLOW_TRACKING_URI is not set)"
-        )
+        yield Finding("good", "MLflow", "a SQLite store in each folder of a study (MLFLOW_TRACKING_URI is not set)")
         return
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.hostname is None:

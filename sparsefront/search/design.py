@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Design:
     """What was asked: arms, levels and replicates, and how the referee judges them.
 
-    ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point); ``convergence_margin_fraction`` is a
-    fraction of ``steps``; ``convergence_target_fraction`` is the share of the parent's accuracy that counts as
+    ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point); ``convergence_margin_fraction`` is
+    a fraction of ``steps``; ``convergence_target_fraction`` is the share of the parent's accuracy that counts as
     converged.
     """
 

@@ -161,7 +161,8 @@ def judge(batches: Batches, design: Design) -> Verdict:
 
     Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Convergence is the
     first measured step at which validation accuracy reaches ``convergence_target_fraction`` of what the parent of the
-    same replicate ended with, at most ``design.steps`` (a restricted mean); it is left out in studies without a ``dense`` arm.
+    same replicate ended with, at most ``design.steps`` (a restricted mean); it is left out in studies
+    without a ``dense`` arm.
 
     Args:
         batches: a ledger's table or record batches, with at least ``VERDICT_COLUMNS``; read once, in any order.

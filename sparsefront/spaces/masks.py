@@ -7,6 +7,7 @@ weight, in the order of `Structure.groups` or `Structure.prunable`, each flatten
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.seeds import raw_rows
 from sparsefront.spaces.structure import Structure
-import itertools
 
 Mask = npt.NDArray[np.bool_]
 

@@ -113,12 +113,8 @@ def _simplify(graph: GraphModule, *arguments: torch.Tensor) -> None:
     """
     ShapeProp(graph).propagate(*arguments)
     for node in list(graph.graph.nodes):
-        if (
-            node.target in _POSSIBLY_IDLE
-            and _shape(node) == _shape(node.args[0])
-            or node.target is _ATEN.mul.Scalar
-            and node.args[1] == 1
-        ):
+        is_idle = node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0])
+        if is_idle or (node.target is _ATEN.mul.Scalar and node.args[1] == 1):
             node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):

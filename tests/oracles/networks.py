@@ -27,7 +27,7 @@ def small_model(family, **options):
 
 
 def logits(family, weights, x, *, activation="relu", node_masks=None):
-    """Logits (batch, classes) of one network; `node_masks` (nodes,) of each group multiply what the activation gives."""
+    """Logits (batch, classes) of one network; `node_masks`, (nodes,) for each group, multiply the activation's output."""
     act = ACTIVATIONS[activation]
 
     def masked(hidden, group):

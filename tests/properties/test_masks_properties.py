@@ -1,5 +1,7 @@
 """Masks over random structures: counts, ties and codecs hold whatever the shapes are."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def structures(draw_from):
     kernel = draw_from(st.sampled_from([(), (1,), (3,), (3, 2)]))
     bias = draw_from(st.booleans())
     tensors, groups = [], []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         axes = [Axis(f"{i}.weight", 0)]
         tensors.append(Tensor(f"{i}.weight", (b, a, *kernel), True, positions=draw_from(st.integers(1, 9))))
         if bias:

@@ -1,5 +1,6 @@
 """Allocations: exact counts for every layer, and Erdos-Renyi densities against published closed forms."""
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from tests.oracles import spaces as oracle
 def perceptron(*sizes):
     """Structure of an MLP with biases."""
     tensors, groups = [], []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         tensors += [Tensor(f"{i}.weight", (b, a), True), Tensor(f"{i}.bias", (b,), False)]
         if i < len(sizes) - 2:
             groups.append(

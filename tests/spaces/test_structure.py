@@ -61,9 +61,10 @@ def test_an_unknown_kind_is_refused():
 def test_scaling_finds_the_nearest_size_among_all(family):
     structure = small_model(family).structure
     largest = max(g.size for g in structure.groups)
-    sizes = []
-    for i in range(1, largest + 1):
-        sizes.append(structure.compact([max(1, -(-g.size * i // largest)) for g in structure.groups]).n_params)
+    sizes = [
+        structure.compact([max(1, -(-g.size * i // largest)) for g in structure.groups]).n_params
+        for i in range(1, largest + 1)
+    ]
     for wanted in range(0, structure.n_params + 20, 7):
         found = structure.scaled_to(wanted).n_params
         assert found in sizes

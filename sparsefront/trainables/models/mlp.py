@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -11,7 +12,6 @@ from torch import nn
 
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from sparsefront.trainables.models.model import ACTIVATIONS, Model, Options, StagedModule, meta_module
-import itertools
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 

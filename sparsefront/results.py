@@ -1,0 +1,174 @@
+"""Results of a study: what its folder holds, read without anything that a study needs to run (torch, Ray)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sparsefront.cluster.record import RecordResult, record_in_process
+from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
+from sparsefront.search.design import Design
+from sparsefront.search.filters import parse_where
+from sparsefront.search.front import front, front_columns
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.verdict import VERDICT_COLUMNS, Verdict, judge
+
+REPORT = "report.html"
+
+
+class Results:
+    """What a study's folder holds: everything is a function of its ledger."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open for reading; the ledger is read anew by every method.
+
+        Raises:
+            ConfigError: if there is no study in `folder`.
+            LedgerError: if it is damaged.
+        """
+        self.folder = Path(folder)
+        if not os.path.lexists(self.folder / "study.json"):
+            what = "is no study, it has no study.json" if self.folder.is_dir() else "is no folder"
+            raise ConfigError(
+                f"DIR={self.folder}: {what}; give the folder of a study that was run (default: runs/<name>)"
+            )
+        self.recorded: RecordResult | None = None
+        with Ledger.read(self.folder) as ledger:
+            self.versions = dict(ledger.versions)
+            self.identity: dict[str, Any] = dict(ledger.study)
+            self.digest = ledger.study_digest
+        try:
+            self.design = design_of(self.identity)
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise LedgerError(
+                f"{self.folder / 'study.json'}: holds no study ({what}); restore it from a copy"
+            ) from error
+
+    def to_arrow(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The ledger's rows as an Arrow table (its columns: `sparsefront.search.schema.COLUMNS`).
+
+        Args:
+            where: condition over columns (`sparsefront.search.filters`), test results included.
+            columns: those wanted; None for all.
+        """
+        expression = None if where is None else parse_where(where, allow_test=True)
+        with Ledger.read(self.folder) as ledger:
+            return ledger.table(columns=columns, where=expression)
+
+    def to_pandas(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> Any:
+        """The same rows as `to_arrow`, as a pandas data frame."""
+        return self.to_arrow(where=where, columns=columns).to_pandas()
+
+    def front(self, *, where: str | None = None, objectives: Sequence[str] | None = None) -> pa.Table:
+        """Non-dominated candidates among the rows that `where` selects, best first by the first objective.
+
+        Args:
+            where: condition over columns; test results are refused, for validation decides.
+            objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study.
+        """
+        chosen = self.design.objectives if objectives is None else tuple(objectives)
+        front_columns(chosen)
+        expression = None if where is None else parse_where(where)
+        with Ledger.read(self.folder) as ledger:
+            return front(ledger.scan(where=expression), chosen)
+
+    def verdict(self) -> Verdict:
+        """Better than, equivalent to or worse than random search, arm by arm and level by level."""
+        with Ledger.read(self.folder) as ledger:
+            return self._judged(ledger)
+
+    def outcomes(self) -> dict[str, int]:
+        """How many masks and networks came to each outcome; what several arms share counts once."""
+        rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
+        return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
+
+    def report(self) -> Path:
+        """Write the report into the study's folder and return its path.
+
+        Raises:
+            ConfigError: if it cannot be written there.
+        """
+        path = self.folder / REPORT
+        with Ledger.read(self.folder) as ledger:
+            verdict, provenance = self._judged(ledger), self._provenance(ledger)
+            from sparsefront.search.report import write_report  # brings plotly, which no other method needs
+
+            try:
+                write_report(ledger, self.design, verdict, path, provenance=provenance)
+            except OSError as error:
+                if isinstance(error, SparsefrontError):
+                    raise
+                raise ConfigError(f"DIR={self.folder}: {path.name} cannot be written ({error.strerror})") from error
+        return path
+
+    def record(self, *, tracking_uri: str | None = None, timeout_s: float = 600.0) -> RecordResult:
+        """Mirror the study into MLflow (again); what is there already is left as it is."""
+        report = self.folder / REPORT
+        self.recorded = record_in_process(
+            self.folder,
+            tracking_uri=tracking_uri,
+            design=self.design,
+            report=report if report.exists() else None,
+            timeout_s=timeout_s,
+        )
+        return self.recorded
+
+    def _judged(self, ledger: Ledger) -> Verdict:
+        return judge(ledger.scan(columns=VERDICT_COLUMNS), self.design)
+
+    def _provenance(self, ledger: Ledger) -> dict[str, str]:
+        devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
+        return {
+            "study": self.digest[:16],
+            "devices": ", ".join(sorted(devices)) or "none",
+            **self.versions,
+        }
+
+
+def load(folder: str | Path) -> Results:
+    """Results of the study in `folder`."""
+    return Results(folder)
+
+
+def design_of(identity: Mapping[str, Any]) -> Design:
+    """The numbers that decisions and judgements depend on, of a resolved study as plain data.
+
+    Raises:
+        KeyError: if it is none.
+    """
+    search, masks, verdict = identity["search"], identity["masks"], identity["verdict"]
+    return Design(
+        name=identity["name"],
+        seed=identity["seed"],
+        replicates=identity["replicates"],
+        sparsities=tuple(identity["sparsities"]),
+        arms=tuple(identity["arms"]),
+        draws=search["draws"],
+        random_draws=search["random_draws"],
+        probe_size=search["probe_size"],
+        steps=identity["training"]["steps"],
+        mask_kind=masks["kind"],
+        allocation=masks["allocation"],
+        model=_described(identity["model"]),
+        dataset=_described(identity["data"]),
+        equivalence_margin=verdict["equivalence_margin"],
+        convergence_target_fraction=verdict["convergence_target_fraction"],
+        convergence_margin_fraction=verdict["convergence_margin_fraction"],
+        alpha=verdict["alpha"],
+        objectives=tuple(verdict["objectives"]),
+    )
+
+
+def _described(section: Mapping[str, Any]) -> str:
+    """A name with its options, for people.
+
+    >>> _described({"name": "digits", "validation_fraction": 0.2}), _described({"name": "mlp", "widths": [8]})
+    ('digits', 'mlp(widths=[8])')
+    """
+    options = {k: v for k, v in section.items() if k not in ("name", "validation_fraction")}
+    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else section["name"]
