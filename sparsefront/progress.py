@@ -219,7 +219,9 @@ def _last_line(progress: Progress, seconds: float) -> str:
 
 
 def _numbers(progress: Progress) -> list[str]:
-    parts = [f"{progress.workers} workers", f"{progress.rate:,.3g} candidates/s"] if progress.workers else []
+    parts = [f"{progress.workers} workers"] if progress.workers else []
+    if progress.rate:
+        parts.append(f"{_count(progress.rate)} candidates/s")
     left = progress.seconds_left
     if np.isfinite(left) and left > 0:
         parts.append(f"{_duration(left)} left")
@@ -242,3 +244,12 @@ def _duration(seconds: float) -> str:
     if s < 60:
         return f"{s} s"
     return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
+
+
+def _count(rate: float) -> str:
+    """A rate for people.
+
+    >>> _count(1234.5), _count(12.34), _count(0.5)
+    ('1,234', '12', '0.5')
+    """
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
