@@ -41,7 +41,7 @@ class _Console(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
-        if not self.is_terminal and "COLUMNS" not in os.environ:
+        if not self.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
             self.width = 200
 
     def on_broken_pipe(self) -> NoReturn:

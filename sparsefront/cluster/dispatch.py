@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -24,11 +25,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from sparsefront.cluster.rows import lost_rows, stamped, unavailable_rows
-from sparsefront.cluster.worker import OrderBook, PackTrial, WorkerSettings, decode_rows, outcome_of
+from sparsefront.cluster.worker import OrderBook, PackTrial, WorkerSettings, decode_rows
 from sparsefront.errors import ConfigError, SparsefrontError
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan, TrainWork, Work
@@ -44,6 +45,8 @@ _DRIVER_GRACE_S = 30.0
 _HUNG_FRACTION = 0.8
 #: Workers that may fail in a row before any of them could begin, for each that runs at once.
 _FAILED_STARTS_PER_SLOT = 2
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 #: Folders of this program in the system's temporary folder; also those of drivers that were killed.
 _SCRATCH_PREFIX = "sparsefront-run-"
@@ -533,17 +536,25 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
 
 def _broke_off(trial: Any) -> tuple[str, str]:
     """What ended a trial: ('failed', 'out_of_memory' or 'lost', what is known about it)."""
-    error = trial.get_pickled_error()
-    if error is None:  # Tune keeps other errors as text only, that of Ray's memory monitor among them
-        path = Path(trial.error_file)
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else "no reason known"
-        return ("out_of_memory" if "memory" in text else "lost"), text
-    if isinstance(error, OutOfMemoryError):
-        return "out_of_memory", str(error)
-    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-    if isinstance(error, RayTaskError) and not isinstance(cause, RayActorError):
-        return outcome_of(cause), str(error)
-    return "lost", f"{type(cause).__name__}: {cause}"
+    path = Path(trial.error_file)
+    return what_broke(path.read_text(encoding="utf-8", errors="replace") if path.exists() else "no reason known")
+
+
+def what_broke(text: str) -> tuple[str, str]:
+    r"""Outcome and reason from what Ray Tune wrote of an error; the error itself it keeps pickled only.
+
+    >>> what_broke("Failure # 1\n\x1b[36mray::PackTrial.train()\x1b[39m (pid=7)\nValueError: no")[0]
+    'failed'
+    >>> what_broke("Failure # 1\nThe actor died unexpectedly ... killed by the OOM killer due to high memory usage")[0]
+    'lost'
+    """
+    reason = _COLOUR.sub("", text).partition("\n")[2].strip() or text.strip()
+    if reason.startswith("ray::"):  # the worker lives, and raised
+        last = reason.rpartition("\n")[2]
+        is_memory = "MemoryError" in last or "DefaultCPUAllocator" in last
+        return ("out_of_memory" if is_memory else "failed"), reason
+    # Ray's memory monitor; the message on a worker that died for no known reason speaks of memory, too.
+    return ("out_of_memory" if "low on memory" in reason else "lost"), reason
 
 
 def _guarded(driver: Driver, function: Callable[..., Any], *arguments: Any) -> Any:

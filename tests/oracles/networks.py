@@ -27,7 +27,7 @@ def small_model(family, **options):
 
 
 def logits(family, weights, x, *, activation="relu", node_masks=None):
-    """Logits (batch, classes) of one network; `node_masks`, (nodes,) for each group, multiply the activation's output."""
+    """Logits (batch, classes) of one network; `node_masks`, one (nodes,) a group, multiply activations."""
     act = ACTIVATIONS[activation]
 
     def masked(hidden, group):

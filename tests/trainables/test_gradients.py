@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from sparsefront.spaces.masks import draw
 from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables import gradients
 from sparsefront.trainables.gradients import forward, gradient_function
 from sparsefront.trainables.lanes import Layout, node_masked_lanes
-from sparsefront.trainables.models import build_model, initial_weights
+from sparsefront.trainables.models import Model, build_model, initial_weights
+from sparsefront.trainables.models.model import StagedModule
 from tests.oracles import networks as oracle
 
 #: Sums of at most a few hundred float32 products in another order.
@@ -182,6 +185,56 @@ def test_the_recorded_gradient_is_that_of_finite_differences():
         step[entry] = 1e-4
         slope = (loss_at(flat[0].double() + step) - loss_at(flat[0].double() - step)) / 2e-4
         assert float(gradient[0, entry]) == pytest.approx(float(slope), abs=1e-6)
+
+
+class Awkward(StagedModule):
+    """Reads inputs and pre-activations twice, adds a parameter of its own, and multiplies by one."""
+
+    stem_prefixes = ("a.",)
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(oracle.N_INPUTS, 8)
+        self.b = nn.Linear(8, 8, bias=False)
+        self.shift = nn.Parameter(torch.empty(8))
+        self.c = nn.Linear(8, oracle.N_CLASSES)
+
+    def stem(self, x):
+        h = self.a(torch.relu(x) - x)
+        return torch.relu(h) + h
+
+    def head(self, h):
+        g = self.b(h) + self.shift
+        flat = h.view(-1, 8)
+        return self.c(1 * g + torch.relu(g) + torch.relu(flat) * flat + torch.relu(self.shift))
+
+
+@pytest.mark.parametrize("n_examples", [1, 17])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_simplifying_the_recording_spares_what_is_read_again(precision, n_examples):
+    module = Awkward()
+    structure = Structure(tuple(Tensor(n, tuple(p.shape), n != "shift") for n, p in module.named_parameters()), ())
+    model = Model(module.to("meta"), structure, "torch")
+    layout = Layout.of(structure)
+    flat = torch.randn(3, layout.width, generator=torch.Generator().manual_seed(0))
+    x, labels, one_hot = batch(n_examples)
+    before = flat.clone(), x.clone()
+    for _ in range(2):
+        gradient, losses = recorded(model, layout, flat, x, one_hot, precision=precision)
+        assert torch.equal(flat, before[0])
+        assert torch.equal(x, before[1])
+        for i, row in enumerate(flat):
+            leaf = row.clone().requires_grad_(True)
+            weights = {name: view[0] for name, view in layout.views(leaf[None]).items()}
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+                out = torch.func.functional_call(module, weights, (x,))
+            loss = functional.cross_entropy(out.float(), labels)
+            loss.backward()
+            tolerance = (
+                TOLERANCE if precision == "float32" else {"rtol": 0, "atol": 0.05 * float(leaf.grad.abs().max())}
+            )
+            torch.testing.assert_close(gradient[i], leaf.grad, **tolerance)
+            torch.testing.assert_close(losses[i], loss.detach(), rtol=1e-4 if precision == "float32" else 0.02, atol=0)
 
 
 @pytest.mark.parametrize("family", oracle.SMALL)

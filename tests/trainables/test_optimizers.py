@@ -18,6 +18,7 @@ PLAIN = Hyperparameters(lr=0.01)
 ADAM = {
     "default": [PLAIN] * 4,
     "decay": [replace(PLAIN, weight_decay=0.01)] * 4,
+    "large epsilon": [replace(PLAIN, eps=0.1)] * 4,
     "all unlike": [
         Hyperparameters(lr=0.01),
         Hyperparameters(lr=0.003, weight_decay=0.1),

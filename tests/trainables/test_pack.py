@@ -271,6 +271,16 @@ def test_smoothing_of_one_lane_is_none_of_its_neighbours_business(examples, orde
     assert abs(found[1].val_loss - expected[1].val_loss) > 1e-3
 
 
+def test_lanes_keep_their_own_smoothing_when_others_leave(examples, order):
+    model = oracle.small_model("mlp")
+    hyper = [replace(HYPER, label_smoothing=0.1 * i) for i in range(4)]
+    lanes, _ = lanes_of(model, "node", 4)
+    expected = run(model, lanes, hyper, examples, order)
+    found = run(model, lanes, hyper, examples, order, stop_rule=lambda step, *_: {0: 0, 2: 0} if step == 20 else {})
+    assert_same(found[1], expected[1])
+    assert_same(found[3], expected[3])
+
+
 def test_bfloat16_trains_near_float32(examples, order):
     """Products of 8 significant bits: relative errors of 2^-9 each; after 50 steps within 0.05 nats here."""
     model = oracle.small_model("mlp")

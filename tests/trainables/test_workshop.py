@@ -320,6 +320,31 @@ def test_all_candidates_may_fail(fragile):
     assert [found[drawn(i).candidate].outcome for i in range(3)] == ["failed", "out_of_memory", "failed"]
 
 
+def test_lanes_that_ended_before_their_pack_broke_are_not_trained_again(blobs, monkeypatch):
+    """Some lanes diverge at the first validation point, the others raise at their test; what was spent counts."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    options = {**oracle.SMALL["mlp"], "refused_batch": N_TEST}
+    workshop = workshop_of(blobs, model="fragile_family:BRITTLE", model_options=options)
+    first = initial_weights(workshop.structure, "kaiming", generator(9, "parent", 0))["layers.0.weight"][:, 0]
+    clear = {}  # draws whose first kept weight is far from zero, by its sign
+    for i, mask in enumerate(workshop.draw_masks(0, 0.5, 0, 100)):
+        weight = first[np.flatnonzero(mask[: len(first)])[0]]
+        if abs(weight) > 0.2:
+            clear.setdefault(bool(weight > 0), []).append(i)
+    diverging, raising = clear[True][:2], clear[False][:2]
+    found = train(workshop, [drawn(i) for i in (diverging[0], raising[0], diverging[1], raising[1])])
+    until_first_point = EVERY * BATCH + (N_PROBE + N_VALIDATION) / 3
+    until_test = STEPS * BATCH + (N_PROBE + N_POINTS * N_VALIDATION) / 3
+    for draw in diverging:
+        assert found[drawn(draw).candidate].outcome == "diverged"
+        assert found[drawn(draw).candidate].passes == pytest.approx(until_first_point, rel=1e-12)
+    for draw in raising:
+        failed = found[drawn(draw).candidate]
+        assert failed.outcome == "failed"
+        assert "OverflowError: a batch of 80 examples is one too many" in failed.error
+        assert failed.passes == pytest.approx(2 * until_test, rel=1e-12)  # together, then alone
+
+
 def test_a_stored_mask_that_is_not_what_its_digest_says_fails_alone(blobs):
     workshop = workshop_of(blobs)
     good = stored(workshop.draw_masks(0, 0.5, 7, 8)[0])
