@@ -285,7 +285,7 @@ def _table(console: Console, columns: Iterable[_Column], *, title: str | None = 
     while sum(c.width + _GAP for c in shown) - _GAP > console.width and any(c.rank for c in shown):
         widest = max(shown, key=lambda c: c.rank)
         shown.remove(widest)
-        left_out.append(widest.heading.replace("\n", " "))
+        left_out.append(widest.heading.replace("-\n", "").replace("\n", " "))
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, padding=(0, _GAP, 0, 0), pad_edge=False
     )

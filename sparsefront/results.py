@@ -165,10 +165,10 @@ def design_of(identity: Mapping[str, Any]) -> Design:
 
 
 def _described(section: Mapping[str, Any]) -> str:
-    """A name with its options, for people.
+    """A name with its options, for people; the same in whatever order they are stored.
 
     >>> _described({"name": "digits", "validation_fraction": 0.2}), _described({"name": "mlp", "widths": [8]})
     ('digits', 'mlp(widths=[8])')
     """
-    options = {k: v for k, v in section.items() if k not in ("name", "validation_fraction")}
+    options = {k: v for k, v in sorted(section.items()) if k not in ("name", "validation_fraction")}
     return f"{section['name']}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else section["name"]

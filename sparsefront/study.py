@@ -106,7 +106,9 @@ class ModelSection(Section):
         if not (
             isinstance(options, type) and issubclass(options, BaseModel) and callable(getattr(family, "build", None))
         ):
-            raise ConfigError(f"name={self.name!r}: is no model family; it needs `options` and `build` (docs: models)")
+            raise ConfigError(
+                f"name={self.name!r}: is no model family; it needs what sparsefront.trainables.models.ModelFamily has"
+            )
         try:
             resolved = options.model_validate(self.options)
         except ValidationError as error:
@@ -175,9 +177,9 @@ class ComputeSection(Section):
     lanes_per_pack: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     masks_per_pack: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     lanes_at_once: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    timeout_s: Annotated[float, Field(gt=0, le=1e6)] = 600.0
     max_retries: Annotated[int, Field(ge=0, le=100)] = 2
-    memory_gib: Annotated[float, Field(ge=0)] = 0.0
+    memory_gib: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
 
 class RecordSection(Section):
@@ -186,7 +188,7 @@ class RecordSection(Section):
     enabled: bool = True
     tracking_uri: str = ""
     every_s: Annotated[float, Field(gt=0)] = 60.0
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    timeout_s: Annotated[float, Field(gt=0, le=1e6)] = 120.0
 
 
 class Study(Section):

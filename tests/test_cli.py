@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import sparsefront
 from sparsefront import cli
@@ -59,7 +60,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "tiny"
     path = folder.with_suffix(".toml")
     path.write_text(TOML, encoding="utf-8")
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has, however many cores are free
     run_inline(Study.from_toml(path), folder, masks_per_pack=8, lanes_per_pack=16)
+    torch.set_num_threads(n_threads)
     return folder
 
 
@@ -257,6 +261,19 @@ def test_an_empty_front_is_no_error(here: Path, done: Path, capsys: Capture) -> 
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_a_study_that_has_only_begun_can_be_read(here: Path, capsys: Capture) -> None:
+    (here / "t.toml").write_text(TOML, encoding="utf-8")
+    study = Study.from_toml("t.toml")
+    Ledger.create(here / "new", study.identity(), digest=study.digest, versions={}).close()
+    for command in ("front", "verdict", "report"):
+        assert main([command, "new"]) == 0
+    out = capsys.readouterr().out
+    assert "0 candidates on the front" in out
+    assert "Not judged: no arm has a trained network" in " ".join(out.split())
+    assert main(["record", "new"]) == 1
+    assert "has no rows yet" in capsys.readouterr().err
+
+
 def test_the_verdict_fits_eighty_columns_and_says_what_is_left_out(here: Path, done: Path, capsys: Capture) -> None:
     assert main(["verdict", str(done)]) == 0
     out = capsys.readouterr().out
@@ -370,7 +387,9 @@ def test_reading_a_study_needs_neither_torch_nor_ray() -> None:
 def test_results_from_python(done: Path) -> None:
     results = sparsefront.load(done)
     assert results.design.name == "tiny"
-    assert Study.from_dict(results.identity).digest == results.digest
+    study = Study.from_dict(results.identity)
+    assert study.digest == results.digest
+    assert study.design() == results.design
     table = results.to_arrow(where="stage == 'trained' and test_error < 2", columns=["arm", "test_error"])
     assert isinstance(table, pa.Table)
     assert set(table["arm"].to_pylist()) == set(METHODS)

@@ -13,6 +13,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -119,6 +121,7 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
                 ) from error
         else:
             folder = stack.enter_context(_scratch_folder())
+            stack.enter_context(_caretaker(folder))
             try:
                 ray.init(
                     address="local",
@@ -192,6 +195,61 @@ def _remove_unless_locked(folder: Path) -> None:
         pass
     finally:
         os.close(lock)
+
+
+#: Waits until the driver is gone, however it went (its end of the pipe is closed), and clears away what it left.
+_CARETAKER = r"""
+import os, shutil, signal, sys, time
+
+folder = sys.argv[1]
+
+def processes_of_ray_with_files_in_the_folder():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                command = file.read(4096)
+            if not command.startswith(b"ray::") and b"/ray/" not in command:
+                continue
+            names = os.listdir(f"/proc/{pid}/fd")
+            if any(os.readlink(f"/proc/{pid}/fd/{name}").startswith(folder + "/") for name in names):
+                yield int(pid)
+        except OSError:  # ended meanwhile, or another user's
+            pass
+
+sys.stdin.buffer.read()
+for _ in range(100):
+    left = list(processes_of_ray_with_files_in_the_folder())
+    if not left:
+        break
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass
+    time.sleep(0.1)
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+@contextlib.contextmanager
+def _caretaker(folder: Path) -> Iterator[None]:
+    """See to it that no process of the cluster with its files in `folder` outlives this one, even if it is killed.
+
+    Ray's own main processes end with the driver, but its agents stay for a minute when they cannot report that.
+    """
+    caretaker = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _CARETAKER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the driver
+    )
+    try:
+        yield
+    finally:
+        assert caretaker.stdin is not None
+        caretaker.stdin.close()
+        caretaker.wait()
 
 
 def dispatch(

@@ -118,9 +118,9 @@ def _simplify(graph: GraphModule, *arguments: torch.Tensor) -> None:
             node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):
-        if node.target is _ATEN.add.Tensor and len(node.args) == 2:
+        if node.target is _ATEN.add.Tensor and len(node.args) == 2 and not node.kwargs:
             for bias, product in (node.args, node.args[::-1]):
-                if _is_only_for(product, node, _ATEN.bmm.default) and _is_bias(bias, node):
+                if _is_only_for(product, node, _ATEN.bmm.default) and _is_bias(bias, product):
                     node.target, node.args = _ATEN.baddbmm.default, (bias, *product.args)
                     break
         elif node.target is _ATEN.relu.default and _is_only_for(node.args[0], node, *_FRESH):
@@ -146,7 +146,10 @@ def _is_only_for(node: Any, user: Node, *targets: object) -> bool:
     return isinstance(node, Node) and node.target in targets and list(node.users) == [user]
 
 
-def _is_bias(node: Any, total: Node) -> bool:
-    """Whether `node` is one row for each lane, (L, 1, n), of a (L, B, n) total."""
-    shape, of_total = _shape(node), _shape(total)
-    return shape is not None and of_total is not None and len(of_total) == 3 and shape == (of_total[0], 1, of_total[2])
+def _is_bias(node: Any, product: Node) -> bool:
+    """Whether `node` is one row for each lane, (L, 1, n), of the type of a (L, B, n) product."""
+    shape, of_product = _shape(node), _shape(product)
+    if shape is None or of_product is None or len(of_product) != 3 or shape != (of_product[0], 1, of_product[2]):
+        return False
+    # Under autocast a module's own parameter is still float32 where the product is not.
+    return bool(node.meta["tensor_meta"].dtype == product.meta["tensor_meta"].dtype)

@@ -378,7 +378,7 @@ def test_only_the_scores_that_are_missing_make_an_arm_impossible() -> None:
 
 def test_learning_costs_what_was_learnt_not_what_is_planned() -> None:
     # Counted, not timed: a level is looked at when it is new and when its scores or its pruned mask are complete.
-    design = make_design(replicates=50, sparsities=(0.5, 0.7, 0.9), arms=("random", "searched"), draws=20)
+    design = make_design(replicates=10, sparsities=(0.5, 0.7, 0.9), arms=("random", "searched"), draws=20)
     asked = 0
 
     class Counted:
@@ -405,7 +405,7 @@ def test_learning_costs_what_was_learnt_not_what_is_planned() -> None:
             plan.absorb(batch_of(row_of("trained", s.arm, work.replicate, work.sparsity, s.slot) for s in slots))
         plan.finished(work)
     assert plan.is_done
-    assert asked == 2 * 50 * 3  # with 3,000 packs
+    assert asked == 2 * 10 * 3  # with 600 packs
 
 
 @pytest.mark.parametrize("rows", [[], [row_of("scored", "pool", 0, 0.5, 0)]])

@@ -77,8 +77,7 @@ def test_the_recorded_gradient_is_that_of_autograd(family, activation, bias):
     assert all(torch.equal(a, b) for a, b in zip((flat, x, one_hot), before, strict=True))
 
 
-@pytest.mark.parametrize("n_lanes", [1, 3])
-@pytest.mark.parametrize("family", oracle.SMALL)
+@pytest.mark.parametrize(("family", "n_lanes"), [("mlp", 1), ("mlp", 3), ("residual_mlp", 3), ("conv1d", 3)])
 def test_a_recording_serves_other_values_of_the_same_shapes(family, n_lanes):
     model = oracle.small_model(family)
     for seed in range(3):
@@ -198,6 +197,8 @@ class Awkward(StagedModule):
         self.b = nn.Linear(8, 8, bias=False)
         self.shift = nn.Parameter(torch.empty(8))
         self.c = nn.Linear(8, oracle.N_CLASSES)
+        self.d = nn.Linear(8, oracle.N_CLASSES, bias=False)
+        self.offset = nn.Parameter(torch.empty(oracle.N_CLASSES))
 
     def stem(self, x):
         h = self.a(torch.relu(x) - x)
@@ -206,14 +207,17 @@ class Awkward(StagedModule):
     def head(self, h):
         g = self.b(h) + self.shift
         flat = h.view(-1, 8)
-        return self.c(1 * g + torch.relu(g) + torch.relu(flat) * flat + torch.relu(self.shift))
+        hidden = 1 * g + torch.relu(g) + torch.relu(flat) * flat + torch.relu(self.shift)
+        return self.c(hidden) + torch.add(self.d(h), self.offset, alpha=2)
 
 
 @pytest.mark.parametrize("n_examples", [1, 17])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_simplifying_the_recording_spares_what_is_read_again(precision, n_examples):
     module = Awkward()
-    structure = Structure(tuple(Tensor(n, tuple(p.shape), n != "shift") for n, p in module.named_parameters()), ())
+    structure = Structure(
+        tuple(Tensor(n, tuple(p.shape), n.endswith("weight")) for n, p in module.named_parameters()), ()
+    )
     model = Model(module.to("meta"), structure, "torch")
     layout = Layout.of(structure)
     flat = torch.randn(3, layout.width, generator=torch.Generator().manual_seed(0))
@@ -230,11 +234,10 @@ def test_simplifying_the_recording_spares_what_is_read_again(precision, n_exampl
                 out = torch.func.functional_call(module, weights, (x,))
             loss = functional.cross_entropy(out.float(), labels)
             loss.backward()
-            tolerance = (
-                TOLERANCE if precision == "float32" else {"rtol": 0, "atol": 0.05 * float(leaf.grad.abs().max())}
-            )
-            torch.testing.assert_close(gradient[i], leaf.grad, **tolerance)
-            torch.testing.assert_close(losses[i], loss.detach(), rtol=1e-4 if precision == "float32" else 0.02, atol=0)
+            # Sums in another order; in half precision each rounds to 2^-9 of the terms, which cancel here.
+            share = 1e-5 if precision == "float32" else 0.05
+            torch.testing.assert_close(gradient[i], leaf.grad, rtol=0, atol=share * float(leaf.grad.abs().max()))
+            torch.testing.assert_close(losses[i], loss.detach(), rtol=share, atol=share)
 
 
 @pytest.mark.parametrize("family", oracle.SMALL)
