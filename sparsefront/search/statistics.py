@@ -49,6 +49,7 @@ class RankCorrelation:
     n: int
     n_strata: int
 
+
 #: Pairs above which a permutation test costs seconds and its normal limit is as good.
 _PERMUTED_PAIRS = 5_000
 

@@ -448,5 +448,5 @@ def test_mnist1d_keeps_the_test_part_asked_for(tmp_path: Path) -> None:
     assert (whole.n_train, whole.n_test, cut.n_train, cut.n_test) == (160, 40, 80, 120)
     both = [np.concatenate([d.x_train, d.x_test]) for d in (whole, cut)]
     assert np.array_equal(both[0], both[1])
-    with pytest.raises(ConfigError, match="test_samples=160 .* at least 50 of num_samples=200"):
+    with pytest.raises(ConfigError, match=r"test_samples=160 .* at least 50 of num_samples=200"):
         data.load_dataset("mnist1d", {"num_samples": 200, "test_samples": 160}, cache=tmp_path)
