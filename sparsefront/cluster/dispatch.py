@@ -52,6 +52,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 #: Folders of this program in the system's temporary folder; also those of drivers that were killed.
 _SCRATCH_PREFIX = "sparsefront-run-"
+#: Unix sockets below such a folder must stay under 107 characters: the system's short temporary folder.
+_SCRATCH_PLACE = Path("/tmp")
 
 #: Set before Ray Tune is used; the user's own values win.
 _ENVIRONMENT = {
@@ -136,7 +138,7 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise SparsefrontError(
                     f"Ray could not be started on this machine ({_one_line(error)}): free memory, /dev/shm and space "
-                    f"in {folder.parent}, or give the --address of a running cluster"
+                    f"in {_SCRATCH_PLACE}, or give the --address of a running cluster"
                 ) from error
         stack.callback(ray.shutdown)
         slots = _capacity(resources.kind)
@@ -164,12 +166,10 @@ def _scratch_folder() -> Iterator[Path]:
 
     A folder is in use as long as its lock is held, and the lock ends with its process.
     """
-    # Unix sockets below this folder must stay under 107 characters: the system's short temporary folder.
-    place = Path("/tmp")
-    for left in place.glob(f"{_SCRATCH_PREFIX}*"):
+    for left in _SCRATCH_PLACE.glob(f"{_SCRATCH_PREFIX}*"):
         _remove_unless_locked(left)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place))
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=_SCRATCH_PLACE))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():  # another driver may have taken it for one left behind before it was locked

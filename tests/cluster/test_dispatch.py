@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparsefront.cluster import dispatch
+from sparsefront.cluster.dispatch import Driver, what_broke
+from sparsefront.cluster.rows import lost_rows
+from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, problem
+from sparsefront.errors import SparsefrontError
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.plan import Plan, ScoreWork, TrainWork, Work
+from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.study import Study
+from sparsefront.trainables.data import load_dataset
+
+TIMEOUT_S = 100.0
+
+
+def tiny(**changes: Any) -> Study:
+    return Study.from_dict(
+        {
+            "name": "tiny",
+            "seed": 7,
+            "replicates": 1,
+            "sparsities": [0.5],
+            "arms": ["random", "searched"],
+            "data": {"name": "digits"},
+            "model": {"name": "mlp", "widths": [8]},
+            "search": {"draws": 8, "probe_size": 20, "random_draws": 3},
+            "training": {"batch_size": 50, "steps": 2, "eval_every": 1},
+            **changes,
+        }
+    )
+
+
+@dataclass
+class Scene:
+    """A driver with a ledger and a clock of its own; packs are posted into `posted`."""
+
+    driver: Driver
+    plan: Plan
+    ledger: Ledger
+    runner: PackRunner
+    posted: dict[str, tuple[Work, dict[str, bytes]]]
+    settings: WorkerSettings
+    now_s: list[float] = field(default_factory=lambda: [0.0])
+
+    def next_work(self, trial: str) -> Work:
+        key = self.driver.next_pack(trial)
+        assert key is not None
+        return self.posted[key][0]
+
+    def reports(self, trial: str) -> Iterator[Report]:
+        """Runs the pack that `trial` was given, from its start."""
+        self.runner.start(*self.posted[next(k for k in reversed(self.posted))])
+        while True:
+            report = self.runner.step()
+            yield report
+            if report["done"]:
+                return
+
+    def finish(self) -> None:
+        """Runs everything that is left."""
+        while not self.driver.is_over:
+            self.next_work("rest")
+            for report in self.reports("rest"):
+                self.driver.heard("rest", report)
+            self.driver.ended("rest")
+
+    def outcomes(self, stage: str) -> dict[tuple[str, int], str]:
+        rows = self.ledger.table().to_pylist()
+        return {(row["arm"], row["slot"]): row["outcome"] for row in rows if row["stage"] == stage}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    study = tiny()
+    settings = WorkerSettings(study.recipe(), study.base(), "cpu", TIMEOUT_S, None)
+    posted: dict[str, tuple[Work, dict[str, bytes]]] = {}
+    now_s = [0.0]
+    with Ledger.create(tmp_path / "study", study.identity(), digest=study.digest, versions={}) as ledger:
+        plan = Plan(study.design(), CandidateNames(study.base()), masks_per_pack=4, lanes_per_pack=4)
+        driver = Driver(
+            plan,
+            ledger,
+            settings,
+            max_retries=1,
+            slots=1,
+            post=lambda key, work, masks: posted.update({key: (work, masks)}),
+            on_commit=lambda rows: None,
+            clock=lambda: now_s[0],
+        )
+        runner = PackRunner(settings, load_dataset("digits", study.data.options))
+        yield Scene(driver, plan, ledger, runner, posted, settings, now_s)
+
+
+def test_an_undisturbed_study_fills_every_slot_once(scene: Scene) -> None:
+    scene.finish()
+    assert scene.outcomes("scored") == {("pool", i): "completed" for i in range(8)}
+    assert set(scene.outcomes("trained")) == {("random", 0), ("random", 1), ("random", 2), ("searched", 0)}
+    assert scene.ledger.duplicates().num_rows == 0
+    assert scene.driver.next_pack("more") is None
+
+
+def test_lost_work_is_divided_until_one_candidate_is_left_and_then_tried_once_more(scene: Scene) -> None:
+    sizes = []
+    while True:
+        work = scene.next_work("t")
+        assert isinstance(work, ScoreWork)
+        sizes.append((work.start, work.stop, work.attempt))
+        scene.driver.began("t")
+        scene.now_s[0] += 1
+        if work.start > 0:
+            break
+        scene.driver.lost("t", "lost", "gone")
+    assert sizes == [(0, 4, 0), (0, 2, 0), (0, 1, 0), (0, 1, 1), (1, 2, 0)]
+    rows = scene.ledger.table().to_pylist()
+    assert [(r["slot"], r["outcome"], r["error"], r["attempt"], r["seconds"]) for r in rows] == [
+        (0, "lost", "gone", 1, 1)
+    ]
+    for report in scene.reports("t"):
+        scene.driver.heard("t", report)
+    scene.driver.ended("t")
+    scene.finish()
+    assert scene.outcomes("scored") == {("pool", i): "completed" if i else "lost" for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "given", "recorded"),
+    [
+        (1, "failed", "failed"),
+        (TIMEOUT_S, "lost", "timeout"),
+        (0.7 * TIMEOUT_S, "lost", None),
+        (1, "out_of_memory", None),
+    ],
+)
+def test_a_single_candidate_that_hung_or_raised_is_not_tried_again(
+    scene: Scene, silent_s: float, given: str, recorded: str | None
+) -> None:
+    for _ in range(3):
+        work = scene.next_work("t")
+        scene.driver.began("t")
+        if len(work.halves()) > 1:
+            scene.driver.lost("t", given, "why")
+    scene.now_s[0] += silent_s
+    scene.driver.lost("t", given, "why")
+    assert scene.outcomes("scored") == ({("pool", 0): recorded} if recorded else {})
+    if recorded == "timeout":
+        error = scene.ledger.table().to_pylist()[0]["error"]
+        assert error == "no validation point within compute.timeout_s=100: its worker was ended"
+
+
+def test_results_that_came_before_the_loss_are_kept_and_those_that_come_twice_are_dropped(scene: Scene) -> None:
+    work = scene.next_work("t")
+    assert isinstance(work, ScoreWork)
+    report = next(scene.reports("t"))
+    scene.driver.heard("t", report)
+    scene.driver.heard("t", report)
+    assert scene.ledger.n_rows == 4
+    scene.driver.lost("t", "lost", "gone")
+    assert scene.next_work("u") == ScoreWork(0, 0.5, 4, 8)
+
+
+def test_work_of_a_worker_that_never_began_comes_back_whole_but_not_for_ever(scene: Scene) -> None:
+    for _ in range(2):
+        assert scene.next_work("t") == ScoreWork(0, 0.5, 0, 4)
+        scene.driver.lost("t", "lost", "no module")
+    scene.next_work("t")
+    with pytest.raises(SparsefrontError, match=r"no worker could start, 3 times in a row \(no module\)"):
+        scene.driver.lost("t", "lost", "no module")
+    assert scene.ledger.n_rows == 0
+
+
+def test_a_worker_that_can_run_nothing_ends_the_study_and_no_candidate_is_blamed(scene: Scene) -> None:
+    scene.next_work("t")
+    with pytest.raises(SparsefrontError, match=r"a worker cannot run this study \(no CUDA\): every machine"):
+        scene.driver.heard("t", problem("no\n CUDA"))
+    assert scene.ledger.n_rows == 0
+
+
+def test_masks_that_do_not_match_their_digest_are_refused(scene: Scene) -> None:
+    scene.next_work("t")
+    report: Report = {"rows": None, "blobs": {"0" * 32: b"bits"}, "done": True, "problem": None}
+    with pytest.raises(SparsefrontError, match="mask 0{32}: the bits that a worker sent do not match their digest"):
+        scene.driver.heard("t", report)
+
+
+def test_workers_are_silent_once_their_own_watchdog_must_have_failed(scene: Scene) -> None:
+    scene.next_work("t")
+    scene.now_s[0] = 10 * TIMEOUT_S
+    assert scene.driver.silent() == []  # it did not begin
+    scene.driver.began("t")
+    scene.now_s[0] += TIMEOUT_S + 29
+    assert scene.driver.silent() == []
+    scene.now_s[0] += 2
+    assert scene.driver.silent() == ["t"]
+
+
+def test_what_happens_to_unknown_trials_is_ignored(scene: Scene) -> None:
+    scene.driver.began("x")
+    scene.driver.ended("x")
+    scene.driver.lost("x", "lost", "gone")
+    assert not scene.driver.is_over
+
+
+def test_divided_trainings_give_the_same_results(scene: Scene, tmp_path: Path) -> None:
+    while isinstance(work := scene.next_work("t"), ScoreWork):
+        for report in scene.reports("t"):
+            scene.driver.heard("t", report)
+        scene.driver.ended("t")
+    assert isinstance(work, TrainWork)
+    whole = [report for report in scene.reports("t") if report["rows"]]
+    scene.driver.began("t")
+    scene.driver.lost("t", "lost", "gone")
+    scene.finish()
+    expected = pa.Table.from_batches([b for r in whole for b in dispatch.decode_rows(r["rows"])]).to_pylist()
+    rows = scene.ledger.table().to_pylist()
+    found = {(r["arm"], r["slot"]): r for r in rows if r["stage"] == "trained"}
+    for row in expected:
+        same = found[row["arm"], row["slot"]]
+        assert same["candidate"] == row["candidate"]
+        assert same["mask_digest"] == row["mask_digest"]
+        np.testing.assert_allclose(same["val_loss"], row["val_loss"], rtol=1e-4)
+        assert same["passes"] == row["passes"]
+
+
+def test_rays_words_for_what_broke() -> None:
+    raised = "Failure # 1 (occurred at now)\n\x1b[36mray::ResourceTrainable.train()\x1b[39m (pid=1)\n  File x\n"
+    assert what_broke(raised + "ValueError: no")[0] == "failed"
+    assert what_broke(raised + "numpy._core._exceptions._ArrayMemoryError: Unable")[0] == "out_of_memory"
+    assert (
+        what_broke("Failure # 1\n1 worker(s) were killed due to the node running low on memory.")[0] == "out_of_memory"
+    )
+    died = "Failure # 1\nThe actor died unexpectedly ... (1) killed by the OOM killer due to high memory usage"
+    assert what_broke(died) == ("lost", died.partition("\n")[2])
+    assert what_broke("no reason known") == ("lost", "no reason known")
+
+
+def test_folders_of_dead_drivers_are_removed_and_those_of_living_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_SCRATCH_PLACE", tmp_path)
+    dead = tmp_path / f"{dispatch._SCRATCH_PREFIX}dead"
+    (dead / "r").mkdir(parents=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    link = tmp_path / f"{dispatch._SCRATCH_PREFIX}link"
+    link.symlink_to(other)
+    with dispatch._scratch_folder() as first:
+        assert not dead.exists()
+        assert first.stat().st_mode & 0o777 == 0o700
+        with dispatch._scratch_folder() as second:
+            assert first.is_dir()
+            assert second.is_dir()
+        assert not second.exists()
+    assert not first.exists()
+    assert link.is_symlink()
+    assert other.is_dir()
+
+
+def test_the_first_signal_is_noted_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with dispatch._interrupts() as interrupted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted.wait(10)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_lost_rows_name_the_candidates_of_the_plan(scene: Scene) -> None:
+    work = scene.next_work("t")
+    names = CandidateNames(scene.settings.base)
+    rows = lost_rows(work, "lost", "gone", names, scene.settings.recipe, seconds_each=2.0)
+    expected = next(scene.reports("t"))
+    scored = dispatch.decode_rows(expected["rows"])[0]
+    assert rows["candidate"].to_pylist() == scored["candidate"].to_pylist()
+    assert scene.plan.is_new(rows).all()

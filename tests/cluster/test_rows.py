@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from sparsefront.cluster.rows import batch, lost_rows, scored_rows, stamped, trained_rows, unavailable_rows
+from sparsefront.search.plan import Lane, ScoreWork, Slot, TrainWork, Unavailable
+from sparsefront.search.schema import SCHEMA
+from sparsefront.spaces.candidate import Candidate, CandidateNames
+from sparsefront.study import Study
+from sparsefront.trainables.data import load_dataset
+from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.workshop import LaneOrder, Workshop
+
+STUDY = Study.from_dict(
+    {
+        "name": "tiny",
+        "seed": 7,
+        "replicates": 1,
+        "sparsities": [0.5],
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "widths": [8, 6]},
+        "search": {"draws": 8, "probe_size": 30, "random_draws": 3},
+        "training": {"batch_size": 50, "steps": 4, "eval_every": 2},
+    }
+)
+NAMES = CandidateNames(STUDY.base())
+COSTS = ("passes", "flops", "seconds")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return STUDY.recipe()
+
+
+@pytest.fixture(scope="module")
+def workshop(recipe: Recipe) -> Workshop:
+    return Workshop(recipe, load_dataset("digits", STUDY.data.options), torch.device("cpu"))
+
+
+def lane(candidate: Candidate, *slots: Slot) -> Lane:
+    return Lane(candidate, NAMES.of(candidate), slots)
+
+
+def test_a_batch_has_all_columns_in_order() -> None:
+    rows = batch({"slot": np.arange(2), "arm": "random", "lr": None, "error": ["a", None]}, 2)
+    assert rows.schema.equals(SCHEMA)
+    assert rows.select(["slot", "arm", "lr", "error"]).to_pylist() == [
+        {"slot": 0, "arm": "random", "lr": None, "error": "a"},
+        {"slot": 1, "arm": "random", "lr": None, "error": None},
+    ]
+
+
+def test_scored_masks_cost_a_third_of_a_pass_an_example(workshop: Workshop, recipe: Recipe) -> None:
+    work = ScoreWork(0, 0.5, 2, 6, attempt=1)
+    rows = scored_rows(work, workshop.score(0, 0.5, 2, 6), NAMES, recipe, device="cpu").to_pylist()
+    assert [row["slot"] for row in rows] == [row["mask_draw"] for row in rows] == [2, 3, 4, 5]
+    for row in rows:
+        assert row["candidate"] == NAMES.of(Candidate(0, 0.5, "masked", draw=row["slot"]))
+        assert row["node_sparsity"] == 0.5
+        assert row["passes"] == pytest.approx(30 / 3)
+        assert row["flops"] == pytest.approx(6 * row["macs"] * 10)
+        assert (row["attempt"], row["pack"], row["steps"], row["lr"]) == (1, work.key, 0, None)
+
+
+def test_scores_that_are_not_finite_are_null_and_diverged(workshop: Workshop, recipe: Recipe) -> None:
+    scored = workshop.score(0, 0.5, 0, 3)
+    scored.scores.initial_loss[1] = np.nan
+    scored.scores.scalefree_loss[1] = np.inf
+    rows = scored_rows(ScoreWork(0, 0.5, 0, 3), scored, NAMES, recipe, device="cpu").to_pylist()
+    assert [row["outcome"] for row in rows] == ["completed", "diverged", "completed"]
+    assert rows[1]["initial_loss"] is None
+    assert rows[1]["scalefree_loss"] is None
+    assert rows[0]["initial_loss"] is not None
+
+
+def test_a_candidate_in_several_slots_costs_once(workshop: Workshop, recipe: Recipe) -> None:
+    shared = lane(Candidate(0, 0.5, "masked", draw=1), Slot("random", 1), Slot("searched", 0))
+    work = TrainWork(0, 0.5, (shared,))
+    ended = [one for part in workshop.train([LaneOrder(shared.candidate)]) for one in part]
+    rows, blobs = trained_rows(work, ended, recipe, device="cpu")
+    first, second = rows.to_pylist()
+    assert blobs == {}
+    assert (first["arm"], first["slot"], first["reused"]) == ("random", 1, False)
+    assert (second["arm"], second["slot"], second["reused"]) == ("searched", 0, True)
+    assert first["passes"] > 4 * 50
+    assert first["flops"] == pytest.approx(6 * first["macs"] * first["passes"])
+    assert [second[cost] for cost in COSTS] == [0, 0, 0]
+    described = set(first) - {"arm", "slot", "reused", *COSTS}
+    assert {k: first[k] for k in described} == {k: second[k] for k in described}
+    assert first["curve_step"] == [2, 4]
+    assert first["val_error"] == pytest.approx(first["curve_val_error"][-1], abs=1e-6)
+    assert first["lr"] == STUDY.training.lr
+
+
+def test_masks_cut_from_the_parent_travel_with_its_row(workshop: Workshop, recipe: Recipe) -> None:
+    parent = lane(Candidate(0, 0.0, "parent"), Slot("dense", 0))
+    derive = (("magnitude", 0.5),)
+    ended = [one for part in workshop.train([LaneOrder(parent.candidate)], derive=derive) for one in part]
+    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,), derive), ended, recipe, device="cpu")
+    trained, pruned = rows.to_pylist()
+    assert (trained["stage"], trained["mask_kind"], trained["mask_digest"]) == ("trained", "none", None)
+    assert (pruned["stage"], pruned["arm"], pruned["target_sparsity"]) == ("pruned", "magnitude", 0.5)
+    assert pruned["candidate"] == parent.id
+    assert list(blobs) == [pruned["mask_digest"]]
+    assert [pruned[cost] for cost in COSTS] == [0, 0, 0]
+
+
+def test_work_that_came_to_nothing_has_the_keys_it_would_have_had(recipe: Recipe) -> None:
+    scored = lost_rows(ScoreWork(0, 0.5, 3, 5), "lost", "gone", NAMES, recipe, seconds_each=2.0).to_pylist()
+    assert [(r["stage"], r["arm"], r["slot"], r["seconds"]) for r in scored] == [
+        ("scored", "pool", 3, 2.0),
+        ("scored", "pool", 4, 2.0),
+    ]
+    both = lane(Candidate(0, 0.5, "masked", draw=1), Slot("random", 1), Slot("worst", 0))
+    work = TrainWork(0, 0.5, (both,), attempt=2)
+    trained = lost_rows(work, "timeout", "hung", NAMES, recipe, seconds_each=3.0).to_pylist()
+    assert [(r["arm"], r["slot"], r["reused"], r["seconds"], r["attempt"]) for r in trained] == [
+        ("random", 1, False, 3.0, 2),
+        ("worst", 0, True, 0.0, 2),
+    ]
+    for row in trained:
+        assert (row["outcome"], row["error"], row["candidate"]) == ("timeout", "hung", both.id)
+        assert (row["val_error"], row["passes"], row["lr"]) == (None, 0, STUDY.training.lr)
+
+
+def test_slots_that_cannot_be_filled_say_why(recipe: Recipe) -> None:
+    found = [Unavailable(0, 0.5, (Slot("magnitude", 0), Slot("magnitude", 1)), "the parent did not complete")]
+    rows: list[dict[str, Any]] = unavailable_rows(found, NAMES, recipe).to_pylist()
+    assert [(r["arm"], r["slot"], r["outcome"], r["error"]) for r in rows] == [
+        ("magnitude", i, "failed", "the parent did not complete") for i in range(2)
+    ]
+    assert len({r["candidate"] for r in rows}) == 2
+
+
+def test_the_time_of_the_commit_is_stamped_in() -> None:
+    before = datetime.now(UTC)
+    rows = stamped(batch({"arm": "random"}, 3))
+    assert rows.schema.equals(SCHEMA)
+    assert rows["arm"].to_pylist() == ["random"] * 3
+    assert all(before <= at <= datetime.now(UTC) for at in rows["committed_at"].to_pylist())
+    assert isinstance(rows, pa.RecordBatch)
