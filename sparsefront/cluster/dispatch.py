@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ _DRIVER_GRACE_S = 30.0
 #: A worker that dies after so much of its time without a validation point hung: its watchdog counts from the last
 #: point it reached, the driver from the last report, which may arrive a little later.
 _HUNG_FRACTION = 0.8
+_KNOCK_S = 10.0
 #: Workers that may fail in a row before any of them could begin, for each that runs at once.
 _FAILED_STARTS_PER_SLOT = 2
 
@@ -115,11 +117,12 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         if resources.address is not None:
             try:
+                _knock(resources.address)
                 ray.init(address=resources.address, **quiet)
-            except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+            except (OSError, RayError, RuntimeError, ValueError) as error:
                 raise ConfigError(
                     f"address={resources.address!r}: no Ray cluster could be joined there ({_one_line(error)}); "
-                    "the HOST:PORT of a running head is accepted, from a machine with the same Ray and Python"
+                    "'auto' or the HOST:PORT of a running head is accepted, from a machine with the same Ray and Python"
                 ) from error
         else:
             folder = stack.enter_context(_scratch_folder())
@@ -148,6 +151,13 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
                 "address"
             )
         yield min(slots, resources.workers or slots)
+
+
+def _knock(address: str) -> None:
+    """See whether anyone listens at HOST:PORT: Ray itself would try for a minute."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _capacity(kind: str) -> int:
@@ -367,8 +377,8 @@ class Driver:
 
     Execution is at least once, results are exactly once: rows whose key is committed are left out. Work of a worker
     that died or hung is run again by halves until the culprit is alone; a single candidate is tried `max_retries` times
-    more, but not at all if it hung or raised. Passes of attempts that ended so are unknown, and not in the budget; the
-    seconds of the last one are.
+    more, but not if it raised or its worker ended itself for hanging. Passes of attempts that ended so are unknown, and
+    not in the budget; the seconds of the last one are.
     """
 
     def __init__(
@@ -396,7 +406,7 @@ class Driver:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to hand out or to wait for, or the study has failed."""
-        return self.failure is not None or self._plan.is_done
+        return self.failure is not None or (not self._running and self._plan.is_done)
 
     # Work out --------------------------------------------------------------------------------------------------------
 
@@ -486,10 +496,12 @@ class Driver:
             return
         timeout_s = self._settings.timeout_s
         silent_s = self._clock() - running.heard_s
+        is_final = outcome == "failed" or work.attempt >= self._max_retries
         if outcome == "lost" and silent_s >= _HUNG_FRACTION * timeout_s:
             outcome = "timeout"
             reason = f"no validation point within compute.timeout_s={timeout_s:g}: its worker was ended"
-        is_final = outcome in ("timeout", "failed") or work.attempt >= self._max_retries
+            # A worker that could not end itself was stopped from outside, which is no fault of the candidate.
+            is_final = is_final or silent_s < timeout_s + _DRIVER_GRACE_S
         parts: list[Work] = []
         for one in self._plan.without_committed(work):
             halves = one.halves()

@@ -189,7 +189,9 @@ def unavailable_rows(found: Sequence[Unavailable], names: CandidateNames, recipe
     """Rows of slots that can never be filled: failed, with the reason."""
     rows = [
         {
-            "candidate": names.of(Candidate(one.replicate, one.sparsity, "masked", mask=f"missing-{slot.arm}")),
+            "candidate": names.of(
+                Candidate(one.replicate, one.sparsity, "masked", mask=f"missing-{slot.arm}-{slot.slot}")
+            ),
             "stage": "trained",
             "arm": slot.arm,
             "replicate": one.replicate,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from sparsefront.cluster import dispatch
 from sparsefront.cluster.dispatch import Driver, what_broke
 from sparsefront.cluster.rows import lost_rows
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, problem
-from sparsefront.errors import SparsefrontError
+from sparsefront.errors import ConfigError, SparsefrontError
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan, ScoreWork, TrainWork, Work
 from sparsefront.spaces.candidate import CandidateNames
@@ -140,6 +141,7 @@ def test_lost_work_is_divided_until_one_candidate_is_left_and_then_tried_once_mo
         (1, "failed", "failed"),
         (TIMEOUT_S, "lost", "timeout"),
         (0.7 * TIMEOUT_S, "lost", None),
+        (TIMEOUT_S + 31, "lost", None),
         (1, "out_of_memory", None),
     ],
 )
@@ -190,7 +192,7 @@ def test_a_worker_that_can_run_nothing_ends_the_study_and_no_candidate_is_blamed
 def test_masks_that_do_not_match_their_digest_are_refused(scene: Scene) -> None:
     scene.next_work("t")
     report: Report = {"rows": None, "blobs": {"0" * 32: b"bits"}, "done": True, "problem": None}
-    with pytest.raises(SparsefrontError, match="mask 0{32}: the bits that a worker sent do not match their digest"):
+    with pytest.raises(SparsefrontError, match=r"mask 0{32}: the bits that a worker sent do not match their digest"):
         scene.driver.heard("t", report)
 
 
@@ -265,6 +267,19 @@ def test_folders_of_dead_drivers_are_removed_and_those_of_living_ones_are_not(
     assert not first.exists()
     assert link.is_symlink()
     assert other.is_dir()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-port", "127.0.0.1:port"])
+def test_an_address_without_a_cluster_is_refused(address: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = address.format(port=closed.getsockname()[1])
+        resources = dispatch.Resources(address, "cpu", None, 0)
+        with (
+            pytest.raises(ConfigError, match=f"address='{address}': no Ray cluster could be joined there"),
+            dispatch.ray_cluster(resources),
+        ):
+            pass
 
 
 def test_the_first_signal_is_noted_and_the_second_interrupts() -> None:

@@ -168,6 +168,7 @@ runner.step()
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_hang_that_holds_the_interpreters_lock_ends_the_process() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HANGING.format(study=STUDY)],

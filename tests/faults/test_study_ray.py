@@ -243,7 +243,7 @@ def test_misbehaving_candidates_are_recorded_as_such_and_their_neighbours_lose_n
     driver = start(
         tmp_path / "a",
         "compute.timeout_s=6",
-        "compute.max_retries=1",
+        "compute.max_retries=0",
         "compute.memory_gib=2",
         "compute.lanes_per_pack=2",
         MISBEHAVIOUR=json.dumps({digest: kind for digest, (kind, _) in culprits.items()}),
