@@ -25,7 +25,7 @@ from sparsefront.errors import ConfigError, LedgerError, SpaceError, Sparsefront
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sparsefront.search.verdict import Verdict
+    from sparsefront.search.findings import Verdict
 
 
 class _Parser(argparse.ArgumentParser):
@@ -298,7 +298,7 @@ def _table(console: Console, columns: Iterable[_Column], *, title: str | None = 
 
 
 def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
-    from sparsefront.search.verdict import verdict_rows
+    from sparsefront.search.wording import verdict_rows
 
     rows = verdict_rows(verdict)
     left_out: list[str] = []

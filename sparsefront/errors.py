@@ -34,8 +34,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """What to say about an unknown name: the known ones, and the nearest match if there is one.
 
     >>> nearest("unifrom", ["uniform", "erk"])
-    "must be one of uniform, erk (did you mean 'uniform'?)"
+    "must be one of uniform, erk; did you mean 'uniform'?"
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"must be one of {', '.join(names)}" + (f" (did you mean {close[0]!r}?)" if close else "")
+    return f"must be one of {', '.join(names)}{did_you_mean(name, names)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to a mistyped one, as the end of an error message; empty if none is near.
+
+    >>> did_you_mean("val_eror", ["val_error", "macs"])
+    "; did you mean 'val_error'?"
+    >>> did_you_mean("zzz", ["val_error", "macs"])
+    ''
+    """
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -13,9 +13,10 @@ from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.design import Design
 from sparsefront.search.filters import parse_where
+from sparsefront.search.findings import Verdict
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
-from sparsefront.search.verdict import VERDICT_COLUMNS, Verdict, judge
+from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 
 REPORT = "report.html"
 

@@ -26,11 +26,12 @@ from scipy import stats
 
 from sparsefront.errors import LedgerError
 from sparsefront.search.design import Design
+from sparsefront.search.findings import Comparison, Verdict
 from sparsefront.search.front import front, front_columns, hypervolume_curve, reference_point
 from sparsefront.search.ledger import Ledger, write_table
 from sparsefront.search.objective import ideal_point, objectives_named
 from sparsefront.search.schema import COLUMNS
-from sparsefront.search.verdict import VERDICT_COLUMNS, Comparison, Verdict, judge
+from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 
 STUDY_KEY = "study"
 

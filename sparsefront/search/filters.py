@@ -22,8 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparsefront.errors import ConfigError
-from sparsefront.search.objective import nearest
+from sparsefront.errors import ConfigError, did_you_mean
 from sparsefront.search.schema import SCHEMA
 
 #: Bounds the work (and the parser's recursion) that a text from outside can cause.
@@ -218,7 +217,8 @@ class _Parser:
             )
         if stored not in SCHEMA.names:
             raise ConfigError(
-                f"where={self.text!r}: there is no column {name!r}{nearest(name, known)} (columns: {', '.join(known)})"
+                f"where={self.text!r}: there is no column {name!r}{did_you_mean(name, known)} "
+                f"(columns: {', '.join(known)})"
             )
         kind = _kind(SCHEMA.field(stored).type)
         expression = pc.field(stored)

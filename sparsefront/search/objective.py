@@ -6,7 +6,6 @@ results are not objectives: validation decides, test reports. A new objective is
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparsefront.errors import ConfigError
+from sparsefront.errors import ConfigError, did_you_mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,23 +90,13 @@ def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
                 f"use {name.replace('test_', 'val_')!r} or another of {', '.join(OBJECTIVES)}"
             )
         if name not in OBJECTIVES:
-            raise ConfigError(f"objective={name!r}: accepted are {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}")
+            raise ConfigError(
+                f"objective={name!r}: accepted are {', '.join(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}"
+            )
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise ConfigError(f"objective={repeated[0]!r} is named twice: name each objective once")
     return tuple(OBJECTIVES[name] for name in names)
-
-
-def nearest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """Name the known word nearest to a mistyped one, as the end of an error message.
-
-    >>> nearest("val_eror", ["val_error", "macs"])
-    "; did you mean 'val_error'?"
-    >>> nearest("zzz", ["val_error", "macs"])
-    ''
-    """
-    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def losses(table: pa.Table | pa.RecordBatch, names: Sequence[str]) -> Floats:

@@ -19,7 +19,6 @@ Not here: the statistics themselves (``statistics``) and the front (``front``).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.design import Design
+from sparsefront.search.findings import METRICS, PREDICTORS, Comparison, Correlation, Spent, Verdict
 from sparsefront.search.front import Batches, chunks
 from sparsefront.search.methods import METHODS
 from sparsefront.search.statistics import (
@@ -44,14 +44,10 @@ from sparsefront.search.statistics import (
     replicates_for_difference,
     replicates_for_equivalence,
 )
+from sparsefront.search.wording import headline, sentences
 from sparsefront.spaces.seeds import generator
 
 Floats = npt.NDArray[np.float64]
-
-#: What a comparison can come to.
-LABELS = ("better", "equivalent", "worse", "undecided")
-METRICS = ("accuracy", "convergence")
-PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
 
 #: The ledger's columns that a verdict reads.
 VERDICT_COLUMNS = (
@@ -61,94 +57,6 @@ VERDICT_COLUMNS = (
 
 #: Power at which the replicates that are needed are counted.
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One arm against the random arm at one level, paired over replicates.
-
-    Units: test accuracy as a fraction for ``metric="accuracy"``, optimiser steps for ``metric="convergence"``. Every
-    difference is positive where the arm is better (more accurate, or fewer steps). What can't be known is NaN or None.
-    """
-
-    arm: str
-    sparsity: float
-    metric: str
-    n: int  #: paired replicates
-    n_missing: int  #: replicates of the design without a pair
-    arm_mean: float
-    random_mean: float  #: of random search with the arm's budget
-    difference: float
-    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
-    high: float
-    p_value: float  #: paired t-test, two-sided
-    p_adjusted: float  #: Holm over all comparisons of this metric
-    p_equivalence: float  #: two one-sided tests against the margin
-    p_equivalence_adjusted: float
-    margin: float  #: the smallest difference that matters
-    label: str  #: better, equivalent, worse or undecided
-    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
-    arm_passes: float  #: mean budget of one network of the arm, everything it needed included
-    random_passes: float  #: mean budget that the random arm was granted against it
-    random_draws_at_equal_budget: float
-    single_draw_difference: float  #: against the mean of single random draws
-    single_draw_low: float
-    single_draw_high: float
-    note: str  #: what the reader must know about this comparison; empty if nothing
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """How well a score before training ranks networks by their validation loss after it, at one level."""
-
-    sparsity: float
-    predictor: str  #: initial_loss, scalefree_loss or logit_std
-    n: int  #: candidates
-    n_replicates: int
-    spearman: float
-    low: float
-    high: float
-    p_value: float
-    p_adjusted: float  #: Holm over all levels of this predictor
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What an arm spent in all, and what became of its candidates; the arm 'pool' is the scoring of masks."""
-
-    arm: str
-    passes: float
-    flops: float
-    seconds: float
-    n_candidates: int
-    outcomes: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Everything that was found, in numbers and in sentences."""
-
-    comparisons: tuple[Comparison, ...]
-    correlations: tuple[Correlation, ...]
-    spent: tuple[Spent, ...]
-    headline: str
-    sentences: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, object]:
-        """Give the verdict as plain data for JSON; NaN and infinities become null."""
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def judge(batches: Batches, design: Design) -> Verdict:
@@ -188,9 +96,13 @@ def judge(batches: Batches, design: Design) -> Verdict:
         comparisons.extend(_compare(pairs, design))
     correlations = _correlations(record, design)
     spent = _spent(record, design)
-    headline = _headline(comparisons, design)
-    sentences = _sentences(comparisons, correlations, spent, design)
-    return Verdict(tuple(comparisons), correlations, spent, headline, sentences)
+    return Verdict(
+        tuple(comparisons),
+        correlations,
+        spent,
+        headline(comparisons, design),
+        sentences(comparisons, correlations, spent, design),
+    )
 
 
 def label_of(difference: float, p_adjusted: float, p_equivalence_adjusted: float, *, alpha: float) -> str:
@@ -215,37 +127,6 @@ def label_of(difference: float, p_adjusted: float, p_equivalence_adjusted: float
     if p_adjusted <= alpha:
         return "better" if difference > 0 else "worse"
     return "undecided"
-
-
-def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
-    """Format the comparisons for a table on a terminal, one row each; accuracies in percent.
-
-    Args:
-        verdict: what :func:`judge` found.
-
-    Returns:
-        Rows of strings with the same columns; empty strings for what is not known.
-    """
-    return [
-        {
-            "metric": c.metric,
-            "arm": c.arm,
-            "sparsity": f"{c.sparsity:g}",
-            "verdict": c.label,
-            "difference": _signed(c.difference, c.metric),
-            "interval": _range(c) if c.n else "",
-            "unit": _unit(c.metric),
-            "arm mean": _shown(c.arm_mean, c.metric),
-            "random mean": _shown(c.random_mean, c.metric),
-            "p": _shown_p(c.p_adjusted),
-            "p equivalence": _shown_p(c.p_equivalence_adjusted),
-            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
-            "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
-            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note,
-        }
-        for c in verdict.comparisons
-    ]
 
 
 @dataclass
@@ -608,111 +489,6 @@ def _spent(record: _Record, design: Design) -> tuple[Spent, ...]:
         outcomes = dict(sorted(record.outcomes.get(arm, {}).items()))
         found.append(Spent(arm, passes, flops, seconds, n_candidates=sum(outcomes.values()), outcomes=outcomes))
     return tuple(found)
-
-
-def _headline(comparisons: Sequence[Comparison], design: Design) -> str:
-    """Answer in one line what a study is for, from the accuracies of its searched arms (of all arms without one)."""
-    of_accuracy = [c for c in comparisons if c.metric == "accuracy"]
-    searched = [c for c in of_accuracy if c.arm.startswith("searched")]
-    question = f"Does {'searching' if searched else 'any arm'} beat drawing at random at equal budget?"
-    judged = [c for c in searched or of_accuracy if c.n]
-    if not judged:
-        return f"{question} Not judged: no arm has a trained network beside trained random ones"
-    places = {label: [c for c in judged if c.label == label] for label in LABELS}
-    points = f"{100 * design.equivalence_margin:g} accuracy point{'' if design.equivalence_margin == 0.01 else 's'}"
-    meanings = {
-        "better": "more accurate",
-        "equivalent": f"equivalent to within {points}",
-        "worse": "less accurate",
-        "undecided": "undecided",
-    }
-    parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
-    needed = [c.replicates_needed for c in places["undecided"] if c.replicates_needed is not None]
-    if needed and len(needed) == len(places["undecided"]):
-        parts[-1] += f" (there are {design.replicates} replicates, about {max(needed):,} would decide)"
-    if len(places["undecided"]) == len(judged):
-        return f"{question} {parts[0].capitalize()}"
-    if places["better"]:
-        answer = "Yes" if len(places["better"]) == len(judged) else "Sometimes"
-    else:
-        answer = "Not as far as shown" if places["undecided"] else "No"
-    return f"{question} {answer}: {'; '.join(parts)}"
-
-
-def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> str:
-    """Say where a label applies: by sparsity, and by arm where several are judged."""
-    if len(comparisons) == len(judged) > 1:
-        return f"in all {len(judged)} comparisons"
-    if len({c.arm for c in judged}) == 1:
-        return f"at sparsity {', '.join(f'{c.sparsity:g}' for c in comparisons)}"
-    by_arm: dict[str, list[str]] = {}
-    for c in comparisons:
-        by_arm.setdefault(c.arm, []).append(f"{c.sparsity:g}")
-    return ", ".join(f"for {arm} at sparsity {' and '.join(levels)}" for arm, levels in by_arm.items())
-
-
-def _sentences(
-    comparisons: Sequence[Comparison], correlations: Sequence[Correlation], spent: Sequence[Spent], design: Design
-) -> tuple[str, ...]:
-    """Say in words what was found: each arm by each metric, the scores before training, and what failed."""
-    sentences = []
-    interval = f"{100 * (1 - design.alpha):g}% interval"
-    for metric in METRICS:
-        for arm in design.arms:
-            found = [c for c in comparisons if c.metric == metric and c.arm == arm]
-            parts = [
-                f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, metric)} {_unit(metric)}, "
-                f"{interval} {_range(c)})"
-                if math.isfinite(c.p_value)
-                else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
-                for c in found
-            ]
-            if parts:
-                what = "Test accuracy" if metric == "accuracy" else "Steps to converge"
-                sentences.append(f"{what} of {arm} against random search at equal budget: {', '.join(parts)}")
-    initial = [c for c in correlations if c.predictor == "initial_loss"]
-    if initial:
-        parts = [
-            f"{c.spearman:+.2f} at sparsity {c.sparsity:g} ({interval} {c.low:+.2f} to {c.high:+.2f})" for c in initial
-        ]
-        sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(parts)}")
-    failed = [
-        f"{n} {outcome} ({s.arm})"
-        for s in spent
-        for outcome, n in s.outcomes.items()
-        if outcome not in ("completed", "stopped")
-    ]
-    if failed:
-        sentences.append(f"Not every candidate completed: {', '.join(failed)}")
-    return tuple(sentences)
-
-
-def _unit(metric: str) -> str:
-    return "points" if metric == "accuracy" else "steps"
-
-
-def _signed(value: float, metric: str) -> str:
-    if not math.isfinite(value):
-        return ""
-    return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.0f}"
-
-
-def _range(comparison: Comparison) -> str:
-    if not math.isfinite(comparison.low):
-        return "unknown"
-    return f"{_signed(comparison.low, comparison.metric)} to {_signed(comparison.high, comparison.metric)}"
-
-
-def _shown(value: float, metric: str) -> str:
-    if not math.isfinite(value):
-        return ""
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.0f}"
-
-
-def _shown_p(value: float) -> str:
-    if not math.isfinite(value):
-        return ""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _mean(values: Floats) -> float:

@@ -68,9 +68,9 @@ class CandidateNames:
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text.
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text.
 
     >>> canonical_json({"b": 1, "a": 0.9})
     '{"a":0.9,"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

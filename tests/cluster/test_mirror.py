@@ -18,10 +18,10 @@ from sparsefront.cluster import mirror
 from sparsefront.cluster.mirror import Mirror, Page, build_mirror
 from sparsefront.errors import LedgerError
 from sparsefront.search.design import Design
+from sparsefront.search.findings import LABELS
 from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.schema import SCHEMA
-from sparsefront.search.verdict import LABELS
 from tests import synthetic
 
 SMALL: Design = synthetic.build_design(replicates=3, draws=6, random_draws=3, arms=("random", "searched", "dense"))

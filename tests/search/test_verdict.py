@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from sparsefront.errors import ConfigError
+from sparsefront.search.findings import LABELS
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
-from sparsefront.search.verdict import LABELS, VERDICT_COLUMNS, judge, label_of, verdict_rows
+from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
+from sparsefront.search.wording import verdict_rows
 
 
 def of(verdict, arm, sparsity, metric="accuracy"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparsefront.errors import LedgerError
 from sparsefront.search.ledger.disk import read_plain
+from sparsefront.spaces.candidate import canonical_json
 
 #: Version of everything below the ledger's folder; a reader refuses what it does not know.
 FORMAT = 1
@@ -27,15 +28,6 @@ class Header:
         """Canonical JSON, closed by the digest of everything else in it."""
         body = {"format": FORMAT, "study": self.study, "digest": self.digest, "versions": self.versions}
         return (canonical_json({**body, "sha256": _seal(body)}) + "\n").encode()
-
-
-def canonical_json(value: object) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN.
-
-    >>> canonical_json({"b": (1, 2.0), "a": None})
-    '{"a":null,"b":[1,2.0]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def plain(study: Mapping[str, object]) -> dict[str, object]:

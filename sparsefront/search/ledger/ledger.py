@@ -13,7 +13,6 @@ Only names below DIR are checked for links; DIR itself may be one. A ledger obje
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import logging
 import os
@@ -28,7 +27,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparsefront.errors import ConfigError, LedgerError
+from sparsefront.errors import ConfigError, LedgerError, did_you_mean
 from sparsefront.search.ledger.disk import Disk, lock, read_plain, require_folder, write_atomically
 from sparsefront.search.ledger.header import Header, differences, plain, read_header
 from sparsefront.search.ledger.parts import (
@@ -548,9 +547,10 @@ def _schema_difference(schema: pa.Schema) -> str:
 
 def _known_column(name: str) -> str:
     if name not in SCHEMA.names:
-        near = difflib.get_close_matches(name, SCHEMA.names, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"column={name!r} is not in the ledger: {hint}columns are {', '.join(SCHEMA.names)}")
+        columns = ", ".join(SCHEMA.names)
+        raise ConfigError(
+            f"column={name!r} is not in the ledger: columns are {columns}{did_you_mean(name, SCHEMA.names)}"
+        )
     return name
 
 

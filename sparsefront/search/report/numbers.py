@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from sparsefront.search.design import Design
+from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.schema import SCHEMA
-from sparsefront.search.verdict import Correlation, Verdict
 
 #: Plain data, ready for JSON.
 Record: TypeAlias = dict[str, Any]

@@ -22,6 +22,7 @@ import pyarrow as pa
 from plotly.offline import get_plotlyjs
 
 from sparsefront.search.design import Design
+from sparsefront.search.findings import Verdict
 from sparsefront.search.report.markup import text
 from sparsefront.search.report.numbers import Record, Scannable, report_numbers
 from sparsefront.search.report.sections import (
@@ -35,7 +36,6 @@ from sparsefront.search.report.sections import (
     verdict_section,
     words_section,
 )
-from sparsefront.search.verdict import Verdict
 
 
 def write_report(

@@ -5,7 +5,6 @@ Not here: the known data sets (``registry``) and the cut into training and valid
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sparsefront.errors import ConfigError
+from sparsefront.errors import ConfigError, did_you_mean
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -192,9 +191,8 @@ def unknown_name(name: object, known: Iterable[str], what: str) -> str:
     names = sorted(known)
     if not names:
         return f"{name!r} is no {what}: there are none; remove it from the study"
-    near = difflib.get_close_matches(str(name), names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else "correct it in the study"
-    return f"{name!r} is no {what}: known are {', '.join(names)}; {advice}"
+    advice = did_you_mean(str(name), names) or "; correct it in the study"
+    return f"{name!r} is no {what}: known are {', '.join(names)}{advice}"
 
 
 def _part(name: str, part: str, arrays: Arrays, n_classes: int) -> tuple[FloatArray, IntArray]:

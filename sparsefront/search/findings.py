@@ -1,0 +1,104 @@
+"""What a verdict consists of: comparisons, correlations, and what was spent.
+
+Not here: how they are found (``verdict``) and how they are put into words (``wording``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: What a comparison can come to.
+LABELS = ("better", "equivalent", "worse", "undecided")
+METRICS = ("accuracy", "convergence")
+PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the random arm at one level, paired over replicates.
+
+    Units: test accuracy as a fraction for ``metric="accuracy"``, optimiser steps for ``metric="convergence"``. Every
+    difference is positive where the arm is better (more accurate, or fewer steps). What can't be known is NaN or None.
+    """
+
+    arm: str
+    sparsity: float
+    metric: str
+    n: int  #: paired replicates
+    n_missing: int  #: replicates of the design without a pair
+    arm_mean: float
+    random_mean: float  #: of random search with the arm's budget
+    difference: float
+    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
+    high: float
+    p_value: float  #: paired t-test, two-sided
+    p_adjusted: float  #: Holm over all comparisons of this metric
+    p_equivalence: float  #: two one-sided tests against the margin
+    p_equivalence_adjusted: float
+    margin: float  #: the smallest difference that matters
+    label: str  #: better, equivalent, worse or undecided
+    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
+    arm_passes: float  #: mean budget of one network of the arm, everything it needed included
+    random_passes: float  #: mean budget that the random arm was granted against it
+    random_draws_at_equal_budget: float
+    single_draw_difference: float  #: against the mean of single random draws
+    single_draw_low: float
+    single_draw_high: float
+    note: str  #: what the reader must know about this comparison; empty if nothing
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How well a score before training ranks networks by their validation loss after it, at one level."""
+
+    sparsity: float
+    predictor: str  #: initial_loss, scalefree_loss or logit_std
+    n: int  #: candidates
+    n_replicates: int
+    spearman: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float  #: Holm over all levels of this predictor
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an arm spent in all, and what became of its candidates; the arm 'pool' is the scoring of masks."""
+
+    arm: str
+    passes: float
+    flops: float
+    seconds: float
+    n_candidates: int
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that was found, in numbers and in sentences."""
+
+    comparisons: tuple[Comparison, ...]
+    correlations: tuple[Correlation, ...]
+    spent: tuple[Spent, ...]
+    headline: str
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Give the verdict as plain data for JSON; NaN and infinities become null."""
+        plain = _plain(dataclasses.asdict(self))
+        assert isinstance(plain, dict)
+        return plain
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,145 @@
+"""A verdict in words: the headline, the findings as sentences, and the rows of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparsefront.search.design import Design
+from sparsefront.search.findings import LABELS, METRICS, Comparison, Correlation, Spent, Verdict
+
+
+def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """Format the comparisons for a table on a terminal, one row each; accuracies in percent.
+
+    Args:
+        verdict: what :func:`judge` found.
+
+    Returns:
+        Rows of strings with the same columns; empty strings for what is not known.
+    """
+    return [
+        {
+            "metric": c.metric,
+            "arm": c.arm,
+            "sparsity": f"{c.sparsity:g}",
+            "verdict": c.label,
+            "difference": _signed(c.difference, c.metric),
+            "interval": _range(c) if c.n else "",
+            "unit": _unit(c.metric),
+            "arm mean": _shown(c.arm_mean, c.metric),
+            "random mean": _shown(c.random_mean, c.metric),
+            "p": _shown_p(c.p_adjusted),
+            "p equivalence": _shown_p(c.p_equivalence_adjusted),
+            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
+            "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
+            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+            "note": c.note,
+        }
+        for c in verdict.comparisons
+    ]
+
+
+def headline(comparisons: Sequence[Comparison], design: Design) -> str:
+    """Answer in one line what a study is for, from the accuracies of its searched arms (of all arms without one)."""
+    of_accuracy = [c for c in comparisons if c.metric == "accuracy"]
+    searched = [c for c in of_accuracy if c.arm.startswith("searched")]
+    question = f"Does {'searching' if searched else 'any arm'} beat drawing at random at equal budget?"
+    judged = [c for c in searched or of_accuracy if c.n]
+    if not judged:
+        return f"{question} Not judged: no arm has a trained network beside trained random ones"
+    places = {label: [c for c in judged if c.label == label] for label in LABELS}
+    points = f"{100 * design.equivalence_margin:g} accuracy point{'' if design.equivalence_margin == 0.01 else 's'}"
+    meanings = {
+        "better": "more accurate",
+        "equivalent": f"equivalent to within {points}",
+        "worse": "less accurate",
+        "undecided": "undecided",
+    }
+    parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
+    needed = [c.replicates_needed for c in places["undecided"] if c.replicates_needed is not None]
+    if needed and len(needed) == len(places["undecided"]):
+        parts[-1] += f" (there are {design.replicates} replicates, about {max(needed):,} would decide)"
+    if len(places["undecided"]) == len(judged):
+        return f"{question} {parts[0].capitalize()}"
+    if places["better"]:
+        answer = "Yes" if len(places["better"]) == len(judged) else "Sometimes"
+    else:
+        answer = "Not as far as shown" if places["undecided"] else "No"
+    return f"{question} {answer}: {'; '.join(parts)}"
+
+
+def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> str:
+    """Say where a label applies: by sparsity, and by arm where several are judged."""
+    if len(comparisons) == len(judged) > 1:
+        return f"in all {len(judged)} comparisons"
+    if len({c.arm for c in judged}) == 1:
+        return f"at sparsity {', '.join(f'{c.sparsity:g}' for c in comparisons)}"
+    by_arm: dict[str, list[str]] = {}
+    for c in comparisons:
+        by_arm.setdefault(c.arm, []).append(f"{c.sparsity:g}")
+    return ", ".join(f"for {arm} at sparsity {' and '.join(levels)}" for arm, levels in by_arm.items())
+
+
+def sentences(
+    comparisons: Sequence[Comparison], correlations: Sequence[Correlation], spent: Sequence[Spent], design: Design
+) -> tuple[str, ...]:
+    """Say in words what was found: each arm by each metric, the scores before training, and what failed."""
+    sentences = []
+    interval = f"{100 * (1 - design.alpha):g}% interval"
+    for metric in METRICS:
+        for arm in design.arms:
+            found = [c for c in comparisons if c.metric == metric and c.arm == arm]
+            parts = [
+                f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, metric)} {_unit(metric)}, "
+                f"{interval} {_range(c)})"
+                if math.isfinite(c.p_value)
+                else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
+                for c in found
+            ]
+            if parts:
+                what = "Test accuracy" if metric == "accuracy" else "Steps to converge"
+                sentences.append(f"{what} of {arm} against random search at equal budget: {', '.join(parts)}")
+    initial = [c for c in correlations if c.predictor == "initial_loss"]
+    if initial:
+        parts = [
+            f"{c.spearman:+.2f} at sparsity {c.sparsity:g} ({interval} {c.low:+.2f} to {c.high:+.2f})" for c in initial
+        ]
+        sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(parts)}")
+    failed = [
+        f"{n} {outcome} ({s.arm})"
+        for s in spent
+        for outcome, n in s.outcomes.items()
+        if outcome not in ("completed", "stopped")
+    ]
+    if failed:
+        sentences.append(f"Not every candidate completed: {', '.join(failed)}")
+    return tuple(sentences)
+
+
+def _unit(metric: str) -> str:
+    return "points" if metric == "accuracy" else "steps"
+
+
+def _signed(value: float, metric: str) -> str:
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.0f}"
+
+
+def _range(comparison: Comparison) -> str:
+    if not math.isfinite(comparison.low):
+        return "unknown"
+    return f"{_signed(comparison.low, comparison.metric)} to {_signed(comparison.high, comparison.metric)}"
+
+
+def _shown(value: float, metric: str) -> str:
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.0f}"
+
+
+def _shown_p(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
