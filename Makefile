@@ -18,7 +18,8 @@ test: setup  ## every check: format, lint, types, layers, all tests and doctests
 	$(venv)/ruff format --check
 	$(venv)/mypy
 	$(venv)/lint-imports --no-cache
-	$(venv)/python -m pytest
+	$(venv)/python -m pytest -q -n auto --dist worksteal -m "not ray"
+	$(venv)/python -m pytest -q -m ray
 
 test-fast: setup  ## the tests that need no cluster, no browser and no patience
 	$(venv)/python -m pytest -q -m "not (slow or ray or fault or browser)"

@@ -410,7 +410,7 @@ def test_an_export_may_die_at_any_statement(study: Study, monkeypatch: pytest.Mo
     n_statements = int(ended.stdout.splitlines()[-1])
     expected = without_content(shown(whole / "mlflow.db", whole))
     assert len(expected) == N_RUNS
-    n_samples = 12
+    n_samples = 6
     for number in range(n_samples):
         folder = study(90_001 + number)
         left = 1 + number * (n_statements - 1) // (n_samples - 1)

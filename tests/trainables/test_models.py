@@ -211,7 +211,7 @@ def test_initial_weights_have_the_spread_of_their_rule(family):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, conv1d \(did you mean 'mlp'\?\)"
+        ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, conv1d; did you mean 'mlp'\?"
     ):
         model_family("mpl")
 
