@@ -26,7 +26,6 @@ test-fast: setup  ## the tests that need no cluster, no browser and no patience
 
 baseline: setup  ## the main job: the random-search baseline on MNIST-1D; run it again to resume
 	$(venv)/sparsefront run examples/baseline.toml --dir runs/baseline
-	@echo "report: $(CURDIR)/runs/baseline/report.html"
 
 bench: setup  ## measure speed on this machine
 	$(venv)/python -m benchmarks

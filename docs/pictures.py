@@ -15,4 +15,5 @@ REPORT = Path("runs/baseline/report.html").resolve()
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
         browser.open(REPORT, until=DRAWN)
+        browser.run("document.querySelectorAll('.modebar').forEach((bar) => bar.remove())")
         Path(__file__).with_name("baseline-accuracy.png").write_bytes(browser.picture("#chart-accuracy"))

@@ -25,6 +25,7 @@ from sparsefront.errors import ConfigError, LedgerError, SpaceError, Sparsefront
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sparsefront.results import Results
     from sparsefront.search.findings import Verdict
 
 
@@ -200,6 +201,14 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"--output {path}: {path.absolute().parent} is no folder; make it first")
 
 
+def _unfinished(console: Console, results: Results) -> None:
+    """Say so if a study is not finished: its numbers will change."""
+    trained, to_train = results.n_trained()
+    if trained < to_train:
+        text = f"not finished: {trained:,} of {to_train:,} networks trained; 'sparsefront run' goes on"
+        console.print(Text(text, style="yellow"))
+
+
 def _verdict(options: argparse.Namespace) -> int:
     from sparsefront.results import load
 
@@ -208,7 +217,9 @@ def _verdict(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(json.dumps(verdict.to_dict(), indent=2, allow_nan=False))
     else:
-        _print_verdict(_Console(), verdict, alpha=results.design.alpha)
+        console = _Console()
+        _print_verdict(console, verdict, alpha=results.design.alpha)
+        _unfinished(console, results)
     return 0
 
 
@@ -303,7 +314,9 @@ def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
     rows = verdict_rows(verdict)
     left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        chosen = [row for row in rows if row["metric"] == metric]
+        # What neither side ever came to has no numbers: the notes below say so.
+        of_metric = [row for row in rows if row["metric"] == metric]
+        chosen = [row for row in of_metric if not row["note"].startswith("never reached")]
 
         def column(heading: str, name: str, *, rank: int = 0, chosen: list[dict[str, str]] = chosen) -> _Column:
             return _Column(heading, [row[name] for row in chosen], rank, is_left=name in ("arm", "verdict"))
@@ -313,17 +326,18 @@ def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
             column("sparsity", "sparsity"),
             column("arm", "arm mean", rank=1),
             column("random", "random mean", rank=2),
-            column("diff.", "difference"),
+            column("diff." if metric == "accuracy" else "saved", "difference"),
             column(f"{100 * (1 - alpha):g}% interval", "interval"),
-            column("p", "p", rank=4),
+            column("p (Holm)", "p", rank=4),
             column("p equiv.", "p equivalence", rank=5),
             column("verdict", "verdict"),
             column("needs n", "replicates needed", rank=3),
         )
-        title = f"{metric} against random search at equal budget, in {chosen[0]['unit']}"
-        left_out = _table(console, columns, title=title)
+        title = f"{metric} against random search at equal budget, in {of_metric[0]['unit']}"
+        if chosen:
+            left_out = _table(console, columns, title=title)
         notes: dict[str, list[str]] = {}
-        for row in chosen:
+        for row in of_metric:
             if row["note"]:
                 notes.setdefault(row["note"], []).append(f"{row['arm']} at {row['sparsity']}")
         for note, places in notes.items():

@@ -181,7 +181,7 @@ class LogView:
         now = self._clock()
         if now - self._said >= _LINE_S:
             self._said = now
-            self._write(_line(progress))
+            self._write(line(progress))
 
     def finish(self, progress: Progress, *, seconds: float) -> None:
         """The last line."""
@@ -206,7 +206,8 @@ def _panel(progress: Progress, width: int) -> Group:
     return Group(bars, Text(", ".join(_numbers(progress))))
 
 
-def _line(progress: Progress) -> str:
+def line(progress: Progress) -> str:
+    """What has been done so far, in one line."""
     scored, to_score, trained, to_train = progress.counts
     masks = [f"{scored:,}/{to_score:,} masks scored"] if to_score else []
     parts = [*masks, f"{trained:,}/{to_train:,} networks trained", *_numbers(progress)]
@@ -215,18 +216,18 @@ def _line(progress: Progress) -> str:
 
 def _last_line(progress: Progress, seconds: float) -> str:
     did = f"done in {_duration(seconds)}" if progress.workers else "nothing was left to do"
-    return f"{_line(progress)}; {did}"
+    return f"{line(progress)}; {did}"
 
 
 def _numbers(progress: Progress) -> list[str]:
     parts = [f"{progress.workers} workers"] if progress.workers else []
-    if progress.rate:
+    if progress.workers and progress.rate:
         parts.append(f"{_count(progress.rate)} candidates/s")
     left = progress.seconds_left
     if np.isfinite(left) and left > 0:
         parts.append(f"{_duration(left)} left")
     if np.isfinite(progress.best_val_error):
-        parts.append(f"best accuracy {1 - progress.best_val_error:.1%}")
+        parts.append(f"best validation accuracy {1 - progress.best_val_error:.1%}")
     if progress.front_size:
         parts.append(f"front of {progress.front_size:,}")
     if progress.n_failures:

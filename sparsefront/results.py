@@ -16,7 +16,9 @@ from sparsefront.search.filters import parse_where
 from sparsefront.search.findings import Verdict
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.plan import Plan
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
+from sparsefront.spaces.candidate import CandidateNames
 
 REPORT = "report.html"
 
@@ -83,6 +85,12 @@ class Results:
         with Ledger.read(self.folder) as ledger:
             return self._judged(ledger)
 
+    def n_trained(self) -> tuple[int, int]:
+        """Networks recorded, and networks that the whole study trains; equal once it is finished."""
+        plan = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1)
+        recorded = self.to_arrow(where="stage == 'trained'", columns=["stage"]).num_rows
+        return recorded, plan.totals()[3]
+
     def outcomes(self) -> dict[str, int]:
         """How many masks and networks came to each outcome; what several arms share counts once."""
         rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
@@ -125,8 +133,8 @@ class Results:
     def _provenance(self, ledger: Ledger) -> dict[str, str]:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
-            "study": self.digest[:16],
-            "devices": ", ".join(sorted(devices)) or "none",
+            "Digest of the study": self.digest[:16],
+            "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
 

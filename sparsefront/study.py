@@ -27,7 +27,7 @@ from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, r
 from sparsefront.cluster.record import LiveRecorder
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.errors import ConfigError, LedgerError, SpaceError, SparsefrontError, nearest
-from sparsefront.progress import Progress, ProgressView
+from sparsefront.progress import Progress, ProgressView, line
 from sparsefront.results import Results, design_of
 from sparsefront.search.design import Design
 from sparsefront.search.ledger import Ledger
@@ -421,7 +421,11 @@ class Study(Section):
 
             if not plan.is_complete:
                 if view is not None:
-                    view.say(f"{self.name}: starting on {address or 'this machine'}, {device}")
+                    begun = any(progress.counts[::2])
+                    view.say(f"{line(progress)}; going on" if begun else f"{self.name}: starting")
+                    if self.replicates < 2:
+                        view.say("with one replicate nothing can be judged; a verdict needs at least 2, better 10")
+                    view.say(f"starting Ray's workers on {address or 'this machine'}, {device}")
                 slots = slots or _connected(stack, resources)
                 plan.resize(**self._pack_sizes(slots, device))
                 progress.start(slots)
@@ -436,6 +440,11 @@ class Study(Section):
                         on_commit=progress.absorb,
                         on_tick=tick,
                     )
+                except KeyboardInterrupt:
+                    if view is not None:
+                        view.close()
+                        view.say(line(progress))
+                    raise
                 except LedgerError as error:  # not the user's input: the disk, most likely
                     raise SparsefrontError(
                         f"{error}; what was committed is safe, run the same command to go on"

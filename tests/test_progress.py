@@ -153,7 +153,7 @@ def test_bars_fit_the_terminal(width: int) -> None:
     if width >= 80:
         assert "999,999 / 1,000,000" in text
         assert "64 workers, 278 candidates/s, " in text
-        assert "best accuracy 75.0%, front of 1, 1 failed" in " ".join(text.split())
+        assert "best validation accuracy 75.0%, front of 1, 1 failed" in " ".join(text.split())
 
 
 def test_a_terminal_is_left_as_it_was() -> None:

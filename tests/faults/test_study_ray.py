@@ -316,7 +316,7 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
     assert slots(folder).keys() < slots(whole).keys()
 
     # A worker that is stopped cannot end itself: the driver does, and its work is done again.
-    driver = start(folder, "compute.lanes_per_pack=3", "compute.timeout_s=3", **linger)
+    driver = start(folder, "compute.lanes_per_pack=3", "compute.timeout_s=12", **linger)
     worker = wait_until(lambda: workers_of(driver), "workers")[0]
     os.kill(worker, signal.SIGSTOP)
     code, out, err = ended(driver)

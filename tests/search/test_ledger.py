@@ -663,11 +663,11 @@ def test_a_changed_study_is_refused_with_the_keys_that_differ(folder: Path) -> N
     with pytest.raises(LedgerError) as caught:
         Ledger.open(folder, digest="d2", study=changed)
     assert str(caught.value) == (
-        f"digest='d2' is not the study of {folder} ('d1'), changed keys: sparsities: [0.5,0.9] -> [0.5], "
-        "train.lr: 0.01 -> 0.02, train.momentum: (absent) -> 0.9: a ledger belongs to one study; "
-        "undo the change to resume, or start the new study in another folder"
+        f"{folder} holds another study (changed: sparsities: [0.5,0.9] -> [0.5], "
+        "train.lr: 0.01 -> 0.02, train.momentum: (absent) -> 0.9): a ledger belongs to one study; "
+        "undo the change to resume, or start the new study in another folder (--dir)"
     )
-    with pytest.raises(LedgerError, match="no key differs that was given"):
+    with pytest.raises(LedgerError, match="digest d2 where d1 was started"):
         Ledger.open(folder, digest="d2")
     with Ledger.open(folder, digest="d1", study=STUDY) as ledger:
         assert ledger.n_commits == 3

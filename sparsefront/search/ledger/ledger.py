@@ -557,10 +557,10 @@ def _known_column(name: str) -> str:
 def _other_study(folder: Path, header: Header, digest: str, study: Mapping[str, object] | None) -> str:
     changed = [] if study is None else differences(header.study, plain(study))
     shown = ", ".join(changed[:12]) + (f", and {len(changed) - 12} more" if len(changed) > 12 else "")
-    keys = f"changed keys: {shown}" if changed else "no key differs that was given"
+    keys = f"changed: {shown}" if changed else f"digest {digest[:12]} where {header.digest[:12]} was started"
     return (
-        f"digest={digest!r} is not the study of {folder} ({header.digest!r}), {keys}: a ledger belongs to one study; "
-        "undo the change to resume, or start the new study in another folder"
+        f"{folder} holds another study ({keys}): a ledger belongs to one study; undo the change to resume, or start "
+        "the new study in another folder (--dir)"
     )
 
 
