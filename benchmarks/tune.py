@@ -116,7 +116,7 @@ class _Masked(torch.nn.Module):
 
 def function_trainable(config: dict[str, Any], kind: str, data: Any) -> None:
     """(a): what a tutorial would write."""
-    loss = Plain(kind, data, compact=False).train(config["replicate"], config["draw"])
+    loss = Plain(kind, data, compact=False).train(*config["candidate"])
     tune.report({"loss": loss})
 
 
@@ -136,7 +136,7 @@ class ClassTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train it."""
-        return {"loss": self.plain.train(self.settings["replicate"], self.settings["draw"]), "done": True}
+        return {"loss": self.plain.train(*self.settings["candidate"]), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """None."""
@@ -145,9 +145,9 @@ class ClassTrainable(tune.Trainable):
         """None."""
 
 
-def candidates(n: int) -> list[dict[str, int]]:
-    """The first n of the study's candidates, over its replicates in turn."""
-    return [{"replicate": i % REPLICATES, "draw": i // REPLICATES} for i in range(n)]
+def candidates(n: int) -> list[tuple[int, int]]:
+    """The first n of the study's candidates as (replicate, draw), over its replicates in turn."""
+    return [(i % REPLICATES, i // REPLICATES) for i in range(n)]
 
 
 def run_tune(trainable: Any, n: int, *, reuse: bool) -> tuple[float, dict[tuple[int, int], float]]:
@@ -155,17 +155,14 @@ def run_tune(trainable: Any, n: int, *, reuse: bool) -> tuple[float, dict[tuple[
     with tempfile.TemporaryDirectory() as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
-            tune_config=tune.TuneConfig(
-                search_alg=tune.search.BasicVariantGenerator(points_to_evaluate=candidates(n)),
-                num_samples=n,
-                reuse_actors=reuse,
-            ),
+            param_space={"candidate": tune.grid_search(candidates(n))},
+            tune_config=tune.TuneConfig(reuse_actors=reuse),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         )
         began = time.perf_counter()
         results = tuner.fit()
         seconds = time.perf_counter() - began
-        losses = {(r.config["replicate"], r.config["draw"]): r.metrics["loss"] for r in results}
+        losses = {tuple(r.config["candidate"]): r.metrics["loss"] for r in results}
     assert len(losses) == n
     return n / seconds, losses
 

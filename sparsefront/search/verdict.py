@@ -134,7 +134,6 @@ class _Record:
     """What a verdict needs of a ledger: trained rows, and sums over all others."""
 
     trained: pa.Table
-    scored: pa.Table
     scoring_passes: dict[tuple[int, float], float] = field(default_factory=dict)
     pruning_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)
     sums: dict[str, Floats] = field(default_factory=dict)  # by arm: passes, flops, seconds
@@ -175,8 +174,7 @@ class _Pairs:
 
 def _read(batches: Batches) -> _Record:
     trained: list[pa.Table] = []
-    scored: list[pa.Table] = []
-    record = _Record(pa.table({}), pa.table({}))
+    record = _Record(pa.table({}))
     for chunk in chunks(batches):
         missing = [name for name in VERDICT_COLUMNS if name not in chunk.schema.names]
         if missing:
@@ -187,10 +185,8 @@ def _read(batches: Batches) -> _Record:
         rows = chunk.select(VERDICT_COLUMNS)
         _add_up(record, rows)
         trained.append(rows.filter(pc.equal(rows["stage"], "trained")))
-        scored.append(rows.filter(pc.equal(rows["stage"], "scored")).select(["candidate", *PREDICTORS]))
     if trained:
         record.trained = pa.concat_tables(trained).combine_chunks()
-        record.scored = pa.concat_tables(scored).combine_chunks()
     return record
 
 
@@ -458,12 +454,6 @@ def _correlations(record: _Record, design: Design) -> tuple[Correlation, ...]:
     found: list[Correlation] = []
     for predictor in PREDICTORS:
         scores = _numbers(rows, predictor)
-        unknown = np.isnan(scores)
-        if unknown.any() and record.scored.num_rows:
-            places = pc.index_in(rows["candidate"], record.scored["candidate"].combine_chunks())
-            looked_up = _numbers(record.scored.take(pc.fill_null(places, 0)), predictor)
-            known = np.asarray(pc.is_valid(places).to_numpy(zero_copy_only=False), dtype=np.bool_)
-            scores = np.where(unknown & known, looked_up, scores)
         ranked = []
         for sparsity in design.sparsities:
             inside = once & (level == sparsity)
