@@ -335,7 +335,7 @@ def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
         )
         title = f"{metric} against random search at equal budget, in {of_metric[0]['unit']}"
         if chosen:
-            left_out = _table(console, columns, title=title)
+            left_out += [c for c in _table(console, columns, title=title) if c not in left_out]
         notes: dict[str, list[str]] = {}
         for row in of_metric:
             if row["note"]:

@@ -19,6 +19,7 @@ from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.trainables.data import DATASETS
 
 REPORT = "report.html"
 
@@ -67,13 +68,15 @@ class Results:
         """The same rows as `to_arrow`, as a pandas data frame."""
         return self.to_arrow(where=where, columns=columns).to_pandas()
 
-    def front(self, *, where: str | None = None, objectives: Sequence[str] | None = None) -> pa.Table:
+    def front(self, *, where: str | None = None, objectives: Sequence[str] | str | None = None) -> pa.Table:
         """Non-dominated candidates among the rows that `where` selects, best first by the first objective.
 
         Args:
             where: condition over columns; test results are refused, for validation decides.
             objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study.
         """
+        if isinstance(objectives, str):
+            objectives = [objectives]
         chosen = self.design.objectives if objectives is None else tuple(objectives)
         front_columns(chosen)
         expression = None if where is None else parse_where(where)
@@ -134,6 +137,7 @@ class Results:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "Digest of the study": self.digest[:16],
+            "Digest of the data": str(self.identity.get("data_digest", "unknown"))[:16],
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
@@ -165,6 +169,7 @@ def design_of(identity: Mapping[str, Any]) -> Design:
         allocation=masks["allocation"],
         model=_described(identity["model"]),
         dataset=_described(identity["data"]),
+        n_classes=DATASETS[identity["data"]["name"]].n_classes,
         equivalence_margin=verdict["equivalence_margin"],
         convergence_target_fraction=verdict["convergence_target_fraction"],
         convergence_margin_fraction=verdict["convergence_margin_fraction"],

@@ -35,7 +35,7 @@ from sparsefront.search.methods import METHODS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.spaces.candidate import CandidateNames, canonical_json, level_key
+from sparsefront.spaces.candidate import CandidateNames, canonical_json
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, resolve_dataset_options, split
 from sparsefront.trainables.models import build_model, model_family
@@ -48,6 +48,8 @@ FAMILY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 #: No study is as large as this; a file that is was named by mistake.
 _MAX_STUDY_BYTES = 1 << 20
+#: Examples in all batches of one training: their order takes 8 bytes each in every worker.
+_MAX_BATCHED_EXAMPLES = 250_000_000
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
 _MAX_MASKS = 10**9
 _MAX_LEVELS = 10**6
@@ -231,8 +233,8 @@ class Study(Section):
         for key, values in (("sparsities", self.sparsities), ("arms", self.arms)):
             if len(set(values)) != len(values):
                 raise ConfigError(f"{key}={list(values)}: every value may appear once")
-        if len({level_key(s) for s in self.sparsities}) != len(self.sparsities):
-            raise ConfigError(f"sparsities={list(self.sparsities)}: must be at least 1e-9 apart")
+        if len({f"{s:g}" for s in self.sparsities}) != len(self.sparsities):
+            raise ConfigError(f"sparsities={list(self.sparsities)}: must differ in their first six digits")
         for arm in self.arms:
             if arm not in METHODS:
                 raise ConfigError(f"arms: {arm!r} {nearest(arm, METHODS)}")
@@ -392,7 +394,7 @@ class Study(Section):
             slots: int | None = None
             if address is not None and not (folder / "study.json").exists():
                 slots = _connected(stack, resources)  # first: a wrong address must leave no folder behind
-            ledger = stack.enter_context(self._ledger(folder))
+            ledger = stack.enter_context(self._ledger(folder, dataset))
             workers = self.compute.workers or (available_cores() if device == "cpu" else 1)
             plan = Plan(design, CandidateNames(self.base()), **self._pack_sizes(workers, device))
             progress = Progress(design, plan.totals)
@@ -476,6 +478,12 @@ class Study(Section):
         for key, value in sizes.items():
             if value > n_left:
                 raise ConfigError(f"{key}={value}: must be at most {n_left}, the training examples of a replicate")
+        most = _MAX_BATCHED_EXAMPLES // self.training.batch_size
+        if self.training.steps > most:
+            raise ConfigError(
+                f"training.steps={self.training.steps}: must be at most {most} with training.batch_size="
+                f"{self.training.batch_size}; the order of all batches is held in memory"
+            )
         try:
             model = build_model(
                 self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
@@ -498,11 +506,14 @@ class Study(Section):
             "lanes_per_pack": self.compute.lanes_per_pack or min(largest, max(16, lanes)),
         }
 
-    def _ledger(self, folder: Path) -> Ledger:
+    def _ledger(self, folder: Path, dataset: Dataset) -> Ledger:
+        # Other data under the same options (another generator) must not be mixed into one ledger.
+        recorded = {**self.identity(), "data_digest": dataset.digest}
+        digest = hashlib.sha256(canonical_json(recorded).encode()).hexdigest()
         if os.path.lexists(folder / "study.json"):
-            return Ledger.open(folder, digest=self.digest, study=self.identity())
+            return Ledger.open(folder, digest=digest, study=recorded)
         _check_folder(folder)
-        return Ledger.create(folder, self.identity(), digest=self.digest, versions=versions())
+        return Ledger.create(folder, recorded, digest=digest, versions=versions())
 
 
 def versions() -> dict[str, str]:

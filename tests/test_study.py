@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparsefront.errors import ConfigError, LedgerError
 from sparsefront.search.methods import METHODS
 from sparsefront.study import Study
+from sparsefront.trainables.data import Dataset, load_dataset
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -115,7 +116,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sparsities": []}, "sparsities=[]: must have 1 or more values"),
     ({"sparsities": 0.5}, "sparsities=0.5: must be a list"),
     ({"sparsities": [0.5, 0.5]}, "sparsities=[0.5, 0.5]: every value may appear once"),
-    ({"sparsities": [0.5, 0.5 + 1e-10]}, "must be at least 1e-9 apart"),
+    ({"sparsities": [0.5, 0.5 + 1e-10]}, "must differ in their first six digits"),
     ({"sparsities": [float("nan")]}, "sparsities.0=nan: must be a finite number"),
     ({"seed": True}, "seed=True: must be a whole number"),
     ({"seed": 1.0}, "seed=1.0: must be a whole number"),
@@ -344,3 +345,32 @@ def test_packs_keep_all_workers_busy() -> None:
         "masks_per_pack": 7,
         "lanes_per_pack": 3,
     }
+
+
+def test_a_study_is_not_resumed_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made(data={"name": "digits"})
+    dataset = load_dataset("digits")
+    folder = tmp_path / "study"
+    study._ledger(folder, dataset).close()
+    other = Dataset.from_arrays(
+        "digits",
+        {
+            "x_train": dataset.x_train + 1,
+            "y_train": dataset.y_train,
+            "x_test": dataset.x_test,
+            "y_test": dataset.y_test,
+        },
+        n_classes=10,
+        source="made up",
+        licence="none",
+    )
+    with pytest.raises(LedgerError, match="changed: data_digest: "):
+        study._ledger(folder, other)
+    study._ledger(folder, dataset).close()
+
+
+def test_more_batches_than_memory_holds_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"training\.steps=100000000: must be at most 2500000 with training\.batch_size=100"
+    ):
+        made(data={"name": "digits"}, training={"steps": 100_000_000}).run("unused")

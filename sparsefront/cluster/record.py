@@ -237,7 +237,7 @@ class LiveRecorder:
 
     def _note(self, result: RecordResult) -> None:
         if result.error is not None and (self._last is None or self._last.error != result.error):
-            log.warning("MLflow: %s; the study goes on, and the next export makes up for it", result.error)
+            log.warning("MLflow: %s; a later export makes up for it", result.error)
         self._last = result
 
 

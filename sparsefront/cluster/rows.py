@@ -41,9 +41,13 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
         "optimizer": recipe.schedule.optimizer,
         "lr": recipe.hyper.lr,
         "weight_decay": recipe.hyper.weight_decay,
+        "beta1": recipe.hyper.beta1,
+        "beta2": recipe.hyper.beta2,
         "momentum": recipe.hyper.momentum,
+        "nesterov": recipe.hyper.nesterov,
         "label_smoothing": recipe.hyper.label_smoothing,
         "batch_size": recipe.schedule.batch_size,
+        "precision": recipe.precision,
     }
 
 

@@ -22,7 +22,6 @@ import pyarrow as pa
 
 #: What can become of a candidate (docs: design, contract 7).
 OUTCOMES = ("completed", "stopped", "diverged", "failed", "timeout", "out_of_memory", "lost")
-STAGES = ("scored", "trained", "pruned")
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("optimizer", pa.string(), "adam or sgd", hyperparameter=True),
     Column("lr", pa.float64(), "learning rate", hyperparameter=True),
     Column("weight_decay", pa.float64(), "L2 coefficient, as in torch.optim", hyperparameter=True),
+    Column("beta1", pa.float64(), "Adam's decay of the first moment", hyperparameter=True),
+    Column("beta2", pa.float64(), "Adam's decay of the second moment", hyperparameter=True),
     Column("momentum", pa.float64(), "SGD momentum", hyperparameter=True),
+    Column("nesterov", pa.bool_(), "whether the momentum is Nesterov's", hyperparameter=True),
     Column("label_smoothing", pa.float64(), "share of the target spread over all classes", hyperparameter=True),
     Column("batch_size", pa.int32(), "examples in an optimiser step", hyperparameter=True),
+    Column("precision", pa.string(), "of matrix products in training: float32 or bfloat16", hyperparameter=True),
     Column("passes", pa.float64(), "examples passed forward and backward; a forward pass alone counts 1/3"),
     Column("flops", pa.float64(), "floating-point operations of those passes (2 per multiply-accumulate)"),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),

@@ -294,6 +294,10 @@ def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, lev
             n_arm += arm_censored
             n_both += arm_censored and not networks.reached[usable].any()
         single = float(values[usable].mean())
+        # The mean of equal values need not equal them to the last bit; rounding is no difference.
+        random_value, single = (
+            arm_value if math.isclose(arm_value, v, rel_tol=1e-12) else v for v in (random_value, single)
+        )
         found.append((arm_value, random_value, single, cost, granted * single_cost, granted))
     columns = np.array(found, dtype=np.float64).reshape(-1, 6).T
     return _Pairs(

@@ -27,7 +27,7 @@ from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
 
 #: Working set of the lanes trained together. On a CPU small enough to stay near the core's caches (larger packs gain
-#: nothing, benchmarks/packs.py); on a GPU this share of its free memory.
+#: nothing, benchmarks/lanes.py); on a GPU this share of its free memory.
 _CPU_WORKING_SET_BYTES = 24 << 20
 _GPU_MEMORY_FRACTION = 0.5
 _FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
@@ -100,6 +100,8 @@ class _Job:
     order: LaneOrder
     mask: Mask | None = None
     wasted_passes: float = 0.0
+    wasted_s: float = 0.0
+    remains: Remains | None = None
 
 
 class Workshop:
@@ -220,9 +222,9 @@ class Workshop:
                 left = list(waiting.values())
                 for job in left:
                     job.wasted_passes += spent[0]
+                    job.wasted_s += (perf_counter() - began) / len(jobs)
                 if len(left) == 1:
-                    seconds = perf_counter() - began
-                    yield [_broken(left[0], outcome, error, seconds)]
+                    yield [_broken(left[0], outcome, error)]
                 elif left:
                     middle = (len(left) + 1) // 2
                     groups[:0] = [left[:middle], left[middle:]]
@@ -319,6 +321,8 @@ class Workshop:
         began = perf_counter()
         state = self._replicate(jobs[0].order.candidate.replicate)
         lanes, left = self._lanes(jobs, state)
+        for job, remaining in zip(jobs, left, strict=True):
+            job.remains = remaining
         scores = score_lanes(self._model, lanes, state.probe)
         pack = Pack(
             self._model,
@@ -373,7 +377,7 @@ class Workshop:
                             test_loss=test_loss,
                             test_error=test_error,
                             passes=job.wasted_passes + spent[0] + (len(self._test) * _FORWARD_PASS if i in test else 0),
-                            seconds=seconds,
+                            seconds=job.wasted_s + seconds,
                             derived=self._derive(job, result, lanes, derive),
                         ),
                     )
@@ -415,7 +419,7 @@ def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:
     return LaneStack(stacks[0].layout, torch.cat([s.flat for s in stacks]), keep)
 
 
-def _broken(job: _Job, outcome: str, error: Exception, seconds: float) -> Trained:
+def _broken(job: _Job, outcome: str, error: Exception) -> Trained:
     """A candidate that could not be built or trained."""
     text = str(error) if isinstance(error, CandidateFailed) else "".join(traceback.format_exception(error))
     return Trained(
@@ -423,12 +427,12 @@ def _broken(job: _Job, outcome: str, error: Exception, seconds: float) -> Traine
         outcome=outcome,
         result=None,
         mask_digest=job.order.candidate.mask,
-        remains=None,
+        remains=job.remains,
         scores=None,
         test_loss=None,
         test_error=None,
         passes=job.wasted_passes,
-        seconds=seconds,
+        seconds=job.wasted_s,
         error=text[-8000:],
     )
 

@@ -674,7 +674,7 @@ def test_a_changed_study_is_refused_with_the_keys_that_differ(folder: Path) -> N
 
 
 def test_many_changed_keys_are_cut_short(folder: Path) -> None:
-    with pytest.raises(LedgerError, match=r"k00: \(absent\) -> 0, .*k11: .*, and 5 more: a ledger"):
+    with pytest.raises(LedgerError, match=r"k00: \(absent\) -> 0, .*k11: .*, and 5 more\): a ledger"):
         Ledger.open(folder, digest="d2", study=STUDY | {f"k{i:02d}": i for i in range(17)})
 
 

@@ -1,4 +1,4 @@
-"""How candidates are proposed; one file and one registry line each."""
+"""How candidates are proposed. Random draws need no proposer: see `registry.Strategy`."""
 
 from sparsefront.search.strategies.registry import STRATEGIES, Strategy
 

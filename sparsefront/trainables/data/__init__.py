@@ -4,7 +4,6 @@ from sparsefront.trainables.data.cache import DatasetCacheWarning, default_cache
 from sparsefront.trainables.data.dataset import Dataset, DatasetSource, Option
 from sparsefront.trainables.data.registry import (
     DATASETS,
-    describe_datasets,
     load_dataset,
     resolve_dataset_options,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "Option",
     "Split",
     "default_cache",
-    "describe_datasets",
     "load_dataset",
     "resolve_dataset_options",
     "split",

@@ -51,31 +51,6 @@ def resolve_dataset_options(name: str, options: Mapping[str, object] | None = No
     return _source(name).resolve(options or {})
 
 
-def describe_datasets() -> list[dict[str, object]]:
-    """One row of JSON values for each data set, in the registry's order; loads nothing.
-
-    >>> [(row["name"], row["example_shape"], row["n_train"]) for row in describe_datasets()]
-    [('mnist1d', [40], 4000), ('digits', [64], 1438)]
-    """
-    return [
-        {
-            "name": source.name,
-            "summary": source.summary,
-            "example_shape": list(source.example_shape),
-            "n_classes": source.n_classes,
-            "n_train": source.n_train,
-            "n_test": source.n_test,
-            "source": source.source,
-            "licence": source.licence,
-            "options": [
-                {"name": o.name, "default": o.default, "accepted": o.accepted, "meaning": o.meaning}
-                for o in source.options
-            ],
-        }
-        for source in DATASETS.values()
-    ]
-
-
 def _source(name: str) -> DatasetSource:
     if name not in DATASETS:
         raise ConfigError(unknown_name(name, DATASETS, "data set"))
