@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import re
@@ -94,10 +93,6 @@ class Resources:
         """Ray's name for what one pack occupies."""
         return "GPU" if self.device == "cuda" else "CPU"
 
-
-#: Tune leaves reports, payload included, in reference cycles that Python's own schedule finds late (measured: 0.5 kB a
-#: scored mask until then).
-_PACKS_PER_COLLECTION = 16
 
 #: Called after every commit with the rows that were committed.
 CommitListener = Callable[[Any], None]
@@ -330,7 +325,7 @@ def dispatch(
                 ),
             )
             # Left by `_End` or an interrupt: Tune's wrap-up is skipped; it waits for workers and reads results back.
-            with _quiet_tune(), _cheap_collections(), contextlib.suppress(_End):
+            with _quiet_tune(), contextlib.suppress(_End):
                 tuner.fit()
     except RayError as error:
         raise SparsefrontError(f"the Ray cluster was lost ({_one_line(error)}): {_GO_ON}") from error
@@ -342,17 +337,6 @@ def dispatch(
 
 #: What to do when a study broke off.
 _GO_ON = "what was committed is safe; run the same command again to go on"
-
-
-@contextlib.contextmanager
-def _cheap_collections() -> Iterator[None]:
-    """Take what lives now out of the garbage collector's sight, so that a full collection costs milliseconds."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class _End(BaseException):
@@ -581,7 +565,6 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
     def __init__(self, driver: Driver, on_tick: Callable[[], None], interrupted: threading.Event) -> None:
         self._driver, self._on_tick, self._interrupted = driver, on_tick, interrupted
         self._actors: dict[str, Any] = {}
-        self._n_complete = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves a copy that is never restored."""
@@ -614,9 +597,6 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
         """A pack is done."""
         self._actors.pop(trial.trial_id, None)
         _guarded(self._driver, self._driver.ended, trial.trial_id)
-        self._n_complete += 1
-        if self._n_complete % _PACKS_PER_COLLECTION == 0:
-            gc.collect()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack broke off."""

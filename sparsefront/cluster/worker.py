@@ -225,8 +225,8 @@ def decode_rows(payload: bytes | None) -> list[pa.RecordBatch]:
     """Record batches of one report."""
     if not payload:
         return []
-    with pa.ipc.open_stream(payload) as reader:
-        return list(reader)
+    # Not as a context manager: in PyArrow 25 a closed reader never lets go of the bytes it read.
+    return list(pa.ipc.open_stream(payload))
 
 
 def _encode(rows: list[pa.RecordBatch]) -> bytes | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from sparsefront.cluster.rows import batch
 from sparsefront.cluster.worker import (
     OrderBook,
     PackRunner,
     Report,
     WorkerSettings,
+    _encode,
     decode_rows,
     outcome_of,
 )
@@ -203,3 +206,15 @@ def test_what_exceptions_mean() -> None:
     assert outcome_of(torch.OutOfMemoryError()) == "out_of_memory"
     assert outcome_of(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")) == "out_of_memory"
     assert outcome_of(RuntimeError("anything else")) == "failed"
+
+
+def test_decoded_rows_let_go_of_their_report() -> None:
+    rows = batch({"stage": "scored", "slot": list(range(100))}, 100)
+    payload = _encode([rows])
+    assert payload is not None
+    before = sys.getrefcount(payload)
+    decoded = decode_rows(payload)
+    assert decoded[0].equals(rows)
+    del decoded
+    gc.collect()
+    assert sys.getrefcount(payload) == before
