@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.metadata
 import io
 import json
 import math
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sparsefront.results import Results
+    from sparsefront.search.comparison import SearchVerdict
     from sparsefront.search.findings import Verdict
+
+
+_LISTS = ("methods", "strategies", "rungs", "objectives", "spaces", "allocations", "criteria", "datasets", "models")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,6 +92,9 @@ def _path(text: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="sparsefront", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--version", action="version", version=f"sparsefront {importlib.metadata.version('sparsefront')}"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="start a study, or go on where it stopped", allow_abbrev=False)
@@ -121,8 +129,21 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("dir", metavar="DIR", type=_path)
     record.set_defaults(function=_record)
 
+    simulate = commands.add_parser(
+        "simulate", help="a search with imaginary workers: nothing is trained or written", allow_abbrev=False
+    )
+    simulate.add_argument(
+        "study", metavar="STUDY.toml|DIR", type=_path, help="a study, or the folder of a finished one"
+    )
+    simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    simulate.add_argument("--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list'")
+    simulate.add_argument("--ledger", metavar="DIR", type=_path, help="replay the results of this finished search")
+    simulate.add_argument("--workers", metavar="N", type=int, help="packs at once (default: cores of this machine)")
+    simulate.add_argument("--format", choices=("table", "json"), default="table")
+    simulate.set_defaults(function=_simulate)
+
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    listing.add_argument("what", choices=("methods", "strategies", "datasets", "models"))
+    listing.add_argument("what", choices=_LISTS)
     listing.set_defaults(function=_list)
 
     doctor = commands.add_parser("doctor", help="check this machine, or a cluster", allow_abbrev=False)
@@ -151,7 +172,7 @@ def _run(options: argparse.Namespace) -> int:
             shown = f"not recorded ({results.recorded.error}); run 'sparsefront record {results.folder}' later"
         console.print(Text(f"MLflow: {shown}"), soft_wrap=True)
     outcomes = results.outcomes()
-    failed = {k: n for k, n in sorted(outcomes.items()) if k not in ("completed", "stopped")}
+    failed = {k: n for k, n in sorted(outcomes.items()) if k not in ("completed", "stopped", "infeasible")}
     if failed:
         listed = ", ".join(f"{n:,} {k}" for k, n in failed.items())
         _complain(f"{listed} of {sum(outcomes.values()):,} candidates; the report says which, and why")
@@ -180,14 +201,14 @@ def _front(options: argparse.Namespace) -> int:
         if options.output is not None:
             with options.output.open("w", encoding="utf-8") as file:
                 if text is None:
-                    _print_front(_Console(file=file, width=200), table, objectives)
+                    _print_front(_Console(file=file, width=200), table, objectives, _dimensions(results))
                 else:
                     file.write(text)
             return 0
     except OSError as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error.strerror})") from error
     if text is None:
-        _print_front(_Console(), table, objectives)
+        _print_front(_Console(), table, objectives, _dimensions(results))
     else:
         print(text, end="")
     return 0
@@ -238,6 +259,55 @@ def _record(options: argparse.Namespace) -> int:
         _complain(f"MLflow at {result.tracking_uri}: {result.error}; run the same command again later")
         return 1
     print(f"{result.tracking_uri}: run {result.run_id}, front of {result.n_members}")
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from sparsefront.results import load
+    from sparsefront.study import SearchStudy, Study, attributed
+
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: must be at least 1")
+    if options.study.is_dir():
+        source, ledger = str(options.study), options.ledger or options.study
+        study = Study.from_dict(load(options.study).identity, source=source)
+    else:
+        source, ledger = str(options.study), options.ledger
+        study = Study.from_toml(options.study, options.overrides)
+    if not isinstance(study, SearchStudy):
+        raise ConfigError(f"{source}: has no section 'space'; only searches can be simulated")
+    try:
+        found = study.simulate(objective=options.objective, ledger=ledger, workers=options.workers)
+    except ConfigError as error:
+        raise ConfigError(attributed(str(error), source, options.overrides)) from error
+    rows = found.as_table()
+    took = found.simulated
+    if options.format == "json":
+        numbers = {"makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
+        print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
+        return 0
+    console = _Console()
+    headings = [name for name in rows[0] if name not in ("low", "high")]
+    _table(
+        console,
+        [
+            _Column(
+                name.replace("_", "\n"),
+                [_cell(name, row[name]) for row in rows],
+                rank=0 if name in ("arm", found.metric, "passes", "candidates") else 1,
+                is_left=name == "arm",
+            )
+            for name in headings
+        ],
+        title=f"simulated: {study.name}",
+    )
+    console.print(
+        Text(
+            f"{took.n_packs:,} packs of {took.lanes_each:.1f} candidates; {took.makespan_s:,.0f} simulated seconds, "
+            f"workers busy {took.utilisation:.0%}",
+            style="dim",
+        )
+    )
     return 0
 
 
@@ -304,11 +374,60 @@ def _table(console: Console, columns: Iterable[_Column], *, title: str | None = 
         table.add_column(column.heading, justify="left" if column.is_left else "right", no_wrap=True, vertical="bottom")
     for row in zip(*(c.cells for c in shown), strict=True):
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:  # no blanks at the ends of lines in a file
+        with console.capture() as captured:
+            console.print(table)
+        console.print("\n".join(text.rstrip() for text in captured.get().splitlines()), markup=False, soft_wrap=True)
     return left_out
 
 
-def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
+def _print_verdict(console: Console, verdict: Verdict | SearchVerdict, *, alpha: float) -> None:
+    from sparsefront.search.comparison import SearchVerdict
+
+    if isinstance(verdict, SearchVerdict):
+        _print_search_verdict(console, verdict, alpha=alpha)
+    else:
+        _print_mask_verdict(console, verdict, alpha=alpha)
+
+
+def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: float) -> None:
+    from sparsefront.search.comparison import verdict_rows
+
+    rows = verdict_rows(verdict)
+
+    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
+        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("arm", "against", "verdict"))
+
+    left_out: list[str] = []
+    if rows:
+        columns = (
+            column("arm", "arm"),
+            column("against", "against"),
+            column("arm", "arm mean", rank=1),
+            column("against", "against mean", rank=2),
+            column("diff.", "difference"),
+            column(f"{100 * (1 - alpha):g}% interval", "interval"),
+            column("p (Holm)", "p", rank=4),
+            column("p equiv.", "p equivalence", rank=5),
+            column("verdict", "verdict"),
+            column("budget\nneeded", "cost ratio", rank=3),
+            column("needs n", "replicates needed", rank=6),
+        )
+        left_out = _table(console, columns, title=f"{rows[0]['metric']} at equal budget, in {rows[0]['unit']}")
+        for row in rows:
+            if row["note"]:
+                console.print(Padding(Text(f"{row['arm']}: {row['note']}", style="dim"), (0, 0, 0, 2)))
+        console.print()
+    console.print(Text(verdict.headline, style="bold"))
+    for sentence in verdict.sentences:
+        console.print(Text(sentence))
+    if left_out:
+        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
+
+
+def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
     from sparsefront.search.wording import verdict_rows
 
     rows = verdict_rows(verdict)
@@ -351,19 +470,29 @@ def _print_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
         console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
 
 
-def _print_front(console: Console, table: pa.Table, objectives: Sequence[str]) -> None:
+def _dimensions(results: Results) -> list[str]:
+    """Dimensions of a search's space; none of a study of masks."""
+    from sparsefront.search.design import SearchDesign
+
+    if not isinstance(results.design, SearchDesign):
+        return []
+    return list(dict.fromkeys(name for arm in results.design.arms for name, _ in arm.space.columns))
+
+
+def _print_front(console: Console, table: pa.Table, objectives: Sequence[str], dimensions: Sequence[str]) -> None:
     from sparsefront.search.objective import objectives_named
 
     fixed = {
         "candidate": ("candidate", 0),
         "arm": ("arm", 0),
         "replicate": ("repli-\ncate", 4),
-        "target_sparsity": ("level", 6),
-        "node_sparsity": ("node\nsparsity", 1),
+        **({} if dimensions else {"target_sparsity": ("level", 6)}),
+        "node_sparsity": ("node\nsparsity", 5 if dimensions else 1),
         "weight_sparsity": ("weight\nsparsity", 3),
     }
     chosen = {o.column: (o.column.replace("_", "\n"), 0) for o in objectives_named(objectives)}
-    columns = {**fixed, **chosen, "test_error": ("test\nerror", 2)}
+    searched = {name: (name.replace("_", "\n"), 10 + i) for i, name in enumerate(dimensions)}
+    columns = {**fixed, **chosen, "test_error": ("test\nerror", 2), **searched}
     left_out = _table(
         console,
         [

@@ -26,6 +26,10 @@ class LedgerError(SparsefrontError, OSError):
     """A ledger is damaged, held by another driver, or belongs to another study."""
 
 
+class CheckpointError(SparsefrontError, OSError):
+    """A checkpoint is missing or damaged, or cannot be written."""
+
+
 class CandidateFailed(SparsefrontError, RuntimeError):
     """One candidate could not be built, trained or measured; its neighbours are not concerned."""
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
 from sparsefront.search.methods import METHODS
+from sparsefront.search.rungs import RUNGS
+from sparsefront.search.simulator import SYNTHETIC
 from sparsefront.search.strategies import STRATEGIES
+from sparsefront.spaces.allocations import ALLOCATIONS
+from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.trainables.data import DATASETS
 from sparsefront.trainables.models import MODELS
+from sparsefront.trainables.pruning import CRITERIA
 
 
 def listing(what: str) -> dict[str, dict[str, str]]:
-    """Facts by name, in the registry's order, of 'methods', 'strategies', 'datasets' or 'models'.
+    """Facts by name, in the registry's order, of what the command `list` knows.
 
     >>> list(listing("models")), listing("models")["conv1d"]["options"].split(", activation")[0]
     (['mlp', 'residual_mlp', 'conv1d'], 'channels = [25, 25, 25]')
@@ -17,7 +27,21 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     if what == "methods":
         return {name: {"what": m.summary, "source": m.source} for name, m in METHODS.items()}
     if what == "strategies":
-        return {name: {"what": s.summary, "source": s.source} for name, s in STRATEGIES.items()}
+        return {
+            name: {
+                "what": s.summary,
+                "options": _options(s.options()),
+                "source": s.source,
+            }
+            for name, s in STRATEGIES.items()
+        }
+    if what == "objectives":
+        return {name: {"what": row.summary} for name, row in SYNTHETIC.items()}
+    if what in ("rungs", "spaces", "allocations", "criteria"):
+        registry: Mapping[str, Any] = {
+            "rungs": RUNGS, "spaces": READY_SPACES, "allocations": ALLOCATIONS, "criteria": CRITERIA
+        }[what]  # fmt: skip
+        return {name: {"what": row.summary, "source": row.source} for name, row in registry.items()}
     if what == "datasets":
         return {
             name: {
@@ -33,13 +57,15 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     return {
         name: {
             "what": m.summary,
-            "options": ", ".join(
-                f"{key} = {_toml(value)}" for key, value in m.options().model_dump(mode="json").items()
-            ),
+            "options": _options(m.options()),
             "source": m.source,
         }
         for name, m in MODELS.items()
     }
+
+
+def _options(options: BaseModel) -> str:
+    return ", ".join(f"{key} = {_toml(value)}" for key, value in options.model_dump(mode="json").items()) or "none"
 
 
 def _toml(value: object) -> str:

@@ -16,12 +16,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.schema import SCHEMA
 
 #: Seconds between redraws on a terminal, and between lines in a log.
 _REDRAW_S = 0.25
+#: What the stages of the ledger's rows are work on.
+_WORK_OF = {"scored": "scored", "trained": "trained", "rung": "trained"}
 _LINE_S = 60.0
 
 
@@ -30,7 +32,7 @@ class Progress:
 
     def __init__(
         self,
-        design: Design,
+        design: Design | SearchDesign,
         totals: Callable[[], tuple[int, int, int, int]],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -66,11 +68,12 @@ class Progress:
         """Learn from committed rows."""
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         fresh = pc.invert(pc.fill_null(table["reused"], False))
-        failed = pc.and_(fresh, pc.invert(pc.is_in(table["outcome"], pa.array(["completed", "stopped"]))))
+        ended_well = pc.is_in(table["outcome"], pa.array(["completed", "stopped", "infeasible", None], pa.string()))
+        failed = pc.and_(fresh, pc.invert(ended_well))
         self.n_failures += pc.sum(failed).as_py() or 0
-        for stage in self._worker_s:
+        for stage, of in _WORK_OF.items():
             seconds = table["seconds"].filter(pc.equal(table["stage"], stage))
-            self._worker_s[stage] += pc.sum(seconds).as_py() or 0.0
+            self._worker_s[of] += pc.sum(seconds).as_py() or 0.0
         trained = table.filter(pc.equal(table["stage"], "trained"))
         if not trained.num_rows:
             return

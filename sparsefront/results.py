@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ import pyarrow as pa
 
 from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
-from sparsefront.search.design import Design
+from sparsefront.search.attainment import attainment_columns
+from sparsefront.search.comparison import SearchVerdict, compare_arms
+from sparsefront.search.design import SearchDesign
 from sparsefront.search.filters import parse_where
 from sparsefront.search.findings import Verdict
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan
+from sparsefront.search.resolved import design_of
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.spaces.candidate import CandidateNames
-from sparsefront.trainables.data import DATASETS
 
 REPORT = "report.html"
 
@@ -43,10 +45,13 @@ class Results:
         self.recorded: RecordResult | None = None
         with Ledger.read(self.folder) as ledger:
             self.versions = dict(ledger.versions)
-            self.identity: dict[str, Any] = dict(ledger.study)
+            recorded: dict[str, Any] = dict(ledger.study)
             self.digest = ledger.study_digest
         try:
-            self.design = design_of(self.identity)
+            self.design = design_of(recorded)
+            self._resolved: dict[str, Any] = recorded.pop("resolved")
+            #: The study, as `Study.from_dict` takes it.
+            self.identity = recorded
         except (KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise LedgerError(
@@ -60,8 +65,8 @@ class Results:
             where: condition over columns (`sparsefront.search.filters`), test results included.
             columns: those wanted; None for all.
         """
-        expression = None if where is None else parse_where(where, allow_test=True)
         with Ledger.read(self.folder) as ledger:
+            expression = None if where is None else parse_where(where, allow_test=True, schema=ledger.schema)
             return ledger.table(columns=columns, where=expression)
 
     def to_pandas(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> Any:
@@ -79,20 +84,24 @@ class Results:
             objectives = [objectives]
         chosen = self.design.objectives if objectives is None else tuple(objectives)
         front_columns(chosen)
-        expression = None if where is None else parse_where(where)
         with Ledger.read(self.folder) as ledger:
-            return front(ledger.scan(where=expression), chosen)
+            expression = None if where is None else parse_where(where, schema=ledger.schema)
+            return front(ledger.scan(where=expression), chosen, schema=ledger.schema)
 
-    def verdict(self) -> Verdict:
-        """Better than, equivalent to or worse than random search, arm by arm and level by level."""
+    def verdict(self) -> Verdict | SearchVerdict:
+        """Better than, equivalent to or worse than random search, arm by arm (and level by level)."""
         with Ledger.read(self.folder) as ledger:
             return self._judged(ledger)
 
     def n_trained(self) -> tuple[int, int]:
         """Networks recorded, and networks that the whole study trains; equal once it is finished."""
-        plan = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1)
-        recorded = self.to_arrow(where="stage == 'trained'", columns=["stage"]).num_rows
-        return recorded, plan.totals()[3]
+        where = "stage == 'trained'"
+        if isinstance(self.design, SearchDesign):
+            planned = self.design.replicates * sum(arm.candidates for arm in self.design.arms)
+            where += " and outcome != 'infeasible' and not reused"
+        else:
+            planned = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1).totals()[3]
+        return self.to_arrow(where=where, columns=["stage"]).num_rows, planned
 
     def outcomes(self) -> dict[str, int]:
         """How many masks and networks came to each outcome; what several arms share counts once."""
@@ -108,10 +117,16 @@ class Results:
         path = self.folder / REPORT
         with Ledger.read(self.folder) as ledger:
             verdict, provenance = self._judged(ledger), self._provenance(ledger)
-            from sparsefront.search.report import write_report  # brings plotly, which no other method needs
+            # They bring plotly, which no other method needs.
+            from sparsefront.search.report import write_report, write_search_report
 
             try:
-                write_report(ledger, self.design, verdict, path, provenance=provenance)
+                if isinstance(self.design, SearchDesign):
+                    assert isinstance(verdict, SearchVerdict)
+                    write_search_report(ledger, self.design, verdict, path, provenance=provenance)
+                else:
+                    assert isinstance(verdict, Verdict)
+                    write_report(ledger, self.design, verdict, path, provenance=provenance)
             except OSError as error:
                 if isinstance(error, SparsefrontError):
                     raise
@@ -130,14 +145,16 @@ class Results:
         )
         return self.recorded
 
-    def _judged(self, ledger: Ledger) -> Verdict:
+    def _judged(self, ledger: Ledger) -> Verdict | SearchVerdict:
+        if isinstance(self.design, SearchDesign):
+            return compare_arms(ledger.scan(columns=attainment_columns(self.design)), self.design)
         return judge(ledger.scan(columns=VERDICT_COLUMNS), self.design)
 
     def _provenance(self, ledger: Ledger) -> dict[str, str]:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "Digest of the study": self.digest[:16],
-            "Digest of the data": str(self.identity.get("data_digest", "unknown"))[:16],
+            "Digest of the data": str(self._resolved.get("data_digest", "unknown"))[:16],
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
@@ -146,43 +163,3 @@ class Results:
 def load(folder: str | Path) -> Results:
     """Results of the study in `folder`."""
     return Results(folder)
-
-
-def design_of(identity: Mapping[str, Any]) -> Design:
-    """The numbers that decisions and judgements depend on, of a resolved study as plain data.
-
-    Raises:
-        KeyError: if it is none.
-    """
-    search, masks, verdict = identity["search"], identity["masks"], identity["verdict"]
-    return Design(
-        name=identity["name"],
-        seed=identity["seed"],
-        replicates=identity["replicates"],
-        sparsities=tuple(identity["sparsities"]),
-        arms=tuple(identity["arms"]),
-        draws=search["draws"],
-        random_draws=search["random_draws"],
-        probe_size=search["probe_size"],
-        steps=identity["training"]["steps"],
-        mask_kind=masks["kind"],
-        allocation=masks["allocation"],
-        model=_described(identity["model"]),
-        dataset=_described(identity["data"]),
-        n_classes=DATASETS[identity["data"]["name"]].n_classes,
-        equivalence_margin=verdict["equivalence_margin"],
-        convergence_target_fraction=verdict["convergence_target_fraction"],
-        convergence_margin_fraction=verdict["convergence_margin_fraction"],
-        alpha=verdict["alpha"],
-        objectives=tuple(verdict["objectives"]),
-    )
-
-
-def _described(section: Mapping[str, Any]) -> str:
-    """A name with its options, for people; the same in whatever order they are stored.
-
-    >>> _described({"name": "digits", "validation_fraction": 0.2}), _described({"name": "mlp", "widths": [8]})
-    ('digits', 'mlp(widths=[8])')
-    """
-    options = {k: v for k, v in sorted(section.items()) if k not in ("name", "validation_fraction")}
-    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else section["name"]

@@ -172,7 +172,7 @@ def test_without_a_gpu_there_is_no_cuda(untouched: Path, capsys: Capture, monkey
 
 def test_a_damaged_ledger_is_refused_by_every_command(here: Path, done: Path, capsys: Capture) -> None:
     (here / "t.toml").write_text(TOML, encoding="utf-8")
-    with Ledger.create(here / "bad", Study.from_toml("t.toml").identity(), digest="0" * 64, versions={}) as ledger:
+    with Ledger.create(here / "bad", Study.from_toml("t.toml").recorded(), digest="0" * 64, versions={}) as ledger:
         ledger.commit(sparsefront.load(done).to_arrow())
     (part,) = (here / "bad" / "ledger").iterdir()
     content = bytearray(part.read_bytes())
@@ -265,7 +265,7 @@ def test_an_empty_front_is_no_error(here: Path, done: Path, capsys: Capture) -> 
 def test_a_study_that_has_only_begun_can_be_read(here: Path, capsys: Capture) -> None:
     (here / "t.toml").write_text(TOML, encoding="utf-8")
     study = Study.from_toml("t.toml")
-    Ledger.create(here / "new", study.identity(), digest=study.digest, versions={}).close()
+    Ledger.create(here / "new", study.recorded(), digest=study.digest, versions={}).close()
     for command in ("front", "verdict", "report"):
         assert main([command, "new"]) == 0
     out = capsys.readouterr().out

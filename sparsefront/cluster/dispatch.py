@@ -23,19 +23,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from sparsefront.cluster.rows import lost_rows, stamped, unavailable_rows
+from sparsefront.cluster.checkpoints import CheckpointKeeper
+from sparsefront.cluster.halving import LoneTrialScheduler, RayHalving
+from sparsefront.cluster.rows import Work, decided_rows, lost_rows, stamped
 from sparsefront.cluster.worker import OrderBook, PackTrial, WorkerSettings, decode_rows
 from sparsefront.errors import ConfigError, SparsefrontError
+from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Ledger
-from sparsefront.search.plan import Plan, TrainWork, Work
+from sparsefront.search.plan import TrainWork
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.trainables.data import Dataset
 
@@ -79,19 +84,70 @@ class Resources:
     Attributes:
         address: of a running Ray cluster, or None for one of this process's own, on loopback, ended with it.
         device: 'cpu' or 'cuda'.
-        workers: packs at once; None = one for each core or GPU of the cluster.
+        workers: packs at once; None = as many as the cluster has room for.
         max_retries: how often work is run again after its worker was lost, once it is a single candidate.
+        cpus_per_trial: cores of one pack.
+        gpus_per_trial: GPUs of one pack, if the device is 'cuda'; a fraction shares one, without any isolation.
     """
 
     address: str | None
     device: str
     workers: int | None
     max_retries: int
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 1.0
 
     @property
     def kind(self) -> str:
         """Ray's name for what one pack occupies."""
         return "GPU" if self.device == "cuda" else "CPU"
+
+    @property
+    def of_trial(self) -> dict[str, float]:
+        """What one pack occupies, as Ray Tune is asked for it."""
+        gpus = {"gpu": self.gpus_per_trial} if self.device == "cuda" else {}
+        return {"cpu": self.cpus_per_trial, **gpus}
+
+    def capacity(self) -> int:
+        """Packs that the cluster has room for."""
+        found = ray.cluster_resources()
+        return min(int(found.get(name.upper(), 0) / each + 1e-9) for name, each in self.of_trial.items())
+
+
+class WorkPlan(Protocol):
+    """What is left to do in a study: a pure function of its design and of the rows committed so far.
+
+    `sparsefront.search.plan.Plan` and `sparsefront.search.exploration.Exploration` are such plans; see their methods.
+    """
+
+    def absorb(self, rows: Any, /) -> None:
+        """Learn from committed rows, in commit order."""
+
+    def is_new(self, rows: Any, /) -> npt.NDArray[np.bool_]:
+        """Which rows are not committed yet, by key: (n,) bool."""
+
+    def next_work(self) -> Any:
+        """Work to hand out now, or None if there is none until more rows are absorbed."""
+
+    def finished(self, work: Any, /) -> None:
+        """All rows of `work` are absorbed."""
+
+    def give_back(self, works: Any, /) -> None:
+        """Hand work out again (divided perhaps) that was lost with its worker."""
+
+    def without_committed(self, work: Any, /) -> list[Any]:
+        """What is left of `work` once committed rows are taken out of it."""
+
+    def decided(self) -> list[Any]:
+        """What the driver itself has to commit now, decided since the last call."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to hand out or to commit, and nothing handed out is still away."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything is committed."""
 
 
 #: Called after every commit with the rows that were committed.
@@ -130,7 +186,7 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
             try:
                 ray.init(
                     address="local",
-                    num_cpus=(resources.workers or available_cores()) if resources.device == "cpu" else None,
+                    num_cpus=_local_cores(resources),
                     include_dashboard=False,
                     # Ray opens this folder to everyone; the one around it is this user's alone.
                     _temp_dir=str(folder / "r"),
@@ -144,7 +200,7 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
                     f"in {_SCRATCH_PLACE}, or give the --address of a running cluster"
                 ) from error
         stack.callback(ray.shutdown)
-        slots = _capacity(resources.kind)
+        slots = resources.capacity()
         if slots < 1:
             raise ConfigError(
                 f"device={resources.device!r}: the cluster has no {resources.kind}; use the other device, or another "
@@ -160,9 +216,12 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def _capacity(kind: str) -> int:
-    """Packs that the cluster has room for."""
-    return int(ray.cluster_resources().get(kind, 0))
+def _local_cores(resources: Resources) -> int | None:
+    """Cores that a cluster of one's own offers, None for all; those of `workers` packs, if there are to be so many."""
+    if resources.device == "cuda":
+        return None
+    workers = resources.workers or max(1, available_cores() // resources.cpus_per_trial)
+    return workers * resources.cpus_per_trial
 
 
 def available_cores() -> int:
@@ -263,7 +322,7 @@ def _caretaker(folder: Path) -> Iterator[None]:
 
 
 def dispatch(
-    plan: Plan,
+    plan: WorkPlan,
     ledger: Ledger,
     settings: WorkerSettings,
     dataset: Dataset,
@@ -272,6 +331,7 @@ def dispatch(
     slots: int,
     on_commit: CommitListener,
     on_tick: Callable[[], None],
+    halving: Mapping[str, RayHalving] | None = None,
 ) -> None:
     """Run everything that is left in `plan`, at most `slots` packs at once, inside `ray_cluster`.
 
@@ -284,6 +344,7 @@ def dispatch(
         slots: packs at once.
         on_commit: called after every commit with the committed rows.
         on_tick: called several times a second.
+        halving: arms whose candidates train alone until Ray's own scheduler stops them.
 
     Raises:
         SparsefrontError: if the driver itself failed (a full disk, say), no worker can run a pack, or the cluster was
@@ -301,20 +362,24 @@ def dispatch(
             post=orders.put.remote,
             on_commit=on_commit,
         )
-        driver.record_unavailable()
+        driver.record_decided()
         if plan.is_done:
             return
         # One more than runs, so that a free worker finds it ready; where more than `slots` could run, they are not.
-        at_once = slots + 1 if _capacity(resources.kind) <= slots else slots
-        requirement = {"gpu": 1, "cpu": 1} if resources.device == "cuda" else {"cpu": 1}
+        at_once = slots + 1 if resources.capacity() <= slots else slots
         trainable = tune.with_resources(
-            tune.with_parameters(PackTrial, settings=settings, dataset=ray.put(dataset), orders=orders), requirement
+            tune.with_parameters(PackTrial, settings=settings, dataset=ray.put(dataset), orders=orders),
+            resources.of_trial,
         )
         with _scratch_folder() as storage, _interrupts() as interrupted:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=_PackSearcher(driver), num_samples=-1, reuse_actors=True, max_concurrent_trials=at_once
+                    search_alg=_PackSearcher(driver),
+                    scheduler=None if halving is None else LoneTrialScheduler(halving),
+                    num_samples=-1,
+                    reuse_actors=True,
+                    max_concurrent_trials=at_once,
                 ),
                 run_config=tune.RunConfig(
                     name="study",
@@ -322,6 +387,8 @@ def dispatch(
                     callbacks=[_Messenger(driver, on_tick, interrupted)],
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+                    # By default a trial ends with a checkpoint, and the driver keeps the last report with it.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             # Left by `_End` or an interrupt: Tune's wrap-up is skipped; it waits for workers and reads results back.
@@ -383,7 +450,7 @@ class Driver:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: WorkPlan,
         ledger: Ledger,
         settings: WorkerSettings,
         *,
@@ -398,6 +465,8 @@ class Driver:
         self._max_failed_starts = _FAILED_STARTS_PER_SLOT * slots
         self._post, self._on_commit, self._clock = post, on_commit, clock
         self._names = CandidateNames(settings.base)
+        self._schema = settings.schema
+        self._checkpoints = CheckpointKeeper(Path(settings.checkpoints)) if settings.is_search else None
         self._running: dict[str, _Running] = {}
         self._n_packs = 0
         self._n_failed_starts = 0
@@ -412,7 +481,7 @@ class Driver:
 
     def next_pack(self, trial_id: str) -> str | None:
         """Post the next pack for trial `trial_id` and return its key; None if there is none now."""
-        self.record_unavailable()
+        self.record_decided()
         work = self._plan.next_work()
         if work is None:
             return None
@@ -421,16 +490,20 @@ class Driver:
         if isinstance(work, TrainWork):
             stored = {lane.candidate.mask for lane in work.lanes if lane.candidate.mask is not None}
             masks = {digest: self._ledger.get_blob(digest) for digest in stored}
+        elif isinstance(work, SegmentWork):  # masks that were proposed: of the record before they are trained
+            for lane in work.lanes:
+                for value in lane.point.values():
+                    if isinstance(value, bytes):
+                        self._ledger.put_blob(value)
         self._n_packs += 1
         key = f"{self._n_packs}-{work.key}"
         self._post(key, work, masks)
         return key
 
-    def record_unavailable(self) -> None:
-        """Commit slots that can never be filled."""
-        found = self._plan.unavailable()
-        if found:
-            self._commit(unavailable_rows(found, self._names, self._settings.recipe))
+    def record_decided(self) -> None:
+        """Commit what the plan itself knows: slots that can never be filled, candidates that were stopped."""
+        while found := self._plan.decided():
+            self._commit(decided_rows(found, self._names, self._settings.recipe, self._schema))
 
     # Results in ------------------------------------------------------------------------------------------------------
 
@@ -510,7 +583,15 @@ class Driver:
                 parts += [replace(half, attempt=0) for half in halves]
             elif is_final:
                 self._commit(
-                    lost_rows(one, outcome, reason[-8000:], self._names, self._settings.recipe, seconds_each=silent_s)
+                    lost_rows(
+                        one,
+                        outcome,
+                        reason[-8000:],
+                        self._names,
+                        self._settings.recipe,
+                        seconds_each=silent_s,
+                        schema=self._schema,
+                    )
                 )
             else:
                 parts.append(replace(one, attempt=one.attempt + 1))
@@ -528,6 +609,10 @@ class Driver:
         committed = stamped(rows)
         self._ledger.commit(committed)
         self._plan.absorb(committed)
+        if self._checkpoints is not None:
+            self._checkpoints.learn(committed)
+            if self._plan.is_complete:
+                self._checkpoints.clear()
         self._on_commit(committed)
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ STUDY_KEY = "study"
 MAX_MEMBERS = 500
 
 #: MLflow's limits on the values of params and tags.
-_MAX_PARAM_CHARS = 6000
-_MAX_TAG_CHARS = 8000
+MAX_PARAM_CHARS = 6000
+MAX_TAG_CHARS = 8000
 
 _HYPERPARAMETERS = tuple(column.name for column in COLUMNS if column.hyperparameter)
 _MEASURED = (
@@ -90,6 +90,31 @@ class Mirror:
     artifacts: Mapping[str, bytes]
 
 
+@dataclass(frozen=True)
+class LedgerSpan:
+    """What tells a ledger from others, and when its first and last commits were."""
+
+    ledger_id: str
+    started_ms: int
+    ended_ms: int
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> LedgerSpan:
+        """Of an open ledger.
+
+        Raises:
+            LedgerError: if the ledger has no rows yet.
+        """
+        stamps = [batch.column(0) for batch in ledger.scan(columns=["committed_at"])]
+        if not stamps:
+            raise LedgerError(
+                f"{ledger.folder} has no rows yet: there is nothing to show in MLflow before the first commit"
+            )
+        first = stamps[0][0].as_py()
+        digest = hashlib.sha256(f"{ledger.study_digest} {first.isoformat()}".encode()).hexdigest()[:32]
+        return cls(digest, ms(first), max(ms(pc.max(stamp).as_py()) for stamp in stamps))
+
+
 def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None) -> Mirror:
     """Compute what MLflow shall show of a ledger.
 
@@ -104,16 +129,7 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
     Raises:
         LedgerError: if the ledger has no rows yet.
     """
-    stamps = [batch.column(0) for batch in ledger.scan(columns=["committed_at"])]
-    if not stamps:
-        raise LedgerError(
-            f"{ledger.folder} has no rows yet: there is nothing to show in MLflow before the first commit"
-        )
-    first = stamps[0][0].as_py()
-    started_ms = _ms(first)
-    ended_ms = max(_ms(pc.max(stamp).as_py()) for stamp in stamps)
-    digest = hashlib.sha256(f"{ledger.study_digest} {first.isoformat()}".encode()).hexdigest()[:32]
-
+    span = LedgerSpan.of(ledger)
     verdict = judge(ledger.scan(columns=list(VERDICT_COLUMNS)), design)
     members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives)
     curve = _curve(ledger, design)
@@ -122,28 +138,28 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         columns=["arm", "target_sparsity", "replicate", "outcome", "test_error", "passes", "seconds"],
         where=pc.field("stage") == "trained",
     )
-    now = _Moment(ended_ms, n_candidates)
+    now = Moment(span.ended_ms, n_candidates)
     progress = f"{trained.num_rows}" + ("" if n_planned is None else f"/{n_planned}") + " trained"
     study = _study_page(ledger, design, verdict, curve, progress, now)
     arms = _arm_pages(trained, verdict, design.alpha, now)
-    shown = _shown(members, design)
+    shown = shown_members(members, design.objectives)
     return Mirror(
         experiment=f"sparsefront/{design.name}",
-        ledger_id=digest,
-        started_ms=started_ms,
-        ended_ms=ended_ms,
+        ledger_id=span.ledger_id,
+        started_ms=span.started_ms,
+        ended_ms=span.ended_ms,
         study=study,
         nested=(*arms, *shown),
         n_members=len(shown),
         artifacts={
-            "front.parquet": _parquet(members),
-            "verdict.json": (json.dumps(_plain(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
+            "front.parquet": parquet_bytes(members),
+            "verdict.json": (json.dumps(rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
         },
     )
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
     """When, on both of MLflow's axes."""
 
     timestamp_ms: int
@@ -187,7 +203,7 @@ def _settled(ledger: Ledger, design: Design, reference: np.ndarray[Any, np.dtype
     return n_parents >= (1 if free <= {"n_params", "macs"} else design.replicates)
 
 
-def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Table, progress: str, now: _Moment) -> Page:
+def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Table, progress: str, now: Moment) -> Page:
     values: dict[str, float | int | None] = {}
     for spent in verdict.spent:
         values[f"passes/{spent.arm}"] = spent.passes
@@ -204,9 +220,9 @@ def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Tabl
         values[f"spearman/{correlation.predictor}/{correlation.sparsity}"] = correlation.spearman
     points = list(now.points(values))
     for row in curve.to_pylist():
-        then = _Moment(_ms(row["committed_at"]), row["n_candidates"])
+        then = Moment(ms(row["committed_at"]), row["n_candidates"])
         points += then.points({"hypervolume": row["hypervolume"], "front_size": row["front_size"]})
-    params = {name: _text(value) for name, value in dataclasses.asdict(design).items()}
+    params = {name: text_of(value) for name, value in dataclasses.asdict(design).items()}
     params["study_digest"] = ledger.study_digest
     return Page(
         key=STUDY_KEY,
@@ -215,14 +231,14 @@ def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Tabl
             "sparsefront.study_digest": ledger.study_digest,
             "sparsefront.progress": progress,
             # MLflow's own description is left to people: it would be overwritten at every export.
-            "sparsefront.verdict": _cut("\n".join((verdict.headline, *verdict.sentences)), _MAX_TAG_CHARS),
+            "sparsefront.verdict": cut("\n".join((verdict.headline, *verdict.sentences)), MAX_TAG_CHARS),
         },
-        params={name: _cut(value, _MAX_PARAM_CHARS) for name, value in params.items()},
+        params={name: cut(value, MAX_PARAM_CHARS) for name, value in params.items()},
         points=tuple(points),
     )
 
 
-def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: _Moment) -> list[Page]:
+def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -> list[Page]:
     values: dict[tuple[str, float], dict[str, float | int | None]] = {}
     spent = trained.group_by(["arm", "target_sparsity", "outcome"], use_threads=False).aggregate(
         [("passes", "sum"), ("seconds", "sum"), ([], "count_all")]
@@ -262,11 +278,11 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: _Moment) 
     ]
 
 
-def _shown(members: pa.Table, design: Design) -> list[Page]:
+def shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
     """Give pages of the front's members: all, or the best of each objective and an arbitrary but stable choice."""
     rows = members.to_pylist()
     if len(rows) > MAX_MEMBERS:
-        columns = [o.column for o in objectives_named(design.objectives)]
+        columns = [o.column for o in objectives_named(objectives)]
         extremes = {
             extreme(range(len(rows)), key=lambda i: rows[i][column]) for column in columns for extreme in (min, max)
         }
@@ -277,18 +293,18 @@ def _shown(members: pa.Table, design: Design) -> list[Page]:
 
 
 def _member_page(row: Mapping[str, Any]) -> Page:
-    now = _Moment(_ms(row["committed_at"]), row["steps"] or 0)
+    now = Moment(ms(row["committed_at"]), row["steps"] or 0)
     points = list(now.points({name: row[name] for name in _MEASURED}))
     for name in ("val_loss", "val_error"):
         for step, value in zip(row["curve_step"] or (), row[f"curve_{name}"] or (), strict=False):
-            points += _Moment(now.timestamp_ms, step).points({f"curve/{name}": value})
-    tags = {f"sparsefront.{name}": _text(row[name]) for name in _DESCRIPTION if row[name] is not None}
+            points += Moment(now.timestamp_ms, step).points({f"curve/{name}": value})
+    tags = {f"sparsefront.{name}": text_of(row[name]) for name in _DESCRIPTION if row[name] is not None}
     tags |= {"sparsefront.candidate": row["candidate"], "sparsefront.front": "member"}
     return Page(
         key=f"front/{row['candidate']}",
         name=f"{row['arm']} {row['target_sparsity']} {row['candidate'][:8]}",
-        tags={name: _cut(value, _MAX_TAG_CHARS) for name, value in tags.items()},
-        params={name: _text(row[name]) for name in _HYPERPARAMETERS if row[name] is not None},
+        tags={name: cut(value, MAX_TAG_CHARS) for name, value in tags.items()},
+        params={name: text_of(row[name]) for name in _HYPERPARAMETERS if row[name] is not None},
         points=tuple(points),
     )
 
@@ -318,7 +334,8 @@ def _interval(values: Iterable[float], alpha: float) -> tuple[float, float | Non
     return mean, mean - half, mean + half
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
     with tempfile.TemporaryDirectory(prefix="sparsefront-") as scratch:
         path = Path(scratch, "front.parquet")
         write_table(table, path)
@@ -334,21 +351,25 @@ def _rounded(value: float) -> float:
     return float(f"{value:.12g}")
 
 
-def _plain(value: object) -> object:
+def rounded_json(value: object) -> object:
+    """Plain data whose numbers are rounded, see `_rounded`."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: rounded_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [rounded_json(inner) for inner in value]
     return _rounded(value) if isinstance(value, float) else value
 
 
-def _ms(stamp: dt.datetime | None) -> int:
+def ms(stamp: dt.datetime | None) -> int:
+    """Milliseconds since 1970; 0 for none."""
     return 0 if stamp is None else int(stamp.timestamp() * 1000)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A value as a param or a tag."""
     return json.dumps(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _cut(text: str, n_chars: int) -> str:
+def cut(text: str, n_chars: int) -> str:
+    """A text of at most so many characters."""
     return text if len(text) <= n_chars else text[: n_chars - 1] + "…"

@@ -31,9 +31,12 @@ from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
 from sparsefront.cluster.mirror import STUDY_KEY, Mirror, Page, build_mirror
+from sparsefront.cluster.search_mirror import build_search_mirror
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.ledger.header import read_header
+from sparsefront.search.resolved import design_of
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ def record(
     folder: Path,
     *,
     tracking_uri: str | None,
-    design: Design,
+    design: Design | SearchDesign,
     report: Path | None,
     status: Status = "FINISHED",
     n_planned: int | None = None,
@@ -111,7 +114,10 @@ def record(
     # Read under the lock: an export that waited must not write what was true before it waited.
     with _only_exporter(folder):
         with Ledger.read(folder) as ledger:
-            mirror = build_mirror(ledger, design, n_planned=n_planned)
+            if isinstance(design, SearchDesign):
+                mirror = build_search_mirror(ledger, design, n_planned=n_planned)
+            else:
+                mirror = build_mirror(ledger, design, n_planned=n_planned)
         artifacts = dict(mirror.artifacts)
         artifacts["study.json"] = (folder / "study.json").read_bytes()
         if report is not None:
@@ -129,7 +135,7 @@ def record_in_process(
     folder: Path,
     *,
     tracking_uri: str | None,
-    design: Design,
+    design: Design | SearchDesign,
     report: Path | None,
     timeout_s: float,
     status: Status = "FINISHED",
@@ -165,7 +171,7 @@ class LiveRecorder:
         folder: Path,
         *,
         tracking_uri: str | None,
-        design: Design,
+        design: Design | SearchDesign,
         every_s: float = 60.0,
         timeout_s: float = 300.0,
         n_planned: int | None = None,
@@ -515,7 +521,7 @@ class _Child:
         cls,
         folder: Path,
         tracking_uri: str | None,
-        design: Design,
+        design: Design | SearchDesign,
         report: Path | None,
         timeout_s: float,
         status: Status,
@@ -525,7 +531,7 @@ class _Child:
         order = {
             "folder": str(folder),
             "tracking_uri": tracking_uri,
-            "design": dataclasses.asdict(design),
+            "design": dataclasses.asdict(design) if isinstance(design, Design) else None,
             "report": None if report is None else str(report),
             "status": status,
             "n_planned": n_planned,
@@ -601,8 +607,11 @@ def _environment(timeout_s: float) -> dict[str, str]:
     }
 
 
-def _design_of(fields: Mapping[str, Any]) -> Design:
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+def _design_of(order: Mapping[str, Any]) -> Design | SearchDesign:
+    """The design that was sent, or that of the study itself: a space is no plain data."""
+    if order["design"] is None:
+        return design_of(read_header(Path(order["folder"]) / "study.json").study)
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in order["design"].items()}
     return Design(**given)
 
 
@@ -623,7 +632,7 @@ def _answer(order: Mapping[str, Any]) -> RecordResult:
             return record(
                 folder,
                 tracking_uri=order["tracking_uri"],
-                design=_design_of(order["design"]),
+                design=_design_of(order),
                 report=None if order["report"] is None else Path(order["report"]),
                 status=order["status"],
                 n_planned=order["n_planned"],

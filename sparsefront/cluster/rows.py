@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,19 +11,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparsefront.search.plan import POOL, Lane, ScoreWork, TrainWork, Unavailable, Work
+from sparsefront.search.exploration import Decision, SearchLane, SegmentWork
+from sparsefront.search.plan import POOL, Lane, ScoreWork, TrainWork, Unavailable
+from sparsefront.search.plan import Work as MaskWork
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.spaces.candidate import Candidate, CandidateNames
+from sparsefront.spaces.domains import Value
+from sparsefront.spaces.masks import mask_digest
 from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.segments import SegmentResult
 from sparsefront.trainables.workshop import ScoredMasks, Trained
 
-_TYPES = {column.name: column.type for column in COLUMNS}
+Work = MaskWork | SegmentWork
+
+#: Columns that a space may set, beside those of its own.
+_HYPERPARAMETERS = tuple(column.name for column in COLUMNS if column.hyperparameter)
 
 
-def batch(columns: Mapping[str, Any], n_rows: int) -> pa.RecordBatch:
+def batch(columns: Mapping[str, Any], n_rows: int, schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """A record batch of `n_rows`: each column a sequence, one value for all rows, or absent (null)."""
     arrays = []
-    for name, kind in _TYPES.items():
+    for name, kind in zip(schema.names, schema.types, strict=True):
         value = columns.get(name)
         if isinstance(value, np.ndarray):
             arrays.append(pa.array(value, type=kind, from_pandas=False))
@@ -32,7 +41,7 @@ def batch(columns: Mapping[str, Any], n_rows: int) -> pa.RecordBatch:
             arrays.append(pa.nulls(n_rows, type=kind))
         else:
             arrays.append(pa.repeat(pa.scalar(value, type=kind), n_rows))
-    return pa.record_batch(arrays, schema=SCHEMA)
+    return pa.record_batch(arrays, schema=schema)
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
@@ -47,6 +56,7 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
         "nesterov": recipe.hyper.nesterov,
         "label_smoothing": recipe.hyper.label_smoothing,
         "batch_size": recipe.schedule.batch_size,
+        "data_fraction": recipe.data_fraction,
         "precision": recipe.precision,
     }
 
@@ -139,7 +149,14 @@ def trained_rows(
 
 
 def lost_rows(
-    work: Work, outcome: str, reason: str, names: CandidateNames, recipe: Recipe, *, seconds_each: float
+    work: Work,
+    outcome: str,
+    reason: str,
+    names: CandidateNames,
+    recipe: Recipe,
+    *,
+    seconds_each: float,
+    schema: pa.Schema = SCHEMA,
 ) -> pa.RecordBatch:
     """Rows of work that came to nothing: it raised, or its worker died or hung with it.
 
@@ -151,10 +168,10 @@ def lost_rows(
         recipe: how they were to be made.
         seconds_each: wall time of the last attempt divided over its candidates; what it got done in passes is unknown
             and counted as 0.
+        schema: of the study's ledger.
     """
-    common = {
+    common: dict[str, Any] = {
         "replicate": work.replicate,
-        "target_sparsity": work.sparsity,
         "outcome": outcome,
         "steps": 0,
         "passes": 0.0,
@@ -165,6 +182,11 @@ def lost_rows(
         "error": reason,
     }
     rows: list[dict[str, Any]] = []
+    if isinstance(work, SegmentWork):
+        each_s = work.predicted_s / len(work.lanes)
+        shared = {**common, "stage": "trained", "target_sparsity": 0.0, "reused": False, "predicted_s": each_s}
+        return _from_rows([{**lane_columns(lane, recipe), **shared} for lane in work.lanes], schema)
+    common["target_sparsity"] = work.sparsity
     if isinstance(work, ScoreWork):
         for i in range(work.start, work.stop):
             name = names.of(Candidate(work.replicate, work.sparsity, "masked", draw=i))
@@ -189,9 +211,121 @@ def lost_rows(
     return _from_rows(rows)
 
 
-def unavailable_rows(found: Sequence[Unavailable], names: CandidateNames, recipe: Recipe) -> pa.RecordBatch:
+def segment_rows(
+    work: SegmentWork, ended: Sequence[SegmentResult], recipe: Recipe, *, device: str, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Rows of candidates that came to the end of a segment: to a rung, or to the end of their training."""
+    lanes = {lane_name(lane): (lane, rung) for lane, rung in zip(work.lanes, work.rung, strict=True)}
+    rows: list[dict[str, Any]] = []
+    for one in ended:
+        lane, rung = lanes[one.id]
+        row = {
+            **lane_columns(lane, recipe),
+            "stage": "trained",
+            "target_sparsity": 0.0,
+            "replicate": work.replicate,
+            "outcome": one.outcome,
+            "reused": False,
+            "steps": one.steps,
+            "passes": one.passes,
+            "flops": 0.0,
+            "seconds": one.seconds,
+            "predicted_s": work.predicted_s / len(work.lanes),
+            "checkpoint": one.checkpoint,
+            "attempt": work.attempt,
+            "pack": work.key,
+            "device": device,
+            "error": one.error,
+            "curve_step": one.curve_step,
+            "curve_val_loss": one.curve_val_loss,
+            "curve_val_error": one.curve_val_error,
+            "test_loss": one.test_loss,
+            "test_error": one.test_error,
+        }
+        if one.outcome is None:
+            assert rung is not None
+            row |= {"stage": "rung", "target_sparsity": float(rung), "rung": rung}
+        if one.remains is not None:
+            row |= {
+                "mask_kind": one.mask_kind,
+                "mask_digest": one.mask_digest,
+                "node_sparsity": one.remains.node_sparsity,
+                "weight_sparsity": one.remains.weight_sparsity,
+                "n_params": one.remains.n_params,
+                "macs": one.remains.macs,
+                "flops": 6.0 * one.remains.macs * one.passes,
+            }
+        if one.outcome != "diverged":
+            row |= {"val_loss": one.val_loss, "val_error": one.val_error}
+        rows.append(row)
+    return _from_rows(rows, schema)
+
+
+def decided_rows(
+    found: Sequence[Unavailable] | Sequence[Decision], names: CandidateNames, recipe: Recipe, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Rows that the driver itself commits: what can never be trained, was stopped, or repeats another candidate."""
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        rows += _unavailable_rows(one, names, recipe) if isinstance(one, Unavailable) else [_decision_row(one, recipe)]
+    return _from_rows(rows, schema)
+
+
+def _decision_row(one: Decision, recipe: Recipe) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        **point_columns(one.point or {}, one.settings, recipe),
+        "stage": "trained",
+        "arm": one.arm,
+        "replicate": one.replicate,
+        "target_sparsity": 0.0,
+        "slot": one.slot,
+        "outcome": one.outcome,
+        "rung": one.rung,
+        "reused": one.reused_from is not None,
+        "steps": one.steps,
+        "passes": 0.0,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "attempt": 0,
+        "error": one.error,
+        **(one.values or {}),
+    }
+    if one.described is not None:
+        described = one.described
+        row |= {"candidate": described.id, "n_params": described.n_params, "macs": described.macs}
+        row |= {"weight_sparsity": described.weight_sparsity, "node_sparsity": _known(described.node_sparsity)}
+    return row
+
+
+def lane_name(lane: SearchLane) -> str:
+    """What a lane is called in its pack and in checkpoints: two arms may have one candidate there."""
+    return f"{lane.id}:{lane.arm}:{lane.slot}"
+
+
+def lane_columns(lane: SearchLane, recipe: Recipe) -> dict[str, Any]:
+    """The columns that say which candidate a lane carries."""
+    return {
+        **point_columns(lane.point, lane.settings, recipe),
+        "candidate": lane.id,
+        "arm": lane.arm,
+        "slot": lane.slot,
+    }
+
+
+def point_columns(point: Mapping[str, Value], settings: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A point of a space by dimension, and how it is trained; masks by their digest."""
+    chosen = {name: settings[f"training.{name}"] for name in _HYPERPARAMETERS if f"training.{name}" in settings}
+    digests = {name: mask_digest(value) if isinstance(value, bytes) else value for name, value in point.items()}
+    return {**hyperparameters(recipe), **chosen, "mask_kind": recipe.mask_kind, **digests}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _unavailable_rows(one: Unavailable, names: CandidateNames, recipe: Recipe) -> list[dict[str, Any]]:
     """Rows of slots that can never be filled: failed, with the reason."""
-    rows = [
+    return [
         {
             "candidate": names.of(
                 Candidate(one.replicate, one.sparsity, "masked", mask=f"missing-{slot.arm}-{slot.slot}")
@@ -212,17 +346,15 @@ def unavailable_rows(found: Sequence[Unavailable], names: CandidateNames, recipe
             "attempt": 0,
             "error": one.reason,
         }
-        for one in found
         for slot in one.slots
     ]
-    return _from_rows(rows)
 
 
 def stamped(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows with the time of their commit."""
-    at = SCHEMA.get_field_index("committed_at")
-    now = pa.scalar(datetime.now(UTC), type=_TYPES["committed_at"])
-    return rows.set_column(at, SCHEMA.field(at), pa.repeat(now, rows.num_rows))
+    at = rows.schema.get_field_index("committed_at")
+    now = pa.scalar(datetime.now(UTC), type=rows.schema.field(at).type)
+    return rows.set_column(at, rows.schema.field(at), pa.repeat(now, rows.num_rows))
 
 
 def _candidate_columns(lane: Lane, recipe: Recipe) -> dict[str, Any]:
@@ -280,8 +412,8 @@ def _trained_columns(work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, 
     return row
 
 
-def _from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    return batch({name: [row.get(name) for row in rows] for name in _TYPES}, len(rows))
+def _from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    return batch({name: [row.get(name) for row in rows] for name in schema.names}, len(rows), schema)
 
 
 def _finite(values: npt.NDArray[np.floating[Any]]) -> list[float | None]:

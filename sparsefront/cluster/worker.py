@@ -11,8 +11,9 @@ import faulthandler
 import resource
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -20,12 +21,15 @@ import ray
 import torch
 from ray import tune
 
-from sparsefront.cluster.rows import lost_rows, scored_rows, trained_rows
+from sparsefront.cluster.rows import Work, lane_name, lost_rows, scored_rows, segment_rows, trained_rows
 from sparsefront.errors import CandidateFailed
-from sparsefront.search.plan import ScoreWork, TrainWork, Work
+from sparsefront.search.exploration import SegmentWork
+from sparsefront.search.plan import ScoreWork, TrainWork
+from sparsefront.search.schema import schema_of
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from sparsefront.trainables.workshop import LaneOrder, Trained, Workshop
 
 #: A report at least this often, so that the driver knows that the pack is alive and the terminal moves.
@@ -43,6 +47,10 @@ class WorkerSettings:
         device: 'cpu' or 'cuda'.
         timeout_s: longest time without a validation point before the worker ends itself.
         memory_bytes: most memory that the process may take on top of what it starts with; None for no limit.
+        columns: the ledger's columns besides those that all have, by name (`sparsefront.search.schema.schema_of`).
+        checkpoints: folder that all workers and the driver share.
+        is_search: whether its work is that of a search.
+        threads: of one worker.
     """
 
     recipe: Recipe
@@ -50,19 +58,32 @@ class WorkerSettings:
     device: str
     timeout_s: float
     memory_bytes: int | None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: str = ""
+    is_search: bool = False
+    threads: int = 1
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the study's ledger."""
+        return schema_of({"resolved": {"columns": self.columns}})
 
 
 class Report(TypedDict):
     """What a worker tells the driver every now and then.
 
     `rows` is an Arrow stream or None; `blobs` are masks by digest; `problem` says why this worker can run no pack at
-    all (its device or the user's module is missing there), None if it can.
+    all (its device or the user's module is missing there), None if it can. A candidate that trains alone reports at
+    every rung, in a report of its own: `run` says which arm and replicate it is of, `steps` and `loss` where it stands.
     """
 
     rows: bytes | None
     blobs: dict[str, bytes]
     done: bool
     problem: str | None
+    run: str | None
+    steps: int
+    loss: float | None
 
 
 class PackRunner:
@@ -71,13 +92,16 @@ class PackRunner:
     def __init__(self, settings: WorkerSettings, dataset: Dataset) -> None:
         self._settings, self._dataset = settings, dataset
         self._names = CandidateNames(settings.base)
-        self._workshop: Workshop | None = None
+        self._workshop: Workshop | SegmentShop | None = None
+        self._schema = settings.schema
+        self._passed: tuple[str, int, float | None] | None = None
         self._device_name = ""
         self._steps: Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]] = iter(())
 
     def start(self, work: Work, masks: dict[str, bytes]) -> None:
         """Take a pack; `masks` are the bits of stored masks by digest."""
         self._steps = self._run(work, masks)
+        self._passed = None
 
     def step(self) -> Report:
         """Work on the pack for about two seconds, or until it is done, and say what ended."""
@@ -102,23 +126,66 @@ class PackRunner:
                 done = True
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        return {"rows": _encode(rows), "blobs": blobs, "done": done, "problem": None}
+            if self._passed is not None:
+                break
+        run, steps, loss = self._passed or (None, 0, None)
+        self._passed = None
+        return {
+            "rows": _encode(rows),
+            "blobs": blobs,
+            "done": done,
+            "problem": None,
+            "run": run,
+            "steps": steps,
+            "loss": loss,
+        }
 
     def _prepare(self) -> None:
         """Build what all packs need; once, and under the watchdog, for it imports and runs the user's module."""
         settings = self._settings
         device = torch.device(settings.device)
         self._device_name = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
-        self._workshop = Workshop(settings.recipe, self._dataset, device)
+        if settings.is_search:
+            self._workshop = SegmentShop(settings.recipe, self._dataset, device, Path(settings.checkpoints))
+        else:
+            self._workshop = Workshop(settings.recipe, self._dataset, device)
 
     def _run(self, work: Work, masks: dict[str, bytes]) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
-        assert self._workshop is not None
+        if isinstance(work, SegmentWork):
+            yield from ((rows, {}) for rows in self._train_segment(work))
+            return
+        assert isinstance(self._workshop, Workshop)
         if isinstance(work, ScoreWork):
             yield from ((rows, {}) for rows in self._score(self._workshop, work))
             return
         orders = [LaneOrder(lane.candidate, masks.get(lane.candidate.mask or "")) for lane in work.lanes]
         for ended in self._workshop.train(orders, derive=work.derive):
             yield self._rows(work, ended)
+
+    def _train_segment(self, work: SegmentWork) -> Iterator[pa.RecordBatch | None]:
+        """Train candidates of a search to their next rung or to the end; one that trains alone past all its rungs."""
+        assert isinstance(self._workshop, SegmentShop)
+        starts = [(lane.start_step, lane.checkpoint) for lane in work.lanes]
+        ends = [*((step, (rung,)) for rung, step in work.passing), (work.stops[0], work.rung)]
+        for stop, rungs in ends:
+            specs = [
+                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint)
+                for lane, (start, checkpoint) in zip(work.lanes, starts, strict=True)
+            ]
+            part = replace(work, rung=rungs)
+            for ended in self._workshop.train(specs, work.replicate, work.padded):
+                if not ended:
+                    yield None
+                    continue
+                if work.passing:
+                    (one,) = ended
+                    starts = [(one.steps, one.checkpoint)]
+                    if one.outcome is None:
+                        lane = work.lanes[0]
+                        self._passed = (f"{lane.arm}/{work.replicate}", one.steps, one.val_loss)
+                yield segment_rows(part, ended, self._settings.recipe, device=self._device_name, schema=self._schema)
+                if work.passing and ended[0].outcome is not None:
+                    return
 
     def _score(self, workshop: Workshop, work: ScoreWork) -> Iterator[pa.RecordBatch]:
         """Score masks; if that breaks, by halves until the culprit is alone."""
@@ -173,7 +240,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], *, settings: Any = None, dataset: Any = None, orders: Any = None) -> None:
         """Prepare the process once; `reset_config` brings the next pack. Nothing here can fail or hang for long."""
         self._orders = orders
-        torch.set_num_threads(1)
+        torch.set_num_threads(settings.threads)
         # Moments of silent units decay into subnormal numbers, which cost a hundred times as much on a CPU.
         torch.set_flush_denormal(True)
         if settings.memory_bytes is not None:
@@ -207,7 +274,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
 
 def problem(text: str) -> Report:
     """The report of a worker that can run no pack at all."""
-    return {"rows": None, "blobs": {}, "done": True, "problem": text}
+    return {"rows": None, "blobs": {}, "done": True, "problem": text, "run": None, "steps": 0, "loss": None}
 
 
 def outcome_of(error: BaseException) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsefront.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,67 @@ class Design:
     convergence_margin_fraction: float = 0.05
     alpha: float = 0.05
     objectives: tuple[str, ...] = ("val_error", "n_params", "macs")
+
+
+@dataclass(frozen=True)
+class RungSettings:
+    """At which steps the candidates of a run are compared, and how many go on.
+
+    Attributes:
+        kind: a name of `sparsefront.search.rungs.RUNGS`; 'none' trains everything to the end.
+        eta: one of `eta` goes on.
+        min_steps: the first rung; 0 means full steps / eta^3, at least 1.
+        bracket: candidates, by number, that are compared with each other (Hyperband has sizes of its own).
+        objectives: what they are compared by, minimised.
+        bands: ascending edges of weight sparsity; candidates are compared within their band only. Empty: with all.
+        asynchronous: compare with all that came before in the whole run, in the order of their commits: uses the
+            machine best, and is not reproducible.
+        fidelity: what grows from rung to rung: 'steps', or 'data_fraction' (steps and examples alike).
+    """
+
+    kind: str = "none"
+    eta: int = 3
+    min_steps: int = 0
+    bracket: int = 64
+    objectives: tuple[str, ...] = ("val_loss",)
+    bands: tuple[float, ...] = ()
+    asynchronous: bool = False
+    fidelity: str = "steps"
+
+
+@dataclass(frozen=True)
+class SearchArm:
+    """One contender of a search: a strategy on a space, with its budget and rungs, and whom it is judged against."""
+
+    name: str
+    strategy: str
+    space: Space
+    candidates: int
+    batch: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rungs: RungSettings = RungSettings()
+    against: str = "random"
+
+
+@dataclass(frozen=True)
+class SearchDesign:
+    """What was asked of a search study: its arms, replicates and objectives, and how the referee judges them.
+
+    ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
+    point (one objective: a difference of that objective).
+    """
+
+    name: str
+    seed: int
+    replicates: int
+    arms: tuple[SearchArm, ...]
+    steps: int
+    eval_every: int
+    model: str
+    dataset: str
+    mask_kind: str
+    n_classes: int = 10
+    objectives: tuple[str, ...] = ("val_error", "n_params", "macs")
+    reference: tuple[float, ...] | None = None
+    equivalence_margin: float = 0.01
+    alpha: float = 0.05

@@ -53,7 +53,7 @@ class _Operand:
     value: object = None
 
 
-def parse_where(text: str, *, allow_test: bool = False) -> pc.Expression:
+def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHEMA) -> pc.Expression:
     """Parse a filter over the columns of the ledger.
 
     Args:
@@ -62,6 +62,7 @@ def parse_where(text: str, *, allow_test: bool = False) -> pc.Expression:
             for itself. ``sparsity`` stands for ``target_sparsity``, ``val_accuracy`` for 1 - ``val_error``;
             ``committed_at`` is compared with an ISO date in quotes (UTC unless it says otherwise).
         allow_test: accept ``test_*`` columns. A front never does: validation decides, test reports.
+        schema: columns of the ledger that is asked.
 
     Returns:
         An expression for ``Table.filter`` or a dataset scan. Rows for which it is null are left out.
@@ -82,7 +83,7 @@ def parse_where(text: str, *, allow_test: bool = False) -> pc.Expression:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as an unknown escape: a message of ours, not one on the terminal
             tree = ast.parse(shown, mode="eval")
-        return _Parser(shown, allow_test=allow_test).condition(tree.body)
+        return _Parser(shown, schema, allow_test=allow_test).condition(tree.body)
     except SyntaxError as error:
         place = f" at character {error.offset}" if error.offset else ""
         raise ConfigError(
@@ -98,8 +99,9 @@ def parse_where(text: str, *, allow_test: bool = False) -> pc.Expression:
 class _Parser:
     """Walks a syntax tree and refuses whatever the language does not have."""
 
-    def __init__(self, text: str, *, allow_test: bool) -> None:
+    def __init__(self, text: str, schema: pa.Schema, *, allow_test: bool) -> None:
         self.text = text
+        self.schema = schema
         self.allow_test = allow_test
 
     def condition(self, node: ast.expr) -> pc.Expression:
@@ -206,8 +208,8 @@ class _Parser:
         return _Operand(pc.scalar(value), "number", ast.unparse(node), literal=True, value=value)
 
     def column(self, name: str) -> _Operand:
-        stored = COMPLEMENTS.get(name, ALIASES.get(name, name))
-        known = [*SCHEMA.names, *ALIASES, *COMPLEMENTS]
+        stored = name if name in self.schema.names else COMPLEMENTS.get(name, ALIASES.get(name, name))
+        known = [*self.schema.names, *ALIASES, *COMPLEMENTS]
         if not self.allow_test:
             known = [column for column in known if not column.startswith("test_")]
         if stored.startswith("test_") and not self.allow_test:
@@ -215,12 +217,12 @@ class _Parser:
                 f"where={self.text!r}: {name} is a test result, which is reported and never decides; "
                 f"use {name.replace('test_', 'val_')}"
             )
-        if stored not in SCHEMA.names:
+        if stored not in self.schema.names:
             raise ConfigError(
                 f"where={self.text!r}: there is no column {name!r}{did_you_mean(name, known)} "
                 f"(columns: {', '.join(known)})"
             )
-        kind = _kind(SCHEMA.field(stored).type)
+        kind = _kind(self.schema.field(stored).type)
         expression = pc.field(stored)
         if name in COMPLEMENTS:
             expression = pc.subtract(pc.scalar(1.0), expression)

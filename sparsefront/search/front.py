@@ -89,7 +89,9 @@ def is_nondominated(points: Floats, *, keep_duplicates: bool = False) -> npt.NDA
     return np.asarray(moocore.is_nondominated(points, keep_weakly=keep_duplicates), dtype=np.bool_)
 
 
-def front(batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool = False) -> pa.Table:
+def front(
+    batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool = False, schema: pa.Schema = SCHEMA
+) -> pa.Table:
     """Find the non-dominated candidates of a ledger.
 
     Rows take part whose outcome is completed, whose objectives are all finite, and which are of a stage that has
@@ -100,6 +102,7 @@ def front(batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool 
         batches: a table, or its record batches, with at least ``front_columns(objectives)``.
         objectives: m names of ``objective.OBJECTIVES``.
         keep_duplicates: keep all candidates with the same objectives, rather than the one with the lowest key.
+        schema: columns of record batches, if there are none to tell them.
 
     Returns:
         The rows of the front with all columns of the input, sorted by the first objective (best first), then by the
@@ -111,7 +114,7 @@ def front(batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool 
     Cost: O(n log f) for n rows and a front of f (m <= 3), in memory for f rows and one batch.
     """
     objectives_named(objectives)
-    kept = (batches.schema if isinstance(batches, pa.Table) else SCHEMA).empty_table()
+    kept = (batches.schema if isinstance(batches, pa.Table) else schema).empty_table()
     points = np.empty((0, len(objectives)))
     for chunk in chunks(batches):
         fresh, fresh_points = _eligible(chunk, objectives)

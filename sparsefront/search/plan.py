@@ -278,7 +278,7 @@ class Plan:
             else:
                 self._scorings.appendleft(work)
 
-    def unavailable(self) -> list[Unavailable]:
+    def decided(self) -> list[Unavailable]:
         """Slots found to be impossible since the last call; the driver records them."""
         self._fill()
         found, self._unavailable = self._unavailable, []

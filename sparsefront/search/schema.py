@@ -1,10 +1,13 @@
 """The columns of the ledger: one row is one thing that happened to one candidate.
 
-Rows come in three stages, told apart by the column ``stage``:
+Rows come in stages, told apart by the column ``stage``:
 
 * ``scored``: a mask was scored without training (its initial loss is known);
-* ``trained``: an arm's candidate was trained, or failed to be;
-* ``pruned``: a mask was derived from trained weights (an input of the ``magnitude`` arm).
+* ``trained``: an arm's candidate was trained, or failed to be, or was stopped;
+* ``pruned``: a mask was derived from trained weights (an input of the ``magnitude`` arm);
+* ``rung``: a candidate of a search reached a rung, where it is compared; ``target_sparsity`` holds the rung's number.
+
+Costs (``passes``, ``flops``, ``seconds``) are those of the row alone: what an arm spent is their sum over all its rows.
 
 The key of a row is ``(stage, arm, replicate, target_sparsity, slot)``; the ledger holds each key once. One candidate
 may fill several slots (the mask with the lowest initial loss may also be one of the random draws): it is then
@@ -16,12 +19,13 @@ Losses are mean cross-entropies in nats; errors are misclassified fractions (0..
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 #: What can become of a candidate (docs: design, contract 7).
-OUTCOMES = ("completed", "stopped", "diverged", "failed", "timeout", "out_of_memory", "lost")
+OUTCOMES = ("completed", "stopped", "diverged", "failed", "timeout", "out_of_memory", "lost", "infeasible")
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,17 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column("candidate", pa.string(), "id: hash of everything that defines the candidate, 32 hex digits"),
-    Column("stage", pa.string(), "scored, trained or pruned"),
+    Column("stage", pa.string(), "scored, trained, pruned or rung"),
     Column("arm", pa.string(), "arm that the row belongs to; 'pool' for scored masks, which several arms choose from"),
     Column("replicate", pa.int32(), "index of (data split, initial weights, data order)"),
-    Column("target_sparsity", pa.float64(), "sparsity level of the study that the candidate was made for; 0 = dense"),
-    Column("slot", pa.int32(), "index within (stage, arm, replicate, level): draw number, 0 for arms of one"),
-    Column("outcome", pa.string(), "completed, stopped, diverged, failed, timeout, out_of_memory or lost"),
-    Column("rung", pa.int32(), "rung at which the candidate was stopped; null unless stopped"),
+    Column(
+        "target_sparsity",
+        pa.float64(),
+        "level that the candidate was made for, 0 = dense; in searches 0, or the number of the rung",
+    ),
+    Column("slot", pa.int32(), "index within (stage, arm, replicate, level): number of the draw or candidate"),
+    Column("outcome", pa.string(), "completed, stopped, diverged, failed, timeout, out_of_memory, lost or infeasible"),
+    Column("rung", pa.int32(), "rung that was reached, or at which the candidate was stopped"),
     Column("reused", pa.bool_(), "the same candidate was already trained for another slot; costs are zero here"),
     Column("mask_kind", pa.string(), "none, node or weight"),
     Column("mask_draw", pa.int64(), "number of the random draw that made the mask; null if it was not drawn"),
@@ -72,10 +80,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("nesterov", pa.bool_(), "whether the momentum is Nesterov's", hyperparameter=True),
     Column("label_smoothing", pa.float64(), "share of the target spread over all classes", hyperparameter=True),
     Column("batch_size", pa.int32(), "examples in an optimiser step", hyperparameter=True),
+    Column("data_fraction", pa.float64(), "share of the training examples that are used", hyperparameter=True),
     Column("precision", pa.string(), "of matrix products in training: float32 or bfloat16", hyperparameter=True),
     Column("passes", pa.float64(), "examples passed forward and backward; a forward pass alone counts 1/3"),
     Column("flops", pa.float64(), "floating-point operations of those passes (2 per multiply-accumulate)"),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
+    Column("predicted_s", pa.float64(), "what the packing expected of seconds; null where nothing was packed"),
+    Column("checkpoint", pa.string(), "file from which training goes on, in the folder checkpoints; null if none"),
     Column("attempt", pa.int32(), "0 unless the candidate's pack was lost before and ran again"),
     Column("pack", pa.string(), "pack that the candidate travelled in"),
     Column("device", pa.string(), "device it ran on"),
@@ -84,6 +95,25 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 SCHEMA = pa.schema([pa.field(c.name, c.type) for c in COLUMNS])
+
+_TYPES = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+
+
+def schema_of(study: Mapping[str, object]) -> pa.Schema:
+    """The columns of one study's ledger: `SCHEMA`, and the dimensions of its space that are no columns there.
+
+    Args:
+        study: the study as it is recorded; ``resolved.columns`` maps names to 'float64', 'int64', 'bool' or 'string'.
+
+    >>> schema_of({"resolved": {"columns": {"width_1": "int64"}}}).field("width_1").type
+    DataType(int64)
+    """
+    resolved = study.get("resolved", {})
+    assert isinstance(resolved, Mapping)
+    columns = resolved.get("columns", {})
+    assert isinstance(columns, Mapping)
+    return pa.schema([*SCHEMA, *(pa.field(name, _TYPES[kind]) for name, kind in sorted(columns.items()))])
+
 
 #: Columns that name a row (see the module's docstring).
 KEY = ("stage", "arm", "replicate", "target_sparsity", "slot")

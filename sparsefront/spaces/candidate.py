@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from sparsefront.spaces.masks import mask_digest
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -62,8 +64,21 @@ class CandidateNames:
 
     def of(self, candidate: Candidate) -> str:
         """Id of `candidate`: 32 hex digits."""
+        return self._named(asdict(candidate))
+
+    def of_settings(self, replicate: int, settings: Mapping[str, object]) -> str:
+        """Id of a candidate of a search, by the study keys that it sets: 32 hex digits.
+
+        >>> names = CandidateNames({"seed": 1})
+        >>> names.of_settings(0, {"training.lr": 0.1}) == names.of_settings(1, {"training.lr": 0.1})
+        False
+        """
+        plain = {key: mask_digest(value) if isinstance(value, bytes) else value for key, value in settings.items()}
+        return self._named({"replicate": replicate, "settings": plain})
+
+    def _named(self, what: Mapping[str, object]) -> str:
         named = self._hash.copy()
-        named.update(canonical_json(asdict(candidate)).encode())
+        named.update(canonical_json(what).encode())
         return named.hexdigest()
 
 

@@ -190,6 +190,8 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
         kept = [int(np.count_nonzero(mask[a:b])) for a, b in itertools.pairwise(edges)]
         return remains_of(structure, structure.compact(kept))
     parts = dict(zip((t.name for t in structure.prunable), split_sections(structure, "weight", mask), strict=True))
+    n_kept = int(np.count_nonzero(mask))
+    parts |= {t.name: np.ones(t.size, dtype=np.bool_) for t in structure.multiplied if not t.prunable}
     kept_weights = {name: int(np.count_nonzero(part)) for name, part in parts.items()}
     dead = 0
     for group in structure.groups:
@@ -198,7 +200,7 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
         for axis in group.axes:
             if axis.tensor not in parts:
                 continue
-            shape = next(t.shape for t in structure.prunable if t.name == axis.tensor)
+            shape = next(t.shape for t in structure.multiplied if t.name == axis.tensor)
             per_entry = (
                 np.moveaxis(parts[axis.tensor].reshape(shape), axis.dim, 0).reshape(shape[axis.dim], -1).any(axis=1)
             )
@@ -208,12 +210,11 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
             else:
                 outgoing |= per_node
         dead += int(group.size - np.count_nonzero(incoming & outgoing))
-    n_kept = sum(kept_weights.values())
     return Remains(
         node_sparsity=dead / structure.n_nodes if structure.n_nodes else 0.0,
         weight_sparsity=1 - n_kept / structure.n_weights,
         n_params=structure.n_params - structure.n_weights + n_kept,
-        macs=sum(kept_weights[t.name] * t.positions for t in structure.prunable),
+        macs=sum(kept_weights[t.name] * t.positions for t in structure.multiplied),
     )
 
 

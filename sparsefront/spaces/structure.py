@@ -22,13 +22,15 @@ class Tensor:
 
     `positions` is how often each entry is used in one example's forward pass (1 in a Linear layer, the output length
     in a convolution), so that multiply-accumulates are entries x positions. Biases and norms are not `prunable`; they
-    cost no multiply-accumulates by convention.
+    cost no multiply-accumulates by convention. A tensor that is not `trained` (a fixed random projection) stays as it
+    was drawn: it multiplies like any other, but is no parameter, for a seed restores it.
     """
 
     name: str
     shape: tuple[int, ...]
     prunable: bool
     positions: int = 1
+    trained: bool = True
 
     @property
     def size(self) -> int:
@@ -74,10 +76,15 @@ class Structure:
         """Tensors that weight masks act on."""
         return tuple(t for t in self.tensors if t.prunable)
 
+    @cached_property
+    def multiplied(self) -> tuple[Tensor, ...]:
+        """Tensors that cost multiply-accumulates: the prunable ones, and those that are fixed."""
+        return tuple(t for t in self.tensors if t.prunable or not t.trained)
+
     @property
     def n_params(self) -> int:
-        """Parameters, biases included."""
-        return sum(t.size for t in self.tensors)
+        """Trained parameters, biases included."""
+        return sum(t.size for t in self.tensors if t.trained)
 
     @property
     def n_weights(self) -> int:
@@ -92,7 +99,7 @@ class Structure:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one example's forward pass."""
-        return sum(t.size * t.positions for t in self.prunable)
+        return sum(t.size * t.positions for t in self.multiplied)
 
     def section_sizes(self, kind: str) -> tuple[int, ...]:
         """Sizes of what a mask of `kind` is divided into: node groups, or prunable tensors."""

@@ -22,15 +22,17 @@ from sparsefront.spaces.structure import Structure
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each tensor of a lane lies in its flat row."""
+    """Where each tensor of a lane lies in its flat row; the last `n_fixed` tensors are not trained."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    n_fixed: int = 0
 
     @classmethod
     def of(cls, structure: Structure) -> Layout:
-        """Layout of a network's tensors, in their order."""
-        return cls(tuple(t.name for t in structure.tensors), tuple(t.shape for t in structure.tensors))
+        """Layout of a network's tensors, in their order but for those that are not trained, which come last."""
+        tensors = sorted(structure.tensors, key=lambda t: not t.trained)
+        return cls(tuple(t.name for t in tensors), tuple(t.shape for t in tensors), sum(not t.trained for t in tensors))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -42,14 +44,24 @@ class Layout:
         """Entries of a row."""
         return sum(self.sizes)
 
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Tensors that are trained."""
+        return self.names[: len(self.names) - self.n_fixed]
+
+    @cached_property
+    def trained_width(self) -> int:
+        """Entries of a row that are trained: its first ones."""
+        return sum(self.sizes[: len(self.trained_names)])
+
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each tensor of every lane: (L, *shape), a view of `flat` (L, P)."""
         parts = torch.split(flat, list(self.sizes), dim=1)
         return {n: p.view(flat.shape[0], *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Inverse of `views`: (L, P), a copy."""
-        return torch.cat([tensors[n].flatten(1) for n in self.names], dim=1)
+        """Inverse of `views`: (L, P), a copy; of the trained tensors alone if the others are not among `tensors`."""
+        return torch.cat([tensors[n].flatten(1) for n in self.names if n in tensors], dim=1)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class LaneStack:
     Attributes:
         layout: shapes of one lane, padding included.
         flat: (L, P) float32 parameters.
-        keep: (L, P) float32 of zeros and ones, or None if every entry is trained. Zero entries stay exactly zero.
+        keep: (L, P) float32 of zeros and ones, or None if every entry exists. Zero entries stay exactly zero.
     """
 
     layout: Layout

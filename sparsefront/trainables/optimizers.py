@@ -10,7 +10,7 @@ importance of initialization and momentum, 2013 (Nesterov's form as torch implem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,13 +36,22 @@ PerLane = float | torch.Tensor
 
 
 class LaneOptimizer(Protocol):
-    """Updates all lanes of a pack in place."""
+    """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them."""
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step: `flat` (L, P) is updated; `gradient` (L, P) is scratch afterwards."""
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these (index tensor)."""
+
+    def silence(self, lanes: Sequence[int]) -> None:
+        """Train these lanes no more: forget their state, and make their learning rate zero."""
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """State by name, each (L, P), not copied; with the number of steps it is all that `restore` needs."""
+
+    def restore(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
+        """Go on as after `step` steps that ended in `slots`; a slot that is missing is zero."""
 
 
 class Adam:
@@ -96,6 +105,20 @@ class Adam:
         self._hyper = [self._hyper[i] for i in lanes.tolist()]
         self._prepare()
 
+    def silence(self, lanes: Sequence[int]) -> None:
+        """Train these lanes no more."""
+        _silence(self._hyper, lanes, self.slots())
+        self._prepare()
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """First and second moments."""
+        return {"first": self._first, "second": self._second}
+
+    def restore(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
+        """Go on as after `step` steps."""
+        self._step = step
+        _restore(self.slots(), slots)
+
 
 class SGD:
     """Stochastic gradient descent with momentum (Nesterov's form on request) and L2 weight decay."""
@@ -103,6 +126,7 @@ class SGD:
     def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
         self._hyper = list(hyper)
         self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
+        self._device = flat.device
         self._prepare(flat.device)
 
     def _prepare(self, device: torch.device) -> None:
@@ -137,6 +161,19 @@ class SGD:
         self._hyper = [self._hyper[i] for i in lanes.tolist()]
         self._prepare(lanes.device)
 
+    def silence(self, lanes: Sequence[int]) -> None:
+        """Train these lanes no more."""
+        _silence(self._hyper, lanes, self.slots())
+        self._prepare(self._device)
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Velocities, if any lane has momentum."""
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+    def restore(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
+        """Go on as after `step` steps."""
+        _restore(self.slots(), slots)
+
 
 class OptimizerFactory(Protocol):
     """Makes an optimiser for a pack."""
@@ -165,6 +202,19 @@ def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> Non
         gradient.addcmul_(flat, decay)
     elif decay:
         gradient.add_(flat, alpha=decay)
+
+
+def _silence(hyper: list[Hyperparameters], lanes: Sequence[int], slots: Mapping[str, torch.Tensor]) -> None:
+    for lane in lanes:
+        hyper[lane] = replace(hyper[lane], lr=0.0, weight_decay=0.0)
+        for state in slots.values():
+            state[lane] = 0.0
+
+
+def _restore(slots: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+    for name, state in slots.items():
+        if name in saved:
+            state.copy_(saved[name])
 
 
 def _square_root(second: torch.Tensor, *, out: torch.Tensor) -> None:

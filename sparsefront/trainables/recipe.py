@@ -25,6 +25,8 @@ class Recipe:
         hyper: hyperparameters of every lane.
         precision: 'float32', or 'bfloat16' for matrix products under autocast (weights and optimiser stay float32).
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
+        sparsity: of every mask, in studies where it is no level; 0 for dense networks.
+        data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
     """
 
     seed: int
@@ -38,3 +40,5 @@ class Recipe:
     hyper: Hyperparameters
     precision: str = "float32"
     lanes_at_once: int | None = None
+    sparsity: float = 0.0
+    data_fraction: float = 1.0

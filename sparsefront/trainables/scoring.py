@@ -18,7 +18,14 @@ import torch
 from torch.func import functional_call, vmap
 
 from sparsefront.trainables.gradients import forward
-from sparsefront.trainables.lanes import KeptNodes, LaneStack, gather_tensors, kept_nodes, weight_masked_lanes
+from sparsefront.trainables.lanes import (
+    KeptNodes,
+    LaneStack,
+    gather_tensors,
+    kept_nodes,
+    node_masked_lanes,
+    weight_masked_lanes,
+)
 from sparsefront.trainables.losses import scale_free_cross_entropy
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples
@@ -54,28 +61,36 @@ class Scorer:
             kind: 'node' or 'weight'.
         """
         self._model, self._parent, self._probe, self._kind = model, parent, probe, kind
+        if not self._is_staged:
+            return
         names = [t.name for t in model.structure.tensors]
         self._head_names = [n for n in names if not n.startswith(model.module.stem_prefixes)]
         with torch.no_grad():
             stem = functional_call(_Stage(model.module, "stem"), _prefixed(parent), (probe.x,))
             self._stem = stem.movedim(1, 0).contiguous()  # (nodes, batch, ...): gathering a node copies one run
 
+    @property
+    def _is_staged(self) -> bool:
+        """Whether the stem is computed once for all masks; a module can have none (`StagedModule.stem_prefixes`)."""
+        return self._kind == "node" and bool(self._model.module.stem_prefixes)
+
     @torch.no_grad()
     def score(self, masks: npt.NDArray[np.bool_]) -> Scores:
         """Scores of `masks` (n, entries) bool."""
         n_examples = len(self._probe)
         device = self._probe.x.device
-        if self._kind == "node":
+        if self._is_staged:
             kept = kept_nodes(self._model.structure, masks)
             per_mask = n_examples * self._stem[0, 0].numel() * max(k.width for k in kept)
         else:
             kept = []
-            per_mask = n_examples * max(g.size for g in self._model.structure.groups) * self._stem[0, 0].numel()
+            widest = max(t.shape[0] * t.positions for t in self._model.structure.multiplied)
+            per_mask = n_examples * widest
         chunk = max(1, _CHUNK_FLOATS["cpu" if device.type == "cpu" else "cuda"] // per_mask)
         parts: list[torch.Tensor] = []
         pending: list[torch.Tensor] = []
         for a in range(0, len(masks), chunk):
-            logits = self._node_logits(kept, a, a + chunk) if kept else self._weight_logits(masks[a : a + chunk])
+            logits = self._node_logits(kept, a, a + chunk) if kept else self._lane_logits(masks[a : a + chunk])
             pending.append(logits)
             if len(pending) * chunk * logits[0].numel() >= _SCORED_FLOATS or a + chunk >= len(masks):
                 parts.append(_reduce(torch.cat(pending), self._probe))
@@ -100,8 +115,9 @@ class Scorer:
         logits: torch.Tensor = vmap(one)(_prefixed(weights), hidden)
         return logits
 
-    def _weight_logits(self, masks: npt.NDArray[np.bool_]) -> torch.Tensor:
-        lanes = weight_masked_lanes(self._model.structure, self._parent, masks)
+    def _lane_logits(self, masks: npt.NDArray[np.bool_]) -> torch.Tensor:
+        build = node_masked_lanes if self._kind == "node" else weight_masked_lanes
+        lanes = build(self._model.structure, self._parent, masks)
         return forward(self._model, lanes.layout, lanes.flat, self._probe.x)
 
 

@@ -30,7 +30,7 @@ from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
 #: nothing, benchmarks/lanes.py); on a GPU this share of its free memory.
 _CPU_WORKING_SET_BYTES = 24 << 20
 _GPU_MEMORY_FRACTION = 0.5
-_FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
+FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
 
 
 @dataclass(frozen=True)
@@ -123,18 +123,8 @@ class Workshop:
         return self._model.structure
 
     def _make_replicate(self, replicate: int) -> _Replicate:
-        recipe, data = self.recipe, self._dataset
-        parts = split(
-            data,
-            validation_fraction=recipe.validation_fraction,
-            generator=generator(recipe.seed, "split", replicate),
-        )
-        train = Examples.of(
-            data.x_train[parts.train_indices], data.y_train[parts.train_indices], data.n_classes, self.device
-        )
-        validation = Examples.of(
-            data.x_train[parts.validation_indices], data.y_train[parts.validation_indices], data.n_classes, self.device
-        )
+        recipe = self.recipe
+        train, validation = split_examples(recipe, self._dataset, replicate, self.device)
         order = batch_order(
             len(train), recipe.schedule.batch_size, recipe.schedule.steps, generator(recipe.seed, "order", replicate)
         )
@@ -176,7 +166,7 @@ class Workshop:
             scores=scores,
             digests=[mask_digest(bits) for bits in pack_bits(masks)],
             remains=self._remains_of_masks(masks),
-            passes_each=len(self._replicate(replicate).probe) * _FORWARD_PASS,
+            passes_each=len(self._replicate(replicate).probe) * FORWARD_PASS,
             seconds_each=(perf_counter() - began) / (stop - start),
         )
 
@@ -218,7 +208,7 @@ class Workshop:
                         waiting.pop(id(job), None)
                     yield [trained for _, trained in ended]
             except Exception as error:  # the candidate boundary: user code or the device failed, which is data
-                outcome = "out_of_memory" if _is_out_of_memory(error) else "failed"
+                outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
                 left = list(waiting.values())
                 for job in left:
                     job.wasted_passes += spent[0]
@@ -249,13 +239,8 @@ class Workshop:
             return self.recipe.lanes_at_once
         c = job.order.candidate
         net = self.structure if c.network == "parent" or self.recipe.mask_kind == "weight" else self._small(c)
-        activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.prunable)
-        # Parameters, gradient, two moments and a mask; activations forward and backward.
-        lane_bytes = 4 * (5 * net.n_params + 3 * activations)
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            return max(1, int(free * _GPU_MEMORY_FRACTION) // lane_bytes)
-        return max(1, _CPU_WORKING_SET_BYTES // lane_bytes)
+        activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
+        return lanes_at_once(net.n_params, activations, self.device)
 
     def _small(self, candidate: Candidate) -> Structure:
         """The dense network of the size that a mask of this level leaves."""
@@ -343,7 +328,7 @@ class Workshop:
             seconds += (now - began) / n_left
             began = now
             n_left -= len(ended)
-            spent[0] = pack.step * recipe.schedule.batch_size + _FORWARD_PASS * (
+            spent[0] = pack.step * recipe.schedule.batch_size + FORWARD_PASS * (
                 n_points * len(state.validation) + len(state.probe)
             )
             if not ended:
@@ -376,7 +361,7 @@ class Workshop:
                             ),
                             test_loss=test_loss,
                             test_error=test_error,
-                            passes=job.wasted_passes + spent[0] + (len(self._test) * _FORWARD_PASS if i in test else 0),
+                            passes=job.wasted_passes + spent[0] + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
                             derived=self._derive(job, result, lanes, derive),
                         ),
@@ -409,6 +394,30 @@ class Workshop:
         return tuple(cut)
 
 
+def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: torch.device) -> tuple[Examples, Examples]:
+    """Training and validation examples of a replicate, on a device."""
+    parts = split(
+        dataset,
+        validation_fraction=recipe.validation_fraction,
+        generator=generator(recipe.seed, "split", replicate),
+    )
+    train, validation = (
+        Examples.of(dataset.x_train[indices], dataset.y_train[indices], dataset.n_classes, device)
+        for indices in (parts.train_indices, parts.validation_indices)
+    )
+    return train, validation
+
+
+def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> int:
+    """How many lanes of a size to train together: what stays near a core's caches, or fits into a GPU's memory."""
+    # Parameters, gradient, two moments and a mask; activations forward and backward.
+    lane_bytes = 4 * (5 * n_params + 3 * n_activations)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, int(free * _GPU_MEMORY_FRACTION) // lane_bytes)
+    return max(1, _CPU_WORKING_SET_BYTES // lane_bytes)
+
+
 def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:
     """Lanes of one layout in one stack."""
     if len(stacks) == 1:
@@ -437,6 +446,7 @@ def _broken(job: _Job, outcome: str, error: Exception) -> Trained:
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left."""
     # The CPU allocator of torch raises a plain RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

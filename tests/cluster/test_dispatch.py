@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from sparsefront.cluster.dispatch import Driver, what_broke
 from sparsefront.cluster.rows import lost_rows
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, problem
 from sparsefront.errors import ConfigError, SparsefrontError
+from sparsefront.progress import Progress
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import Plan, ScoreWork, TrainWork, Work
 from sparsefront.spaces.candidate import CandidateNames
@@ -88,7 +90,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     settings = WorkerSettings(study.recipe(), study.base(), "cpu", TIMEOUT_S, None)
     posted: dict[str, tuple[Work, dict[str, bytes]]] = {}
     now_s = [0.0]
-    with Ledger.create(tmp_path / "study", study.identity(), digest=study.digest, versions={}) as ledger:
+    with Ledger.create(tmp_path / "study", study.recorded(), digest=study.digest, versions={}) as ledger:
         plan = Plan(study.design(), CandidateNames(study.base()), masks_per_pack=4, lanes_per_pack=4)
         driver = Driver(
             plan,
@@ -300,3 +302,38 @@ def test_lost_rows_name_the_candidates_of_the_plan(scene: Scene) -> None:
     scored = dispatch.decode_rows(expected["rows"])[0]
     assert rows["candidate"].to_pylist() == scored["candidate"].to_pylist()
     assert scene.plan.is_new(rows).all()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_nothing_holds_on_to_reports_once_they_are_committed(tmp_path: Path) -> None:
+    """Else the driver grows with the study, whichever part of Ray Tune it is that keeps them."""
+    counts: list[int] = []
+
+    class View:
+        def say(self, text: str) -> None: ...
+
+        def show(self, progress: Progress) -> None:
+            if not counts and progress.counts[0] == 8:
+                counts.append(sum(b"score-r0-s0.25-" in stream for stream in arrow_streams()))
+
+        def finish(self, progress: Progress, *, seconds: float) -> None: ...
+
+        def close(self) -> None: ...
+
+    study = tiny(
+        sparsities=[0.25],
+        compute={"device": "cpu", "workers": 2, "masks_per_pack": 1},
+        record={"enabled": False},
+    )
+    study.run(tmp_path / "study", view=View())
+    assert counts == [0]
+
+
+def arrow_streams() -> list[bytes]:
+    """Bytes that are held by a container of this process and begin as an Arrow stream does."""
+    gc.collect()
+    held = gc.get_referents(*gc.get_objects())
+    held += gc.get_referents(*(one for one in held if type(one) in (dict, tuple) and not gc.is_tracked(one)))
+    streams = [one for one in held if type(one) is bytes and one.startswith(b"\xff\xff\xff\xff")]
+    return list({id(one): one for one in streams}.values())

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sparsefront.cluster.rows import batch, lost_rows, scored_rows, stamped, trained_rows, unavailable_rows
+from sparsefront.cluster.rows import batch, decided_rows, lost_rows, scored_rows, stamped, trained_rows
 from sparsefront.search.plan import Lane, ScoreWork, Slot, TrainWork, Unavailable
 from sparsefront.search.schema import SCHEMA
 from sparsefront.spaces.candidate import Candidate, CandidateNames
@@ -131,7 +131,7 @@ def test_work_that_came_to_nothing_has_the_keys_it_would_have_had(recipe: Recipe
 
 def test_slots_that_cannot_be_filled_say_why(recipe: Recipe) -> None:
     found = [Unavailable(0, 0.5, (Slot("magnitude", 0), Slot("magnitude", 1)), "the parent did not complete")]
-    rows: list[dict[str, Any]] = unavailable_rows(found, NAMES, recipe).to_pylist()
+    rows: list[dict[str, Any]] = decided_rows(found, NAMES, recipe, SCHEMA).to_pylist()
     assert [(r["arm"], r["slot"], r["outcome"], r["error"]) for r in rows] == [
         ("magnitude", i, "failed", "the parent did not complete") for i in range(2)
     ]

@@ -72,7 +72,7 @@ def run_inline(
     if (folder / "study.json").exists():
         ledger = Ledger.open(folder, digest=study.digest, disk=disk)
     else:
-        ledger = Ledger.create(folder, study.identity(), digest=study.digest, versions={}, disk=disk)
+        ledger = Ledger.create(folder, study.recorded(), digest=study.digest, versions={}, disk=disk)
     with ledger:
         names = CandidateNames(study.base())
         plan = Plan(study.design(), names, masks_per_pack=masks_per_pack, lanes_per_pack=lanes_per_pack)
@@ -89,7 +89,7 @@ def run_inline(
             on_commit=lambda rows: None,
         )
         runner = PackRunner(settings, dataset)
-        driver.record_unavailable()
+        driver.record_decided()
         while not driver.is_over:
             key = driver.next_pack("trial")
             assert key is not None

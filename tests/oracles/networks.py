@@ -1,4 +1,4 @@
-"""The three parents written out in plain PyTorch, and plain loops that train and score one network at a time."""
+"""The parents written out in plain PyTorch, and plain loops that train and score one network at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ SMALL = {
     "mlp": {"widths": [12, 9]},
     "residual_mlp": {"width": 11},
     "conv1d": {"channels": [6, 5, 4]},
+    "hourglass": {"skip_width": 11, "hidden_width": 5, "depth": 2},
 }
+#: A preset of `mlp`.
+_PRESETS = {"lenet_300_100": {"widths": [12, 9]}}
 N_INPUTS, N_CLASSES = 15, 4
 
 
 @cache  # recordings of gradients are kept by module: tests that share one share them
 def small_model(family, **options):
     """One of the small parents."""
-    return build_model(family, {**SMALL[family], **options}, input_shape=(N_INPUTS,), n_classes=N_CLASSES)
+    small = (SMALL | _PRESETS)[family]
+    return build_model(family, {**small, **options}, input_shape=(N_INPUTS,), n_classes=N_CLASSES)
 
 
 def logits(family, weights, x, *, activation="relu", node_masks=None):
@@ -39,7 +43,14 @@ def logits(family, weights, x, *, activation="relu", node_masks=None):
     def linear(name, hidden):
         return functional.linear(hidden, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
-    if family == "mlp":
+    if family == "hourglass":  # without a norm, with a lift
+        z = masked(linear("lift", x.flatten(1)), 0)
+        n_blocks = sum(name.endswith("first.weight") for name in weights)
+        for i in range(n_blocks):
+            hidden = masked(act(linear(f"blocks.{i}.first", z)), i + 1)
+            z = masked(z + linear(f"blocks.{i}.second", hidden), 0)
+        return linear("out", z)
+    if family in ("mlp", "lenet_300_100"):
         n_layers = sum(name.endswith(".weight") for name in weights)
         hidden = x.flatten(1)
         for i in range(n_layers - 1):

@@ -95,6 +95,16 @@ def dead_nodes(family, structure, weight_mask):
             has_output = w["linear2.weight"][:, i].any() or w["linear3.weight"][:, i].any()
             dead += not (has_input and has_output)
         return dead
+    if family == "hourglass":
+        blocks = [f"blocks.{i}" for i in range(len(structure.groups) - 1)]
+        for i in range(structure.groups[0].size):
+            has_input = w["lift.weight"][i].any() or any(w[f"{b}.second.weight"][i].any() for b in blocks)
+            has_output = w["out.weight"][:, i].any() or any(w[f"{b}.first.weight"][:, i].any() for b in blocks)
+            dead += not (has_input and has_output)
+        for b in blocks:
+            for i in range(structure.groups[1].size):
+                dead += not (w[f"{b}.first.weight"][i].any() and w[f"{b}.second.weight"][:, i].any())
+        return dead
     layer = "layers" if family == "mlp" else "convs"
     for g, group in enumerate(structure.groups):
         for i in range(group.size):

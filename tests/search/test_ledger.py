@@ -223,6 +223,23 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, p
         yield ledger, pa.concat_tables(pieces)
 
 
+def test_a_scan_does_not_run_ahead_of_who_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that was decoded whole while its reader works would be in memory all at once."""
+    monkeypatch.setattr("sparsefront.search.ledger.parts.GROUP_ROWS", 64)
+    with create(tmp_path / "study") as ledger:
+        for number in range(40):
+            ledger.commit(rows(64 * number, 64, error="".join(random.Random(number).choices("abcdef", k=4096))))
+        ledger.compact()
+        held = []
+        before = pa.total_allocated_bytes()
+        for batch in ledger.scan():
+            held.append((pa.total_allocated_bytes() - before) / batch.nbytes)
+            digests = [hashlib.sha256(repr(row).encode()).digest() for row in batch.to_pylist()]  # a reader at work
+            assert len(digests) == 64
+        assert len(held) == 40
+        assert max(held) < 3
+
+
 def predicates() -> st.SearchStrategy[pc.Expression]:
     compare: list[Callable[[Any, Any], Any]] = [
         lambda a, b: a < b,

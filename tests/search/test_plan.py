@@ -167,13 +167,13 @@ class Simulation:
             self.ledger.append(fresh)
             self.plan.absorb(fresh)
 
-    def record_unavailable(self) -> None:
-        for one in self.plan.unavailable():
+    def record_decided(self) -> None:
+        for one in self.plan.decided():
             rows = (row_of("trained", slot.arm, one.replicate, one.sparsity, slot.slot) for slot in one.slots)
             self.commit([{**row, "outcome": "failed", "error": one.reason} for row in rows])
 
     def step(self, *, chaos: float) -> None:
-        self.record_unavailable()
+        self.record_decided()
         if len(self.away) < 3 and self.chance.random() < 0.7:
             work = self.plan.next_work()
             if work is not None:
@@ -274,7 +274,7 @@ def test_a_replayed_plan_knows_what_the_live_one_knew(design: Design, seed: int)
     simulation = Simulation(World.of(design, chance), chance)
     for _ in range(chance.randint(0, 60)):
         simulation.step(chaos=0.0)
-    simulation.record_unavailable()
+    simulation.record_decided()
     # What is away is lost, as for a driver that died.
     for work, _ in simulation.away:
         simulation.plan.give_back([work])
@@ -362,17 +362,17 @@ def test_a_failed_parent_makes_magnitude_impossible_and_says_why() -> None:
     design = make_design(replicates=1, sparsities=(0.5,), arms=("random", "magnitude"))
     plan = Plan(design, NAMES, masks_per_pack=4, lanes_per_pack=4)
     plan.absorb(batch_of([{**row_of("trained", "dense", 0, 0.0, 0), "outcome": "diverged"}]))
-    (found,) = plan.unavailable()
+    (found,) = plan.decided()
     assert found.slots == (Slot("magnitude", 0),)
     assert found.reason == "the parent of replicate 0 did not complete (diverged)"
-    assert plan.unavailable() == []
+    assert plan.decided() == []
 
 
 def test_only_the_scores_that_are_missing_make_an_arm_impossible() -> None:
     design = make_design(replicates=1, sparsities=(0.5,), arms=("random", "searched", "searched_scalefree"))
     plan = Plan(design, NAMES, masks_per_pack=8, lanes_per_pack=8)
     plan.absorb(batch_of({**row_of("scored", "pool", 0, 0.5, i), "initial_loss": 1.0} for i in range(6)))
-    (found,) = plan.unavailable()
+    (found,) = plan.decided()
     assert (found.slots, found.reason) == ((Slot("searched_scalefree", 0),), "no mask of this level has a finite score")
 
 

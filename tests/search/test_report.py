@@ -27,7 +27,7 @@ from sparsefront.search.ledger import Ledger
 from sparsefront.search.report import render_page, report_numbers, write_report
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
 from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, mean_interval, plain
-from sparsefront.search.report.page import _script_json
+from sparsefront.search.report.page import script_json
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import judge
 
@@ -434,7 +434,7 @@ def test_the_page_refers_to_nothing_outside_itself(study: Study) -> None:
 
 @given(st.text())
 def test_embedded_json_cannot_leave_its_script(value: str) -> None:
-    written = _script_json({value: value})
+    written = script_json({value: value})
     assert not set("<>&\u2028\u2029") & set(written)
     assert json.loads(written) == {value: value}
 

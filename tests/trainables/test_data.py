@@ -57,6 +57,11 @@ def philox(key):
     return np.random.Generator(np.random.Philox(key=key))
 
 
+@pytest.fixture(scope="module")
+def xor_cluster():
+    return data.load_dataset("xor_cluster")
+
+
 # The data sets.
 
 
@@ -102,6 +107,67 @@ def test_digits_never_change(digits):
     assert np.abs(share - 0.2).max() < 1 / 150
 
 
+XOR = {"num_samples": 1000, "dim": 6, "separation": 20}
+
+
+def test_xor_clusters_lie_where_they_should():
+    """Coordinates are standard normal around their centre: means of 200 within 5 standard errors, 5 / sqrt(200)."""
+    dataset = data.load_dataset("xor_cluster", {**XOR, "flipped_samples": 0})
+    assert np.bincount(dataset.y_train).tolist() == [400, 400]
+    assert np.bincount(dataset.y_test).tolist() == [100, 100]
+    x, y = dataset.x_train, dataset.y_train
+    for label, axis in ((0, 0), (1, 1)):
+        for sign in (1, -1):
+            cluster = x[(y == label) & (sign * x[:, axis] > 0)]
+            assert len(cluster) == 200
+            centre = np.zeros(6)
+            centre[axis] = 20 * sign
+            np.testing.assert_allclose(cluster.mean(axis=0), centre, atol=5 / np.sqrt(200))
+            # Relative standard error of a standard deviation: 1 / sqrt(2n).
+            np.testing.assert_allclose(cluster.std(axis=0), 1, rtol=5 / np.sqrt(400))
+
+
+def test_no_line_divides_xor_clusters_and_a_product_does(xor_cluster):
+    easy = data.load_dataset("xor_cluster", {**XOR, "flipped_samples": 0})
+    x, y = easy.x_train.astype(np.float64), 2.0 * easy.y_train - 1
+    linear = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
+    assert abs(np.mean(np.sign(np.c_[x, np.ones(len(x))] @ linear) == y) - 0.5) < 0.1
+    assert (np.sign(np.abs(x[:, 1]) - np.abs(x[:, 0])) == y).all()
+
+
+@pytest.mark.parametrize("n_flipped", [0, 1, 7, 100, 400])
+def test_exactly_so_many_labels_are_flipped_and_none_of_the_test(n_flipped):
+    clean = data.load_dataset("xor_cluster", {**XOR, "flipped_samples": 0})
+    flipped = data.load_dataset("xor_cluster", {**XOR, "flipped_samples": n_flipped})
+    assert np.array_equal(clean.x_train, flipped.x_train)
+    assert np.array_equal(clean.y_test, flipped.y_test)
+    is_flipped = clean.y_train != flipped.y_train
+    assert is_flipped.sum() == n_flipped
+    assert abs(np.bincount(clean.y_train[is_flipped], minlength=2) @ [1, -1]) <= 1
+
+
+def test_xor_clusters_are_those_of_their_seed(xor_cluster):
+    assert data.load_dataset("xor_cluster").digest == xor_cluster.digest
+    assert data.load_dataset("xor_cluster", {"seed": 1}).digest != xor_cluster.digest
+    assert data.load_dataset("xor_cluster", {"test_samples": 100}).n_test == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_samples": 100, "test_samples": 61},
+            "test_samples=61 for data set 'xor_cluster': must leave at least 40",
+        ),
+        ({"num_samples": 100, "flipped_samples": 41}, "flipped_samples=41 for data set .* at most half of the 80"),
+        ({"dim": 1}, "dim=1 for data set 'xor_cluster': must be a whole number from 2"),
+    ],
+)
+def test_xor_clusters_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        data.load_dataset("xor_cluster", options)
+
+
 def test_mnist1d_from_the_cache_is_mnist1d_generated(tmp_path, folder, mnist1d):
     assert data.load_dataset("mnist1d", cache=folder).digest == mnist1d.digest
     made = data.load_dataset("mnist1d", SMALL, cache=tmp_path / "a")
@@ -134,7 +200,7 @@ def test_the_registry_loads_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("|") == [
         "[]",
-        "['mnist1d', 'digits']",
+        "['mnist1d', 'digits', 'xor_cluster']",
         "a whole number from 100 to 1000000, a multiple of 10\n",
     ]
 
@@ -144,7 +210,7 @@ def test_the_registry_loads_nothing():
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(
-        ConfigError, match=r"'mnist' is no data set: known are digits, mnist1d; did you mean 'mnist1d'\?"
+        ConfigError, match=r"'mnist' is no data set: known are digits, mnist1d, .*; did you mean 'mnist1d'\?"
     ):
         data.load_dataset("mnist")
 

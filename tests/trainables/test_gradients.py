@@ -240,6 +240,54 @@ def test_simplifying_the_recording_spares_what_is_read_again(precision, n_exampl
             torch.testing.assert_close(losses[i], loss.detach(), rtol=share, atol=share)
 
 
+class Stubborn(StagedModule):
+    """Works in place, splits, and reads a buffer that is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(oracle.N_INPUTS, 8)
+        self.b = nn.Linear(4, oracle.N_CLASSES)
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 4))
+
+    def forward(self, x):
+        left, right = self.a(x).split(4, dim=1)
+        return self.b(((left * right).mul_(2.0) + right) * self.scale)
+
+
+def test_what_a_module_does_besides_is_recorded_too():
+    module = Stubborn()
+    structure = Structure(
+        tuple(Tensor(n, tuple(p.shape), n.endswith("weight")) for n, p in module.named_parameters()), ()
+    )
+    model, layout = Model(module.requires_grad_(False), structure, "torch"), Layout.of(structure)
+    flat = torch.randn(3, layout.width, generator=torch.Generator().manual_seed(0))
+    x, labels, one_hot = batch()
+    for shift in (0.0, 0.1):  # the second time from the recording
+        gradient, losses = recorded(model, layout, flat + shift, x, one_hot)
+        for i, row in enumerate(flat + shift):
+            leaf = row.clone().requires_grad_(True)
+            out = torch.func.functional_call(
+                module, {name: view[0] for name, view in layout.views(leaf[None]).items()}, (x,)
+            )
+            loss = functional.cross_entropy(out, labels)
+            loss.backward()
+            torch.testing.assert_close(gradient[i], leaf.grad, **TOLERANCE)
+            torch.testing.assert_close(losses[i], loss.detach(), **TOLERANCE)
+
+
+def test_what_is_fixed_has_no_gradient():
+    options = {"lift": "fixed", "skip_width": 11, "hidden_width": 5}
+    model = build_model("hourglass", options, input_shape=(oracle.N_INPUTS,), n_classes=oracle.N_CLASSES)
+    layout, flat = lanes_of(model, 2)
+    assert layout.names[-1] == "lift.weight"
+    assert layout.trained_width == layout.width - 11 * oracle.N_INPUTS == model.structure.n_params
+    x, labels, one_hot = batch()
+    gradient, losses = recorded(model, layout, flat, x, one_hot)
+    expected, expected_losses = plain("hourglass", layout, flat, x, labels)
+    torch.testing.assert_close(gradient, expected[:, : layout.trained_width], **TOLERANCE)
+    torch.testing.assert_close(losses, expected_losses, **TOLERANCE)
+
+
 @pytest.mark.parametrize("family", oracle.SMALL)
 def test_the_forward_pass_is_that_of_each_network_alone(family):
     model = oracle.small_model(family)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparsefront.errors import ConfigError
 from sparsefront.spaces.seeds import generator
-from sparsefront.trainables.models import MODELS, build_model, initial_weights, model_family
+from sparsefront.trainables.models import MODELS, SizedFamily, build_model, initial_weights, model_family
 from sparsefront.trainables.models.model import ACTIVATIONS, INITS
 from tests.oracles import networks as oracle
 
@@ -146,6 +146,95 @@ def test_the_residual_perceptron_skips_its_second_layer(activation, bias):
     )
 
 
+@pytest.mark.parametrize("lift", ["trained", "fixed", "identity"])
+@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_hourglass_adds_what_its_blocks_find_to_a_stream(lift, norm, activation, bias):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            d_z = 15 if lift == "identity" else 11
+            if lift != "identity":
+                self.lift = nn.Linear(15, d_z, bias=bias and lift == "trained")
+            self.down = nn.ModuleList(nn.Linear(d_z, 5, bias=bias) for _ in range(3))
+            self.up = nn.ModuleList(nn.Linear(5, d_z, bias=bias) for _ in range(3))
+            self.out = nn.Linear(d_z, 4, bias=bias)
+            self.norm = nn.LayerNorm(d_z, elementwise_affine=False) if norm == "layer" else nn.Identity()
+            self.act = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}[activation]()
+
+        def forward(self, x):
+            z = x if lift == "identity" else self.lift(x)
+            for down, up in zip(self.down, self.up, strict=True):
+                z = z + up(self.act(down(self.norm(z))))
+            return self.out(z)
+
+    options = {"lift": lift, "norm": norm, "activation": activation, "bias": bias, "depth": 3, "hidden_width": 5}
+    options["skip_width"] = 15 if lift == "identity" else 11
+    model = build_model("hourglass", options, input_shape=(3, 5), n_classes=4)
+    weights, x, plain = weights_of(model), inputs(9, 3, 5), Plain()
+    named = {n.replace("first", "down").replace("second", "up"): w for n, w in weights.items()}
+    for i in range(3):
+        named = {
+            n.replace(f"blocks.{i}.down", f"down.{i}").replace(f"blocks.{i}.up", f"up.{i}"): w for n, w in named.items()
+        }
+    plain.load_state_dict(named)
+    with torch.no_grad():
+        expected = plain(x.flatten(1))
+    torch.testing.assert_close(functional_call(model.module, weights, (x,)), expected, rtol=0, atol=1e-5)
+    assert {t.name for t in model.structure.tensors if not t.trained} == ({"lift.weight"} if lift == "fixed" else set())
+    # The lift is multiplied, trained or not.
+    with FlopCounterMode(display=False) as counter:
+        model.module(torch.empty((1, 15), device="meta"))
+    assert 2 * model.structure.macs == counter.get_total_flops()
+    n_params = sum(p.numel() for p in model.module.parameters())
+    assert model.structure.n_params == n_params - (15 * 11 if lift == "fixed" else 0)
+    # Units of the stream can go where no other unit depends on how many there are.
+    names = [g.name for g in model.structure.groups]
+    assert names == (["stream"] if lift != "identity" and norm == "none" else []) + [f"blocks.{i}" for i in range(3)]
+
+
+def test_an_identity_lift_has_the_width_of_the_inputs():
+    message = r"model\.skip_width=64 with model\.lift='identity': must be 15, the numbers in an example"
+    with pytest.raises(ConfigError, match=message):
+        build_model("hourglass", {"lift": "identity"}, input_shape=(15,), n_classes=4)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_a_block_of_zeros_or_without_units_passes_its_input_on(norm):
+    small, large = (
+        build_model("hourglass", {"depth": d, "norm": norm, "skip_width": 7}, input_shape=(15,), n_classes=4)
+        for d in (2, 4)
+    )
+    weights, x = weights_of(small), inputs(9, 15)
+    expected = functional_call(small.module, weights, (x,))
+    missing = {t.name: t.shape for t in large.structure.tensors if t.name not in weights}
+    zeros = {n: torch.zeros(s) for n, s in missing.items()}
+    empty = {n: torch.zeros(s) if "second.bias" in n else torch.zeros((0,) * len(s)) for n, s in missing.items()}
+    for padding in (zeros, empty):
+        torch.testing.assert_close(functional_call(large.module, weights | padding, (x,)), expected, rtol=0, atol=1e-6)
+
+
+def test_lenet_300_100_is_a_perceptron():
+    lenet = build_model("lenet_300_100", {}, input_shape=(28, 28), n_classes=10)
+    mlp = build_model("mlp", {"widths": [300, 100]}, input_shape=(28, 28), n_classes=10)
+    assert lenet.structure == mlp.structure
+    assert lenet.structure.n_weights == 266_200
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_family_describes_what_it_builds(family):
+    sized = model_family(family)
+    assert isinstance(sized, SizedFamily)
+    small = oracle.small_model(family)
+    options = sized.options.model_validate((oracle.SMALL | oracle._PRESETS)[family])
+    data = {"input_shape": (oracle.N_INPUTS,), "n_classes": oracle.N_CLASSES}
+    assert sized.structure(options, **data) == small.structure
+    skeleton = sized.skeleton(options)
+    assert sized.skeleton(skeleton) == skeleton
+    assert [t.name for t in sized.structure(skeleton, **data).tensors] == [t.name for t in small.structure.tensors]
+
+
 def assert_same_network(model, plain, family, activation):
     """The module, the plain network and the oracle of the other tests give the same outputs."""
     weights, x = weights_of(model), inputs(9, oracle.N_INPUTS)
@@ -211,7 +300,7 @@ def test_initial_weights_have_the_spread_of_their_rule(family):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, conv1d; did you mean 'mlp'\?"
+        ConfigError, match=r"model.name='mpl': must be one of mlp, residual_mlp, .*; did you mean 'mlp'\?"
     ):
         model_family("mpl")
 
@@ -234,6 +323,9 @@ def test_a_family_that_cannot_be_imported_is_refused(name):
         ("residual_mlp", {"bias": 1}),
         ("conv1d", {"channels": [4, 4]}),
         ("conv1d", {"init": "xavier"}),
+        ("hourglass", {"depth": 65}),
+        ("hourglass", {"lift": "random"}),
+        ("hourglass", {"norm": "batch"}),
     ],
 )
 def test_options_that_make_no_network_are_refused(family, options):

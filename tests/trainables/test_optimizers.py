@@ -109,3 +109,36 @@ def test_a_lane_that_is_not_finite_touches_no_other(name):
         optimizer.step(flat, gradient_of(flat, step))
     for lane in (0, 2):
         torch.testing.assert_close(flat[lane], alone(name, hyper[lane], start(3)[lane]), **TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "hyper"), [pytest.param(n, h, id=f"{n}, {c}") for n, c, h in CASES])
+def test_who_goes_on_from_the_slots_goes_on_as_before(name, hyper):
+    whole, flat = start(), start()
+    optimizer = OPTIMIZERS[name](whole, hyper)
+    for step in range(STEPS):
+        optimizer.step(whole, gradient_of(whole, step))
+    optimizer = OPTIMIZERS[name](flat, hyper)
+    for step in range(30):
+        optimizer.step(flat, gradient_of(flat, step))
+    saved = {n: s.clone() for n, s in optimizer.slots().items()}
+    optimizer = OPTIMIZERS[name](flat, hyper)
+    optimizer.restore(30, saved)
+    for step in range(30, STEPS):
+        optimizer.step(flat, gradient_of(flat, step))
+    assert torch.equal(flat, whole)
+
+
+@pytest.mark.parametrize(("name", "hyper"), [pytest.param(n, h, id=f"{n}, {c}") for n, c, h in CASES])
+def test_a_silenced_lane_stays_where_it_is_and_the_others_go_on(name, hyper):
+    flat = start()
+    flat[1] = torch.nan
+    optimizer = OPTIMIZERS[name](flat, hyper)
+    for step in range(STEPS):
+        if step == 30:
+            flat[1] = 0.0
+            optimizer.silence([1])
+        optimizer.step(flat, gradient_of(flat, step))
+    assert (flat[1] == 0).all()
+    assert all(torch.isfinite(s[1]).all() for s in optimizer.slots().values())
+    for lane in (0, 2, 3):
+        torch.testing.assert_close(flat[lane], alone(name, hyper[lane], start()[lane]), **TOLERANCE)

@@ -201,6 +201,75 @@ def test_lanes_that_are_stopped_change_nothing_for_those_that_stay(hyper, optimi
         np.testing.assert_allclose(found[lane].curve_val_loss, expected[lane].curve_val_loss[:n], atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("recording_steps", [0, 10**6])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_whether_a_pack_shrinks_changes_nothing(optimizer, recording_steps, examples, order, monkeypatch):
+    """Who leaves is cut out if that is worth a recording, and is left behind as zeros if not."""
+    model = oracle.small_model("mlp")
+    schedule = replace(SCHEDULE, optimizer=optimizer)
+    lanes, _ = lanes_of(model, "node", 6, allocation="global")
+    hyper = [
+        replace(HYPER, lr=1e30 if i in (1, 4) else 0.002 * (i + 1), label_smoothing=0.1 * (i == 2)) for i in range(6)
+    ]
+    expected = [run(model, lanes.select([i]), hyper[i], examples, order, schedule=schedule)[0] for i in range(6)]
+    monkeypatch.setattr(pack_module, "_RECORDING_STEPS", recording_steps)
+    train, validation = examples
+    pack = Pack(
+        model,
+        lanes,
+        hyper,
+        schedule,
+        train=train,
+        validation=validation,
+        order=order,
+        stop_rule=lambda step, numbers, losses, errors: {0: 7} if step == 40 else {},
+    )
+    ended = [pack.advance(), pack.advance()]
+    assert [[r.lane for r in each] for each in ended] == [[1, 4], [0]]
+    assert pack.n_lanes == 3
+    results = {r.lane: r for each in (*ended, *pack.run()) for r in each}
+    assert (results[0].outcome, results[0].rung, results[0].steps) == ("stopped", 7, 40)
+    for lane in (2, 3, 5):
+        assert_same(results[lane], expected[lane], parameters=False)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_a_pack_goes_on_where_another_ended(kind, optimizer, examples, order):
+    model = oracle.small_model("mlp")
+    schedule = replace(SCHEDULE, optimizer=optimizer)
+    lanes, _ = lanes_of(model, kind, 3)
+    hyper = [replace(HYPER, lr=0.01 * (i + 1), momentum=0.3 * i, weight_decay=1e-3) for i in range(3)]
+    whole = run(model, lanes, hyper, examples, order, schedule=schedule)
+    first = run(model, lanes, hyper, examples, order, schedule=replace(schedule, steps=20))
+    flat = torch.stack([first[i].parameters for i in range(3)])
+    slots = {name: torch.stack([first[i].slots[name] for i in range(3)]) for name in first[0].slots}
+    assert set(slots) == ({"first", "second"} if optimizer == "adam" else {"velocity"})
+    second = run(
+        model,
+        replace(lanes, flat=flat),
+        hyper,
+        examples,
+        order,
+        schedule=schedule,
+        start_step=20,
+        slots=slots,
+    )
+    for lane, result in second.items():
+        assert torch.equal(result.parameters, whole[lane].parameters)
+        assert result.curve_step == [40, 50]
+        assert result.curve_val_loss == whole[lane].curve_val_loss[1:]
+        assert result.steps == 50
+
+
+def test_only_a_lane_that_came_to_the_end_has_slots(examples, order):
+    model = oracle.small_model("mlp")
+    lanes, _ = lanes_of(model, "node", 3)
+    lanes.flat[0, 0] = torch.nan
+    results = run(model, lanes, HYPER, examples, order, stop_rule=lambda step, *_: {1: 0} if step == 20 else {})
+    assert [bool(results[i].slots) for i in range(3)] == [False, False, True]
+
+
 def test_a_stop_rule_never_sees_a_lane_that_diverged(examples, order):
     model = oracle.small_model("mlp")
     lanes, _ = lanes_of(model, "node")

@@ -96,6 +96,20 @@ def test_lanes_are_scored_as_their_masks(family, kind, allocation, examples):
         np.testing.assert_allclose(a, b, rtol=5e-3 if field == "temperature" else 2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "allocation"), KINDS)
+@pytest.mark.parametrize("options", [{"lift": "identity", "skip_width": 15}, {"norm": "layer"}])
+def test_a_parent_without_a_stem_is_scored_lane_by_lane(options, kind, allocation, examples, monkeypatch):
+    model = oracle.small_model("hourglass", **options)
+    assert model.module.stem_prefixes == ()
+    parent, masks = parent_of(model), masks_of(model, kind, allocation)
+    build = node_masked_lanes if kind == "node" else weight_masked_lanes
+    by_lane = score_lanes(model, build(model.structure, parent, masks), examples[1])
+    for n_floats in (1 << 11, 1 << 20):
+        monkeypatch.setattr(scoring, "_CHUNK_FLOATS", {"cpu": n_floats, "cuda": n_floats})
+        by_mask = Scorer(model, parent, examples[1], kind=kind).score(masks)
+        np.testing.assert_allclose(by_mask.initial_loss, by_lane.initial_loss, rtol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["node", "weight"])
 def test_the_full_mask_scores_as_the_parent(kind, examples):
     model = oracle.small_model("residual_mlp")

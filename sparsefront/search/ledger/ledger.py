@@ -42,7 +42,7 @@ from sparsefront.search.ledger.parts import (
     split,
     stage,
 )
-from sparsefront.search.schema import KEY, SCHEMA
+from sparsefront.search.schema import KEY, schema_of
 
 #: Neighbours of one tier that are merged into one part of the next.
 FAN_IN = 32
@@ -65,6 +65,7 @@ class Ledger:
         self.study = header.study
         self.study_digest = header.digest
         self.versions = header.versions
+        self.schema = _schema(header)
         self._parts = list(parts)
         self._writer = writer
         self._disk = disk
@@ -161,7 +162,8 @@ class Ledger:
             require_folder(folder / "blobs")
             sizes = list_parts(parts_folder)
             arrangement = arrange(parts_folder, sizes)
-            parts = [Part.open(parts_folder, name) for name in arrangement.kept]
+            schema = _schema(header)
+            parts = [Part.open(parts_folder, name, schema) for name in arrangement.kept]
             _verify(parts)
             # Only now: nothing is removed from a ledger that is refused.
             _remove_temporaries(disk, folder)
@@ -184,7 +186,7 @@ class Ledger:
             header = read_header(folder / "study.json")
             parts_folder = folder / "ledger"
             require_folder(parts_folder)
-            parts = _snapshot(parts_folder)
+            parts = _snapshot(parts_folder, _schema(header))
             _verify(parts)
         return cls(folder, header, parts, writer=None, disk=Disk())
 
@@ -212,7 +214,7 @@ class Ledger:
         """Append rows; they are durable when this returns. Now and then also merges small parts (see `compact`).
 
         Args:
-            rows: one or more rows, with exactly the columns of `sparsefront.search.schema.SCHEMA`.
+            rows: one or more rows, with exactly the columns of `schema`.
 
         Returns:
             The number of the commit, counted from 0.
@@ -221,14 +223,21 @@ class Ledger:
             LedgerError: if the ledger is not open for writing, the rows do not fit, or the disk fails.
         """
         self._require_writer()
-        table = _checked(rows)
+        table = _checked(rows, self.schema)
         number = self.n_commits
         folder = self.folder / "ledger"
         # Pessimistic until it is over: after an interrupt or a failed sync nobody knows what the disk holds.
         self._state = "failed"
         try:
             name = stage(
-                self._disk, folder, split(table), first=number, last=number, n_rows=table.num_rows, merged=False
+                self._disk,
+                folder,
+                split(table),
+                schema=self.schema,
+                first=number,
+                last=number,
+                n_rows=table.num_rows,
+                merged=False,
             )
         except OSError as error:
             self._state = "open"
@@ -237,7 +246,7 @@ class Ledger:
                 "earlier commits are safe; free the disk and commit again"
             ) from error
         try:
-            part = publish(self._disk, folder, name)
+            part = publish(self._disk, folder, name, self.schema)
         except OSError as error:
             raise LedgerError(
                 f"commit {number} ({table.num_rows} rows) to {self.folder} may or may not be recorded ({error}): "
@@ -265,13 +274,13 @@ class Ledger:
         """
         self._require_open()
         parts = tuple(self._parts)
-        names = None if columns is None else [_known_column(name) for name in columns]
+        names = None if columns is None else [_known_column(name, self.schema) for name in columns]
         return (batch for part in parts for batch in part.batches(columns=names, where=where))
 
     def table(self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """The same rows as `scan`, in memory as one table."""
         batches = list(self.scan(columns=columns, where=where))
-        schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         return pa.Table.from_batches(batches, schema=schema)
 
     def duplicates(self) -> pa.Table:
@@ -397,7 +406,8 @@ class Ledger:
             name = stage(
                 self._disk,
                 folder,
-                regroup(old),
+                regroup(old, self.schema),
+                schema=self.schema,
                 first=old[0].name.first,
                 last=old[-1].name.last,
                 n_rows=sum(part.name.n_rows for part in old),
@@ -412,7 +422,7 @@ class Ledger:
                 "free the disk"
             ) from error
         try:
-            merged = publish(self._disk, folder, name)
+            merged = publish(self._disk, folder, name, self.schema)
             self._parts[start:stop] = [merged]
             # Ascending: a reader whose listing missed one of these finds those before it gone, and lists again.
             for part in old:
@@ -451,6 +461,15 @@ def _is_full(part: Part) -> bool:
     return part.name.n_bytes >= FULL_BYTES
 
 
+def _schema(header: Header) -> pa.Schema:
+    try:
+        return schema_of(header.study)
+    except (AssertionError, KeyError) as error:
+        raise LedgerError(
+            f"study.json names columns of an unknown kind ({error}): another version wrote it; read it with that one"
+        ) from None
+
+
 @contextlib.contextmanager
 def _disk_errors(folder: Path, doing: str) -> Iterator[None]:
     try:
@@ -472,7 +491,7 @@ def _verify(parts: Sequence[Part]) -> None:
             pass
 
 
-def _snapshot(folder: Path) -> list[Part]:
+def _snapshot(folder: Path, schema: pa.Schema) -> list[Part]:
     """Open the parts that count, beside a writer that may add and merge meanwhile.
 
     A listing is not atomic: it may miss both a merged part and those it replaces. It is believed when a second one,
@@ -485,7 +504,7 @@ def _snapshot(folder: Path) -> list[Part]:
         kept: tuple[PartName, ...] = ()
         try:
             kept = arrange(folder, sizes).kept
-            opened = {name: opened.get(name) or Part.open(folder, name) for name in kept}
+            opened = {name: opened.get(name) or Part.open(folder, name, schema) for name in kept}
         except LedgerError as error:
             refusal = error
         except FileNotFoundError:
@@ -520,36 +539,37 @@ def _trim(disk: Disk, folder: Path, arrangement: Arrangement, sizes: Mapping[Par
         disk.unlink(folder / str(name))
 
 
-def _checked(rows: pa.Table | pa.RecordBatch) -> pa.Table:
+def _checked(rows: pa.Table | pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-    if not table.schema.equals(SCHEMA):
-        raise LedgerError(f"rows do not have the ledger's columns ({_schema_difference(table.schema)}): see SCHEMA")
+    if not table.schema.equals(schema):
+        difference = _schema_difference(table.schema, schema)
+        raise LedgerError(f"rows do not have the ledger's columns ({difference}): see sparsefront.search.schema")
     if table.num_rows == 0:
         raise LedgerError("n_rows=0: a commit holds at least one row; leave empty commits out")
     table.validate()
-    return table.cast(SCHEMA)
+    return table.cast(schema)
 
 
-def _schema_difference(schema: pa.Schema) -> str:
-    unknown = [name for name in schema.names if name not in SCHEMA.names]
-    lacking = [name for name in SCHEMA.names if name not in schema.names]
+def _schema_difference(schema: pa.Schema, accepted: pa.Schema) -> str:
+    unknown = [name for name in schema.names if name not in accepted.names]
+    lacking = [name for name in accepted.names if name not in schema.names]
     other = [
-        f"{field.name} is {field.type} instead of {SCHEMA.field(field.name).type}"
+        f"{field.name} is {field.type} instead of {accepted.field(field.name).type}"
         for field in schema
         if schema.names.count(field.name) == 1
-        and field.name in SCHEMA.names
-        and field.type != SCHEMA.field(field.name).type
+        and field.name in accepted.names
+        and field.type != accepted.field(field.name).type
     ]
     found = [f"unknown: {', '.join(unknown)}"] if unknown else []
     found += [f"missing: {', '.join(lacking)}"] if lacking else []
     return "; ".join(found + other) or "in another order, repeated, or not nullable"
 
 
-def _known_column(name: str) -> str:
-    if name not in SCHEMA.names:
-        columns = ", ".join(SCHEMA.names)
+def _known_column(name: str, schema: pa.Schema) -> str:
+    if name not in schema.names:
+        columns = ", ".join(schema.names)
         raise ConfigError(
-            f"column={name!r} is not in the ledger: columns are {columns}{did_you_mean(name, SCHEMA.names)}"
+            f"column={name!r} is not in the ledger: columns are {columns}{did_you_mean(name, schema.names)}"
         )
     return name
 

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from sparsefront.errors import LedgerError
 from sparsefront.search.ledger.disk import Disk, require_plain, write_atomically
-from sparsefront.search.schema import SCHEMA
 
 #: The one temporary name in a folder; one is enough for one writer.
 TEMPORARY = "incoming.tmp"
@@ -95,9 +94,10 @@ class Part:
     name: PartName
     path: Path
     file: pa.OSFile
+    schema: pa.Schema
 
     @classmethod
-    def open(cls, folder: Path, name: PartName) -> Part:
+    def open(cls, folder: Path, name: PartName, schema: pa.Schema) -> Part:
         """Open a part for reading; nothing of its content is checked yet.
 
         Raises:
@@ -111,7 +111,7 @@ class Part:
         require_plain(path, named)
         if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
             raise LedgerError(f"{path} was replaced while it was opened: parts never change; look for who did it")
-        return cls(name, path, file)
+        return cls(name, path, file, schema)
 
     def verify(self) -> None:
         """Check size, digest, columns and number of rows against the name and the schema.
@@ -128,10 +128,10 @@ class Part:
                 f"{self.path} is no Parquet file ({_one_line(error)}): another program wrote it; "
                 "move it out of the ledger"
             ) from None
-        if n_rows != self.name.n_rows or not schema.equals(SCHEMA):
+        if n_rows != self.name.n_rows or not schema.equals(self.schema):
             raise LedgerError(
                 f"{self.path} holds {n_rows} rows of {len(schema)} columns, not {self.name.n_rows} rows of the "
-                f"ledger's {len(SCHEMA)} columns: another program or version wrote it; move it out of the ledger"
+                f"ledger's {len(self.schema)} columns: another program or version wrote it; move it out of the ledger"
             )
 
     def verify_bytes(self) -> None:
@@ -155,12 +155,12 @@ class Part:
 
     def batches(self, *, columns: Sequence[str] | None, where: pc.Expression | None) -> Iterator[pa.RecordBatch]:
         """Rows in the order they were committed, at most `GROUP_ROWS` at a time; `where` skips whole row groups."""
-        scanner = _PARQUET.make_fragment(self.file).scanner(
-            schema=SCHEMA, columns=columns, filter=where, batch_size=GROUP_ROWS, batch_readahead=2, fragment_readahead=1
-        )
-        for batch in scanner.to_batches():
-            if batch.num_rows:
-                yield batch
+        # Group by group: one scanner over all would decode the whole part ahead of whoever takes its time.
+        for group in _PARQUET.make_fragment(self.file).split_by_row_group(where, schema=self.schema):
+            scanner = group.scanner(schema=self.schema, columns=columns, filter=where, batch_size=GROUP_ROWS)
+            for batch in scanner.to_batches():
+                if batch.num_rows:
+                    yield batch
 
     def groups(self) -> Iterator[pa.Table]:
         """The whole part, one row group after another."""
@@ -170,14 +170,23 @@ class Part:
 
 
 def stage(
-    disk: Disk, folder: Path, groups: Iterable[pa.Table], *, first: int, last: int, n_rows: int, merged: bool
+    disk: Disk,
+    folder: Path,
+    groups: Iterable[pa.Table],
+    *,
+    schema: pa.Schema,
+    first: int,
+    last: int,
+    n_rows: int,
+    merged: bool,
 ) -> PartName:
     """Write the rows of commits first..last to the temporary file, synced; `publish` makes it a part.
 
     Args:
         disk: where the effects go.
         folder: the folder of parts.
-        groups: row groups in order, each with the ledger's schema; only one is held at a time.
+        groups: row groups in order; only one is held at a time.
+        schema: the ledger's, and theirs.
         first: number of the first commit covered.
         last: number of the last one.
         n_rows: rows in all groups together.
@@ -190,7 +199,7 @@ def stage(
 
     def hashed() -> Iterator[bytes]:
         nonlocal n_bytes
-        for chunk in _encode(groups, _MERGED if merged else _FRESH):
+        for chunk in _encode(groups, _MERGED if merged else _FRESH, schema):
             digest.update(chunk)
             n_bytes += len(chunk)
             yield chunk
@@ -199,7 +208,7 @@ def stage(
     return PartName(first, last, n_rows, n_bytes, digest.hexdigest()[:32])
 
 
-def publish(disk: Disk, folder: Path, name: PartName) -> Part:
+def publish(disk: Disk, folder: Path, name: PartName, schema: pa.Schema) -> Part:
     """Turn the temporary file into the part `name`, durable when this returns.
 
     Raises:
@@ -207,7 +216,7 @@ def publish(disk: Disk, folder: Path, name: PartName) -> Part:
     """
     disk.rename(folder / TEMPORARY, folder / str(name))
     disk.sync_folder(folder)
-    return Part.open(folder, name)
+    return Part.open(folder, name, schema)
 
 
 def split(rows: pa.Table) -> Iterator[pa.Table]:
@@ -217,7 +226,7 @@ def split(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows.slice(start, n_rows)
 
 
-def regroup(parts: Iterable[Part]) -> Iterator[pa.Table]:
+def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of several parts in order, in row groups as large as the bounds of memory allow."""
     waiting: list[pa.Table] = []
     n_rows = n_bytes = 0
@@ -226,13 +235,13 @@ def regroup(parts: Iterable[Part]) -> Iterator[pa.Table]:
         part.verify_bytes()
         for group in part.groups():
             if waiting and (n_rows + group.num_rows > GROUP_ROWS or n_bytes + group.nbytes > GROUP_BYTES):
-                yield pa.concat_tables(waiting).cast(SCHEMA)
+                yield pa.concat_tables(waiting).cast(schema)
                 waiting, n_rows, n_bytes = [], 0, 0
             waiting.append(group)
             n_rows += group.num_rows
             n_bytes += group.nbytes
     if waiting:
-        yield pa.concat_tables(waiting).cast(SCHEMA)
+        yield pa.concat_tables(waiting).cast(schema)
 
 
 def list_parts(folder: Path) -> dict[PartName, int]:
@@ -345,7 +354,7 @@ class _Chunks:
         return content
 
 
-def _encode(groups: Iterable[pa.Table], options: Mapping[str, object], schema: pa.Schema = SCHEMA) -> Iterator[bytes]:
+def _encode(groups: Iterable[pa.Table], options: Mapping[str, object], schema: pa.Schema) -> Iterator[bytes]:
     sink = _Chunks()
     with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, **options) as writer:
         for group in groups:

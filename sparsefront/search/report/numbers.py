@@ -110,7 +110,7 @@ def report_numbers(
     is_trained = pc.field("stage") == "trained"
     # The page is a function of the ledger: the same rows give the same resamples and the same sample of points.
     sample_rng, resample_rng = np.random.default_rng([design.seed, trained.num_rows]).spawn(2)
-    members = front(_batches(rows, columns=columns, where=is_trained), design.objectives)
+    members = front(ledger_batches(rows, columns=columns, where=is_trained), design.objectives)
     arms = _arm_order(design, trained)
     numbers: Record = plain(
         {
@@ -123,11 +123,11 @@ def report_numbers(
             "points": _points(trained, members, rng=sample_rng, max_points=max_points),
             "front": _members(members),
             "mean_front": mean_front(
-                _batches(rows, columns=columns, where=is_trained), design.objectives, rng=resample_rng, by=_BY
+                ledger_batches(rows, columns=columns, where=is_trained), design.objectives, rng=resample_rng, by=_BY
             ).to_pylist(),
             "curves": _curves(rows, arms),
             "correlation_texts": _correlation_texts(verdict),
-            "failures": _failures(rows),
+            "failures": failures(rows),
         }
     )
     return numbers
@@ -218,9 +218,13 @@ def first_line(error: str | None) -> str:
     return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
 
 
-def _batches(rows: Scannable | pa.Table, *, columns: Sequence[str], where: pc.Expression) -> Iterator[Any]:
+def ledger_batches(
+    rows: Scannable | pa.Table, *, columns: Sequence[str], where: pc.Expression | None = None
+) -> Iterator[Any]:
+    """Rows of a ledger, or of a table with its columns, as record batches."""
     if isinstance(rows, pa.Table):
-        yield from rows.filter(where).select(list(columns)).to_batches()
+        chosen = rows if where is None else rows.filter(where)
+        yield from chosen.select(list(columns)).to_batches()
     else:
         yield from rows.scan(columns=columns, where=where)
 
@@ -228,7 +232,7 @@ def _batches(rows: Scannable | pa.Table, *, columns: Sequence[str], where: pc.Ex
 def _trained(rows: Scannable | pa.Table) -> Any:
     """Give the trained rows of all outcomes as a table, without curves, with the scores that their masks were given."""
     schema = pa.schema([SCHEMA.field(name) for name in _POINT_COLUMNS])
-    found = _batches(rows, columns=_POINT_COLUMNS, where=pc.field("stage") == "trained")
+    found = ledger_batches(rows, columns=_POINT_COLUMNS, where=pc.field("stage") == "trained")
     trained = pa.Table.from_batches(found, schema=schema)
     unscored = pc.unique(trained.filter(pc.field("initial_loss").is_null())["candidate"])
     if not len(unscored):
@@ -237,7 +241,7 @@ def _trained(rows: Scannable | pa.Table) -> Any:
     scored = pa.Table.from_batches(
         (
             batch.filter(pc.is_in(batch["candidate"], value_set=unscored))
-            for batch in _batches(rows, columns=columns, where=pc.field("stage") == "scored")
+            for batch in ledger_batches(rows, columns=columns, where=pc.field("stage") == "scored")
         ),
         schema=pa.schema([SCHEMA.field(name) for name in columns]),
     )
@@ -368,7 +372,7 @@ def _curves(rows: Scannable | pa.Table, arms: Sequence[str]) -> list[Record]:
     where = (pc.field("stage") == "trained") & (pc.field("outcome") == "completed")
     partial = []
     columns = ["arm", "target_sparsity", "replicate", "curve_step", "curve_val_error"]
-    for batch in _batches(rows, columns=columns, where=where):
+    for batch in ledger_batches(rows, columns=columns, where=where):
         table = pa.Table.from_batches([batch])
         lengths = [pc.list_value_length(table[column]) for column in ("curve_step", "curve_val_error")]
         table = table.filter(pc.equal(*lengths)).combine_chunks()
@@ -431,13 +435,14 @@ def correlation_text(found: Correlation) -> str:
     return f"Spearman ρ = {found.spearman:+.2f}{interval}, n = {found.n}".replace("-", "−")
 
 
-def _failures(rows: Scannable | pa.Table) -> Record:
+def failures(rows: Scannable | pa.Table) -> Record:
     """Count what failed by outcome, arm and message; a candidate that fills several slots once."""
-    where = ~pc.field("outcome").isin(["completed", "stopped"])
+    ended_well = pc.field("outcome").isin(["completed", "stopped", "infeasible"])
+    where = pc.field("outcome").is_valid() & ~ended_well
     columns = ["outcome", "stage", "arm", "error", "candidate", "reused"]
     counts: dict[tuple[str, str, str, str], Record] = {}
     n_failed = n_unlisted = 0
-    for batch in _batches(rows, columns=columns, where=where):
+    for batch in ledger_batches(rows, columns=columns, where=where):
         for row in batch.to_pylist():
             if row["reused"]:
                 continue

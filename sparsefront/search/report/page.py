@@ -76,7 +76,7 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
     """
     # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
-    script = f"\n{_resource('page.js')}"
+    script = f"\n{resource('page.js')}"
     parts = (
         run_section(numbers, provenance),
         accuracy_section(numbers),
@@ -87,24 +87,25 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
         spent_section(numbers),
         words_section(numbers),
     )
-    return string.Template(_resource("page.html")).substitute(
+    return string.Template(resource("page.html")).substitute(
         title=text(numbers["study"]["name"]),
-        policy=_policy(plotly, script),
-        style=_resource("page.css"),
+        policy=policy(plotly, script),
+        style=resource("page.css"),
         headline=text(numbers["verdict"]["headline"]),
         answer=answer(numbers),
         sections="\n".join(parts),
-        data=_script_json(numbers),
+        data=script_json(numbers),
         plotly=plotly,
         script=script,
     )
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of this package, as text."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """Give the Content-Security-Policy that allows these scripts, inline styles and nothing else.
 
     Plotly sets styles while it draws, and saves a chart as an image through blob: and data: addresses.
@@ -117,10 +118,10 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _script_json(value: object) -> str:
+def script_json(value: object) -> str:
     r"""Write JSON that can stand inside a script element, whatever its strings are.
 
-    >>> _script_json("</script>")
+    >>> script_json("</script>")
     '"\\u003c/script\\u003e"'
     """
     plain = json.dumps(value, allow_nan=False, separators=(",", ":"))

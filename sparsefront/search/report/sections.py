@@ -71,7 +71,7 @@ def accuracy_section(numbers: Record) -> Markup:
     title = "1. Test accuracy against sparsity"
     rows = numbers["accuracy"]
     if not rows:
-        return section("accuracy", title, _note("No network has a test accuracy yet."))
+        return section("accuracy", title, note_of("No network has a test accuracy yet."))
     parent = (
         "The dashed line with its band is the unpruned parent."
         if any(row["sparsity"] == 0 for row in rows)
@@ -97,7 +97,7 @@ def accuracy_section(numbers: Record) -> Markup:
         ],
         [
             [
-                _arm(numbers, row["arm"]),
+                arm_name(numbers, row["arm"]),
                 _level(numbers, row["sparsity"]),
                 _both_sparsities(row),
                 percent(row["mean"], digits=2),
@@ -128,7 +128,7 @@ def answer(numbers: Record) -> str:
             "Test accuracy against random search with the same budget: verdict, and difference in accuracy points",
             ["arm", *(level_text(level, numbers["study"]["mask_kind"]) for level in levels)],
             [
-                [_arm(numbers, arm), *(_glance(cells.get((arm, level))) for level in levels)]
+                [arm_name(numbers, arm), *(_glance(cells.get((arm, level))) for level in levels)]
                 for arm in dict.fromkeys(row["arm"] for row in rows)
             ],
         )
@@ -139,7 +139,7 @@ def answer(numbers: Record) -> str:
 def _glance(row: Record | None) -> Markup:
     if row is None or row["difference"] is None:
         return Markup(UNKNOWN)
-    return Markup(f"{_label(row['label'])} {signed(100 * row['difference'], digits=2)}")
+    return Markup(f"{label_badge(row['label'])} {signed(100 * row['difference'], digits=2)}")
 
 
 def verdict_section(numbers: Record) -> Markup:
@@ -148,7 +148,7 @@ def verdict_section(numbers: Record) -> Markup:
     comparisons = numbers["verdict"]["comparisons"]
     if not any(row["n"] for row in comparisons):
         why = "Nothing to compare yet: it takes the random arm and another one in the same replicate at the same level."
-        return section("verdict", title, _note(why))
+        return section("verdict", title, note_of(why))
     words = (
         "Differences are paired over replicates, against random search with the same budget. The p-values of a table "
         "are corrected for all of its rows (Holm)."
@@ -161,7 +161,7 @@ def verdict_section(numbers: Record) -> Markup:
             parts.append(_verdict_table(numbers, metric, rows))
         else:
             why = " It is measured against the unpruned parent (arm dense)." if metric == "convergence" else ""
-            parts.append(_note(f"Not judged.{why}"))
+            parts.append(note_of(f"Not judged.{why}"))
     return section("verdict", title, *parts)
 
 
@@ -175,9 +175,9 @@ def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Mark
         draws = row["random_draws_at_equal_budget"]
         body.append(
             [
-                _arm(numbers, row["arm"]),
+                arm_name(numbers, row["arm"]),
                 _level(numbers, row["sparsity"]),
-                _label(row["label"]),
+                label_badge(row["label"]),
                 _difference(row, scale=scale, digits=digits),
                 interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
                 p_value(row["p_adjusted"]),
@@ -246,7 +246,7 @@ def front_section(numbers: Record) -> Markup:
     title = "3. The front: validation error, parameters, MACs"
     points, members = numbers["points"], numbers["front"]
     if not points["n_completed"]:
-        return section("front", title, _note("No network was trained to the end yet."))
+        return section("front", title, note_of("No network was trained to the end yet."))
     objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
     words = (
         f"<p>Large outlined markers are the front: no other network beats them in {objectives} together. The others "
@@ -256,7 +256,7 @@ def front_section(numbers: Record) -> Markup:
     )
     sampled = ""
     if points["n_shown"] < points["n_completed"]:
-        sampled = _note(
+        sampled = note_of(
             f"Charts 3 and 4 show {points['n_shown']:,} of {points['n_completed']:,} networks: the whole front, and a "
             "random sample of the others."
         )
@@ -277,7 +277,7 @@ def front_section(numbers: Record) -> Markup:
         [
             [
                 Markup(f"<code>{text(row['candidate'])}</code>"),
-                _arm(numbers, row["arm"]),
+                arm_name(numbers, row["arm"]),
                 whole(row["replicate"]),
                 _level(numbers, row["sparsity"]),
                 _both_sparsities(row),
@@ -310,7 +310,7 @@ def _mean_front(numbers: Record) -> str:
     )
     body = [
         [
-            _arm(numbers, row["arm"]),
+            arm_name(numbers, row["arm"]),
             _level(numbers, row["target_sparsity"]),
             *(_objective(name, row[name]) for name in names),
             "yes" if row["on_front"] else "no",
@@ -337,7 +337,7 @@ def loss_section(numbers: Record) -> Markup:
     points = numbers["points"]
     usable = zip(points["drawn"], points["initial_loss"], points["val_loss"], strict=True)
     if not any(drawn and None not in (before, after) for drawn, before, after in usable):
-        return section("losses", title, _note("No network with a drawn mask has a loss before and after training."))
+        return section("losses", title, note_of("No network with a drawn mask has a loss before and after training."))
     words = (
         "<p>Each marker is one trained network whose mask was drawn at random; ranks are compared within replicates. "
         "A search that picks masks by their loss before training can only help where that loss ranks networks as the "
@@ -376,7 +376,7 @@ def curve_section(numbers: Record) -> Markup:
     """Show learning curves, one level at a time."""
     title = "5. Learning curves"
     if not numbers["curves"]:
-        return section("curves", title, _note("No learning curve was recorded."))
+        return section("curves", title, note_of("No learning curve was recorded."))
     words = (
         "Validation error while training: completed networks, averaged within each replicate and then over replicates; "
         "bands are Student's 95% intervals over replicates."
@@ -392,7 +392,7 @@ def spent_section(numbers: Record) -> Markup:
     title = "6. What each arm spent"
     spent = numbers["verdict"]["spent"]
     if not spent:
-        return section("spent", title, _note("Nothing was spent yet."))
+        return section("spent", title, note_of("Nothing was spent yet."))
     outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
     words = (
         "A pass is one example taken forward and backward; a forward pass alone counts a third. Scoring of masks, "
@@ -417,22 +417,23 @@ def spent_section(numbers: Record) -> Markup:
     costs = table(
         "Cost by arm, and what became of its candidates",
         ["arm", "#candidates", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
-        [*(cells(_arm(numbers, row["arm"]), row) for row in spent), cells(Markup("<strong>all</strong>"), total)],
+        [*(cells(arm_name(numbers, row["arm"]), row) for row in spent), cells(Markup("<strong>all</strong>"), total)],
     )
-    return section("spent", title, paragraph(words), costs, _failures(numbers))
+    return section("spent", title, paragraph(words), costs, failures_details(numbers))
 
 
-def _failures(numbers: Record) -> str:
+def failures_details(numbers: Record) -> str:
+    """What failed, and why; nothing if nothing did."""
     failures = numbers["failures"]
     if not failures["n"]:
-        return _note("No candidate failed.")
+        return note_of("No candidate failed.")
     listed = table(
         "What failed, by outcome, arm and message",
         ["outcome", "arm", "stage", "#candidates", "~message", "one of them"],
         [
             [
                 row["outcome"].replace("_", " "),
-                _arm(numbers, row["arm"]),
+                arm_name(numbers, row["arm"]),
                 row["stage"],
                 whole(row["n"]),
                 row["error"],
@@ -443,7 +444,7 @@ def _failures(numbers: Record) -> str:
     )
     rest = ""
     if failures["n_unlisted"]:
-        rest = _note(f"{failures['n_unlisted']:,} further failures with other messages are not listed.")
+        rest = note_of(f"{failures['n_unlisted']:,} further failures with other messages are not listed.")
     return f"<h3>Failures ({failures['n']:,})</h3>\n{listed}{rest}"
 
 
@@ -460,11 +461,12 @@ def words_section(numbers: Record) -> Markup:
     return section("words", "7. How to read this", filled)
 
 
-def _note(words: str) -> Markup:
+def note_of(words: str) -> Markup:
+    """A remark in small print."""
     return paragraph(words, css="note")
 
 
-def _arm(numbers: Record, name: str) -> Markup:
+def arm_name(numbers: Record, name: str) -> Markup:
     """Name an arm beside the colour that it has in all charts."""
     colour = next((arm["colour"] for arm in numbers["arms"] if arm["name"] == name), None)
     swatch = f'<span class="swatch" style="background:{text(colour)}"></span>' if colour else ""
@@ -483,7 +485,8 @@ def _level(numbers: Record, sparsity: float) -> Markup:
     return Markup(f"{text(kind)}s {100 * sparsity:.4g}%{also}")
 
 
-def _label(label: str) -> Markup:
+def label_badge(label: str) -> Markup:
+    """A label of the verdict with its symbol and colour."""
     return Markup(f'<span class="label {text(label)}">{_LABEL_SYMBOLS.get(label, "")} {text(label)}</span>')
 
 

@@ -25,18 +25,29 @@ class Allocation:
     """One row of the registry; `densities` is None where sections share a single count (global)."""
 
     summary: str
+    source: str
     kinds: tuple[str, ...]
     densities: Densities | None
     exact_total: bool
 
 
 ALLOCATIONS: Mapping[str, Allocation] = {
-    "uniform": Allocation("the same density in every layer", ("node", "weight"), uniform, exact_total=False),
-    "global": Allocation(
-        "one count over all layers; at least one survivor in each", ("node", "weight"), None, exact_total=True
+    "uniform": Allocation(
+        "the same density in every layer", "convention", ("node", "weight"), uniform, exact_total=False
     ),
-    "er": Allocation("Erdos-Renyi: density ~ (n_in + n_out) / (n_in n_out)", ("weight",), er, exact_total=True),
-    "erk": Allocation("Erdos-Renyi-Kernel: the same with kernel dimensions", ("weight",), erk, exact_total=True),
+    "global": Allocation(
+        "one count over all layers; at least one survivor in each",
+        "Frankle and Carbin 2019",
+        ("node", "weight"),
+        None,
+        exact_total=True,
+    ),
+    "er": Allocation(
+        "Erdos-Renyi: density ~ (n_in + n_out) / (n_in n_out)", "Mocanu et al. 2018", ("weight",), er, exact_total=True
+    ),
+    "erk": Allocation(
+        "Erdos-Renyi-Kernel: the same with kernel dimensions", "Evci et al. 2020", ("weight",), erk, exact_total=True
+    ),
 }
 
 

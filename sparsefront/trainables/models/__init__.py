@@ -1,6 +1,15 @@
 """Parent networks: one file and one registry line each."""
 
-from sparsefront.trainables.models.model import Model, ModelFamily, initial_weights
+from sparsefront.trainables.models.model import Model, ModelFamily, Options, SizedFamily, initial_weights
 from sparsefront.trainables.models.registry import MODELS, build_model, model_family
 
-__all__ = ["MODELS", "Model", "ModelFamily", "build_model", "initial_weights", "model_family"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "ModelFamily",
+    "Options",
+    "SizedFamily",
+    "build_model",
+    "initial_weights",
+    "model_family",
+]

@@ -68,19 +68,14 @@ class Conv1dFamily:
     source = "Greydanus and Kobak, Scaling down deep learning with MNIST-1D, 2020"
     options: type[Options] = Conv1dOptions
 
-    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-        """The parent for signals of shape (length,) or (channels, length)."""
+    def skeleton(self, options: Options) -> Options:
+        """The options without numbers of channels, which padding makes equal."""
+        return options.model_copy(update={"channels": (1, 1, 1)})
+
+    def structure(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Structure:
+        """Tensors and channels for signals of shape (length,) or (channels, length)."""
         assert isinstance(options, Conv1dOptions)
-        if len(input_shape) not in (1, 2):
-            raise ConfigError(
-                f"model 'conv1d' on inputs of shape {input_shape}: (length,) or (channels, length) is needed"
-            )
-        n_channels = ((1 if len(input_shape) == 1 else input_shape[0]), *options.channels)
-        lengths = [input_shape[-1]]
-        for kernel in _KERNELS:
-            lengths.append((lengths[-1] + 2 * _PADDING - kernel) // _STRIDE + 1)
-        if min(lengths) < 1:
-            raise ConfigError(f"model 'conv1d' on signals of length {lengths[0]}: at least 15 samples are needed")
+        n_channels, lengths = self._sizes(options, input_shape)
         tensors: list[Tensor] = []
         groups: list[NodeGroup] = []
         for i, kernel in enumerate(_KERNELS):
@@ -96,5 +91,26 @@ class Conv1dFamily:
         tensors.append(Tensor("linear.weight", (n_classes, n_channels[-1] * lengths[-1]), prunable=True))
         if options.bias:
             tensors.append(Tensor("linear.bias", (n_classes,), prunable=False))
+        return Structure(tuple(tensors), tuple(groups))
+
+    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        """The parent for signals of shape (length,) or (channels, length)."""
+        assert isinstance(options, Conv1dOptions)
+        n_channels, lengths = self._sizes(options, input_shape)
         module = Conv1dNet(n_channels, lengths[-1], n_classes, activation=options.activation, bias=options.bias)
-        return Model(meta_module(module), Structure(tuple(tensors), tuple(groups)), options.init)
+        structure = self.structure(options, input_shape=input_shape, n_classes=n_classes)
+        return Model(meta_module(module), structure, options.init)
+
+    def _sizes(self, options: Conv1dOptions, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[int]]:
+        """Channels and lengths of the signal before and after each convolution."""
+        if len(input_shape) not in (1, 2):
+            raise ConfigError(
+                f"model 'conv1d' on inputs of shape {input_shape}: (length,) or (channels, length) is needed"
+            )
+        n_channels = ((1 if len(input_shape) == 1 else input_shape[0]), *options.channels)
+        lengths = [input_shape[-1]]
+        for kernel in _KERNELS:
+            lengths.append((lengths[-1] + 2 * _PADDING - kernel) // _STRIDE + 1)
+        if min(lengths) < 1:
+            raise ConfigError(f"model 'conv1d' on signals of length {lengths[0]}: at least 15 samples are needed")
+        return n_channels, lengths

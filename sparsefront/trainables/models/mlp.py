@@ -55,8 +55,13 @@ class MLPFamily:
     source = "the parent of LeNet-300-100-like studies"
     options: type[Options] = MLPOptions
 
-    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-        """The parent for flat or flattened inputs."""
+    def skeleton(self, options: Options) -> Options:
+        """The options without widths, which padding makes equal; a layer more or less is another network."""
+        assert isinstance(options, MLPOptions)
+        return options.model_copy(update={"widths": (1,) * len(options.widths)})
+
+    def structure(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Structure:
+        """Tensors and hidden units."""
         assert isinstance(options, MLPOptions)
         sizes = (math.prod(input_shape), *options.widths, n_classes)
         tensors: list[Tensor] = []
@@ -69,5 +74,26 @@ class MLPFamily:
                 axes.append(Axis(f"layers.{i}.bias", 0))
             if i < len(options.widths):
                 groups.append(NodeGroup(f"layers.{i}", b, (*axes, Axis(f"layers.{i + 1}.weight", 1))))
+        return Structure(tuple(tensors), tuple(groups))
+
+    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        """The parent for flat or flattened inputs."""
+        assert isinstance(options, MLPOptions)
+        sizes = (math.prod(input_shape), *options.widths, n_classes)
         module = MLP(sizes, activation=options.activation, bias=options.bias)
-        return Model(meta_module(module), Structure(tuple(tensors), tuple(groups)), options.init)
+        structure = self.structure(options, input_shape=input_shape, n_classes=n_classes)
+        return Model(meta_module(module), structure, options.init)
+
+
+class LeNet300100Options(MLPOptions):
+    """The options of `mlp` with the two hidden widths of LeNet-300-100."""
+
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (300, 100)
+
+
+class LeNet300100Family(MLPFamily):
+    """Registry row of `lenet_300_100`."""
+
+    summary = "the perceptron of the lottery-ticket studies: hidden layers of 300 and 100 units"
+    source = "LeCun et al., Gradient-based learning applied to document recognition, 1998"
+    options: type[Options] = LeNet300100Options

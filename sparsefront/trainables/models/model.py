@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ class StagedModule(nn.Module):
     once for all of them. Its output has shape (batch, nodes of group 0, ...).
     """
 
-    #: Prefixes of the parameters that the stem owns.
+    #: Prefixes of the parameters that the stem owns; without any, masks are scored by the whole forward pass.
     stem_prefixes: tuple[str, ...] = ()
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,6 +79,24 @@ class ModelFamily(Protocol):
         """The parent for data of this shape."""
 
 
+@runtime_checkable
+class SizedFamily(Protocol):
+    """What a family offers besides if its networks of different sizes can be trained together.
+
+    A network is then padded by zeros to the size of another: its function must not change by that, nor its gradient.
+    """
+
+    def skeleton(self, options: Options) -> Options:
+        """The options with every size that padding makes equal set to one value: equal skeletons can share a pack.
+
+        A network may have fewer tensors than its skeleton; the module must then pass over a block whose tensors are
+        empty.
+        """
+
+    def structure(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Structure:
+        """The structure of what `build` makes, without building it."""
+
+
 def initial_weights(
     structure: Structure, init: str, generator: np.random.Generator
 ) -> dict[str, npt.NDArray[np.float32]]:
@@ -88,6 +106,7 @@ def initial_weights(
         structure: the parent, or a compact network.
         init: 'kaiming': weights N(0, 2 / fan_in), biases 0 (He et al., Delving deep into rectifiers, 2015, with a
             fan-in of 1 / density in mind); 'torch': weights and biases U(-1, 1) / sqrt(fan_in), torch's default.
+            Tensors that are not trained: N(0, 1 / fan_in).
         generator: where the draws come from.
 
     Returns:
@@ -97,7 +116,9 @@ def initial_weights(
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for tensor in structure.tensors:
         n = fan_in[tensor.name.rsplit(".", 1)[0]]
-        if init == "kaiming":
+        if not tensor.trained:
+            drawn = generator.standard_normal(tensor.shape) / math.sqrt(n)
+        elif init == "kaiming":
             drawn = (
                 generator.standard_normal(tensor.shape) * math.sqrt(2 / n)
                 if tensor.prunable

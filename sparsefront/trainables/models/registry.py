@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from sparsefront.errors import ConfigError, nearest
 from sparsefront.trainables.models.conv1d import Conv1dFamily
-from sparsefront.trainables.models.mlp import MLPFamily
+from sparsefront.trainables.models.hourglass import HourglassFamily
+from sparsefront.trainables.models.mlp import LeNet300100Family, MLPFamily
 from sparsefront.trainables.models.model import Model, ModelFamily
 from sparsefront.trainables.models.residual_mlp import ResidualMLPFamily
 
@@ -16,6 +17,8 @@ MODELS: Mapping[str, ModelFamily] = {
     "mlp": MLPFamily(),
     "residual_mlp": ResidualMLPFamily(),
     "conv1d": Conv1dFamily(),
+    "hourglass": HourglassFamily(),
+    "lenet_300_100": LeNet300100Family(),
 }
 
 

@@ -55,8 +55,12 @@ class ResidualMLPFamily:
     source = "Greydanus and Kobak, Scaling down deep learning with MNIST-1D, 2020"
     options: type[Options] = ResidualMLPOptions
 
-    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-        """The parent for flat or flattened inputs; the skip ties both hidden layers into one node group."""
+    def skeleton(self, options: Options) -> Options:
+        """The options without the width, which padding makes equal."""
+        return options.model_copy(update={"width": 1})
+
+    def structure(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Structure:
+        """Tensors and hidden units; the skip ties both hidden layers into one node group."""
         assert isinstance(options, ResidualMLPOptions)
         n, w = math.prod(input_shape), options.width
         tensors: list[Tensor] = []
@@ -71,7 +75,12 @@ class ResidualMLPFamily:
                 tensors.append(Tensor(f"{name}.bias", (shape[0],), prunable=False))
                 if name != "linear3":
                     axes.append(Axis(f"{name}.bias", 0))
-        module = ResidualMLP(n, w, n_classes, activation=options.activation, bias=options.bias)
-        return Model(
-            meta_module(module), Structure(tuple(tensors), (NodeGroup("stream", w, tuple(axes)),)), options.init
-        )
+        return Structure(tuple(tensors), (NodeGroup("stream", w, tuple(axes)),))
+
+    def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        """The parent for flat or flattened inputs."""
+        assert isinstance(options, ResidualMLPOptions)
+        n = math.prod(input_shape)
+        module = ResidualMLP(n, options.width, n_classes, activation=options.activation, bias=options.bias)
+        structure = self.structure(options, input_shape=input_shape, n_classes=n_classes)
+        return Model(meta_module(module), structure, options.init)

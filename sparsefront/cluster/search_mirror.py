@@ -1,0 +1,92 @@
+"""What MLflow shows of a search: a function of its ledger, as ``mirror`` is of a study of masks.
+
+Not here: the export (``record``), and what is found (``search.comparison``).
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.compute as pc
+
+from sparsefront.cluster.mirror import (
+    MAX_PARAM_CHARS,
+    MAX_TAG_CHARS,
+    STUDY_KEY,
+    LedgerSpan,
+    Mirror,
+    Moment,
+    Page,
+    cut,
+    parquet_bytes,
+    rounded_json,
+    shown_members,
+)
+from sparsefront.search.attainment import attain, attainment_columns
+from sparsefront.search.comparison import judge_runs, search_record
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.front import front
+from sparsefront.search.ledger import Ledger
+
+
+def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int | None = None) -> Mirror:
+    """Compute what MLflow shall show of a search: its run, and nested ones for its arms and its front.
+
+    Raises:
+        LedgerError: if the ledger has no rows yet.
+    """
+    span = LedgerSpan.of(ledger)
+    attainment = attain(ledger.scan(columns=attainment_columns(design)), design)
+    verdict = judge_runs(attainment, design)
+    n_ended = sum(found.n_candidates for found in verdict.arms)
+    is_complete = n_ended >= design.replicates * sum(arm.candidates for arm in design.arms)
+    shown = search_record(attainment, design, verdict, is_complete=is_complete)
+    now = Moment(span.ended_ms, n_ended)
+    sentences = "\n".join((verdict.headline, *verdict.sentences))
+    progress = f"{n_ended}" + ("" if n_planned is None else f"/{n_planned}") + " trained"
+    params = {**shown["study"]["params"], "name": design.name, "model": design.model, "dataset": design.dataset}
+    study = Page(
+        key=STUDY_KEY,
+        name=design.name,
+        tags={
+            "sparsefront.study_digest": ledger.study_digest,
+            "sparsefront.progress": progress,
+            "sparsefront.verdict": cut(sentences, MAX_TAG_CHARS),
+        },
+        params={name: cut(str(value), MAX_PARAM_CHARS) for name, value in params.items()}
+        | {"study_digest": ledger.study_digest},
+        points=now.points(shown["study"]["metrics"]),
+    )
+    arms = [
+        Page(
+            key=f"arm/{name}",
+            name=name,
+            tags={f"sparsefront.{tag}": cut(value, MAX_TAG_CHARS) for tag, value in arm["tags"].items()},
+            params={key: cut(value, MAX_PARAM_CHARS) for key, value in arm["params"].items()},
+            points=(
+                *now.points(arm["metrics"]),
+                *(
+                    point
+                    for metric, series in arm["series"].items()
+                    for passes, value in series
+                    for point in Moment(span.ended_ms, passes).points({f"{metric}_at_passes": value})
+                ),
+            ),
+        )
+        for name, arm in shown["arms"].items()
+    ]
+    members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives, schema=ledger.schema)
+    pages = shown_members(members, design.objectives)
+    return Mirror(
+        experiment=f"sparsefront/{design.name}",
+        ledger_id=span.ledger_id,
+        started_ms=span.started_ms,
+        ended_ms=span.ended_ms,
+        study=study,
+        nested=(*arms, *pages),
+        n_members=len(pages),
+        artifacts={
+            "front.parquet": parquet_bytes(members),
+            "verdict.json": (json.dumps(rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
+        },
+    )

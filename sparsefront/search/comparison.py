@@ -1,0 +1,597 @@
+"""The verdict of a search study: does an arm find a better front than the arm it is held against, at equal budget?
+
+In each replicate both runs are read off at the same cost, the smaller of the two totals: whoever was given more, or
+stopped less, has no advantage. What is compared is the hypervolume (``attainment``) or, with one objective, the best
+value; both on validation. Differences are paired over replicates, since arms share data split, initial weights and data
+order.
+
+*Speed*: the share of the other arm's whole budget with which an arm's mean curve comes to where the other's ended; 0.25
+is four times as fast. It is the ratio of two means of curves and not a mean of ratios, because single runs often never
+come to where a luckier one ended; the interval is the bootstrap's percentiles over replicates, which is somewhat
+narrow for few of them.
+
+Not here: the statistics themselves (``statistics``), and verdicts on masks (``verdict``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefront.search.attainment import (
+    ArmOutcomes,
+    Attainment,
+    Curve,
+    arm_outcomes,
+    attain,
+)
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.findings import LABELS, Spent
+from sparsefront.search.front import Batches
+from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.statistics import (
+    equivalence_test,
+    holm,
+    paired_interval,
+    paired_t_test,
+    replicates_for_difference,
+    replicates_for_equivalence,
+)
+from sparsefront.search.verdict import POWER, label_of
+from sparsefront.spaces.seeds import generator
+
+Floats = npt.NDArray[np.float64]
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class SearchComparison:
+    """One arm against another at equal budget, paired over replicates.
+
+    ``metric`` is 'hypervolume' (a fraction of the box) or the only objective (in its own unit). Every difference is
+    positive where the arm is better. What can't be known is NaN or None.
+    """
+
+    arm: str
+    against: str
+    metric: str
+    n: int  #: paired replicates
+    n_missing: int  #: replicates of the design without a pair
+    arm_mean: float
+    against_mean: float
+    difference: float
+    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
+    high: float
+    p_value: float  #: paired t-test, two-sided
+    p_adjusted: float  #: Holm over all comparisons
+    p_equivalence: float  #: two one-sided tests against the margin
+    p_equivalence_adjusted: float
+    margin: float  #: the smallest difference that matters
+    label: str  #: better, equivalent, worse or undecided
+    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
+    budget_passes: float  #: mean cost at which both were read off
+    arm_passes: float  #: mean cost of the arm's whole run
+    against_passes: float
+    cost_ratio: float  #: budget to come to where the other ended, as a share of the other's; inf if it never did
+    cost_ratio_low: float
+    cost_ratio_high: float
+    note: str  #: what the reader must know about this comparison; empty if nothing
+
+
+@dataclass(frozen=True)
+class SearchVerdict:
+    """Everything that was found of a search study, in numbers and in sentences."""
+
+    comparisons: tuple[SearchComparison, ...]
+    arms: tuple[ArmOutcomes, ...]
+    spent: tuple[Spent, ...]
+    headline: str
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Give the verdict as plain data for JSON; NaN and infinities become null."""
+        found = _plain(dataclasses.asdict(self))
+        assert isinstance(found, dict)
+        return found
+
+
+def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
+    """Judge every arm of a search study against the arm that it names.
+
+    Labels are those of ``verdict.judge``: *equivalent* when two one-sided tests show a difference smaller than
+    ``design.equivalence_margin``; otherwise *better* or *worse* when the paired t-test finds one; otherwise
+    *undecided*. Both tests are corrected by Holm over all comparisons, each at ``design.alpha``.
+
+    Args:
+        batches: a ledger's table or record batches, with at least ``attainment.attainment_columns(design)``.
+        design: what was asked.
+
+    Returns:
+        The verdict; a function of the rows and the design alone.
+
+    Raises:
+        ConfigError: if a column is missing.
+    """
+    return judge_runs(attain(batches, design), design)
+
+
+def judge_runs(attainment: Attainment, design: SearchDesign) -> SearchVerdict:
+    """Judge what :func:`attainment.attain` has read; see :func:`compare_arms`."""
+    names = [arm.name for arm in design.arms]
+    judged = [(arm.name, arm.against) for arm in design.arms if arm.against in names and arm.against != arm.name]
+    comparisons = _compare([_pair(attainment, *pair) for pair in judged], attainment, design)
+    arms = arm_outcomes(attainment, design)
+    spent = _spent(attainment, design)
+    return SearchVerdict(
+        comparisons, arms, spent, _headline(comparisons, design), _sentences(comparisons, arms, spent, design)
+    )
+
+
+def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
+    """Format the comparisons for a table on a terminal, one row each; shares and errors in percent.
+
+    Args:
+        verdict: what :func:`compare_arms` found.
+
+    Returns:
+        Rows of strings with the same columns; empty strings for what is not known.
+    """
+    return [
+        {
+            "metric": c.metric,
+            "arm": c.arm,
+            "against": c.against,
+            "verdict": c.label,
+            "difference": signed_quality(c.difference, c.metric),
+            "interval": _range(c) if c.n else "",
+            "unit": unit_of(c.metric).strip(),
+            "arm mean": shown_quality(c.arm_mean, c.metric),
+            "against mean": shown_quality(c.against_mean, c.metric),
+            "p": _shown_p(c.p_adjusted),
+            "p equivalence": _shown_p(c.p_equivalence_adjusted),
+            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
+            "cost ratio": "" if math.isnan(c.cost_ratio) else ratio_text(c.cost_ratio),
+            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+            "note": c.note,
+        }
+        for c in verdict.comparisons
+    ]
+
+
+def search_record(
+    attainment: Attainment, design: SearchDesign, verdict: SearchVerdict, *, is_complete: bool
+) -> dict[str, Any]:
+    """Give what an experiment tracker shows of a search study: its own run, and one for each arm.
+
+    Curves can't be taken back once they are shown. They are therefore given on a grid of costs that does not depend on
+    the study (8 a decade), as far as every replicate has spent that much, and only where the box can no longer move:
+    of a complete study, or of one whose reference point is given.
+
+    Args:
+        attainment: what the verdict was made from.
+        design: what was asked.
+        verdict: of the same rows.
+        is_complete: whether the study has ended.
+
+    Returns:
+        ``study`` and ``arms`` (by name), each with ``tags``, ``params`` and ``metrics`` {name: value}, all finite;
+        arms also have ``series``: {name: [(passes, value), ...]}.
+    """
+    outcomes = {found.arm: found for found in verdict.arms}
+    spent = {found.arm: found for found in verdict.spent}
+    compared = {found.arm: found for found in verdict.comparisons}
+    metric = attainment.box.metric
+    finals = {arm.name: [curve.final for curve in attainment.of(arm.name)] for arm in design.arms}
+    arms: dict[str, Any] = {}
+    for arm in design.arms:
+        if arm.name not in outcomes:
+            continue
+        found, costs, against = outcomes[arm.name], spent[arm.name], compared.get(arm.name)
+        metrics: dict[str, float | None] = {
+            metric: float(attainment.box.shown(float(np.mean(finals[arm.name])))),
+            "front_size": found.front_size,
+            "candidates": found.n_candidates,
+            "duplicates": found.n_duplicates,
+            "infeasible": found.n_infeasible,
+            **{f"{name}_share": share for name, share in found.shares.items()},
+            **{f"stopped_share_rung_{rung}": share for rung, share in found.stopped.items()},
+            **{name: getattr(costs, name) for name in ("passes", "flops", "seconds")},
+        }
+        if against is not None:
+            for name in ("n", "arm_mean", "against_mean", "difference", "low", "high", "p_adjusted", "cost_ratio"):
+                metrics[f"verdict_{name}"] = getattr(against, name)
+        arms[arm.name] = {
+            "tags": {
+                "arm": arm.name,
+                "strategy": arm.strategy,
+                "rungs": arm.rungs.kind,
+                **({} if against is None else {"against": against.against, "verdict": against.label}),
+            },
+            "params": {
+                "strategy": arm.strategy,
+                "candidates": str(arm.candidates),
+                "batch": str(arm.batch),
+                **{f"option.{name}": str(value) for name, value in sorted(arm.options.items())},
+                **{f"rungs.{name}": str(value) for name, value in dataclasses.asdict(arm.rungs).items()},
+            },
+            "metrics": _finite(metrics),
+            "series": {},
+        }
+    if is_complete or attainment.box.is_settled:
+        for name, points in _series(attainment, design).items():
+            arms[name]["series"] = {metric: points}
+    return {
+        "study": {
+            "tags": {"headline": verdict.headline},
+            "params": {
+                "objectives": ", ".join(design.objectives),
+                "replicates": str(design.replicates),
+                "steps": str(design.steps),
+                "arms": ", ".join(arm.name for arm in design.arms),
+            },
+            "metrics": _finite(
+                {
+                    "candidates": sum(found.n_candidates for found in verdict.arms),
+                    **{name: sum(getattr(found, name) for found in verdict.spent) for name in ("passes", "seconds")},
+                    **{
+                        f"{metric}_best": float(attainment.box.shown(max(values)))
+                        for values in [[v for of_arm in finals.values() for v in of_arm]]
+                        if values
+                    },
+                }
+            ),
+        },
+        "arms": arms,
+    }
+
+
+def unit_of(metric: str) -> str:
+    """Unit in which differences of a metric are written, to stand right behind the number.
+
+    >>> unit_of("hypervolume"), unit_of("val_error"), unit_of("val_loss")
+    ('% of the box', ' points', ' nats')
+    """
+    if metric == "hypervolume":
+        return "% of the box"
+    return " points" if is_share(metric) else f" {OBJECTIVES[metric].unit}"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a fraction, which people read in percent."""
+    return metric == "hypervolume" or OBJECTIVES[metric].unit == "fraction"
+
+
+def signed_quality(value: float, metric: str) -> str:
+    """Write a difference of a metric with its sign; nothing if it is unknown.
+
+    >>> signed_quality(0.0123, "hypervolume"), signed_quality(-0.5, "val_loss")
+    ('+1.23', '-0.5000')
+    """
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:+.2f}" if is_share(metric) else f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.0f}"
+
+
+def shown_quality(value: float, metric: str) -> str:
+    """Write a value of a metric; nothing if it is unknown.
+
+    >>> shown_quality(0.5, "hypervolume"), shown_quality(12345.0, "n_params")
+    ('50.00', '12,345')
+    """
+    if not math.isfinite(value):
+        return ""
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def ratio_text(ratio: float) -> str:
+    """Write a share of another arm's budget.
+
+    >>> ratio_text(0.2345), ratio_text(math.inf)
+    ('23%', 'never')
+    """
+    return f"{100 * ratio:.2g}%" if ratio < 0.1 else f"{100 * ratio:.0f}%" if math.isfinite(ratio) else "never"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Runs of two arms in the replicates that have both: qualities and costs are (n,)."""
+
+    arm: str
+    against: str
+    arm_curves: tuple[Curve, ...]
+    against_curves: tuple[Curve, ...]
+    budget: Floats
+    arm_quality: Floats
+    against_quality: Floats
+
+
+def _pair(attainment: Attainment, arm: str, against: str) -> _Pairs:
+    others = {curve.replicate: curve for curve in attainment.of(against)}
+    pairs = [(curve, others[curve.replicate]) for curve in attainment.of(arm) if curve.replicate in others]
+    budget = np.array([min(one.total_cost, other.total_cost) for one, other in pairs])
+    mine, theirs = (
+        np.array([float(pair[side].at(cost)) for pair, cost in zip(pairs, budget, strict=True)]) for side in (0, 1)
+    )
+    one, other = (tuple(pair[side] for pair in pairs) for side in (0, 1))
+    return _Pairs(arm, against, one, other, budget, mine, theirs)
+
+
+def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDesign) -> tuple[SearchComparison, ...]:
+    """Test a family of comparisons together."""
+    differences = [_without_rounding(pairs.arm_quality - pairs.against_quality) for pairs in family]
+    p_values, p_equivalences = [], []
+    for pairs, difference in zip(family, differences, strict=True):
+        n_empty = _n_empty(pairs, attainment.box.worst)
+        # Where neither had found anything the differences are zero by lack of budget: they prove neither this nor that.
+        is_judged = n_empty < len(difference)
+        p_values.append(float(paired_t_test(difference)) if is_judged else math.nan)
+        equivalence = float(equivalence_test(difference, margin=design.equivalence_margin))
+        p_equivalences.append(equivalence if 2 * n_empty <= len(difference) else math.nan)
+    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
+    n_tests = max(1, int(np.count_nonzero(~np.isnan(p_values))))
+    comparisons = []
+    for i, (pairs, difference) in enumerate(zip(family, differences, strict=True)):
+        n = len(difference)
+        what = f"comparison/{pairs.arm}/{pairs.against}"
+        interval = paired_interval(difference, rng=generator(design.seed, f"{what}/difference"), level=1 - design.alpha)
+        estimate = interval.estimate if n else math.nan
+        label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
+        needed = None
+        if label == "undecided" and not math.isnan(p_values[i]):
+            needed = _replicates_needed(difference, alpha=design.alpha / n_tests, margin=design.equivalence_margin)
+        ratio, ratio_low, ratio_high = _cost_ratio(
+            pairs, rng=generator(design.seed, f"{what}/ratio"), level=1 - design.alpha
+        )
+        comparisons.append(
+            SearchComparison(
+                arm=pairs.arm,
+                against=pairs.against,
+                metric=attainment.box.metric,
+                n=n,
+                n_missing=max(0, design.replicates - n),
+                arm_mean=float(attainment.box.shown(_mean(pairs.arm_quality))),
+                against_mean=float(attainment.box.shown(_mean(pairs.against_quality))),
+                difference=estimate,
+                low=interval.low,
+                high=interval.high,
+                p_value=p_values[i],
+                p_adjusted=float(p_adjusted[i]),
+                p_equivalence=p_equivalences[i],
+                p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
+                margin=design.equivalence_margin,
+                label=label,
+                replicates_needed=needed,
+                budget_passes=_mean(pairs.budget),
+                arm_passes=_mean(np.array([curve.total_cost for curve in pairs.arm_curves])),
+                against_passes=_mean(np.array([curve.total_cost for curve in pairs.against_curves])),
+                cost_ratio=ratio,
+                cost_ratio_low=ratio_low,
+                cost_ratio_high=ratio_high,
+                note=_note(
+                    pairs, design, n_empty=_n_empty(pairs, attainment.box.worst), is_reached=not math.isinf(ratio)
+                ),
+            )
+        )
+    return tuple(comparisons)
+
+
+def _without_rounding(difference: Floats) -> Floats:
+    """Equal fronts can differ in the last bits of their volumes: that is no difference."""
+    return np.where(np.abs(difference) < 1e-12, 0.0, difference)
+
+
+def _replicates_needed(differences: Floats, *, alpha: float, margin: float) -> int | None:
+    """Count replicates for whichever decision is nearer, at the level that Holm asks of a family's first rejection."""
+    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
+    ways = (
+        replicates_for_difference(mean, spread, alpha=alpha, power=POWER),
+        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=POWER),
+    )
+    known = [n for n in ways if n is not None]
+    # These were not enough, whatever the power of as many others would be.
+    return max(min(known), len(differences) + 1) if known else None
+
+
+def _cost_ratio(pairs: _Pairs, *, rng: np.random.Generator, level: float) -> tuple[float, float, float]:
+    """Find where the arm's mean curve comes to the other's mean final quality, as a share of the other's mean cost."""
+    n = len(pairs.arm_curves)
+    totals = np.array([curve.total_cost for curve in pairs.against_curves])
+    if n == 0 or not totals.sum() > 0:
+        return math.nan, math.nan, math.nan
+    finals = np.array([curve.final for curve in pairs.against_curves])
+    starts = np.array([curve.start for curve in pairs.arm_curves])
+    cost = np.concatenate([curve.cost for curve in pairs.arm_curves])
+    order = np.argsort(cost, kind="stable")
+    steps = np.concatenate([np.diff(curve.value, prepend=curve.start) for curve in pairs.arm_curves])[order]
+    of_run = np.repeat(np.arange(n), [len(curve.cost) for curve in pairs.arm_curves])[order]
+    cost = cost[order]
+
+    def ratio(weights: Floats) -> float:
+        """Weights (n,) of the replicates, of sum n."""
+        if finals @ weights <= starts @ weights + 1e-12 * n:
+            return math.nan  # the other found nothing: there is nothing to come to
+        mean = (starts @ weights + np.cumsum(steps * weights[of_run])) / n
+        reached = mean >= (finals @ weights) / n - 1e-12
+        return float(cost[np.argmax(reached)] / (totals @ weights / n)) if reached.any() else math.inf
+
+    estimate = ratio(np.ones(n))
+    if n < 2:
+        return estimate, math.nan, math.nan
+    drawn = np.array([ratio(np.bincount(rng.integers(0, n, n), minlength=n).astype(float)) for _ in range(_RESAMPLES)])
+    drawn = np.sort(drawn[~np.isnan(drawn)])
+    if math.isnan(estimate) or not len(drawn):
+        return estimate, math.nan, math.nan
+    # Ranks rather than interpolation: some resamples may never get there, and infinities do not mix.
+    tail = (1 - level) / 2
+    places = [math.floor(tail * (len(drawn) - 1)), math.ceil((1 - tail) * (len(drawn) - 1))]
+    return estimate, float(drawn[places[0]]), float(drawn[places[1]])
+
+
+def _n_empty(pairs: _Pairs, worst: float) -> int:
+    """Count the replicates in which neither run had found anything at their equal budget."""
+    return int(np.count_nonzero((pairs.arm_quality <= worst) & (pairs.against_quality <= worst)))
+
+
+def _note(pairs: _Pairs, design: SearchDesign, *, n_empty: int, is_reached: bool) -> str:
+    n = len(pairs.budget)
+    if n == 0:
+        return "no replicate has both runs"
+    notes = []
+    if n < design.replicates:
+        notes.append(f"{design.replicates - n} of {design.replicates} replicates have no pair")
+    empty = sum(not len(curve.cost) for curve in pairs.arm_curves)
+    if n_empty:
+        notes.append(f"at equal budget neither had found anything in {n_empty} of {n} replicates")
+    if empty:
+        notes.append(f"the arm completed nothing that counts in {empty} of {n} replicates")
+    if not is_reached:
+        notes.append("the arm never comes to where the other ended")
+    return "; ".join(notes)
+
+
+def _spent(attainment: Attainment, design: SearchDesign) -> tuple[Spent, ...]:
+    found = []
+    for arm in design.arms:
+        runs = [run for run in attainment.runs if run.arm == arm.name]
+        if not runs:
+            continue
+        passes, flops, seconds = np.sum([run.cost.sum(axis=0) for run in runs], axis=0).tolist()
+        names, counts = np.unique(
+            np.concatenate([run.outcome[~run.reused] for run in runs]).astype(str), return_counts=True
+        )
+        outcomes = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+        found.append(Spent(arm.name, passes, flops, seconds, sum(outcomes.values()), outcomes))
+    return tuple(found)
+
+
+def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> str:
+    """Answer in one line whether any arm is better than the one that it is held against."""
+    others = list(dict.fromkeys(c.against for c in comparisons))
+    question = f"Does any arm beat {others[0] if len(others) == 1 else 'its opponent'} at equal budget?"
+    judged = [c for c in comparisons if c.n]
+    if not judged:
+        return f"{question} Not judged: no replicate has runs of two arms that are held against each other"
+    metric = judged[0].metric
+    margin = f"{design.equivalence_margin * (100 if is_share(metric) else 1):.4g}{unit_of(metric)}"
+    meanings = {
+        "better": f"better {metric} for",
+        "equivalent": f"equivalent to within {margin} for",
+        "worse": f"worse {metric} for",
+        "undecided": "undecided for",
+    }
+    parts = []
+    for label in LABELS:
+        of_label = [c for c in judged if c.label == label]
+        if of_label:
+            parts.append(f"{meanings[label]} {', '.join(_named(c, label, is_one=len(others) == 1) for c in of_label)}")
+    labels = {c.label for c in judged}
+    if "better" in labels:
+        answer = "Yes" if labels == {"better"} else "Sometimes"
+    else:
+        answer = "Not as far as shown" if "undecided" in labels else "No"
+    return f"{question} {answer}: {'; '.join(parts)}"
+
+
+def _named(comparison: SearchComparison, label: str, *, is_one: bool) -> str:
+    name = comparison.arm if is_one else f"{comparison.arm} (against {comparison.against})"
+    if label == "undecided" and comparison.replicates_needed is not None:
+        return f"{name} (about {comparison.replicates_needed:,} replicates would decide, there are {comparison.n})"
+    return name
+
+
+def _sentences(
+    comparisons: Sequence[SearchComparison],
+    arms: Sequence[ArmOutcomes],
+    spent: Sequence[Spent],
+    design: SearchDesign,
+) -> tuple[str, ...]:
+    """Say in words what was found: each comparison, speed, what rungs stopped, and what failed."""
+    interval = f"{100 * (1 - design.alpha):g}% interval"
+    found = []
+    for c in comparisons:
+        subject = f"{c.metric.capitalize()} of {c.arm} against {c.against} at equal budget"
+        if math.isfinite(c.p_value):
+            difference = f"{signed_quality(c.difference, c.metric)}{unit_of(c.metric)}, {interval} {_range(c)}"
+            found.append(f"{subject}: {c.label} ({difference})")
+        else:
+            found.append(f"{subject}: not judged ({c.note or 'one pair'})")
+    for c in comparisons:
+        if math.isinf(c.cost_ratio):
+            found.append(f"{c.arm} never comes to where {c.against} ended, with {_share_of(c)} of its passes")
+        elif not math.isnan(c.cost_ratio):
+            ends = ""
+            if not math.isnan(c.cost_ratio_low):
+                ends = f" ({interval} {ratio_text(c.cost_ratio_low)} to {ratio_text(c.cost_ratio_high)})"
+            found.append(
+                f"{c.arm} comes to where {c.against} ended with {ratio_text(c.cost_ratio)} of its passes{ends}"
+            )
+    for arm in arms:
+        if arm.stopped:
+            parts = [f"{100 * share:.0f}% at rung {rung}" for rung, share in sorted(arm.stopped.items())]
+            found.append(f"Stopped early of {arm.arm}'s candidates: {', '.join(parts)}")
+    failed = [
+        f"{n:,} {outcome.replace('_', ' ')} ({s.arm})"
+        for s in spent
+        for outcome, n in s.outcomes.items()
+        if outcome not in ("completed", "stopped", "pending")
+    ]
+    if failed:
+        found.append(f"Not every candidate completed: {', '.join(failed)}")
+    return tuple(found)
+
+
+def _share_of(comparison: SearchComparison) -> str:
+    return ratio_text(comparison.arm_passes / comparison.against_passes)
+
+
+def _series(attainment: Attainment, design: SearchDesign) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for arm in design.arms:
+        curves = attainment.of(arm.name)
+        starts = [float(curve.cost[0]) for curve in curves if len(curve.cost)]
+        if len(curves) < design.replicates or not starts:
+            continue
+        shortest = min(curve.total_cost for curve in curves)
+        places = range(math.ceil(8 * math.log10(max(1.0, min(starts)))), math.floor(8 * math.log10(shortest)) + 1)
+        grid = [round(10 ** (k / 8)) for k in places]
+        mean = np.mean([curve.at(grid) for curve in curves], axis=0)
+        found[arm.name] = list(zip(grid, np.asarray(attainment.box.shown(mean)).tolist(), strict=True))
+    return found
+
+
+def _range(comparison: SearchComparison) -> str:
+    if not math.isfinite(comparison.low):
+        return "unknown"
+    ends = (comparison.low, comparison.high)
+    return " to ".join(signed_quality(end, comparison.metric) for end in ends)
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _shown_p(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,101 @@
+"""One HTML page that shows the numbers of a search study; made and kept safe as the other report is (``page``).
+
+Not here: where the numbers come from (``search_numbers``), and what is said about them (``search_sections``).
+"""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+from plotly.offline import get_plotlyjs
+
+from sparsefront.search.comparison import SearchVerdict
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.report.markup import text
+from sparsefront.search.report.numbers import Record, Scannable
+from sparsefront.search.report.page import policy, resource, script_json
+from sparsefront.search.report.search_numbers import search_report_numbers
+from sparsefront.search.report.search_sections import (
+    attainment_section,
+    comparison_section,
+    dimension_section,
+    importance_section,
+    outcome_section,
+    search_answer,
+    search_front_section,
+    search_run_section,
+    search_spent_section,
+    search_words_section,
+)
+
+
+def write_search_report(
+    rows: Scannable | pa.Table,
+    design: SearchDesign,
+    verdict: SearchVerdict,
+    path: Path,
+    *,
+    provenance: Mapping[str, str],
+) -> None:
+    """Write the report of a search study as one self-contained HTML file.
+
+    The file is written beside its place and renamed, so that nobody reads half a page.
+
+    Args:
+        rows: the ledger (anything with ``scan``), or a table with its columns; may be empty or unfinished.
+        design: what was asked.
+        verdict: what was concluded from the same rows.
+        path: the file to write; an earlier report there is replaced.
+        provenance: further facts to print, such as hardware and versions: {name: value}.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    page = render_search_page(search_report_numbers(rows, design, verdict), provenance=provenance)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def render_search_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
+    """Render the numbers of :func:`search_report_numbers` as one HTML page.
+
+    Args:
+        numbers: the study, its arms, charts and verdict, as plain data.
+        provenance: further facts to print: {name: value}.
+
+    Returns:
+        The page; sections whose numbers are missing say so.
+    """
+    # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
+    script = f"\n{resource('search_page.js')}"
+    parts = (
+        search_run_section(numbers, provenance),
+        comparison_section(numbers),
+        attainment_section(numbers),
+        search_front_section(numbers),
+        outcome_section(numbers),
+        importance_section(numbers),
+        dimension_section(numbers),
+        search_spent_section(numbers),
+        search_words_section(numbers),
+    )
+    return string.Template(resource("page.html")).substitute(
+        title=text(numbers["study"]["name"]),
+        policy=policy(plotly, script),
+        style=resource("page.css"),
+        headline=text(numbers["verdict"]["headline"]),
+        answer=search_answer(numbers),
+        sections="\n".join(parts),
+        data=script_json(numbers),
+        plotly=plotly,
+        script=script,
+    )

@@ -1,0 +1,417 @@
+"""The sections of the report of a search study, in the order in which they are read.
+
+Not here: the numbers themselves (``search_numbers``), and the charts, which ``search_page.js`` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sparsefront.search.comparison import is_share, unit_of
+from sparsefront.search.report.markup import (
+    UNKNOWN,
+    Markup,
+    bullets,
+    chart,
+    details,
+    duration,
+    engineering,
+    interval_graphic,
+    p_value,
+    paragraph,
+    percent,
+    section,
+    signed,
+    signed_interval,
+    table,
+    text,
+    whole,
+)
+from sparsefront.search.report.numbers import Record
+from sparsefront.search.report.sections import arm_name, failures_details, label_badge, note_of
+
+#: Rows of a folded table; the front itself is complete in the ledger and in ``sparsefront front``.
+_N_FRONT_LISTED = 200
+
+
+def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
+    """Say what was searched, by what, and where."""
+    study = numbers["study"]
+    facts = {
+        "Data set": study["dataset"],
+        "Parent network": study["model"],
+        "Masks": study["mask_kind"],
+        "Objectives": ", ".join(study["objectives"]),
+        "Replicates": f"{study['replicates']:,}, each shared by all arms",
+        "Training of one candidate": f"{study['steps']:,} optimiser steps, unless the space varies them",
+        "Seed": str(study["seed"]),
+        "Candidates trained to the end": f"{numbers['points']['n_completed']:,}",
+    }
+    items = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+        for name, value in [*facts.items(), *provenance.items()]
+    )
+    arms = table(
+        "The arms",
+        ["arm", "strategy", "rungs", "#candidates", "#at once", "judged against"],
+        [
+            [
+                arm_name(numbers, arm["name"]),
+                arm["strategy"],
+                arm["rungs"],
+                whole(arm["candidates"]),
+                whole(arm["batch"]),
+                arm_name(numbers, arm["against"]) if arm["against"] else UNKNOWN,
+            ]
+            for arm in numbers["arms"]
+        ],
+    )
+    spaces: dict[str, list[str]] = {}
+    for arm in numbers["arms"]:
+        spaces.setdefault(arm["space"], []).append(arm["name"])
+    described = "".join(
+        f"<h3>{text('All arms' if len(spaces) == 1 else ', '.join(names))}</h3>\n<pre>{text(space)}</pre>"
+        for space, names in spaces.items()
+    )
+    return section(
+        "run",
+        "What was run",
+        f'<dl class="facts">{items}</dl>',
+        arms,
+        details("The space that was searched", described),
+    )
+
+
+def search_answer(numbers: Record) -> str:
+    """Give the verdicts at a glance, and all findings in sentences to unfold."""
+    rows = [row for row in numbers["verdict"]["comparisons"] if row["n"]]
+    glance = ""
+    if rows:
+        unit = unit_of(rows[0]["metric"])
+        glance = table(
+            f"{_metric(numbers)} at equal budget: verdict, difference ({unit.strip()}), and share of the other's whole "
+            "budget that the arm needed to come to where the other ended",
+            ["arm", "against", "verdict", "#difference", "#budget to catch up"],
+            [
+                [
+                    arm_name(numbers, row["arm"]),
+                    arm_name(numbers, row["against"]),
+                    label_badge(row["label"]),
+                    _signed(row["difference"], row["metric"]),
+                    row["cost_ratio_text"] or UNKNOWN,
+                ]
+                for row in rows
+            ],
+        )
+    sentences = bullets(numbers["verdict"]["sentences"], css="sentences")
+    return glance + (details("All findings in sentences", sentences) if sentences else "")
+
+
+def comparison_section(numbers: Record) -> Markup:
+    """Show what each arm came to against the one that it is held against."""
+    title = "1. Verdict: each arm at equal budget"
+    rows = numbers["verdict"]["comparisons"]
+    if not any(row["n"] for row in rows):
+        why = "Nothing to compare yet: it takes two arms that are held against each other in the same replicate."
+        return section("verdict", title, note_of(why))
+    study = numbers["study"]
+    metric = rows[0]["metric"]
+    scale = 100.0 if is_share(metric) else 1.0
+    ends = [abs(row[name]) for row in rows for name in ("low", "high", "difference") if row[name] is not None]
+    margin = study["margin"]
+    reach = 1.08 * max(min(max(ends, default=0.0), 8 * margin), margin)
+    words = (
+        "In each replicate both runs are read off at the same cost, the smaller of their two totals; differences are "
+        "paired over replicates, on validation. The p-values are corrected for all rows (Holm)."
+    )
+    caption = (
+        f"Difference in {_metric(numbers).lower()} ({unit_of(metric).strip()}; positive = arm better) with its "
+        f"{100 * (1 - study['alpha']):.4g}% interval; shaded: the margin of equivalence, ±{scale * margin:.3g}; a "
+        "triangle points to what lies beyond the scale. Budget to catch up: passes with which the arm's mean curve "
+        "comes to where the other's ended, as a share of all of the other's passes (below 100% = faster)."
+    )
+    same_pairs = len({row["n"] for row in rows}) == 1
+    if same_pairs:
+        caption += f" Pairs in every row: {rows[0]['n']:,}."
+    headers = ["against", "arm", "verdict", "#difference", "", "#p, different", "#p, equivalent"]
+    headers += [
+        *([] if same_pairs else ["#pairs"]),
+        "#replicates needed",
+        "#budget to catch up",
+        "#passes: arm / other",
+    ]
+    body = [
+        [
+            Markup(f"against {arm_name(numbers, row['against'])}"),
+            arm_name(numbers, row["arm"]),
+            label_badge(row["label"]),
+            _difference(row),
+            interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
+            p_value(row["p_adjusted"]),
+            p_value(row["p_equivalence_adjusted"]),
+            *([] if same_pairs else [whole(row["n"])]),
+            whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
+            _ratio(row),
+            f"{engineering(row['arm_passes'])} / {engineering(row['against_passes'])}",
+        ]
+        for row in rows
+    ]
+    notes = bullets((f"{row['arm']}: {row['note']}" for row in rows if row["note"]), css="note")
+    return section("verdict", title, paragraph(words), table(caption, headers, body, grouped=True), notes)
+
+
+def attainment_section(numbers: Record) -> Markup:
+    """Show what was attained against what was spent."""
+    study = numbers["study"]
+    title = f"2. {_metric(numbers)} against cost"
+    if not any(curve["cost"] for curve in numbers["curves"]):
+        return section("attainment", title, note_of("Nothing was trained yet."))
+    words = (
+        "Mean over replicates of what each run had found by the time it had spent so many passes, in the order of its "
+        "candidates; bands are Student's intervals over replicates. Stopped and failed candidates cost and add "
+        "nothing, and a run that has ended keeps what it has. "
+    )
+    if study["metric"] == "hypervolume":
+        reference = ", ".join(
+            f"{name} {_setting(value)}" for name, value in zip(study["objectives"], study["reference"], strict=True)
+        )
+        words += (
+            f"The hypervolume is a fraction of the box up to {reference}; sizes and costs are on a log scale in it."
+        )
+        if not study["is_settled"]:
+            words += " Part of this reference is the largest network that completed: it can move while the study grows."
+    described = f"{_metric(numbers)} of each arm against the passes it spent."
+    return section("attainment", title, paragraph(words), chart("attainment", described))
+
+
+def search_front_section(numbers: Record) -> Markup:
+    """Show the front over all arms."""
+    title = "3. The front of all arms"
+    points, members, axes = numbers["points"], numbers["front"], numbers["axes"]
+    if not points["n_completed"]:
+        return section("front", title, note_of("No candidate was trained to the end yet."))
+    objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
+    words = (
+        "<p>Large outlined markers are the front over all arms and replicates: no other candidate beats them in "
+        f"{objectives} together. Hover over a marker for its candidate's id and settings; click an arm in the legend "
+        "to hide it. These are single networks, so part of any front is luck: compare arms in section 1.</p>"
+    )
+    sampled = ""
+    if points["n_shown"] < points["n_completed"]:
+        sampled = note_of(
+            f"Charts 3 and 6 show {points['n_shown']:,} of {points['n_completed']:,} candidates: the whole front, and "
+            "a random sample of the others."
+        )
+    names = [axis["name"] for axis in axes]
+    body = [
+        [
+            Markup(f"<code>{text(row['candidate'])}</code>"),
+            arm_name(numbers, row["arm"]),
+            whole(row["replicate"]),
+            whole(row["number"]),
+            *(_value(axis, row["values"][axis["name"]]) for axis in axes),
+            percent(row["test_error"], digits=2),
+            ", ".join(f"{name} {_setting(value)}" for name, value in row["dims"].items()),
+        ]
+        for row in members[:_N_FRONT_LISTED]
+    ]
+    headers = ["candidate", "arm", "#replicate", "#number", *(f"#{name}" for name in names), "#test error", "~settings"]
+    cut = f" (the first {_N_FRONT_LISTED:,} of {len(members):,})" if len(members) > _N_FRONT_LISTED else ""
+    counts = table(
+        "Where the front comes from",
+        ["arm", "#on the front of all arms", "#front of one run, mean"],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                whole(sum(member["arm"] == row["arm"] for member in members)),
+                f"{row['front_size']:.1f}",
+            ]
+            for row in numbers["outcomes"]
+        ],
+    )
+    folded = details(f"The front as a table ({len(members):,})", table(f"The front{cut}", headers, body))
+    described = f"{axes[0]['label'].capitalize()} against {' and '.join(axis['label'] for axis in axes[1:])}."
+    return section("front", title, words, sampled, chart("front", described), counts, folded)
+
+
+def outcome_section(numbers: Record) -> Markup:
+    """Show what became of the candidates: stopped at which rung, completed, failed."""
+    title = "4. What became of the candidates"
+    rows = numbers["outcomes"]
+    if not any(row["n_candidates"] for row in rows):
+        return section("outcomes", title, note_of("No candidate was trained yet."))
+    words = (
+        "Shares of the candidates that were trained, at least in part, and have ended. Duplicates of an earlier "
+        "candidate and proposals that break a constraint were not: they are counted in the table, and cost nothing."
+    )
+    texts = list(dict.fromkeys(part["text"] for row in rows for part in row["parts"]))
+    listed = table(
+        "The same as a table",
+        ["arm", "#candidates", *(f"#{name}" for name in texts), "#duplicates", "#infeasible"],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                whole(row["n_candidates"]),
+                *(percent(_share(row, name), digits=1) for name in texts),
+                whole(row["n_duplicates"]),
+                whole(row["n_infeasible"]),
+            ]
+            for row in rows
+        ],
+    )
+    described = "Share of each arm's candidates that was stopped at each rung, completed or failed."
+    return section("outcomes", title, paragraph(words), chart("outcomes", described), listed)
+
+
+def importance_section(numbers: Record) -> Markup:
+    """Show which dimensions mattered."""
+    title = "5. Which dimensions mattered"
+    rows = numbers["importances"]
+    known = [row for row in rows if row["importances"]]
+    if not known:
+        return section("importance", title, note_of("Too few candidates completed: it takes 50 of one arm."))
+    objective = known[0]["objective"]
+    words = (
+        "How much the best tenth of an arm's completed candidates differ from all of them in each dimension "
+        f"(PED-ANOVA, shares of 1; ranked within replicates), for {objective}. It is about what the arm visited: "
+        "what a strategy settled early varies no longer, and seems unimportant."
+    )
+    few = [f"{row['arm']} ({row['n']})" for row in rows if not row["importances"]]
+    note = note_of(f"Too few completed candidates: {', '.join(few)}.") if few else ""
+    names = list(dict.fromkeys(name for row in known for name in row["importances"]))
+    listed = table(
+        "Importance of each dimension",
+        ["arm", "objective", "#candidates", *(f"#{name}" for name in names)],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                row["objective"],
+                whole(row["n"]),
+                *(percent(row["importances"].get(name), digits=0) for name in names),
+            ]
+            for row in known
+        ],
+    )
+    described = "Importance of each dimension of the space, arm by arm."
+    return section(
+        "importance",
+        title,
+        paragraph(words),
+        chart("importance", described),
+        note,
+        details("The same as a table", listed),
+    )
+
+
+def dimension_section(numbers: Record) -> Markup:
+    """Show where in each dimension the candidates lie."""
+    title = "6. Dimensions against validation error"
+    if not numbers["dimensions"] or not numbers["points"]["n_completed"]:
+        return section("dimensions", title, note_of("There is nothing to show yet."))
+    n_hidden = len(numbers["dimensions"]) - numbers["n_panels"]
+    words = "Completed candidates; outlined: those of the front. The dimensions that matter most come first."
+    if n_hidden > 0:
+        words += f" {n_hidden} further dimensions are not shown."
+    described = "Validation error against each dimension, one panel for each."
+    return section("dimensions", title, paragraph(words), chart("dimensions", described))
+
+
+def search_spent_section(numbers: Record) -> Markup:
+    """Show what each arm spent, and what failed."""
+    title = "7. What each arm spent"
+    spent = numbers["verdict"]["spent"]
+    if not spent:
+        return section("spent", title, note_of("Nothing was spent yet."))
+    outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
+    words = (
+        "A pass is one example taken forward and backward; a forward pass alone counts a third. Stopped, failed and "
+        "repeated work is included. Time is the wall time of a batched training, divided over its candidates."
+    )
+    costs = table(
+        "Cost by arm, and what became of its proposals",
+        ["arm", "#proposals", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                whole(row["n_candidates"]),
+                engineering(row["passes"]),
+                engineering(row["flops"], unit="FLOP"),
+                duration(row["seconds"]),
+                *(whole(row["outcomes"].get(outcome, 0)) for outcome in outcomes),
+            ]
+            for row in spent
+        ],
+    )
+    return section("spent", title, paragraph(words), costs, failures_details(numbers))
+
+
+def search_words_section(numbers: Record) -> Markup:
+    """Define what the report's words mean."""
+    study = numbers["study"]
+    metric = study["metric"]
+    margin = f"{study['margin'] * (100 if is_share(metric) else 1):.3g}{unit_of(metric)}"
+    words = {
+        "candidate": "One network that was proposed: the settings of the space, with its masks and training.",
+        "replicate": "One data split, initial weights and data order, shared by all arms: comparisons are paired.",
+        "run": "One arm in one replicate. It is an independent search, with its own draws.",
+        "rung": "A point of the training at which candidates are compared and some are stopped.",
+        "hypervolume": "The share of a fixed box of the objectives that is dominated by what was found; more is better."
+        " It ranges from errors of 0 to that of guessing, and over sizes and costs on a log scale.",
+        "equivalent": f"Two one-sided tests show that the difference is smaller than {margin} (level "
+        f"{study['alpha']:g}, corrected for all comparisons).",
+        "better, worse": "A paired t-test shows a difference, and it was not shown to be smaller than that margin.",
+        "undecided": "Neither was shown; this is not evidence of no difference.",
+        "validation, test": "Strategies, rungs, fronts and verdicts see validation only. Test errors are reported.",
+    }
+    items = "".join(f"<dt>{text(word)}</dt><dd>{text(meaning)}</dd>" for word, meaning in words.items())
+    return section("words", "8. How to read this", f'<dl class="words">{items}</dl>')
+
+
+def _metric(numbers: Record) -> str:
+    metric = numbers["study"]["metric"]
+    return "Hypervolume" if metric == "hypervolume" else f"Best {metric}"
+
+
+def _scaled(value: float, metric: str) -> tuple[float, int]:
+    return (100 * value, 2) if is_share(metric) else (value, 4 if abs(value) < 100 else 0)
+
+
+def _signed(value: float | None, metric: str) -> str:
+    if value is None:
+        return UNKNOWN
+    scaled, digits = _scaled(value, metric)
+    return signed(scaled, digits=digits)
+
+
+def _difference(row: Record) -> str:
+    if row["difference"] is None:
+        return UNKNOWN
+    digits = _scaled(row["difference"], row["metric"])[1]
+    low, high = (None if row[end] is None else _scaled(row[end], row["metric"])[0] for end in ("low", "high"))
+    return f"{_signed(row['difference'], row['metric'])} {signed_interval(low, high, digits=digits)}".rstrip()
+
+
+def _ratio(row: Record) -> str:
+    if row["cost_ratio_text"] is None:
+        return UNKNOWN
+    low, high = row["cost_ratio_low_text"], row["cost_ratio_high_text"]
+    return str(row["cost_ratio_text"]) + (f" [{low}, {high}]" if low and high and low != high else "")
+
+
+def _share(row: Record, name: str) -> float:
+    shares: Sequence[float] = [part["share"] for part in row["parts"] if part["text"] == name]
+    return sum(shares)
+
+
+def _value(axis: Record, value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    if axis["is_share"]:
+        return percent(value, digits=2)
+    return whole(value) if float(value).is_integer() else f"{value:.4g}"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else whole(value)
+    return str(value)

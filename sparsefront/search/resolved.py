@@ -1,0 +1,138 @@
+"""The design of a study, from the study as its ledger records it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sparsefront.errors import SpaceError
+from sparsefront.search.design import Design, RungSettings, SearchArm, SearchDesign
+from sparsefront.search.rungs import RUNGS
+from sparsefront.spaces.domains import Bits
+from sparsefront.spaces.space import Space
+from sparsefront.spaces.structure import Structure
+
+
+def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
+    """The numbers that decisions and judgements depend on, of a resolved study as plain data.
+
+    Raises:
+        KeyError: if it is none.
+    """
+    if "space" in identity:
+        return search_design_of(identity)
+    search, masks, verdict = identity["search"], identity["masks"], identity["verdict"]
+    return Design(
+        name=identity["name"],
+        seed=identity["seed"],
+        replicates=identity["replicates"],
+        sparsities=tuple(identity["sparsities"]),
+        arms=tuple(identity["arms"]),
+        draws=search["draws"],
+        random_draws=search["random_draws"],
+        probe_size=search["probe_size"],
+        steps=identity["training"]["steps"],
+        mask_kind=masks["kind"],
+        allocation=masks["allocation"],
+        model=_described(identity["model"]),
+        dataset=_described(identity["data"]),
+        n_classes=identity["resolved"]["n_classes"],
+        equivalence_margin=verdict["equivalence_margin"],
+        convergence_target_fraction=verdict["convergence_target_fraction"],
+        convergence_margin_fraction=verdict["convergence_margin_fraction"],
+        alpha=verdict["alpha"],
+        objectives=tuple(verdict["objectives"]),
+    )
+
+
+def _described(section: Mapping[str, Any]) -> str:
+    """A name with its options, for people; the same in whatever order they are stored.
+
+    >>> _described({"name": "digits", "validation_fraction": 0.2}), _described({"name": "mlp", "widths": [8]})
+    ('digits', 'mlp(widths=[8])')
+    """
+    options = {k: v for k, v in sorted(section.items()) if k not in ("name", "validation_fraction")}
+    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else section["name"]
+
+
+def spaces_of(
+    identity: Mapping[str, Any], *, known_keys: Collection[str] | None = None, structure: Structure | None = None
+) -> dict[str, Space]:
+    """The space of each arm of a resolved search study.
+
+    Args:
+        identity: the study; its `resolved` says what `n_sections` and `bits` the masks have.
+        known_keys: study keys that a space may set; None if that was checked before.
+        structure: the parent of searched masks, for those that are the same but for the order of hidden units.
+
+    Raises:
+        SpaceError: one line with key, value and what is accepted.
+    """
+    resolved = identity["resolved"]
+    bits = None
+    if resolved["bits"] is not None:
+        bits = Bits(tuple(resolved["bits"]["sections"]), tuple(resolved["bits"]["kept"]))
+    base = Space.from_table(
+        identity["space"],
+        bits=bits,
+        n_sections=resolved["n_sections"],
+        known_keys=known_keys,
+        structure=structure,
+        mask_kind=identity["masks"]["kind"],
+    )
+    spaces: dict[str, Space] = {}
+    for name, arm in identity["arms"].items():
+        try:
+            spaces[name] = base.with_overrides(arm["space"]) if arm["space"] else base
+        except SpaceError as error:
+            raise SpaceError(f"arms.{name}.{error}") from error
+    return spaces
+
+
+def search_design_of(identity: Mapping[str, Any], *, structure: Structure | None = None) -> SearchDesign:
+    """The same of a search; `structure`: see `spaces_of`."""
+    verdict, spaces = identity["verdict"], spaces_of(identity, structure=structure)
+    return SearchDesign(
+        name=identity["name"],
+        seed=identity["seed"],
+        replicates=identity["replicates"],
+        arms=tuple(
+            SearchArm(
+                name=name,
+                strategy=arm["strategy"],
+                space=spaces[name],
+                candidates=arm["candidates"],
+                batch=arm["batch"],
+                options=arm["options"],
+                rungs=_rungs(arm["rungs"], tuple(verdict["objectives"])),
+                against=arm["against"],
+            )
+            for name, arm in _ordered(identity["arms"])
+        ),
+        steps=identity["training"]["steps"],
+        eval_every=identity["training"]["eval_every"],
+        model=_described(identity["model"]),
+        dataset=_described(identity["data"]),
+        mask_kind=identity["masks"]["kind"],
+        n_classes=identity["resolved"]["n_classes"],
+        objectives=tuple(verdict["objectives"]),
+        reference=tuple(verdict["reference"]) or None,
+        equivalence_margin=verdict["equivalence_margin"],
+        alpha=verdict["alpha"],
+    )
+
+
+def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Arms in an order that does not depend on how they were written: those that others are held against, then by name.
+
+    >>> [name for name, _ in _ordered({"b": {"against": "r"}, "a": {"against": "r"}, "r": {"against": "r"}})]
+    ['r', 'a', 'b']
+    """
+    against = {arm["against"] for arm in arms.values()}
+    return sorted(arms.items(), key=lambda item: (item[0] not in against, item[0]))
+
+
+def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...]) -> RungSettings:
+    """What a rung compares: all objectives if its rule knows several, else the validation loss."""
+    compared = objectives if RUNGS[settings["kind"]].is_multi_objective else ("val_loss",)
+    return RungSettings(**{**settings, "bands": tuple(settings["bands"]), "objectives": compared})

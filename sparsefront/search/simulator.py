@@ -1,0 +1,472 @@
+"""Search studies with a simulated clock: strategies and rungs at any scale, without training anything.
+
+The real `Exploration` is driven by imaginary workers. What a candidate would reach is told by an objective: a synthetic
+one, or the curves of a finished study.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sparsefront.errors import ConfigError
+from sparsefront.search.attainment import arm_outcomes, attain, mean_curves
+from sparsefront.search.design import SearchArm, SearchDesign
+from sparsefront.search.exploration import Decision, Describe, Described, Exploration, SegmentWork, Totals
+from sparsefront.search.packing import PackCost
+from sparsefront.search.points import points_from_rows
+from sparsefront.search.schema import SCHEMA
+from sparsefront.spaces.domains import Point
+from sparsefront.spaces.space import Space
+
+Floats = npt.NDArray[np.float64]
+
+#: Columns of the rows of a simulated study.
+COLUMNS = (
+    "stage", "arm", "replicate", "target_sparsity", "slot", "outcome", "candidate", "checkpoint", "rung", "reused",
+    "n_params", "macs", "weight_sparsity", "node_sparsity", "val_loss", "val_error", "initial_loss", "scalefree_loss",
+    "passes", "flops", "seconds",
+)  # fmt: skip
+_SCHEMA = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+
+#: Loss before training, as of guessing one of ten classes.
+_START_LOSS = math.log(10)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What an objective is asked: a candidate, and how long it was trained (`step` of `described.steps`)."""
+
+    arm: SearchArm
+    replicate: int
+    point: Point
+    described: Described
+    step: int
+
+
+class Objective(Protocol):
+    """Tells what a candidate would have reached; one row of the registry, or a finished study."""
+
+    def __call__(self, query: Query, /) -> tuple[float, float]:
+        """(validation loss in nats, validation error as a fraction); a loss that is not finite has diverged."""
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """One row of the registry of synthetic objectives."""
+
+    summary: str
+    objective: Objective
+
+
+def bowl(query: Query) -> tuple[float, float]:
+    """A smooth bowl over the unit cube with its optimum at 0.3, reached along an exponential learning curve."""
+    final = 0.2 + 4.0 * _distance(query) + _noise(query)
+    loss = final + (_START_LOSS - final) * math.exp(-5.0 * _progress(query))
+    return loss, _error(loss)
+
+
+def tradeoff(query: Query) -> tuple[float, float]:
+    """The bowl, to which small networks add what they lack: error falls with the logarithm of the parameters."""
+    capacity = max(0.0, 1.0 - math.log10(max(1, query.described.n_params)) / 6.0)
+    final = 0.05 + 1.5 * capacity + 2.0 * _distance(query) + _noise(query)
+    loss = final + (_START_LOSS - final) * math.exp(-5.0 * _progress(query))
+    return loss, _error(loss)
+
+
+def inverted(query: Query) -> tuple[float, float]:
+    """A plateau, higher for the better candidates, then the bowl at once: the best learn last, after half the training.
+
+    Rungs in the first half keep the worst; a first rung beyond it keeps the best.
+    """
+    distance = _distance(query)
+    final = 0.2 + 4.0 * distance + _noise(query)
+    learns_at = 0.5 * (1.0 - min(1.0, 2.0 * distance))
+    loss = final if _progress(query) >= learns_at else _START_LOSS + 0.1 * (_START_LOSS - final)
+    return loss, _error(loss)
+
+
+SYNTHETIC: Mapping[str, Synthetic] = {
+    "bowl": Synthetic("a smooth bowl with exponential learning curves", bowl),
+    "tradeoff": Synthetic("the bowl, with an error that falls as the network grows", tradeoff),
+    "inverted": Synthetic("the best in the end are the worst at first: early ranking is inverted", inverted),
+}
+
+
+def _distance(query: Query) -> float:
+    """Mean squared distance from 0.3 in the unit cube; inactive dimensions are left out."""
+    unit = query.arm.space.encode([query.point])[0]
+    active = unit[~np.isnan(unit)]
+    return float(np.mean((active - 0.3) ** 2)) if len(active) else 0.0
+
+
+def _progress(query: Query) -> float:
+    return query.step / query.described.steps
+
+
+def _noise(query: Query) -> float:
+    """A replicate's luck: a hundredth, the same whenever it is asked."""
+    return 0.01 * (int(query.described.id[:8], 16) / 0xFFFFFFFF)
+
+
+def _error(loss: float) -> float:
+    return 0.9 * (1.0 - math.exp(-loss))
+
+
+class LedgerObjective:
+    """A finished study, asked again: candidates get the curves of the nearest one that was trained to its end.
+
+    Nearest in the unit cube of the space, within the replicate; of equals the first. A candidate that is on record gets
+    its own curve, so that rules for rungs are replayed exactly over the steps that were evaluated (in between, the last
+    evaluation before counts). A strategy that goes elsewhere sees a surface of plateaus, no finer than the record.
+
+    Args:
+        rows: of stages 'rung' and 'trained', with the columns of the space and the curves.
+        design: of that study.
+
+    Raises:
+        ConfigError: nothing of a replicate was trained to its end, or mask bits were searched: they have no distance.
+    """
+
+    columns = ("stage", "arm", "replicate", "slot", "outcome", "curve_step", "curve_val_loss", "curve_val_error")
+
+    def __init__(self, rows: pa.Table, design: SearchDesign) -> None:
+        self._known: dict[int, list[tuple[Space, Point, Floats]]] = {}
+        self._units: dict[tuple[int, int], Floats] = {}
+        for arm in design.arms:
+            if arm.space.bits is not None:
+                raise ConfigError(
+                    f"arm {arm.name!r}: searched mask bits have no distance; simulate a synthetic objective instead"
+                )
+        spaces = {arm.name: arm.space for arm in design.arms}
+        curves: dict[tuple[str, int, int], list[tuple[int, float, float]]] = {}
+        ends: dict[tuple[str, int, int], int] = {}
+        for i, row in enumerate(rows.select(self.columns).to_pylist()):
+            key = row["arm"], row["replicate"], row["slot"]
+            if key[0] not in spaces or row["stage"] not in ("rung", "trained"):
+                continue
+            measured = (row[name] or () for name in self.columns[-3:])
+            curves.setdefault(key, []).extend(zip(*measured, strict=True))
+            if row["stage"] == "trained" and row["outcome"] == "completed" and curves[key]:
+                ends[key] = i
+        for arm in design.arms:
+            mine = {key: i for key, i in ends.items() if key[0] == arm.name}
+            points = points_from_rows(rows.take(pa.array(list(mine.values()), type=pa.int64())), arm.space, _no_blob)
+            for key, point in zip(mine, points, strict=True):
+                curve = np.array(sorted(curves[key]), dtype=np.float64)
+                self._known.setdefault(key[1], []).append((arm.space, point, curve))
+        missing = [r for r in range(design.replicates) if r not in self._known]
+        if missing:
+            raise ConfigError(
+                f"replicate {missing[0]}: no candidate with a curve completed; there is nothing to replay"
+            )
+
+    def __call__(self, query: Query, /) -> tuple[float, float]:
+        """Loss and error of the nearest candidate at the step."""
+        curve = self._nearest(query)
+        i = int(np.searchsorted(curve[:, 0], query.step, side="right")) - 1
+        _, loss, error = curve[max(0, i)]
+        return float(loss), float(error)
+
+    def _nearest(self, query: Query) -> Floats:
+        space, known = query.arm.space, self._known[query.replicate]
+        key = query.replicate, id(space)
+        if key not in self._units:
+            self._units[key] = np.concatenate([_encoded(space, own, point) for own, point, _ in known])
+        units, asked = self._units[key], space.encode([query.point])[0]
+        gaps = np.abs(units - asked)
+        # Where only one of the two has the dimension, they are as far apart as can be.
+        gaps = np.where(np.isnan(gaps), (np.isnan(units) != np.isnan(asked)).astype(np.float64), gaps)
+        return known[int(np.argmin(np.square(gaps).sum(axis=1)))][2]
+
+
+def _encoded(space: Space, own: Space, point: Point) -> Floats:
+    """A point of one space in the unit cube of another: what that has not is inactive."""
+    if own is space:
+        return space.encode([point])
+    return space.encode(
+        [{n: v for n, v in point.items() if n in space.by_name and space.by_name[n].domain.contains(v)}]
+    )
+
+
+def _no_blob(digest: str) -> bytes:
+    raise ConfigError(f"mask {digest}: searched mask bits cannot be simulated")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulated study took.
+
+    Attributes:
+        makespan_s: from the beginning to the last result, simulated.
+        utilisation: fraction of the workers' time that they worked.
+        n_packs: that were handed out.
+        lanes_each: mean candidates in a pack.
+        totals: what became of the candidates.
+        stopped: candidates stopped, by arm and rung.
+        n_rows: that a ledger would have held.
+    """
+
+    makespan_s: float
+    utilisation: float
+    n_packs: int
+    lanes_each: float
+    totals: Totals
+    stopped: Mapping[str, Mapping[int, int]]
+    n_rows: int
+
+
+def simulate(
+    design: SearchDesign,
+    describe: Describe,
+    objective: Objective,
+    *,
+    workers: int,
+    max_lanes: int,
+    pack_cost: PackCost,
+    seconds: Callable[[SegmentWork], float] | None = None,
+    on_rows: Callable[[pa.RecordBatch], object] | None = None,
+) -> Simulated:
+    """Run a search study with imaginary workers and a clock that jumps from result to result.
+
+    Deterministic: packs that end at the same moment end in the order in which they were handed out.
+
+    Args:
+        design: of the study.
+        describe: tells what a candidate is.
+        objective: tells what it would reach.
+        workers: packs at once.
+        max_lanes: candidates in a pack.
+        pack_cost: for packing.
+        seconds: what a pack takes; by default what the packing predicts.
+        on_rows: called with the rows of every commit, in order; columns `COLUMNS`.
+
+    Raises:
+        SparsefrontError: as `Exploration`.
+    """
+    exploration = Exploration(design, describe, pack_cost=pack_cost, workers=workers, max_lanes=max_lanes)
+    arms = {arm.name: arm for arm in design.arms}
+    stopped: dict[str, Counter[int]] = {name: Counter() for name in arms}
+    running: list[tuple[float, int, float, SegmentWork]] = []
+    now_s, busy_s, n_packs, n_lanes, n_rows = 0.0, 0.0, 0, 0, 0
+
+    def commit(batch: pa.RecordBatch) -> None:
+        nonlocal n_rows
+        n_rows += batch.num_rows
+        exploration.absorb(batch)
+        if on_rows is not None:
+            on_rows(batch)
+
+    def commit_decided() -> None:
+        while decisions := exploration.decided():
+            for decision in decisions:
+                if decision.rung is not None and decision.reused_from is None:
+                    stopped[decision.arm][decision.rung] += 1
+            commit(_batch([_decided_row(decision) for decision in decisions]))
+
+    commit_decided()
+    while True:
+        while len(running) < workers and (work := exploration.next_work()) is not None:
+            took_s = work.predicted_s if seconds is None else seconds(work)
+            heapq.heappush(running, (now_s + took_s, n_packs, took_s, work))
+            n_packs, n_lanes, busy_s = n_packs + 1, n_lanes + len(work.lanes), busy_s + took_s
+        commit_decided()
+        if not running:
+            if exploration.is_done:
+                break
+            continue
+        now_s, _, took_s, work = heapq.heappop(running)
+        commit(_batch(_segment_rows(work, arms, describe, objective, took_s / len(work.lanes))))
+        exploration.finished(work)
+        commit_decided()
+    return Simulated(
+        makespan_s=now_s,
+        utilisation=busy_s / (workers * now_s) if now_s else 1.0,
+        n_packs=n_packs,
+        lanes_each=n_lanes / n_packs if n_packs else 0.0,
+        totals=exploration.totals(),
+        stopped={name: dict(sorted(counts.items())) for name, counts in stopped.items()},
+        n_rows=n_rows,
+    )
+
+
+def _segment_rows(
+    work: SegmentWork, arms: Mapping[str, SearchArm], describe: Describe, objective: Objective, seconds: float
+) -> list[dict[str, Any]]:
+    """What a worker would report of a pack."""
+    rows = []
+    for lane, stop, rung in zip(work.lanes, work.stops, work.rung, strict=True):
+        arm = arms[lane.arm]
+        described = describe(work.replicate, lane.point, arm.space)
+        loss, error = objective(Query(arm, work.replicate, lane.point, described, stop))
+        has_diverged = not math.isfinite(loss)
+        passes = float((stop - lane.start_step) * described.shape.batch_size)
+        rows.append(
+            {
+                "stage": "trained" if rung is None or has_diverged else "rung",
+                "arm": lane.arm,
+                "replicate": work.replicate,
+                "target_sparsity": 0.0 if rung is None or has_diverged else float(rung),
+                "slot": lane.slot,
+                "outcome": "diverged" if has_diverged else "completed",
+                "candidate": lane.id,
+                "rung": None if has_diverged else rung,
+                "reused": False,
+                **_costs(described),
+                "val_loss": None if has_diverged else loss,
+                "val_error": None if has_diverged else error,
+                "passes": passes,
+                "flops": 6.0 * described.macs * passes,
+                "seconds": seconds,
+            }
+        )
+    return rows
+
+
+def _decided_row(decision: Decision) -> dict[str, Any]:
+    """The row that a driver commits for a decision."""
+    described = decision.described
+    return {
+        "stage": "trained",
+        "arm": decision.arm,
+        "replicate": decision.replicate,
+        "target_sparsity": 0.0,
+        "slot": decision.slot,
+        "outcome": decision.outcome,
+        "candidate": None if described is None else described.id,
+        "rung": decision.rung,
+        "reused": decision.reused_from is not None,
+        **({} if described is None else _costs(described)),
+        **{name: value for name, value in (decision.values or {}).items() if name in _MEASURED},
+        "passes": 0.0,
+        "flops": 0.0,
+        "seconds": 0.0,
+    }
+
+
+_MEASURED = ("val_loss", "val_error", "initial_loss", "scalefree_loss")
+
+
+def _costs(described: Described) -> dict[str, Any]:
+    return {
+        "n_params": described.n_params,
+        "macs": described.macs,
+        "weight_sparsity": described.weight_sparsity,
+        "node_sparsity": described.node_sparsity,
+    }
+
+
+def _batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row.get(f.name) for row in rows], type=f.type) for f in _SCHEMA], schema=_SCHEMA
+    )
+
+
+@dataclass(frozen=True)
+class ArmSimulation:
+    """What one arm of a simulated study attained, over its replicates.
+
+    Attributes:
+        arm: its name.
+        quality: mean hypervolume at the end, as a fraction of the box; with one objective, the best value.
+        low: of the interval over replicates; NaN for one.
+        high: of that interval.
+        passes: forward and backward passes of a replicate, mean.
+        candidates: trained at least in part, all replicates.
+        reused: proposals that repeated an earlier one.
+        infeasible: proposals that no network could follow from within the constraints.
+        stopped_fraction: of the candidates, by rung.
+        cost: grid of passes, and `curve` the mean quality there.
+        curve: see `cost`.
+    """
+
+    arm: str
+    quality: float
+    low: float
+    high: float
+    passes: float
+    candidates: int
+    reused: int
+    infeasible: int
+    stopped_fraction: Mapping[int, float]
+    cost: Floats
+    curve: Floats
+
+
+@dataclass(frozen=True)
+class StudySimulation:
+    """A simulated study: what it took and what its arms attained; `metric` names the quality."""
+
+    simulated: Simulated
+    arms: tuple[ArmSimulation, ...]
+    metric: str
+
+    def as_table(self) -> list[dict[str, object]]:
+        """One row for each arm."""
+        return [
+            {
+                "arm": arm.arm,
+                self.metric: arm.quality,
+                "low": arm.low,
+                "high": arm.high,
+                "passes": arm.passes,
+                "candidates": arm.candidates,
+                "stopped_fraction": sum(arm.stopped_fraction.values()),
+                "reused": arm.reused,
+                "infeasible": arm.infeasible,
+            }
+            for arm in self.arms
+        ]
+
+
+def simulate_study(
+    design: SearchDesign,
+    describe: Describe,
+    objective: Objective,
+    *,
+    workers: int,
+    max_lanes: int,
+    pack_cost: PackCost,
+    seconds: Callable[[SegmentWork], float] | None = None,
+) -> StudySimulation:
+    """Simulate a study and say what each arm attained; arguments as of `simulate`."""
+    batches: list[pa.RecordBatch] = []
+    simulated = simulate(
+        design,
+        describe,
+        objective,
+        workers=workers,
+        max_lanes=max_lanes,
+        pack_cost=pack_cost,
+        seconds=seconds,
+        on_rows=batches.append,
+    )
+    attainment = attain(pa.Table.from_batches(batches, schema=_SCHEMA), design)
+    outcomes = {one.arm: one for one in arm_outcomes(attainment, design)}
+    arms = []
+    for mean in mean_curves(attainment, design):
+        known, curves = outcomes[mean.arm], attainment.of(mean.arm)
+        arms.append(
+            ArmSimulation(
+                arm=mean.arm,
+                quality=float(mean.mean[-1]),
+                low=float(mean.low[-1]),
+                high=float(mean.high[-1]),
+                passes=float(np.mean([curve.total_cost for curve in curves])),
+                candidates=known.n_candidates,
+                reused=known.n_duplicates,
+                infeasible=known.n_infeasible,
+                stopped_fraction=known.stopped,
+                cost=mean.cost,
+                curve=mean.mean,
+            )
+        )
+    return StudySimulation(simulated, tuple(arms), attainment.box.metric)

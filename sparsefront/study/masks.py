@@ -1,0 +1,161 @@
+"""Studies of masks: random search over masks at levels of sparsity, and the arms that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from sparsefront.errors import ConfigError, SpaceError, nearest
+from sparsefront.search.design import Design
+from sparsefront.search.methods import METHODS
+from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.plan import Plan
+from sparsefront.search.resolved import design_of
+from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.study.sections import MasksSection, SearchSection, Sparsity, VerdictSection
+from sparsefront.study.study import Study
+from sparsefront.trainables.data import DATASETS, Dataset
+from sparsefront.trainables.models import build_model
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.recipe import Recipe
+
+#: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
+_MAX_MASKS = 10**9
+_MAX_LEVELS = 10**6
+
+
+class MaskStudy(Study):
+    """Every arm at every sparsity and in every replicate."""
+
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=1000, strict=False)]
+    arms: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = tuple(METHODS)
+    masks: MasksSection = MasksSection()
+    search: SearchSection = SearchSection()
+    verdict: VerdictSection = VerdictSection()
+
+    @classmethod
+    def is_for(cls, values: Mapping[str, Any]) -> bool:
+        """Whatever has no space."""
+        return "space" not in values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """What no single value shows: names, registries, and numbers that must fit each other."""
+        for key, values in (("sparsities", self.sparsities), ("arms", self.arms)):
+            if len(set(values)) != len(values):
+                raise ConfigError(f"{key}={list(values)}: every value may appear once")
+        if len({f"{s:g}" for s in self.sparsities}) != len(self.sparsities):
+            raise ConfigError(f"sparsities={list(self.sparsities)}: must differ in their first six digits")
+        for arm in self.arms:
+            if arm not in METHODS:
+                raise ConfigError(f"arms: {arm!r} {nearest(arm, METHODS)}")
+        if "random" not in self.arms:
+            raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
+        if self.masks.allocation not in ALLOCATIONS:
+            raise ConfigError(
+                f"masks.allocation={self.masks.allocation!r}: {nearest(self.masks.allocation, ALLOCATIONS)}"
+            )
+        kinds = ALLOCATIONS[self.masks.allocation].kinds
+        if self.masks.kind not in kinds:
+            raise ConfigError(
+                f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and "
+                f"masks.kind is {self.masks.kind!r}; change one of the two"
+            )
+        if self.training.optimizer not in OPTIMIZERS:
+            raise ConfigError(
+                f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}"
+            )
+        if self.training.nesterov and not self.training.momentum:
+            raise ConfigError("training.nesterov=true: needs training.momentum > 0")
+        for objective in self.verdict.objectives:
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
+        if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
+            raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
+        needs_scores = any(METHODS[arm].needs_scores for arm in self.arms)
+        if needs_scores and self.search.draws < self.search.random_draws:
+            raise ConfigError(
+                f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
+                "the random arm trains the first of them"
+            )
+        n_levels = self.replicates * len(self.sparsities)
+        if n_levels > _MAX_LEVELS or n_levels * self.search.draws > _MAX_MASKS:
+            raise ConfigError(
+                f"replicates={self.replicates}: with {len(self.sparsities)} sparsities of {self.search.draws:,} draws "
+                f"must be at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
+            )
+        return self
+
+    def base(self) -> dict[str, object]:
+        """What candidate ids hash besides the candidate: what all candidates of the study share."""
+        shared = {k: v for k, v in self.identity().items() if k in ("seed", "data", "model", "masks", "training")}
+        return {**shared, "probe_size": self.search.probe_size}
+
+    def design(self, dataset: Dataset | None = None) -> Design:
+        """The numbers that decisions and judgements depend on."""
+        n_classes = DATASETS[self.data.name].n_classes
+        design = design_of({**self.identity(), "resolved": {"n_classes": n_classes}})
+        assert isinstance(design, Design)
+        return design
+
+    def recipe(self) -> Recipe:
+        """How every candidate is made and trained."""
+        t = self.training
+        return Recipe(
+            seed=self.seed,
+            model=self.model.name,
+            model_options=self.model.options,
+            validation_fraction=self.data.validation_fraction,
+            mask_kind=self.masks.kind,
+            allocation=self.masks.allocation,
+            probe_size=self.search.probe_size,
+            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
+            hyper=Hyperparameters(
+                lr=t.lr,
+                weight_decay=t.weight_decay,
+                beta1=t.beta1,
+                beta2=t.beta2,
+                momentum=t.momentum,
+                nesterov=t.nesterov,
+                label_smoothing=t.label_smoothing,
+            ),
+            precision=t.precision,
+            lanes_at_once=self.compute.lanes_at_once or None,
+        )
+
+    def _check_data(self, dataset: Dataset, n_train: int) -> None:
+        if self.search.probe_size > n_train:
+            raise ConfigError(
+                f"search.probe_size={self.search.probe_size}: must be at most {n_train}, the training examples of a "
+                "replicate"
+            )
+        try:
+            model = build_model(
+                self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            )
+            for sparsity in self.sparsities:
+                kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
+        except (ConfigError, SpaceError) as error:
+            raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
+
+    def _plan(self, dataset: Dataset, workers: int, device: str) -> Plan:
+        return Plan(self.design(), CandidateNames(self.base()), **self._pack_sizes(workers, device))
+
+    def _counts(self, plan: Plan) -> tuple[int, int, int, int]:
+        return plan.totals()
+
+    def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
+        """Masks and lanes in a pack: enough to pay for a trial, few enough to keep all workers busy to the end."""
+        levels = self.replicates * len(self.sparsities)
+        # About four packs of masks and two of networks for each worker.
+        masks = -(-levels * self.search.draws // (workers * 4))
+        lanes = -(-levels * (self.search.random_draws + len(self.arms)) // (workers * 2))
+        largest = 128 if device == "cpu" else 4096
+        return {
+            "masks_per_pack": self.compute.masks_per_pack or min(4096, max(256, masks)),
+            "lanes_per_pack": self.compute.lanes_per_pack or min(largest, max(16, lanes)),
+        }

@@ -1,0 +1,100 @@
+"""Reading a study from TOML, and saying in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sparsefront.errors import ConfigError, nearest
+
+#: No study is as large as this; a file that is was named by mistake.
+_MAX_STUDY_BYTES = 1 << 20
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; a `ConfigError` names the file."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_STUDY_BYTES + 1)
+        if len(content) > _MAX_STUDY_BYTES:
+            raise ConfigError(f"{path}: is larger than {_MAX_STUDY_BYTES:,} bytes, which no study is; name a TOML file")
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; see examples/ for studies to start from") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not TOML ({error})") from error
+
+
+def override_key(table: dict[str, Any], override: str) -> None:
+    """Apply one ``key=value`` with a dotted key to nested tables."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override!r}: must be key=value with a dotted key, e.g. training.steps=500")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text.strip()
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = text.strip()  # a bare word is a string
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {part!r} is a value, not a section")
+    table[parts[-1]] = value
+
+
+#: What is accepted, by the type of pydantic's error; its own words speak of Python.
+_ACCEPTED = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text in quotes",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "model_type": "must be a section of keys and values",
+    "literal_error": "must be {expected}",
+    "too_short": "must have {min_length} or more values",
+    "too_long": "must have {max_length} or fewer values",
+}
+
+
+def first_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, as key, value and what is accepted."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    context = first.get("ctx", {})
+    reason = context.get("error")
+    if isinstance(reason, ConfigError):
+        text = str(reason)
+        return f"{key}.{text}" if key and not text.startswith(f"{key}.") else text
+    if first["type"] == "extra_forbidden":
+        for part in first["loc"][:-1]:
+            section = model.model_fields[str(part)].annotation
+            assert isinstance(section, type)
+            model = section
+        return unknown_key(key, first["input"], model.model_fields)
+    if first["type"] == "missing":
+        return f"{key}: is missing and has no default; write it"
+    accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)
+    return f"{key}={shown(first['input'])}: {accepted}"
+
+
+def unknown_key(key: str, value: object, known: Iterable[str]) -> str:
+    """Message for a key that does not exist; `key` may be dotted, `known` are the last parts."""
+    return f"{key}={shown(value)}: unknown key; {nearest(key.rpartition('.')[2], known)}"
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: never more than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,421 @@
+"""Searches: strategies on a space of architectures, masks and hyperparameters, compared at equal budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from sparsefront.cluster.dispatch import available_cores
+from sparsefront.cluster.halving import RayHalving
+from sparsefront.errors import ConfigError, SpaceError, nearest
+from sparsefront.results import Results
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.exploration import Describe, Described, Exploration
+from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.packing import CPU_COST, GPU_COST
+from sparsefront.search.resolved import search_design_of, spaces_of
+from sparsefront.search.run import longest_training
+from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
+from sparsefront.search.schema import SCHEMA
+from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
+from sparsefront.search.strategies import strategy_family
+from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.domains import Point
+from sparsefront.spaces.ready import READY_SPACES
+from sparsefront.spaces.seeds import philox_key
+from sparsefront.spaces.space import Space
+from sparsefront.study.reading import first_error
+from sparsefront.study.sections import Fraction, Section, TrainingSection
+from sparsefront.study.study import NAME, Study
+from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.models import model_family
+from sparsefront.trainables.networks import Networks
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.recipe import Recipe
+
+#: Keys of the sections `training` and `masks` that a space may search; of `model`, all options of the family may be.
+_SEARCHED_TRAINING = (
+    *("optimizer", "lr", "weight_decay", "beta1", "beta2", "momentum", "label_smoothing"),
+    *("batch_size", "steps", "data_fraction"),
+)
+_SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
+
+#: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
+_MAX_CANDIDATES = 10**8
+
+
+class MasksSection(Section):
+    """What masks remove from every candidate, where the space does not say otherwise."""
+
+    kind: Literal["node", "weight"] = "weight"
+    allocation: str = "uniform"
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class SearchTrainingSection(TrainingSection):
+    """How every candidate is trained, where the space does not say otherwise."""
+
+    data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class SearchSection(Section):
+    """How many candidates a run (an arm in one replicate) trains, and how many are proposed at once."""
+
+    candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 256
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+
+
+class RungsSection(Section):
+    """At which steps candidates are compared, and how many go on; every arm may change any key."""
+
+    kind: str = "none"
+    eta: Annotated[int, Field(ge=2, le=100)] = 3
+    min_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    bracket: Annotated[int, Field(ge=2, le=1_000_000)] = 64
+    bands: Annotated[tuple[Fraction, ...], Field(max_length=100, strict=False)] = ()
+    asynchronous: bool = False
+    fidelity: Literal["steps", "data_fraction"] = "steps"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind not in RUNGS:
+            raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
+        if list(self.bands) != sorted(set(self.bands)):
+            raise ConfigError(f"bands={list(self.bands)}: must ascend")
+        return self
+
+
+class ArmSection(Section):
+    """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space."""
+
+    strategy: str = "random"
+    options: dict[str, Any] = Field(default_factory=dict)
+    candidates: Annotated[int, Field(ge=1, le=10_000_000)]
+    batch: Annotated[int, Field(ge=1, le=1_000_000)]
+    rungs: RungsSection
+    space: dict[str, Any] = Field(default_factory=dict)
+    against: str = "random"
+
+
+class SearchVerdictSection(Section):
+    """What is minimised, and how the referee judges: by the hypervolume that is reached at equal budget.
+
+    `reference` is the corner that hypervolumes are measured from, in the units of the objectives; empty: the error of
+    guessing, and the largest network seen. `equivalence_margin` is a fraction of the box between ideal and reference.
+    """
+
+    objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=4, strict=False)] = ("val_error", "n_params")
+    reference: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05
+
+
+class SearchStudy(Study):
+    """Arms that search a space, each by its strategy, in every replicate anew."""
+
+    training: SearchTrainingSection
+    masks: MasksSection = MasksSection()
+    space: dict[str, Any]
+    search: SearchSection = SearchSection()
+    rungs: RungsSection = RungsSection()
+    arms: Annotated[dict[str, ArmSection], Field(min_length=1, max_length=100)]
+    verdict: SearchVerdictSection = SearchVerdictSection()
+
+    @classmethod
+    def is_for(cls, values: Mapping[str, Any]) -> bool:
+        """Whatever has a space."""
+        return "space" in values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Write into every arm what it takes over from the study, and into the study what a ready space brings."""
+        space = values.get("space")
+        ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
+        if ready is not None:
+            values = dict(values)
+            for section, brought in (("model", ready.model), ("masks", ready.masks)):
+                own = values.get(section, {})
+                if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
+                    values[section] = {**brought, **own}
+        arms, search, rungs = (values.get(key, {}) for key in ("arms", "search", "rungs"))
+        if not all(isinstance(table, dict) for table in (arms, search, rungs)):
+            return values  # what is of a wrong type is refused as such
+        defaults = {key: search.get(key, SearchSection.model_fields[key].default) for key in ("candidates", "batch")}
+        completed = {}
+        for name, arm in arms.items():
+            if not isinstance(arm, dict) or not isinstance(arm.get("rungs", {}), dict):
+                return values
+            completed[name] = {**defaults, **arm, "rungs": {**rungs, **arm.get("rungs", {})}}
+        return {**values, "arms": completed}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """What no single value shows: names, registries, and what must fit each other."""
+        if self.training.optimizer not in OPTIMIZERS:
+            raise ConfigError(
+                f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}"
+            )
+        allocation = self.masks.allocation
+        if allocation not in ALLOCATIONS:
+            raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
+        chosen = self.verdict.objectives
+        for objective in chosen:
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
+            if objective.startswith("test_"):
+                raise ConfigError(
+                    f"verdict.objectives: {objective!r} is a test result; validation decides, test reports"
+                )
+        if len(set(chosen)) != len(chosen):
+            raise ConfigError(f"verdict.objectives={list(chosen)}: every value may appear once")
+        if self.verdict.reference and len(self.verdict.reference) != len(chosen):
+            raise ConfigError(
+                f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
+                f"{len(chosen)} objectives"
+            )
+        for name, arm in self.arms.items():
+            self._check_arm(name, arm)
+        if self.replicates * sum(arm.candidates for arm in self.arms.values()) > _MAX_CANDIDATES:
+            raise ConfigError(
+                f"replicates={self.replicates}: with the candidates of all arms must be at most {_MAX_CANDIDATES:,} "
+                "candidates; make it several studies"
+            )
+        return self
+
+    def _check_arm(self, name: str, arm: ArmSection) -> None:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            )
+        if arm.against not in self.arms:
+            raise ConfigError(
+                f"arms.{name}.against={arm.against!r}: {nearest(arm.against, self.arms)}; it is the arm that this one "
+                "is judged against"
+            )
+        if len(self.arms) > 1 and "random" not in {other.strategy for other in self.arms.values()}:
+            raise ConfigError(
+                f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
+            )
+        try:
+            space = spaces_of({**self.identity(), "resolved": _UNRESOLVED}, known_keys=self._known_keys())[name]
+        except SpaceError as error:
+            raise ConfigError(str(error)) from error
+        try:
+            family = strategy_family(arm.strategy)
+        except ConfigError as error:
+            raise ConfigError(f"arms.{name}.{error}") from error
+        try:
+            family.options.model_validate(arm.options)
+        except ValidationError as error:
+            raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
+        for constraint in space.constraints:
+            if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
+                raise ConfigError(
+                    f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
+                    "constrain weight_sparsity, or use node masks"
+                )
+        refusal = family.refusal(space, self.verdict.objectives)
+        if refusal is not None:
+            raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
+
+    def _known_keys(self) -> set[str]:
+        """Study keys that a space may set."""
+        options = model_family(self.model.name).options.model_fields
+        return {
+            *(f"training.{key}" for key in _SEARCHED_TRAINING),
+            *(f"masks.{key}" for key in _SEARCHED_MASKS),
+            *(f"model.{key}" for key in options),
+        }
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    def base(self) -> dict[str, object]:
+        """What candidate ids hash besides the candidate: what all candidates of the study share."""
+        return {k: v for k, v in self.identity().items() if k in ("seed", "data", "model", "masks", "training")}
+
+    def design(self, dataset: Dataset | None = None) -> SearchDesign:
+        """The numbers that decisions and judgements depend on; `dataset` saves loading it."""
+        return search_design_of(self.recorded(dataset))
+
+    def recipe(self) -> Recipe:
+        """How every candidate is made and trained, where its point of the space does not say otherwise."""
+        t = self.training
+        return Recipe(
+            seed=self.seed,
+            model=self.model.name,
+            model_options=self.model.options,
+            validation_fraction=self.data.validation_fraction,
+            mask_kind=self.masks.kind,
+            allocation=self.masks.allocation,
+            probe_size=0,
+            sparsity=self.masks.sparsity,
+            data_fraction=t.data_fraction,
+            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
+            hyper=Hyperparameters(
+                lr=t.lr,
+                weight_decay=t.weight_decay,
+                beta1=t.beta1,
+                beta2=t.beta2,
+                momentum=t.momentum,
+                nesterov=t.nesterov,
+                label_smoothing=t.label_smoothing,
+            ),
+            precision=t.precision,
+            lanes_at_once=self.compute.lanes_at_once or None,
+        )
+
+    def _networks(self, dataset: Dataset) -> Networks:
+        return Networks(self.recipe(), dataset.example_shape, dataset.n_classes)
+
+    def _resolved(self, dataset: Dataset) -> dict[str, Any]:
+        """With what of the space depends on the parent's structure, so that the ledger is read without building it."""
+        networks = self._networks(dataset)
+        unresolved = spaces_of({**self.identity(), "resolved": _UNRESOLVED})
+        n_sections = max(
+            len(networks.describe(0, space.settings(point)).structure.section_sizes(self.masks.kind))
+            for space in unresolved.values()
+            for point in corners(space)
+        )
+        bits: dict[str, list[int]] | None = None
+        if any(space.bits is not None for space in unresolved.values()):
+            structure = networks.describe(0, {}).structure
+            kept = kept_counts(structure, self.masks.kind, self.masks.sparsity, self.masks.allocation)
+            bits = {"sections": list(structure.section_sizes(self.masks.kind)), "kept": list(kept)}
+        resolved = {**super()._resolved(dataset), "n_sections": n_sections, "bits": bits}
+        columns: dict[str, str] = {}
+        for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
+            for column, kind in space.columns:
+                if columns.setdefault(column, kind) != kind:
+                    raise ConfigError(
+                        f"arms.{name}.space: {column!r} holds {kind} here and {columns[column]} in another arm; "
+                        "give both the same kind of values"
+                    )
+        return {**resolved, "columns": {c: kind for c, kind in columns.items() if c not in SCHEMA.names}}
+
+    # Running it ------------------------------------------------------------------------------------------------------
+
+    def _check_data(self, dataset: Dataset, n_train: int) -> None:
+        try:
+            design = self.design(dataset)
+            networks = self._networks(dataset)
+            for arm in design.arms:
+                longest = max(networks.describe(0, arm.space.settings(point)).steps for point in corners(arm.space))
+                try:
+                    check_settings(arm.rungs, longest)
+                except ConfigError as error:
+                    raise ConfigError(f"arms.{arm.name}.{error}") from error
+                for point in corners(arm.space):
+                    networks.describe(0, arm.space.settings(point))
+                    size = arm.space.settings(point).get("training.batch_size", 1)
+                    if size > n_train:
+                        raise ConfigError(
+                            f"space.training.batch_size: {size} must be at most {n_train}, the training examples of a "
+                            "replicate"
+                        )
+        except SpaceError as error:
+            raise ConfigError(str(error)) from error
+
+    def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
+        return {"is_search": True, "columns": self._resolved(dataset)["columns"]}
+
+    def simulate(
+        self, *, objective: str = "tradeoff", ledger: str | Path | None = None, workers: int | None = None
+    ) -> StudySimulation:
+        """Run the study with imaginary workers and a simulated clock: nothing is trained or written.
+
+        Args:
+            objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`.
+            ledger: folder of a finished search on the same space, whose results are replayed instead.
+            workers: packs at once; None as many as this machine has cores.
+
+        Raises:
+            ConfigError: an unknown objective, or a ledger that cannot be replayed.
+        """
+        dataset = self._checked_data()
+        measured: Objective
+        if ledger is not None:
+            results = Results(ledger)
+            if not isinstance(results.design, SearchDesign):
+                raise ConfigError(f"DIR={ledger}: holds a study of masks; only searches can be simulated")
+            measured = LedgerObjective(results.to_arrow(), results.design)
+        elif objective in SYNTHETIC:
+            measured = SYNTHETIC[objective].objective
+        else:
+            raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
+        sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
+        return simulate_study(
+            self.design(dataset),
+            self._describer(dataset),
+            measured,
+            pack_cost=CPU_COST,
+            workers=sizes["workers"],
+            max_lanes=sizes["max_lanes"],
+        )
+
+    def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
+        cost = CPU_COST if device == "cpu" else GPU_COST
+        recorded = self.recorded(dataset)
+        # Of node masks that keep fixed counts, all would be the same.
+        is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
+        structure = self._networks(dataset).describe(0, {}).structure if is_weight else None
+        design = search_design_of(recorded, structure=structure)
+        return Exploration(design, self._describer(dataset), pack_cost=cost, **self._pack_sizes(workers, device))
+
+    def _ray_halving(self) -> dict[str, RayHalving]:
+        design = self.design()
+        found: dict[str, RayHalving] = {}
+        for arm in design.arms:
+            if RUNGS[arm.rungs.kind].is_scheduled:
+                longest = longest_training(arm.space, design.steps)
+                ladder = rung_steps(arm.rungs, longest)
+                found[arm.name] = RayHalving(longest, ladder[0], arm.rungs.eta)
+        return found
+
+    def _counts(self, plan: Exploration) -> tuple[int, int, int, int]:
+        totals = plan.totals()
+        return 0, 0, totals.finished, totals.planned
+
+    def _describer(self, dataset: Dataset) -> Describe:
+        """What is known of a candidate before it is trained."""
+        networks, names = self._networks(dataset), CandidateNames(self.base())
+
+        def describe(replicate: int, point: Point, space: Space) -> Described:
+            settings = space.settings(point)
+            network = networks.describe(replicate, settings)
+            return Described(
+                id=names.of_settings(replicate, settings),
+                n_params=network.n_params,
+                macs=network.macs,
+                weight_sparsity=network.weight_sparsity,
+                # Of a weight mask it would take drawing it: workers count it.
+                node_sparsity=math.nan if network.mask_kind == "weight" else network.node_sparsity,
+                shape=network.shape,
+                steps=network.steps,
+            )
+
+        return describe
+
+    def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
+        return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
+
+
+#: Stands for what is known of the space only once the data are there.
+_UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
+
+
+def corners(space: Space) -> list[Point]:
+    """The point with all dimensions at their lowest, and that with all at their highest value."""
+    masks = None
+    if space.bits is not None:
+        drawn = space.draw(philox_key(0, "corner"), 0, 1)[0][space.bits.name]
+        assert isinstance(drawn, bytes)
+        masks = [drawn]
+    return [space.decode(np.full((1, space.n_cube), value), masks)[0] for value in (0.0, 1.0)]

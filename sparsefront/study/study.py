@@ -1,0 +1,422 @@
+"""A study: what a user writes, checked and completed, and what running it composes. No algorithm.
+
+A study is a TOML file or a `Study(...)`: a study of masks (`MaskStudy`: levels of sparsity and the arms of the
+random-search protocol), or, where it has a section `space`, a search (`SearchStudy`: strategies on a space). Sections
+`compute` and `record` say where it runs and where it is shown; they are no part of its identity, so that a study may be
+resumed on another machine. All else is hashed: a resume with a changed study is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from sparsefront.cluster.address import check_address
+from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, ray_cluster
+from sparsefront.cluster.halving import RayHalving
+from sparsefront.cluster.record import LiveRecorder
+from sparsefront.cluster.worker import WorkerSettings
+from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
+from sparsefront.progress import Progress, ProgressView, line
+from sparsefront.results import Results
+from sparsefront.search.design import Design, SearchDesign
+from sparsefront.search.ledger import Ledger
+from sparsefront.spaces.candidate import canonical_json
+from sparsefront.spaces.seeds import generator
+from sparsefront.study.reading import first_error, override_key, read_toml, shown
+from sparsefront.study.sections import (
+    ComputeSection,
+    DataSection,
+    ModelSection,
+    RecordSection,
+    Section,
+    TrainingSection,
+)
+from sparsefront.trainables.data import Dataset, load_dataset, split
+from sparsefront.trainables.recipe import Recipe
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+#: Examples in all batches of one training: their order takes 8 bytes each in every worker.
+_MAX_BATCHED_EXAMPLES = 250_000_000
+
+
+#: The kinds of study; each is added where it is defined.
+_KINDS: list[type[Study]] = []
+
+
+class Study(Section):
+    """One study, resolved: defaults are filled in for all but the seed and the budget.
+
+    `Study(...)` with a `space` is a `SearchStudy`, without one a `MaskStudy`.
+    """
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    replicates: Annotated[int, Field(ge=1, le=100_000)]
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection
+    compute: ComputeSection = ComputeSection()
+    record: RecordSection = RecordSection()
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __new__(cls, /, **values: Any) -> Self:
+            """Choose the kind of study by whether it has a space."""
+            return super().__new__(next(k for k in _KINDS if k.is_for(values)) if cls is Study else cls)
+
+        def __init__(self, /, **values: Any) -> None:
+            """Check and complete a study.
+
+            Raises:
+                ConfigError: one line with key, value and what is accepted.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(first_error(error, type(self))) from error
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Make the kind known."""
+        _KINDS.append(cls)
+
+    @classmethod
+    def is_for(cls, values: Mapping[str, Any]) -> bool:
+        """Whether these values are meant for this kind of study."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name={self.name!r}: must be 1-128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            )
+        return self
+
+    # Making one ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Study:
+        """Read a study from a TOML file.
+
+        Args:
+            path: the file.
+            overrides: ``key=value`` pairs with dotted keys and TOML values, applied on top.
+
+        Raises:
+            ConfigError: one line with file, key, value and what is accepted.
+        """
+        path = Path(path)
+        table = read_toml(path)
+        for override in overrides:
+            override_key(table, override)
+        try:
+            return cls(**table)
+        except ConfigError as error:
+            message = attributed(str(error), str(path), overrides)
+            raise ConfigError(message if message != str(error) else f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], *, source: str = "Study") -> Study:
+        """Check and complete a study given as nested tables.
+
+        Raises:
+            ConfigError: one line that begins with `source`.
+        """
+        try:
+            return cls(**table)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """What the study is, as plain data: all but where it runs and where it is shown."""
+        identity: dict[str, Any] = json.loads(self.model_dump_json(exclude={"compute", "record"}))
+        return identity
+
+    @property
+    def digest(self) -> str:
+        """Hash of the identity: 64 hex digits."""
+        return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
+
+    def recorded(self, dataset: Dataset | None = None) -> dict[str, Any]:
+        """The identity, and what follows of it from the data: what a ledger records of a study."""
+        dataset = dataset or load_dataset(self.data.name, self.data.options)
+        return {**self.identity(), "resolved": self._resolved(dataset)}
+
+    def base(self) -> dict[str, object]:
+        """What candidate ids hash besides the candidate: what all candidates of the study share."""
+        raise NotImplementedError
+
+    def design(self, dataset: Dataset | None = None) -> Design | SearchDesign:
+        """The numbers that decisions and judgements depend on; `dataset` saves loading it, where it is needed."""
+        raise NotImplementedError
+
+    def recipe(self) -> Recipe:
+        """How every candidate is made and trained."""
+        raise NotImplementedError
+
+    # What the kinds of study do in their own way ---------------------------------------------------------------------
+
+    def _check_data(self, dataset: Dataset, n_train: int) -> None:
+        """Refuse what the data, of which a replicate trains on `n_train` examples, do not allow."""
+        raise NotImplementedError
+
+    def _resolved(self, dataset: Dataset) -> dict[str, Any]:
+        """What the ledger records of the study besides its identity."""
+        # Other data under the same options (another generator) must not be mixed into one ledger.
+        return {"data_digest": dataset.digest, "n_classes": dataset.n_classes}
+
+    def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
+        """Settings of the workers that only some kinds of study have."""
+        return {}
+
+    def _plan(self, dataset: Dataset, workers: int, device: str) -> Any:
+        """All of its work, for so many workers."""
+        raise NotImplementedError
+
+    def _ray_halving(self) -> dict[str, RayHalving]:
+        """Arms whose candidates train alone until Ray's own scheduler stops them."""
+        return {}
+
+    def _counts(self, plan: Any) -> tuple[int, int, int, int]:
+        """(masks scored, masks to score, networks trained, networks to train)."""
+        raise NotImplementedError
+
+    def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
+        """Arguments of the plan's `resize` once it is known where it runs."""
+        raise NotImplementedError
+
+    # Running it ------------------------------------------------------------------------------------------------------
+
+    def run(
+        self, folder: str | Path | None = None, *, address: str | None = None, view: ProgressView | None = None
+    ) -> Results:
+        """Start the study in `folder`, or go on where it stopped.
+
+        Args:
+            folder: default ``runs/<name>``.
+            address: of a Ray cluster; None starts one for this study on this machine.
+            view: shows progress; None shows nothing.
+
+        Returns:
+            The results, complete.
+
+        Raises:
+            ConfigError: the study cannot run with its data (a batch larger than the training examples, say).
+            LedgerError: the folder holds another study, is damaged, or is being written by another driver.
+        """
+        folder = Path("runs") / self.name if folder is None else Path(folder)
+        if address is not None:
+            check_address(address)
+        device = _device(self.compute.device, address)
+        dataset = self._checked_data()
+        design, recipe = self.design(dataset), self.recipe()
+        compute = self.compute
+        resources = Resources(
+            address,
+            device,
+            compute.workers or None,
+            compute.max_retries,
+            cpus_per_trial=compute.cpus_per_trial,
+            gpus_per_trial=compute.gpus_per_trial,
+        )
+        settings = WorkerSettings(
+            recipe=recipe,
+            base=self.base(),
+            device=device,
+            threads=compute.cpus_per_trial,
+            checkpoints=str(folder.absolute() / "checkpoints"),
+            **self._worker_options(dataset),
+            timeout_s=self.compute.timeout_s,
+            memory_bytes=int(self.compute.memory_gib * 2**30) or None,
+        )
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            slots: int | None = None
+            if address is not None and not (folder / "study.json").exists():
+                slots = _connected(stack, resources)  # first: a wrong address must leave no folder behind
+            ledger = stack.enter_context(self._ledger(folder, dataset))
+            cores = max(1, available_cores() // compute.cpus_per_trial)
+            workers = compute.workers or (cores if device == "cpu" else 1)
+            plan = self._plan(dataset, workers, device)
+            progress = Progress(design, lambda: self._counts(plan))
+            for batch in ledger.scan(columns=progress.columns_with(plan.columns)):
+                plan.absorb(batch)
+                progress.absorb(batch)
+            recorder = None
+            if self.record.enabled:
+                recorder = LiveRecorder(
+                    folder,
+                    tracking_uri=self.record.tracking_uri or None,
+                    design=design,
+                    every_s=self.record.every_s,
+                    timeout_s=self.record.timeout_s,
+                    n_planned=self._counts(plan)[3],
+                )
+                recorder.start(time.monotonic())
+            if view is not None:
+                stack.callback(view.close)
+
+            def tick() -> None:
+                if view is not None:
+                    view.show(progress)
+                if recorder is not None:
+                    recorder.maybe_export(time.monotonic())
+
+            if not plan.is_complete:
+                if view is not None:
+                    begun = any(progress.counts[::2])
+                    view.say(f"{line(progress)}; going on" if begun else f"{self.name}: starting")
+                    if self.replicates < 2:
+                        view.say("with one replicate nothing can be judged; a verdict needs at least 2, better 10")
+                    view.say(f"starting Ray's workers on {address or 'this machine'}, {device}")
+                slots = slots or _connected(stack, resources)
+                plan.resize(**self._pack_sizes(slots, device))
+                progress.start(slots)
+                try:
+                    dispatch(
+                        plan,
+                        ledger,
+                        settings,
+                        dataset,
+                        resources,
+                        slots=slots,
+                        on_commit=progress.absorb,
+                        on_tick=tick,
+                        halving=self._ray_halving(),
+                    )
+                except KeyboardInterrupt:
+                    if view is not None:
+                        view.close()
+                        view.say(line(progress))
+                    raise
+                except LedgerError as error:  # not the user's input: the disk, most likely
+                    raise SparsefrontError(
+                        f"{error}; what was committed is safe, run the same command to go on"
+                    ) from error
+            if view is not None:
+                view.finish(progress, seconds=time.monotonic() - began)
+            results = Results(folder)
+            report = results.report()
+            if recorder is not None:
+                if view is not None:
+                    view.say("recording in MLflow")
+                results.recorded = recorder.finish(self.record.timeout_s, report=report)
+        return results
+
+    def _checked_data(self) -> Dataset:
+        """Load the data set, and refuse what could only fail later: before anything is written."""
+        dataset = load_dataset(self.data.name, self.data.options)
+        try:
+            # The sizes of a split do not depend on its generator.
+            parts = split(
+                dataset,
+                validation_fraction=self.data.validation_fraction,
+                generator=generator(self.seed, "split", 0),
+            )
+        except ConfigError as error:
+            raise ConfigError(f"data.{error}") from error
+        n_train = len(parts.train_indices)
+        if self.training.batch_size > n_train:
+            raise ConfigError(
+                f"training.batch_size={self.training.batch_size}: must be at most {n_train}, the training examples of "
+                "a replicate"
+            )
+        most = _MAX_BATCHED_EXAMPLES // self.training.batch_size
+        if self.training.steps > most:
+            raise ConfigError(
+                f"training.steps={self.training.steps}: must be at most {most} with training.batch_size="
+                f"{self.training.batch_size}; the order of all batches is held in memory"
+            )
+        self._check_data(dataset, n_train)
+        return dataset
+
+    def _ledger(self, folder: Path, dataset: Dataset) -> Ledger:
+        recorded = self.recorded(dataset)
+        digest = hashlib.sha256(canonical_json(recorded).encode()).hexdigest()
+        if os.path.lexists(folder / "study.json"):
+            return Ledger.open(folder, digest=digest, study=recorded)
+        _check_folder(folder)
+        return Ledger.create(folder, recorded, digest=digest, versions=versions())
+
+
+def versions() -> dict[str, str]:
+    """Versions that a study's results may depend on."""
+    packages = ("sparsefront", "torch", "ray", "numpy", "pyarrow", "moocore", "scipy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    machine = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
+    return {"python": platform.python_version(), **found, "machine": machine}
+
+
+def _device(wanted: str, address: str | None) -> str:
+    """'cpu' or 'cuda'; of another cluster the driver's own hardware says nothing, so that 'auto' means the CPU."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if address is None and torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and address is None and not torch.cuda.is_available():
+        raise ConfigError(
+            "compute.device='cuda': this machine has no CUDA device that torch can use; use 'auto' or 'cpu'"
+        )
+    return wanted
+
+
+def _connected(stack: contextlib.ExitStack, resources: Resources) -> int:
+    """Connect to the cluster until `stack` is closed, or start one: the packs that can run at once."""
+    if resources.address is None:
+        return stack.enter_context(ray_cluster(resources))
+    try:
+        return stack.enter_context(ray_cluster(resources))
+    except (SparsefrontError, ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--address {resources.address}: {error}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that a study cannot be started in, before anything is made."""
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        is_folder = existing.resolve(strict=True).is_dir()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise ConfigError(f"DIR={folder}: is not usable ({error}); give a new or empty folder") from error
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in folder.parts):
+        raise ConfigError(f"DIR={shown(str(folder))}: a name in it is longer than {longest} bytes; give a shorter one")
+    if not is_folder:
+        what = "is a file" if existing == folder else f"{existing} is a file"
+        raise ConfigError(f"DIR={folder}: {what}; give a new or empty folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"DIR={folder}: {existing} cannot be written; give another folder, or change its permissions")
+
+
+def attributed(message: str, source: str, overrides: Sequence[str] = ()) -> str:
+    """Say where the key that a message begins with was written; a message about something else stays as it is.
+
+    >>> attributed("training.steps=0: must be at least 1", "a.toml")
+    'a.toml: training.steps=0: must be at least 1'
+    >>> attributed("training.steps=0: must be at least 1", "a.toml", ["training.steps=0"])
+    '--set training.steps=0: must be at least 1'
+    >>> attributed("DIR=x: is a file", "a.toml")
+    'DIR=x: is a file'
+    """
+    found = re.match(r"([A-Za-z_]\w*)[\w.]*(?=[=:])", message)
+    if found is None:
+        return message
+    keys = (override.partition("=")[0].strip() for override in overrides)
+    if any(f"{found[0]}.".startswith(f"{key}.") or key.startswith(f"{found[0]}.") for key in keys):
+        return f"--set {message}"
+    return f"{source}: {message}" if any(found[1] in kind.model_fields for kind in _KINDS) else message

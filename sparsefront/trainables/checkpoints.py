@@ -1,0 +1,145 @@
+"""Checkpoints: the state of the lanes of a pack in one safetensors file, named by the sha256 of its content.
+
+A file holds ``<candidate>/<part>/<tensor>`` for the parts ``weights`` and the optimiser's slots, each tensor at its
+real size, so that a lane can go on in a pack of another shape; steps and curves are JSON in the file's header. What is
+read has the content that its name promises, or is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from sparsefront.errors import CheckpointError
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+_METADATA = "sparsefront"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """Where one lane stands.
+
+    Attributes:
+        step: steps behind it.
+        parts: 'weights' and the optimiser's slots, each float32 arrays by tensor at real size.
+        curve_step: steps at which validation was measured.
+        curve_val_loss: validation loss there, nats.
+        curve_val_error: validation error there.
+    """
+
+    step: int
+    parts: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]
+    curve_step: list[int] = field(default_factory=list)
+    curve_val_loss: list[float] = field(default_factory=list)
+    curve_val_error: list[float] = field(default_factory=list)
+
+
+def write_checkpoint(folder: Path, states: Mapping[str, LaneState]) -> str:
+    """Write the states of lanes by candidate id, durably: returns the file's name, 64 hex digits.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    tensors = {
+        f"{lane}/{part}/{name}": np.ascontiguousarray(array)
+        for lane, state in states.items()
+        for part, arrays in state.parts.items()
+        for name, array in arrays.items()
+    }
+    about = {
+        lane: {
+            "step": state.step,
+            "curve_step": state.curve_step,
+            "curve_val_loss": state.curve_val_loss,
+            "curve_val_error": state.curve_val_error,
+        }
+        for lane, state in states.items()
+    }
+    content = save(tensors, metadata={_METADATA: json.dumps(about, sort_keys=True)})
+    name = hashlib.sha256(content).hexdigest()
+    path = checkpoint_path(folder, name)
+    temporary = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint={str(path)!r}: cannot be written ({error}); make room or correct the permissions, and resume"
+        ) from error
+    return name
+
+
+def read_checkpoint(folder: Path, name: str, ids: Collection[str]) -> dict[str, LaneState]:
+    """The states of some candidates of a checkpoint, by their id.
+
+    Raises:
+        CheckpointError: if the file is missing, is not what its name promises, or does not hold a candidate.
+    """
+    path = checkpoint_path(folder, name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint={str(path)!r}: cannot be read ({error}); its lanes train anew") from error
+    if hashlib.sha256(content).hexdigest() != name:
+        raise CheckpointError(
+            f"checkpoint={str(path)!r}: is damaged, for it does not have the sha256 that it is named by; its lanes "
+            "train anew"
+        )
+    try:
+        # The header is JSON behind its length, 8 bytes; the library's reader of metadata takes files only.
+        length = int.from_bytes(content[:8], "little")
+        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_METADATA])
+        arrays = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint={str(path)!r}: is no checkpoint of lanes ({error})") from error
+    parts: dict[str, dict[str, dict[str, npt.NDArray[np.float32]]]] = {lane: {} for lane in ids}
+    for key, array in arrays.items():
+        lane, part, tensor = key.split("/", 2)
+        if lane in parts:
+            parts[lane].setdefault(part, {})[tensor] = array
+    missing = [lane for lane in ids if lane not in about or WEIGHTS not in parts[lane]]
+    if missing:
+        raise CheckpointError(f"checkpoint={str(path)!r}: does not hold candidate {missing[0]!r}; its lanes train anew")
+    return {lane: LaneState(parts=parts[lane], **about[lane]) for lane in ids}
+
+
+def list_checkpoints(folder: Path) -> list[str]:
+    """Names of the checkpoints in a folder; other files are left out."""
+    try:
+        found = [path.stem for path in folder.iterdir() if path.suffix == ".safetensors"]
+    except OSError:
+        return []
+    return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Where a checkpoint lies."""
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"checkpoint={name!r}: a name of 64 hex digits is needed; the record of it is damaged")
+    return folder / f"{name}.safetensors"

@@ -1,0 +1,464 @@
+"""Networks of a search: what the settings of a candidate describe, its initial weights, and packs of unlike ones.
+
+A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
+(sparsity, allocation, shares, bits, draw) say what is removed, `training.*` how it is trained. Describing a candidate
+needs neither torch nor, with counts that the allocation fixes, its mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+
+from sparsefront.errors import ConfigError, SpaceError
+from sparsefront.spaces.allocations import kept_counts
+from sparsefront.spaces.allocations.registry import kept_count
+from sparsefront.spaces.candidate import canonical_json, level_key
+from sparsefront.spaces.masks import Mask, Remains, draw, remains, remains_of, split_sections, unpack_bits
+from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.spaces.shape import Shape
+from sparsefront.spaces.shares import counts_from_shares
+from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.recipe import Recipe
+
+#: The allocation whose densities come with the candidate.
+SEARCHED = "searched"
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+_Key = tuple[str, tuple[tuple[str, Any], ...]]
+
+#: Architectures whose description is kept; parents whose initial weights are kept; modules for packs.
+_KEPT_ARCHITECTURES, _KEPT_PARENTS, _KEPT_MODULES = 4096, 8, 64
+
+_HYPERPARAMETERS = tuple(f.name for f in fields(Hyperparameters))
+
+
+class _Data(TypedDict):
+    """What a family has to know of the data."""
+
+    input_shape: tuple[int, ...]
+    n_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Architecture:
+    """A parent without its weights.
+
+    Attributes:
+        key: model name and options.
+        structure: of the parent.
+        init: its initialisation.
+        layout: all tensors that a network of its group may have, with the shapes of the group's skeleton.
+        lacking: those of them that this architecture has not: of each axis the node group that it follows and its
+            entries a node, or None and its size.
+        positions: uses of each of them in a forward pass; 0 for biases.
+        group: names what packs of this architecture have in common.
+        skeleton: options that the group's module is built with.
+    """
+
+    key: _Key
+    structure: Structure
+    init: str
+    layout: Layout
+    lacking: Mapping[str, tuple[tuple[str | None, int], ...]]
+    positions: tuple[int, ...]
+    group: str
+    skeleton: Options
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One candidate's network and training, described but not built.
+
+    Attributes:
+        replicate: which parent weights, and which draws of masks.
+        structure: of the parent.
+        compact: of what is trained: the parent, or what a node mask leaves of it.
+        mask_kind: 'node', 'weight', or 'none' for a dense network.
+        kept: survivors of each section, or one number over all; empty for a dense network.
+        sparsity: as it was asked for.
+        n_params: parameters that remain, biases included.
+        macs: multiply-accumulates of one example's forward pass.
+        weight_sparsity: fraction of the parent's prunable weights that are removed.
+        shape: what packing needs to know.
+        optimizer: a name of `OPTIMIZERS`.
+        hyper: what a lane is trained with.
+        steps: of the full training.
+        batch_size: examples in a step.
+        data_fraction: share of the training examples that is trained on.
+        precision: of matrix products in training.
+    """
+
+    replicate: int
+    structure: Structure
+    compact: Structure
+    mask_kind: str
+    kept: tuple[int, ...]
+    sparsity: float
+    n_params: int
+    macs: int
+    weight_sparsity: float
+    shape: Shape
+    optimizer: str
+    hyper: Hyperparameters
+    steps: int
+    batch_size: int
+    data_fraction: float
+    precision: str
+    architecture: _Architecture
+    draw_mask: Callable[[], Mask] | None
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        """The mask, flat over the parent's sections: drawn when it is first asked for; None for a dense network."""
+        return None if self.draw_mask is None else self.draw_mask()
+
+    @cached_property
+    def remains(self) -> Remains:
+        """What the mask leaves, exactly counted; of a weight mask that takes drawing it (0.2 ms for 20,000 weights)."""
+        if self.mask_kind != "weight" or self.mask is None:
+            return remains_of(self.structure, self.compact)
+        return remains(self.structure, "weight", self.mask)
+
+    @property
+    def node_sparsity(self) -> float:
+        """Fraction of hidden nodes that are removed or cut off; see `remains` for its cost."""
+        return self.remains.node_sparsity
+
+
+@dataclass(frozen=True)
+class Built:
+    """Initial weights of one network by tensor, at their real size; `keep` (0 or 1) of those that a mask acts on."""
+
+    weights: Arrays
+    keep: Arrays
+
+
+class Networks:
+    """Describes and builds the networks of one recipe's search."""
+
+    def __init__(self, recipe: Recipe, input_shape: tuple[int, ...], n_classes: int) -> None:
+        self.recipe = recipe
+        self._data = _Data(input_shape=tuple(input_shape), n_classes=n_classes)
+        self._architecture = lru_cache(maxsize=_KEPT_ARCHITECTURES)(self._make_architecture)
+        self._parent = lru_cache(maxsize=_KEPT_PARENTS)(self._make_parent)
+        self._module = lru_cache(maxsize=_KEPT_MODULES)(self._make_module)
+
+    def describe(self, replicate: int, settings: Mapping[str, Any]) -> Network:
+        """The network that `settings` make of the recipe, in one replicate.
+
+        Args:
+            replicate: index of (data split, initial weights, data order).
+            settings: study keys ('model.widths', 'masks.sparsity', 'training.lr', ...); others keep the recipe's value.
+
+        Raises:
+            ConfigError: a key or an option of the model that does not exist, or a value that it does not take.
+            SpaceError: a mask that cannot exist.
+        """
+        recipe, schedule = self.recipe, self.recipe.schedule
+        sections: dict[str, dict[str, Any]] = {"model": {}, "masks": {}, "training": {}}
+        for key, value in settings.items():
+            section, _, name = key.partition(".")
+            if section not in sections:
+                raise ConfigError(f"{key}={value!r}: must be a key of {', '.join(sections)}; correct the space")
+            sections[section][name] = value
+        model, masks, training = sections.values()
+        name = model.pop("name", recipe.model)
+        options = {**(recipe.model_options if name == recipe.model else {}), **model}
+        arch = self._architecture(
+            (name, tuple((k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in sorted(options.items())))
+        )
+        hyper = replace(recipe.hyper, **{key: training.pop(key) for key in _HYPERPARAMETERS if key in training})
+        optimizer = training.pop("optimizer", schedule.optimizer)
+        steps = int(training.pop("steps", schedule.steps))
+        batch_size = int(training.pop("batch_size", schedule.batch_size))
+        data_fraction = float(training.pop("data_fraction", recipe.data_fraction))
+        precision = training.pop("precision", recipe.precision)
+        if training:
+            raise ConfigError(f"training.{next(iter(training))}: is no key that a space can set; remove it from there")
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
+        if not 0 < data_fraction <= 1:
+            raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
+        return Network(
+            replicate=replicate,
+            optimizer=optimizer,
+            hyper=hyper,
+            steps=steps,
+            batch_size=batch_size,
+            data_fraction=data_fraction,
+            precision=precision,
+            architecture=arch,
+            structure=arch.structure,
+            **self._masked(
+                arch,
+                masks,
+                replicate,
+                f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
+                batch_size,
+            ),
+        )
+
+    def _masked(
+        self, arch: _Architecture, masks: dict[str, Any], replicate: int, group: str, batch_size: int
+    ) -> dict[str, Any]:
+        """What depends on the mask: fields of `Network`."""
+        recipe, structure = self.recipe, arch.structure
+        kind = masks.pop("kind", recipe.mask_kind)
+        sparsity = masks.pop("sparsity", recipe.sparsity)
+        allocation, shares = masks.pop("allocation", recipe.allocation), masks.pop("shares", None)
+        bits, number = masks.pop("bits", None), int(masks.pop("draw", 0))
+        if masks:
+            raise ConfigError(f"masks.{next(iter(masks))}: is no key that a space can set; remove it from there")
+        if not 0 <= sparsity < 1:
+            raise SpaceError(f"masks.sparsity={sparsity!r}: must lie in [0, 1); correct the space")
+        draw_mask: Callable[[], Mask] | None = None
+        kept: tuple[int, ...] = ()
+        sizes = structure.section_sizes(kind)
+        if bits is not None:
+            mask = unpack_bits(bits, sum(sizes))
+            kept = tuple(int(np.count_nonzero(part)) for part in split_sections(structure, kind, mask))
+
+            def draw_mask() -> Mask:
+                return mask
+
+        elif sparsity:
+            if allocation == SEARCHED:
+                if shares is None or len(shares) < len(sizes):
+                    raise ConfigError(
+                        f"masks.shares={shares!r}: masks.allocation='searched' needs one for each of the {len(sizes)} "
+                        "sections of the mask; add them to the space"
+                    )
+                total = max(kept_count(1 - sparsity, sum(sizes)), len(sizes))
+                kept = counts_from_shares(sizes, total, shares[: len(sizes)])
+            else:
+                kept = kept_counts(structure, kind, sparsity, allocation)
+            key = philox_key(recipe.seed, "mask", replicate, level_key(sparsity))
+            drawn_kept = kept
+
+            def draw_mask() -> Mask:
+                drawn: Mask = draw(sizes, drawn_kept, key, start=number, stop=number + 1)[0]
+                return drawn
+
+        compact = structure
+        n_params, macs, n_kept = structure.n_params, structure.macs, structure.n_weights
+        if draw_mask is None:
+            kind = "none"
+        elif kind == "node":
+            counts = kept
+            if len(counts) != len(sizes):  # one count over all groups: only the draw says how it is divided
+                counts = tuple(int(np.count_nonzero(p)) for p in split_sections(structure, kind, draw_mask()))
+            compact = structure.compact(counts)
+            n_params, macs, n_kept = compact.n_params, compact.macs, compact.n_weights
+        else:
+            n_kept = sum(kept)
+            n_params += n_kept - structure.n_weights
+            if len(kept) == len(sizes):
+                by_tensor = dict(zip((t.name for t in structure.prunable), kept, strict=True))
+                macs = sum(by_tensor.get(t.name, t.size) * t.positions for t in structure.multiplied)
+            elif any(t.positions != 1 for t in structure.prunable):
+                macs = remains(structure, kind, draw_mask()).macs
+            else:
+                macs += n_kept - structure.n_weights
+        shapes = {t.name: t.shape for t in compact.tensors}
+        if arch.lacking:
+            sizes_by_group = {g.name: g.size for g in compact.groups}
+            for name, axes in arch.lacking.items():
+                shapes[name] = tuple(n if g is None else n * sizes_by_group.get(g, 0) for g, n in axes)
+        return {
+            "compact": compact,
+            "mask_kind": kind,
+            "kept": kept,
+            "sparsity": float(sparsity),
+            "n_params": n_params,
+            "macs": macs,
+            "weight_sparsity": 1 - n_kept / structure.n_weights,
+            "shape": Shape(
+                group=group,
+                tensors=tuple(shapes[name] for name in arch.layout.names),
+                positions=arch.positions,
+                batch_size=batch_size,
+            ),
+            "draw_mask": draw_mask,
+        }
+
+    def _make_architecture(self, key: _Key) -> _Architecture:
+        family, options = self._options(key)
+        if not isinstance(family, SizedFamily):  # a user's own: no two of its networks share a pack but equal ones
+            model = family.build(options, **self._data)
+            structure, init = model.structure, model.init
+            skeleton, tensors = options, structure
+        else:
+            structure = family.structure(options, **self._data)
+            init = getattr(options, "init", "kaiming")
+            skeleton = family.skeleton(options)
+            tensors = family.structure(skeleton, **self._data)
+        layout = Layout.of(tensors)
+        positions = {t.name: t.positions for t in tensors.multiplied}
+        return _Architecture(
+            key=key,
+            structure=structure,
+            init=init,
+            layout=layout,
+            lacking=_lacking(structure, tensors),
+            positions=tuple(positions.get(name, 0) for name in layout.names),
+            group=f"{key[0]} {canonical_json(skeleton.model_dump(mode='json', exclude={'init'}))}",
+            skeleton=skeleton,
+        )
+
+    def _options(self, key: _Key) -> tuple[Any, Options]:
+        name, options = key
+        family = model_family(name)
+        try:
+            return family, family.options.model_validate(dict(options))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            value = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+            raise ConfigError(f"model.{where}={value!r}: {first['msg']} for model {name!r}") from error
+
+    # Building --------------------------------------------------------------------------------------------------------
+
+    def build(self, network: Network) -> Built:
+        """Initial weights of a network, and its mask.
+
+        Networks of one architecture start from the same weights in a replicate, whatever else distinguishes them; masks
+        of the same counts, sparsity and number are the same.
+        """
+        arch, structure, mask = network.architecture, network.structure, network.mask
+        parent = self._parent(arch.key, network.replicate)
+        if mask is None:
+            return Built(parent, {})
+        check_mask = self.model(network).check_mask
+        if check_mask is not None:
+            check_mask(mask)
+        parts = split_sections(structure, network.mask_kind, mask)
+        if network.mask_kind == "node":
+            return Built(_compact_weights(structure, parent, parts), {})
+        keep = {
+            t.name: part.reshape(t.shape).astype(np.float32) for t, part in zip(structure.prunable, parts, strict=True)
+        }
+        return Built({n: w * keep[n] if n in keep else w for n, w in parent.items()}, keep)
+
+    def _make_parent(self, key: _Key, replicate: int) -> Arrays:
+        arch = self._architecture(key)
+        return initial_weights(arch.structure, arch.init, generator(self.recipe.seed, "init", replicate))
+
+    def model(self, network: Network) -> Model:
+        """The module that runs a network and all others of its group; its structure is the group's skeleton."""
+        return self._module(network.architecture.group, network.architecture.key[0], network.architecture.skeleton)
+
+    def _make_module(self, _group: str, name: str, skeleton: Options) -> Model:
+        return model_family(name).build(skeleton, **self._data)
+
+
+def stack(
+    networks: Sequence[Network],
+    weights: Sequence[Arrays],
+    keep: Sequence[Arrays],
+    padded: Sequence[tuple[int, ...]] | None,
+    device: torch.device,
+) -> LaneStack:
+    """Networks of one group side by side: each at the beginning of every axis, zeros behind it.
+
+    Args:
+        networks: of one group.
+        weights: of each network, by tensor, at real size.
+        keep: 0 or 1 for each weight, by tensor; a tensor that is missing is kept as a whole.
+        padded: shape of each tensor of the pack, at least that of every network; None for the smallest that fits all.
+        device: where the lanes are put.
+    """
+    layout = padded_layout(networks, padded)
+    flat = padded_rows(layout, weights)
+    is_padded = any(n.shape.tensors != layout.shapes for n in networks)
+    mask = None
+    if is_padded or any(keep):
+        ones = [
+            {name: kept.get(name, np.float32(1)) * np.ones_like(w) for name, w in each.items()}
+            for each, kept in zip(weights, keep, strict=True)
+        ]
+        mask = torch.from_numpy(padded_rows(layout, ones)).to(device)
+    return LaneStack(layout, torch.from_numpy(flat).to(device), mask)
+
+
+def padded_layout(networks: Sequence[Network], padded: Sequence[tuple[int, ...]] | None) -> Layout:
+    """Layout of a pack of networks of one group; see `stack`."""
+    shapes = tuple(
+        tuple(int(n) for n in np.max(each, axis=0)) for each in zip(*(n.shape.tensors for n in networks), strict=True)
+    )
+    if padded is not None:
+        if any(
+            len(a) != len(b) or any(i > j for i, j in zip(a, b, strict=True))
+            for a, b in zip(shapes, padded, strict=True)
+        ):
+            raise SpaceError(
+                f"padded={list(padded)}: must be at least {list(shapes)}, which the networks of the pack have"
+            )
+        shapes = tuple(tuple(p) for p in padded)
+    return replace(networks[0].architecture.layout, shapes=shapes)
+
+
+def padded_rows(layout: Layout, arrays: Sequence[Arrays]) -> npt.NDArray[np.float32]:
+    """Tensors of each lane at their places in a row: (L, P) float32, zeros elsewhere.
+
+    >>> layout = Layout(("a",), ((2, 3),))
+    >>> padded_rows(layout, [{"a": np.ones((1, 2), dtype=np.float32)}])
+    array([[1., 1., 0., 0., 0., 0.]], dtype=float32)
+    """
+    rows = np.zeros((len(arrays), layout.width), dtype=np.float32)
+    for row, each in zip(rows, arrays, strict=True):
+        start = 0
+        for name, shape, size in zip(layout.names, layout.shapes, layout.sizes, strict=True):
+            if name in each:
+                row[start : start + size].reshape(shape)[tuple(slice(n) for n in each[name].shape)] = each[name]
+            start += size
+    return rows
+
+
+def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+    """Trained tensors of one lane at their real size, copied out of its row (P,) or the trained part of it."""
+    shapes = {t.name: t.shape for t in network.compact.tensors}
+    out: dict[str, npt.NDArray[np.float32]] = {}
+    start = 0
+    for name, padded, size in zip(layout.trained_names, layout.shapes, layout.sizes, strict=False):
+        if name in shapes:
+            out[name] = row[start : start + size].reshape(padded)[tuple(slice(n) for n in shapes[name])].copy()
+        start += size
+    return out
+
+
+def _lacking(structure: Structure, skeleton: Structure) -> dict[str, tuple[tuple[str | None, int], ...]]:
+    """Tensors of the skeleton that the structure has not, with what their axes follow (`_Architecture.lacking`).
+
+    What follows a group that the structure has not either has size zero: padded to the sizes of a pack, such a tensor
+    fits those of the lanes that have it.
+    """
+    present = {t.name for t in structure.tensors}
+    axes: dict[str, list[tuple[str | None, int]]] = {
+        t.name: [(None, n) for n in t.shape] for t in skeleton.tensors if t.name not in present
+    }
+    for group in skeleton.groups:
+        for axis in group.axes:
+            if axis.tensor in axes:
+                axes[axis.tensor][axis.dim] = (group.name, axis.repeat)
+    return {name: tuple(each) for name, each in axes.items()}
+
+
+def _compact_weights(structure: Structure, parent: Arrays, parts: Sequence[Mask]) -> dict[str, npt.NDArray[np.float32]]:
+    """The rows and columns of the kept nodes."""
+    out = dict(parent)
+    for group, part in zip(structure.groups, parts, strict=True):
+        for axis in group.axes:
+            nodes = np.flatnonzero(np.repeat(part, axis.repeat))
+            out[axis.tensor] = out[axis.tensor].take(nodes, axis=axis.dim)
+    return out

@@ -1,0 +1,356 @@
+"""Where the candidates of a search are trained on one device, a segment of their steps at a time, failures included.
+
+A segment begins at step 0 or at a checkpoint, and ends at a rung or with the training. What a lane's result is does
+neither depend on the pack it travels in nor on how its training is divided into segments (float32, 1e-4).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
+from sparsefront.spaces.masks import Remains, mask_digest, pack_bits
+from sparsefront.spaces.seeds import generator
+from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
+from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.networks import Network, Networks, padded_layout, padded_rows, real_tensors, stack
+from sparsefront.trainables.pack import Examples, LaneResult, Pack, Schedule, batch_order, evaluate
+from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.workshop import FORWARD_PASS, is_out_of_memory, lanes_at_once, split_examples
+
+#: Longest text of a failure that is kept.
+_ERROR_CHARACTERS = 8000
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """One segment of one candidate: its settings, and the steps after which it begins and ends.
+
+    `checkpoint` names what it goes on from; None, or one that is lost, means a training from step 0.
+    """
+
+    id: str
+    settings: Mapping[str, Any]
+    start_step: int
+    stop_step: int
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What became of one lane.
+
+    Attributes:
+        id: the candidate's.
+        outcome: None if it reached the end of a segment that is not the last; else completed, diverged, failed or
+            out_of_memory.
+        steps: done since the beginning of the training.
+        val_loss: validation loss at the end, nats; None if it never came to a validation point.
+        val_error: validation error there.
+        curve_step: steps at which validation was measured, those of earlier segments included.
+        curve_val_loss: validation loss there.
+        curve_val_error: validation error there.
+        test_loss: of a completed candidate only; reported, never decided on.
+        test_error: likewise.
+        passes: examples passed forward and backward in this segment, and in attempts at it; a forward pass counts 1/3.
+        seconds: wall time of the pack divided over its lanes.
+        checkpoint: what the next segment goes on from; None unless `outcome` is.
+        remains: what the mask leaves, exactly; None if the network could not be built.
+        mask_kind: 'none', 'node' or 'weight'.
+        mask_digest: of the packed bits; None without a mask.
+        error: what failed, with traceback.
+    """
+
+    id: str
+    outcome: str | None
+    steps: int
+    passes: float
+    seconds: float
+    val_loss: float | None = None
+    val_error: float | None = None
+    curve_step: list[int] = field(default_factory=list)
+    curve_val_loss: list[float] = field(default_factory=list)
+    curve_val_error: list[float] = field(default_factory=list)
+    test_loss: float | None = None
+    test_error: float | None = None
+    checkpoint: str | None = None
+    remains: Remains | None = None
+    mask_kind: str = "none"
+    mask_digest: str | None = None
+    error: str | None = None
+
+
+@dataclass(eq=False)  # a job is itself
+class _Job:
+    """One lane on its way through the shop; what was wasted is that of packs that broke off."""
+
+    spec: LaneSpec
+    network: Network | None = None
+    state: LaneState | None = None
+    wasted_passes: float = 0.0
+    wasted_s: float = 0.0
+
+    @property
+    def start_step(self) -> int:
+        return 0 if self.state is None else self.state.step
+
+
+class SegmentShop:
+    """Trains candidates of one recipe's search on one device."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device, checkpoint_dir: Path) -> None:
+        self.recipe, self.device = recipe, device
+        self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
+        self._dataset, self._folder = dataset, checkpoint_dir
+        self._test = Examples.of(dataset.x_test, dataset.y_test, dataset.n_classes, device)
+        self._examples = lru_cache(maxsize=4)(self._split)
+        self._order = lru_cache(maxsize=4)(self._make_order)
+
+    def _split(self, replicate: int) -> tuple[Examples, Examples]:
+        return split_examples(self.recipe, self._dataset, replicate, self.device)
+
+    def _make_order(self, replicate: int, batch_size: int, data_fraction: float, steps: int) -> torch.Tensor:
+        """Indices of the batches of the first `steps` steps: (steps, batch) int64.
+
+        Of the data, the first ``ceil(fraction x n)`` examples of a permutation are used that is the replicate's own, so
+        that a larger fraction holds the smaller ones.
+        """
+        n_train = len(self._examples(replicate)[0])
+        n_used = math.ceil(round(data_fraction * n_train, 9))
+        seed = self.recipe.seed
+        used = np.sort(generator(seed, "fraction", replicate).permutation(n_train)[:n_used])
+        order = used[batch_order(n_used, batch_size, steps, generator(seed, "order", replicate))]
+        return torch.from_numpy(order).to(self.device)
+
+    def train(
+        self, lanes: Sequence[LaneSpec], replicate: int, padded: Sequence[tuple[int, ...]] | None = None
+    ) -> Iterator[list[SegmentResult]]:
+        """Train lanes of one replicate to the end of their segments; yields at every validation point those that ended.
+
+        Whatever a candidate does (diverge, raise, exhaust memory), its neighbours' results are the same: a pack that
+        breaks is halved until the culprit is alone.
+
+        Args:
+            lanes: best of one group, with one start and one stop: others are trained one group after the other.
+            replicate: index of (data split, initial weights, data order).
+            padded: shape of each tensor of the pack (`Network.shape.tensors`); None for the smallest that fits.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written: the machine's failure, not the candidates'.
+        """
+        jobs = [_Job(spec) for spec in lanes]
+        yield self._describe(jobs, replicate)
+        self._restore(jobs)
+        groups = self._groups([job for job in jobs if job.network is not None], padded)
+        while groups:
+            jobs = groups.pop(0)
+            waiting = {id(job): job for job in jobs}
+            began = perf_counter()
+            spent = [0.0]
+            try:
+                for ended in self._train_together(jobs, padded, spent):
+                    for job, _ in ended:
+                        waiting.pop(id(job), None)
+                    yield [result for _, result in ended]
+            except CheckpointError:
+                raise
+            except Exception as error:  # the candidate boundary: user code or the device failed, which is data
+                left = list(waiting.values())
+                for job in left:
+                    job.wasted_passes += spent[0]
+                    job.wasted_s += (perf_counter() - began) / len(jobs)
+                if len(left) == 1:
+                    yield [_broken(left[0], error)]
+                elif left:
+                    middle = (len(left) + 1) // 2
+                    groups[:0] = [left[:middle], left[middle:]]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _describe(self, jobs: Sequence[_Job], replicate: int) -> list[SegmentResult]:
+        """Describe what every lane is; returns those that are no network."""
+        broken: list[SegmentResult] = []
+        for job in jobs:
+            try:
+                job.network = self.networks.describe(replicate, job.spec.settings)
+            except Exception as error:  # the candidate boundary, as in `train`
+                broken.append(_broken(job, error))
+        return broken
+
+    def _restore(self, jobs: Sequence[_Job]) -> None:
+        """Read the checkpoints; a lane whose own is lost, or is not that of its network and step, begins anew."""
+        by_name: dict[str, list[_Job]] = {}
+        for job in jobs:
+            if job.network is not None and job.spec.start_step and job.spec.checkpoint is not None:
+                by_name.setdefault(job.spec.checkpoint, []).append(job)
+        for name, resumed in by_name.items():
+            try:
+                states = read_checkpoint(self._folder, name, [job.spec.id for job in resumed])
+            except CheckpointError:
+                continue
+            for job in resumed:
+                assert job.network is not None
+                state = states[job.spec.id]
+                trained = {t.name: t.shape for t in job.network.compact.tensors if t.trained}
+                fits = all({n: a.shape for n, a in part.items()} == trained for part in state.parts.values())
+                if fits and state.step == job.spec.start_step:
+                    job.state = state
+
+    def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
+        """Jobs that train together: of one group, start and stop, and as many as the device takes."""
+        classes: dict[tuple[str, int, int], list[_Job]] = {}
+        for job in jobs:
+            assert job.network is not None
+            stop = min(job.spec.stop_step, job.network.steps)
+            classes.setdefault((job.network.shape.group, job.start_step, stop), []).append(job)
+        groups: list[list[_Job]] = []
+        for members in classes.values():
+            at_once = self.recipe.lanes_at_once or self._lanes_at_once(members, padded)
+            n_parts = -(-len(members) // at_once)
+            edges = [round(i * len(members) / n_parts) for i in range(n_parts + 1)]
+            groups += [members[a:b] for a, b in itertools.pairwise(edges)]
+        return groups
+
+    def _lanes_at_once(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> int:
+        networks = [job.network for job in jobs if job.network is not None]
+        layout = padded_layout(networks, padded)
+        positions = networks[0].shape.positions
+        n_outputs = sum(shape[0] * n for shape, n in zip(layout.shapes, positions, strict=True))
+        return lanes_at_once(layout.width, networks[0].batch_size * n_outputs, self.device)
+
+    def _train_together(
+        self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None, spent: list[float]
+    ) -> Iterator[list[tuple[_Job, SegmentResult]]]:
+        began = perf_counter()
+        networks = [job.network for job in jobs if job.network is not None]
+        first, start = networks[0], jobs[0].start_step
+        stop = min(jobs[0].spec.stop_step, first.steps)
+        train, validation = self._examples(first.replicate)
+        built = [self.networks.build(network) for network in networks]
+        weights = [
+            each.weights if job.state is None else {**each.weights, **job.state.parts[WEIGHTS]}
+            for job, each in zip(jobs, built, strict=True)
+        ]
+        lanes = stack(networks, weights, [each.keep for each in built], padded, self.device)
+        model = self.networks.model(first)
+        pack = Pack(
+            model,
+            lanes,
+            [network.hyper for network in networks],
+            Schedule(first.optimizer, stop, first.batch_size, self.recipe.schedule.eval_every),
+            train=train,
+            validation=validation,
+            order=self._order(first.replicate, first.batch_size, first.data_fraction, stop),
+            precision=first.precision,
+            start_step=start,
+            slots=self._slots(jobs, lanes.layout),
+        )
+        n_left = len(jobs)
+        seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
+        for n_points, ended in enumerate(pack.run(), start=1):
+            spent[0] = (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
+            finished = [r for r in ended if r.outcome == "completed" and networks[r.lane].steps <= stop]
+            pausing = [r for r in ended if r.outcome == "completed" and networks[r.lane].steps > stop]
+            test: dict[int, tuple[float, float]] = {}
+            if finished:
+                final = LaneStack(lanes.layout, torch.stack([r.parameters for r in finished]), None)
+                losses, errors = evaluate(model, final, self._test)
+                test = {r.lane: (float(a), float(b)) for r, a, b in zip(finished, losses, errors, strict=True)}
+            checkpoint = self._save(jobs, pausing, lanes.layout) if pausing else None
+            now = perf_counter()
+            seconds += (now - began) / n_left
+            began = now
+            n_left -= len(ended)
+            paused = {r.lane for r in pausing}
+            rows: list[tuple[_Job, SegmentResult]] = []
+            for r in ended:
+                job, network = jobs[r.lane], networks[r.lane]
+                test_loss, test_error = test.get(r.lane, (None, None))
+                curve = _curve(job.state, r)
+                rows.append(
+                    (
+                        job,
+                        SegmentResult(
+                            id=job.spec.id,
+                            outcome=None if r.lane in paused else r.outcome,
+                            steps=r.steps,
+                            val_loss=r.val_loss,
+                            val_error=r.val_error,
+                            curve_step=curve.curve_step,
+                            curve_val_loss=curve.curve_val_loss,
+                            curve_val_error=curve.curve_val_error,
+                            test_loss=test_loss,
+                            test_error=test_error,
+                            passes=job.wasted_passes
+                            + spent[0]
+                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
+                            seconds=job.wasted_s + seconds,
+                            checkpoint=checkpoint if r.lane in paused else None,
+                            remains=network.remains,
+                            mask_kind=network.mask_kind,
+                            mask_digest=None if network.mask is None else mask_digest(pack_bits(network.mask)),
+                        ),
+                    )
+                )
+            yield rows
+
+    def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
+        """The optimiser's state of a pack that goes on, (L, trained part of P) by name."""
+        names = {part for job in jobs if job.state is not None for part in job.state.parts} - {WEIGHTS}
+        return {
+            part: torch.from_numpy(
+                padded_rows(layout, [{} if job.state is None else job.state.parts.get(part, {}) for job in jobs])
+            )[:, : layout.trained_width].to(self.device)
+            for part in sorted(names)
+        }
+
+    def _save(self, jobs: Sequence[_Job], pausing: Sequence[LaneResult], layout: Layout) -> str:
+        """Write the checkpoint of the lanes that may go on; returns its name."""
+        states: dict[str, LaneState] = {}
+        for r in pausing:
+            job = jobs[r.lane]
+            assert job.network is not None
+            rows = {WEIGHTS: r.parameters, **r.slots}
+            parts = {part: real_tensors(layout, job.network, row.cpu().numpy()) for part, row in rows.items()}
+            states[job.spec.id] = _curve(job.state, r, parts)
+        return write_checkpoint(self._folder, states)
+
+
+def _curve(
+    before: LaneState | None, result: LaneResult, parts: Mapping[str, Mapping[str, Any]] | None = None
+) -> LaneState:
+    """Where a lane stands, its curves joined to those of earlier segments."""
+    before = before or LaneState(0, {})
+    return LaneState(
+        step=result.steps,
+        parts=parts or {},
+        curve_step=before.curve_step + result.curve_step,
+        curve_val_loss=before.curve_val_loss + result.curve_val_loss,
+        curve_val_error=before.curve_val_error + result.curve_val_error,
+    )
+
+
+def _broken(job: _Job, error: Exception) -> SegmentResult:
+    """A candidate that could not be built or trained."""
+    refused = isinstance(error, CandidateFailed | SparsefrontError)
+    text = str(error) if refused else "".join(traceback.format_exception(error))
+    return SegmentResult(
+        id=job.spec.id,
+        outcome="out_of_memory" if is_out_of_memory(error) else "failed",
+        steps=job.start_step,
+        passes=job.wasted_passes,
+        seconds=job.wasted_s,
+        error=text[-_ERROR_CHARACTERS:],
+    )

@@ -1,0 +1,200 @@
+"""Every strategy keeps the contract, and the contract's suite notices those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsefront.errors import ConfigError
+from sparsefront.search.strategies import (
+    COMPLETED,
+    PENDING,
+    STRATEGIES,
+    History,
+    Options,
+    StrategyFamily,
+    Task,
+    strategy_family,
+)
+from sparsefront.search.strategies.contract import (
+    KINDS,
+    ContractViolation,
+    check_in_another_process,
+    check_strategy,
+    example_history,
+    example_tasks,
+)
+from sparsefront.search.strategies.random import random_points
+from sparsefront.spaces.domains import Point
+from sparsefront.spaces.space import Space
+
+#: Gaussian processes take seconds for a candidate of the mixed example.
+_QUICK = [name for name in STRATEGIES if name != "gp"]
+
+
+@pytest.mark.parametrize("name", [*_QUICK, pytest.param("gp", marks=pytest.mark.slow)])
+def test_contract(name: str) -> None:
+    # Small pools: each of the suite's many instances would look at thousands of draws.
+    check_strategy(STRATEGIES[name], options={"pool": 2} if name == "size_stratified" else None)
+
+
+def test_same_proposals_in_another_process() -> None:
+    check_in_another_process(_QUICK)
+
+
+@pytest.mark.slow
+def test_gp_proposes_the_same_in_another_process() -> None:
+    check_in_another_process(["gp"])
+
+
+@pytest.mark.parametrize("options", [{"selection": "aging", "tournament": 5}, {"selection": "rank", "population": 4}])
+def test_contract_of_evolution_with_other_options(options: dict[str, Any]) -> None:
+    check_strategy(STRATEGIES["evolution"], options=options)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "cmaes"])
+def test_contract_with_a_population_smaller_than_a_batch(name: str) -> None:
+    check_strategy(STRATEGIES[name], options={"population": 6})
+
+
+class Mine:
+    """A user's own strategy, and the wrong ones' better half."""
+
+    summary = "mine"
+    source = "nowhere"
+    is_adaptive = True
+    options = Options
+
+    def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
+        return None
+
+    def make(self, task: Task, options: Options) -> Mine:
+        self.task = task
+        return self
+
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        return random_points(self.task, numbers.start, numbers.stop)
+
+
+class _Mutates(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        for point in history.points:
+            point["lr"] = 1.0  # type: ignore[index]
+        return super().propose(history, numbers)
+
+
+class _Writes(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        history.losses[:] = 0.0
+        return super().propose(history, numbers)
+
+
+class _Leaves(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        return [{**point, "lr": 7.0} for point in super().propose(history, numbers)]
+
+
+class _Counts(Mine):
+    calls = 0
+
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        self.calls += 1
+        return random_points(self.task, numbers.start + self.calls, numbers.stop + self.calls)
+
+
+class _Gambles(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        np.random.random()  # noqa: NPY002
+        return super().propose(history, numbers)
+
+
+class _Peeks(Mine):
+    is_adaptive = False
+
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        shift = int((history.outcomes == COMPLETED).any())
+        return random_points(self.task, numbers.start + shift, numbers.stop + shift)
+
+
+class _Sows(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        return self.task.space.draw(np.array([1, 2], dtype=np.uint64), numbers.start, numbers.stop)
+
+
+class _Refuses(Mine):
+    def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
+        return "too hard"
+
+
+class _Anything(Mine):
+    class options(Options):  # noqa: N801
+        model_config = Options.model_config | {"extra": "allow"}
+
+
+class _Vague(Mine):
+    summary = "two\nlines"
+
+
+def test_contract_of_a_users_own_strategy() -> None:
+    check_strategy(Mine())
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (_Mutates(), "_Mutates on numbers, history failed: changed its arguments"),
+        (_Writes(), "propose raised ValueError: assignment destination is read-only"),
+        (_Leaves(), "which is no point of the space"),
+        (_Counts(), "_Counts on numbers, history empty: asked twice, answers differ"),
+        (_Gambles(), "drew from a global generator"),
+        (_Peeks(), "is_adaptive is False, but the answer depends on the history"),
+        (_Sows(), "proposals do not change with the seed"),
+        (_Refuses(), "_Refuses: refuses every example space"),
+        (_Anything(), "_Anything.options: accepts an unknown option"),
+        (_Vague(), "_Vague.summary: must be one line"),
+    ],
+)
+def test_contract_notices(family: StrategyFamily, message: str) -> None:
+    with pytest.raises(ContractViolation) as raised:
+        check_strategy(family)
+    assert message in str(raised.value)
+
+
+def test_example_histories_are_what_they_are_called() -> None:
+    task = example_tasks()["conditions"]
+    histories = {kind: example_history(task, kind) for kind in KINDS}
+    assert len(histories["empty"]) == 0
+    assert histories["tied"].succeeded().all()
+    assert 0 < histories["not finite"].succeeded().sum() < len(histories["not finite"])
+    assert not histories["stopped"].succeeded().any()
+    assert np.isfinite(histories["stopped"].partial).all()
+    assert (histories["pending"].outcomes == PENDING).any()
+    assert all(not h.losses.flags.writeable for h in histories.values())
+
+
+def test_a_users_strategy_is_named_by_module_and_class() -> None:
+    family = strategy_family("sparsefront.search.strategies.grid:Grid")
+    assert family.summary == STRATEGIES["grid"].summary
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "nsga3",
+            "strategy='nsga3': must be one of random, size_stratified, qmc, grid, tpe, nsga2, gp, cmaes, evolution",
+        ),
+        ("nsga3", "did you mean 'nsga2'?"),
+        ("no_such_module:Class", "strategy='no_such_module:Class': must name an importable class"),
+        ("math:NoClass", "strategy='math:NoClass': must name an importable class"),
+        ("sparsefront.search.strategies.strategy:Task", "made without arguments"),
+        ("collections:Counter", "has no 'summary'"),
+    ],
+)
+def test_names_that_are_no_strategy_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        strategy_family(name)
+    assert message in str(raised.value)

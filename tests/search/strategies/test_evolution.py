@@ -1,0 +1,116 @@
+"""Operators of evolution: exact counts whatever happens, and steps that stay inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefront.search.strategies import COMPLETED, History, Task
+from sparsefront.search.strategies.contract import example_history, example_tasks
+from sparsefront.search.strategies.evolution import Evolution, EvolutionOptions, crossed, moved, swapped
+from sparsefront.spaces.domains import Bits, Choice, Float, Integer
+from sparsefront.spaces.masks import draw, pack_bits
+from sparsefront.spaces.seeds import philox_key
+from sparsefront.spaces.space import Space
+
+
+@st.composite
+def _bits(draw_value: st.DrawFn) -> Bits:
+    sections = draw_value(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    if len(sections) > 1 and draw_value(st.booleans()):
+        return Bits(tuple(sections), (draw_value(st.integers(len(sections), sum(sections))),))
+    return Bits(tuple(sections), tuple(draw_value(st.integers(1, n)) for n in sections))
+
+
+@given(domain=_bits(), seed=st.integers(0, 1000), fraction=st.floats(0.001, 1.0))
+def test_masks_keep_exactly_k(domain: Bits, seed: int, fraction: float) -> None:
+    key = philox_key(seed, "test")
+    try:
+        a, b = draw(domain.sections, domain.kept, key, start=0, stop=2)
+    except ValueError:  # a total so low that draws leave a layer empty
+        return
+    rng = np.random.default_rng(seed)
+    child = crossed(a, b, domain, rng)
+    assert domain.contains(pack_bits(child).tobytes())
+    assert not (child & ~(a | b)).any()
+    assert (child | ~(a & b)).all()
+    mutant = swapped(child, domain, fraction, rng)
+    assert domain.contains(pack_bits(mutant).tobytes())
+    can_move = not all(k == n for k, n in zip(domain.kept, domain.sections, strict=False)) or domain.is_global
+    if can_move and not child.all():
+        assert (mutant != child).any()
+
+
+def test_swaps_move_the_fraction_that_was_asked_for() -> None:
+    domain = Bits((1000, 1000), (100, 300))
+    mask = draw(domain.sections, domain.kept, philox_key(0, "test"), start=0, stop=1)[0]
+    child = swapped(mask, domain, 0.05, np.random.default_rng(0))
+    assert int((mask & ~child).sum()) == 20
+
+
+_DOMAINS = st.sampled_from(
+    [
+        Float(0.0, 1.0),
+        Float(1e-4, 1.0, log=True),
+        Integer(1, 64, log=True),
+        Integer(0, 9, step=3),
+        Choice(("a", "b", "c")),
+    ]
+)
+
+
+@given(domain=_DOMAINS, u=st.floats(0, 1), step=st.floats(0.01, 1.0), seed=st.integers(0, 1000))
+def test_mutated_coordinates_stay_inside_and_change(
+    domain: Float | Integer | Choice, u: float, step: float, seed: int
+) -> None:
+    there = moved(domain, u, step, np.random.default_rng(seed))
+    assert 0 <= there <= 1
+    if not isinstance(domain, Float):
+        assert domain.decode(there) != domain.decode(u)
+
+
+def test_a_choice_of_one_stays() -> None:
+    assert moved(Choice(("a",)), 0.5, 0.1, np.random.default_rng(0)) == 0.5
+
+
+@pytest.mark.parametrize("example", ["numbers", "conditions", "mask bits"])
+def test_children_are_no_copies(example: str) -> None:
+    task = example_tasks()[example]
+    points = task.space.draw(philox_key(1, "contract history"), 0, 1)
+    history = example_history(task, "tied", points)
+    children = Evolution().make(task, EvolutionOptions(population=2)).propose(history, range(2, 40))
+    same = sum(task.space.digest(p) == task.space.digest(points[0]) for p in children)
+    # A step of a float may round to itself, and an inactive dimension's neighbour may be the only one that changed.
+    assert same <= 2
+
+
+def _one_dimension(losses: list[float], **options: object) -> list[float]:
+    """Children of a history whose candidate i lies at i / n."""
+    space = Space.from_table({"training": {"x": {"low": 0.0, "high": 1.0}}})
+    n = len(losses)
+    values = np.array(losses)[:, None]
+    history = History(
+        [{"x": i / n} for i in range(n)],
+        values,
+        np.full((n, 1), np.nan),
+        np.full(n, COMPLETED, dtype=np.int8),
+        np.ones(n),
+        np.zeros(n),
+    )
+    task = Task(space, 0, 0, ("val_loss",), 1000, 64, lambda point: {})
+    strategy = Evolution().make(task, EvolutionOptions(population=10, step=1e-6, **options))  # type: ignore[arg-type]
+    return [float(point["x"]) for point in strategy.propose(history, range(n, n + 64))]
+
+
+def test_aging_forgets_the_best_when_it_is_old() -> None:
+    children = _one_dimension([0.0] * 10 + [1.0] * 10)
+    assert min(children) > 0.49
+    assert max(_one_dimension([0.0] * 10 + [1.0] * 10, selection="rank")) < 0.51
+
+
+def test_tournaments_prefer_the_better() -> None:
+    children = _one_dimension([float(i) for i in range(10)], tournament=10)
+    # The best of 10 draws among 10: expectation 0.05 of the axis; 0.3 for single draws would be 0.45 in mean.
+    assert np.mean(children) < 0.15

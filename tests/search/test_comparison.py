@@ -1,0 +1,255 @@
+"""The verdict of a search study: equal budgets, known truths, and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from sparsefront.search.attainment import attain
+from sparsefront.search.comparison import (
+    SearchVerdict,
+    compare_arms,
+    judge_runs,
+    search_record,
+    verdict_rows,
+)
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.findings import LABELS
+from sparsefront.search.schema import SCHEMA
+from tests.synthetic_search import make_search_design, make_search_table
+
+
+def relabelled(table: pa.Table, name: str, *, below: int = 1_000_000) -> pa.Table:
+    """The rows of the random arm once more under another name, as far as a number."""
+    rows = table.filter((pc.field("arm") == "random") & (pc.field("slot") < below))
+    return rows.set_column(rows.schema.get_field_index("arm"), "arm", pa.array([name] * rows.num_rows))
+
+
+def two_arms(**changes: Any) -> SearchDesign:
+    return make_search_design(arms={"random": {}, "other": {}}, **changes)
+
+
+def by_hand(runs: dict[tuple[str, int], list[tuple[float, float]]]) -> pa.Table:
+    """A ledger of runs {(arm, replicate): [(passes, validation error), ...]}."""
+    rows = [
+        dict.fromkeys(SCHEMA.names)
+        | {"stage": "trained", "arm": arm, "replicate": replicate, "target_sparsity": 0.0, "slot": number}
+        | {"outcome": "completed", "reused": False, "passes": passes, "val_error": error}
+        for (arm, replicate), found in runs.items()
+        for number, (passes, error) in enumerate(found)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def design() -> SearchDesign:
+    return make_search_design(candidates=48, equivalence_margin=0.004)
+
+
+@pytest.fixture(scope="module")
+def table(design: SearchDesign) -> pa.Table:
+    return make_search_table(design, skill={"nsga2": 0.95})
+
+
+@pytest.fixture(scope="module")
+def verdict(design: SearchDesign, table: pa.Table) -> SearchVerdict:
+    return compare_arms(table, design)
+
+
+def test_an_arm_that_is_better_is_called_better(verdict: SearchVerdict) -> None:
+    found = {c.arm: c for c in verdict.comparisons}
+    assert list(found) == ["asha", "nsga2"]
+    assert found["nsga2"].label == "better"
+    assert found["nsga2"].low > 0
+    assert found["nsga2"].cost_ratio < 1
+    assert verdict.headline.startswith(
+        "Does any arm beat random at equal budget? Sometimes: better hypervolume for nsga2"
+    )
+
+
+def test_the_same_runs_under_another_name_are_equivalent() -> None:
+    design = two_arms(candidates=32)
+    table = make_search_table(design)
+    twice = pa.concat_tables([table.filter(pc.field("arm") == "random"), relabelled(table, "other")])
+    (found,) = compare_arms(twice, design).comparisons
+    assert (found.difference, found.low, found.high, found.label) == (0.0, 0.0, 0.0, "equivalent")
+    assert (found.p_value, found.p_equivalence) == (1.0, 2.0**-10)
+
+
+def test_budgets_are_equal_whoever_was_given_more() -> None:
+    """The other arm is the first half of the random one: at its budget, there is no difference."""
+    design = two_arms(candidates=32)
+    table = make_search_table(design)
+    half = pa.concat_tables([table.filter(pc.field("arm") == "random"), relabelled(table, "other", below=16)])
+    found = compare_arms(half, design)
+    (comparison,) = found.comparisons
+    assert comparison.difference == 0.0
+    assert comparison.budget_passes == comparison.arm_passes == comparison.against_passes / 2
+    assert [s.n_candidates for s in found.spent] == [320, 160]
+
+
+def test_the_share_of_the_others_budget_is_worked_out() -> None:
+    design = two_arms(objectives=("val_error",), replicates=3)
+    slow = [(100.0, 0.6), (100.0, 0.5), (100.0, 0.4), (100.0, 0.3)]
+    fast = [(50.0, 0.5), (50.0, 0.3), (300.0, 0.2)]
+    runs = {("random", r): slow for r in range(3)} | {("other", r): fast for r in range(3)}
+    (found,) = compare_arms(by_hand(runs), design).comparisons
+    assert found.metric == "val_error"
+    assert found.cost_ratio == found.cost_ratio_low == found.cost_ratio_high == 0.25
+    assert (found.arm_mean, found.against_mean) == (pytest.approx(0.2), pytest.approx(0.3))
+    assert found.difference == pytest.approx(0.1)
+
+    swapped = {("other" if arm == "random" else "random", r): run for (arm, r), run in runs.items()}
+    verdict = compare_arms(by_hand(swapped), design)
+    assert math.isinf(verdict.comparisons[0].cost_ratio)
+    assert "never comes to where the other ended" in verdict.comparisons[0].note
+    assert "other never comes to where random ended, with 100% of its passes" in verdict.sentences
+
+
+def test_the_share_of_the_budget_is_of_mean_curves() -> None:
+    """Replicate 0 never comes to its partner's end; the mean of the curves does, at 300 of 400 passes."""
+    design = two_arms(objectives=("val_error",), replicates=2)
+    runs = {
+        ("random", 0): [(200.0, 0.5), (200.0, 0.2)],
+        ("random", 1): [(200.0, 0.5), (200.0, 0.4)],
+        ("other", 0): [(100.0, 0.4), (200.0, 0.3), (100.0, 0.3)],
+        ("other", 1): [(100.0, 0.4), (200.0, 0.3), (100.0, 0.3)],
+    }
+    (found,) = compare_arms(by_hand(runs), design).comparisons
+    assert found.cost_ratio == pytest.approx(0.75)
+    assert math.isinf(found.cost_ratio_high)
+
+
+def test_a_run_is_read_at_the_smaller_of_both_costs() -> None:
+    design = two_arms(objectives=("val_error",), replicates=1)
+    runs = {("random", 0): [(100.0, 0.6), (100.0, 0.1)], ("other", 0): [(150.0, 0.5)]}
+    (found,) = compare_arms(by_hand(runs), design).comparisons
+    assert (found.arm_mean, found.against_mean, found.budget_passes) == (0.5, 0.6, 150.0)
+    assert found.label == "undecided"
+    assert math.isnan(found.p_value)
+
+
+def test_arms_are_held_against_the_arm_that_they_name() -> None:
+    design = make_search_design(
+        arms={"random": {}, "tpe": {}, "tuned": {"against": "tpe"}, "lost": {"against": "nobody"}}, replicates=2
+    )
+    found = compare_arms(make_search_table(design), design)
+    assert [(c.arm, c.against) for c in found.comparisons] == [("tpe", "random"), ("tuned", "tpe")]
+    assert found.headline.startswith("Does any arm beat its opponent at equal budget? ")
+
+
+def test_p_values_are_corrected_over_all_comparisons(verdict: SearchVerdict) -> None:
+    p, adjusted = ([getattr(c, name) for c in verdict.comparisons] for name in ("p_value", "p_adjusted"))
+    assert min(adjusted) == pytest.approx(2 * min(p))
+
+
+def test_missing_replicates_are_said(design: SearchDesign, table: pa.Table) -> None:
+    part = table.filter((pc.field("arm") != "nsga2") | (pc.field("replicate") < 4))
+    found = {c.arm: c for c in compare_arms(part, design).comparisons}["nsga2"]
+    assert (found.n, found.n_missing) == (4, 6)
+    assert found.note == "6 of 10 replicates have no pair"
+
+
+def test_an_arm_that_only_fails_is_worse_and_said_to_fail() -> None:
+    design = two_arms(replicates=6, candidates=40)
+    failing = {("other", r, i): "diverged" for r in range(6) for i in range(40)}
+    found = compare_arms(make_search_table(design, outcomes=failing), design)
+    (comparison,) = found.comparisons
+    assert (comparison.label, comparison.arm_mean) == ("worse", 0.0)
+    assert comparison.note.startswith("the arm completed nothing that counts in 6 of 6 replicates")
+    assert found.sentences[-1] == "Not every candidate completed: 240 diverged (other)"
+
+
+def test_where_neither_had_found_anything_nothing_is_judged() -> None:
+    """All that diverge do so early: at their budget random search has not completed its first candidate."""
+    design = two_arms(replicates=6, candidates=4)
+    failing = {("other", r, i): "diverged" for r in range(6) for i in range(4)}
+    found = compare_arms(make_search_table(design, outcomes=failing), design)
+    (comparison,) = found.comparisons
+    assert (comparison.label, comparison.difference) == ("undecided", 0.0)
+    assert math.isnan(comparison.p_value)
+    assert comparison.note.startswith("at equal budget neither had found anything in 6 of 6 replicates")
+    assert "not judged (at equal budget neither had found anything" in found.sentences[0]
+
+
+def test_nothing_to_compare_is_said() -> None:
+    found = compare_arms(SCHEMA.empty_table(), two_arms())
+    assert found.comparisons[0].n == 0
+    assert found.comparisons[0].note == "no replicate has both runs"
+    assert "Not judged" in found.headline
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_verdict_is_a_function_of_rows_and_design(
+    design: SearchDesign, table: pa.Table, verdict: SearchVerdict
+) -> None:
+    shuffled = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    for one, other in zip(verdict.comparisons, compare_arms(shuffled, design).comparisons, strict=True):
+        assert dataclasses.asdict(one) == pytest.approx(dataclasses.asdict(other), nan_ok=True)
+
+
+def test_rows_of_the_table_are_strings_with_the_same_columns(verdict: SearchVerdict) -> None:
+    rows = verdict_rows(verdict)
+    assert len({tuple(row) for row in rows}) == 1
+    assert all(isinstance(value, str) for row in rows for value in row.values())
+    assert all(row["verdict"] in LABELS for row in rows)
+    assert rows[1]["difference"].startswith("+")
+    assert rows[1]["unit"] == "% of the box"
+
+
+def test_the_verdict_is_plain_json(verdict: SearchVerdict) -> None:
+    found = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    assert [c["arm"] for c in found["comparisons"]] == ["asha", "nsga2"]
+    assert found["arms"][1]["stopped"].keys() == {"0", "1"}
+
+
+def test_the_first_sentences_say_what_the_table_does(verdict: SearchVerdict) -> None:
+    for sentence, comparison in zip(verdict.sentences, verdict.comparisons, strict=False):
+        assert sentence.startswith(
+            f"Hypervolume of {comparison.arm} against random at equal budget: {comparison.label}"
+        )
+    assert any(s.startswith("Stopped early of asha's candidates: ") for s in verdict.sentences)
+
+
+def test_the_record_has_finite_metrics_of_the_study_and_of_each_arm(
+    design: SearchDesign, table: pa.Table, verdict: SearchVerdict
+) -> None:
+    record = search_record(attain(table, design), design, verdict, is_complete=True)
+    assert list(record["arms"]) == ["random", "asha", "nsga2"]
+    for arm in record["arms"].values():
+        assert all(isinstance(v, float) and math.isfinite(v) for v in arm["metrics"].values())
+        assert all(isinstance(v, str) for v in [*arm["tags"].values(), *arm["params"].values()])
+        assert len(arm["series"]["hypervolume"]) >= 5
+    nsga2 = record["arms"]["nsga2"]
+    assert nsga2["tags"]["verdict"] == "better"
+    assert nsga2["metrics"]["verdict_difference"] == pytest.approx(verdict.comparisons[1].difference, rel=1e-12)
+    assert record["study"]["metrics"]["candidates"] == 3 * 480
+    assert json.loads(json.dumps(record, allow_nan=False))
+
+
+def test_points_of_a_series_never_change_while_a_study_grows() -> None:
+    design = make_search_design(replicates=3, candidates=40, reference=(0.9, 1e5))
+    table = make_search_table(design)
+    part = table.filter(pc.field("slot") < 20)
+    series = []
+    for rows in (part, table):
+        found = attain(rows, design)
+        record = search_record(found, design, judge_runs(found, design), is_complete=False)
+        series.append({name: arm["series"]["hypervolume"] for name, arm in record["arms"].items()})
+    assert series[0]["random"]
+    for name, early in series[0].items():
+        assert series[1][name][: len(early)] == early
+
+
+def test_no_series_is_shown_while_the_box_can_move(
+    design: SearchDesign, table: pa.Table, verdict: SearchVerdict
+) -> None:
+    record = search_record(attain(table, design), design, verdict, is_complete=False)
+    assert all(arm["series"] == {} for arm in record["arms"].values())

@@ -1,0 +1,166 @@
+"""Optuna as a stateless proposer: what it is told, and that it stays quiet."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sparsefront.search.optuna_bridge import Population, WholeHistory, make_sampler
+from sparsefront.search.strategies import COMPLETED, STRATEGIES, History, Task
+from sparsefront.search.strategies.cmaes import CmaEs, CmaEsOptions
+from sparsefront.search.strategies.contract import example_history, example_tasks
+from sparsefront.search.strategies.gp import Gp, GpOptions
+from sparsefront.search.strategies.nsga2 import Nsga2, Nsga2Options
+from sparsefront.search.strategies.tpe import Tpe, TpeOptions
+from sparsefront.spaces.domains import Point
+from sparsefront.spaces.space import Space
+
+_ARGUMENTS = {
+    "TPESampler": Tpe.arguments(TpeOptions()),
+    "GPSampler": Gp.arguments(GpOptions()),
+    "NSGAIISampler": Nsga2.arguments(Nsga2Options()),
+    "CmaEsSampler": CmaEs.arguments(CmaEsOptions(), 64),
+}
+
+
+@pytest.mark.parametrize("name", _ARGUMENTS)
+def test_every_argument_of_a_sampler_is_written_out(name: str) -> None:
+    known = set(inspect.signature(getattr(optuna.samplers, name).__init__).parameters) - {"self", "seed"}
+    assert set(_ARGUMENTS[name]) == known
+    make_sampler(name, _ARGUMENTS[name], 1)
+
+
+def _bridge(task: Task) -> WholeHistory:
+    return WholeHistory(task, "TPESampler", _ARGUMENTS["TPESampler"], is_complete=False)
+
+
+def test_what_optuna_is_told_with_several_objectives() -> None:
+    task = example_tasks()["conditions"]
+    trials = _bridge(task).study_of(example_history(task, "pending")).trials
+    complete, pruned, fail = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+    assert [t.state for t in trials[:6]] == [complete, pruned, complete, fail, pruned, complete]
+    assert [t.state for t in trials[-4:]] == [TrialState.RUNNING] * 4
+    assert trials[1].intermediate_values == {}  # Optuna has no fidelity of several objectives
+    assert trials[1].values is None
+    assert trials[0].constraints == {"violation": 0.0}
+    assert trials[5].constraints == {"violation": 0.25}
+    assert trials[4].constraints == {"violation": 4.5}
+    assert [t.params for t in trials[:6]] == example_history(task, "pending").points[:6]
+
+
+def test_stopped_is_told_at_its_fidelity_and_not_finite_as_a_failure() -> None:
+    task = example_tasks()["numbers"]
+    stopped = example_history(task, "stopped")
+    trial = _bridge(task).study_of(stopped).trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {333_333: pytest.approx(float(stopped.partial[0, 0]))}
+    states = [t.state for t in _bridge(task).study_of(example_history(task, "not finite")).trials]
+    assert states[:4] == [TrialState.FAIL, TrialState.COMPLETE] * 2
+
+
+def test_a_study_is_extended_by_what_is_new_and_rebuilt_when_the_past_changed() -> None:
+    task = example_tasks()["numbers"]
+    bridge = _bridge(task)
+    points = task.space.draw(np.array([1, 1], dtype=np.uint64), 0, 12)
+    first = bridge.study_of(example_history(task, "tied", points[:6]))
+    assert bridge.study_of(example_history(task, "tied", points)) is first
+    assert len(first.trials) == 12
+    assert bridge.study_of(example_history(task, "failed", points)) is not first
+    assert bridge.study_of(example_history(task, "failed", points[:3])) is not first
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow), "cmaes"])
+def test_nothing_is_logged_warned_or_left_changed(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    task, family = example_tasks()["numbers"], STRATEGIES[name]
+    level = optuna.logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strategy = family.make(task, family.options())
+        points = strategy.propose(example_history(task, "tied"), range(24, 26))
+    assert all(task.space.contains(p) for p in points)
+    assert optuna.logging.get_verbosity() == level
+    assert capfd.readouterr() == ("", "")
+
+
+def test_gp_proposes_the_same_again() -> None:
+    pytest.importorskip("torch")  # loaded first, so that its threads are limited from the first candidate on
+    task, history = example_tasks()["numbers"], example_history(example_tasks()["numbers"], "mixed")
+    first, second = (Gp().make(task, GpOptions()).propose(history, range(24, 25)) for _ in range(2))
+    assert first == second
+
+
+def test_children_inherit_conditional_dimensions() -> None:
+    space = Space.from_table({"model": {"widths": {"low": 1, "high": 10_000, "depth": {"low": 1, "high": 3}}}})
+    task = Task(space, 0, 0, ("a", "b"), 100, 50, lambda point: {})
+    n = 60
+    points: list[Point] = [{"depth": 1 + i % 3} | {f"width_{j}": 77 for j in range(1, 2 + i % 3)} for i in range(n)]
+    outcomes = np.full(n, COMPLETED, dtype=np.int8)
+    losses = np.stack([np.arange(n), np.arange(n)[::-1]], axis=1).astype(np.float64)
+    history = History(points, losses, np.full((n, 2), np.nan), outcomes, np.ones(n), np.zeros(n))
+    children = Population(task, "NSGAIISampler", _ARGUMENTS["NSGAIISampler"]).propose(history, range(n, n + 100))
+    third = [p["width_3"] for p in children if "width_3" in p]
+    # Lost to mutation (1 of 4), or taken from a parent that has no third layer (2 of 3 parents have none).
+    assert third.count(77) > len(third) / 5
+    assert third.count(77) + len(set(third) - {77}) >= len(third) - 1
+
+
+def test_first_population_is_that_of_random_search() -> None:
+    task = example_tasks()["conditions"]
+    nothing = example_history(task, "empty")
+    asked = {
+        name: STRATEGIES[name].make(task, STRATEGIES[name].options()).propose(nothing, range(4))
+        for name in ("random", "tpe", "nsga2", "gp", "evolution")
+    }
+    assert all(points == asked["random"] for points in asked.values())
+
+
+def test_cmaes_narrows_down_on_a_minimum() -> None:
+    task = example_tasks()["numbers"]
+    strategy = CmaEs().make(task, CmaEsOptions(population=10))
+    points: list[Point] = []
+    spread, distance = [], []
+    for _ in range(12):
+        unit = task.space.encode(points) if points else np.empty((0, 3))
+        n = len(points)
+        history = History(
+            list(points),
+            ((unit - 0.7) ** 2).sum(axis=1)[:, None],
+            np.full((n, 1), np.nan),
+            np.full(n, COMPLETED, dtype=np.int8),
+            np.ones(n),
+            np.zeros(n),
+        )
+        new = strategy.propose(history, range(n, n + 10))
+        coordinates = task.space.encode(new)
+        spread.append(float(coordinates.std(axis=0).mean()))
+        distance.append(float(np.abs(coordinates.mean(axis=0) - 0.7).max()))
+        points += new
+    assert distance[-1] < 0.05 < distance[0]
+    assert spread[-1] < spread[0] / 3
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"training": {"optimizer": {"choices": ["adam", "sgd"]}}}, "dimension 'optimizer' is a choice"),
+        (
+            {"model": {"widths": {"low": 1, "high": 9, "depth": {"low": 1, "high": 2}}}},
+            "dimension 'width_2' is conditional",
+        ),
+        ({"training": {"lr": {"low": 0.1, "high": 1.0}}}, "1 dimensions: it needs at least two"),
+        (
+            {
+                "training": {"lr": {"low": 0.1, "high": 1.0}, "momentum": {"low": 0.1, "high": 0.9}},
+                "constraints": ["val_error <= 0.2"],
+            },
+            "constraint on val_error",
+        ),
+    ],
+)
+def test_cmaes_refuses_what_it_cannot_search(table: dict[str, object], message: str) -> None:
+    assert message in (CmaEs().refusal(Space.from_table(table), ["val_loss"]) or "")
