@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
-from sparsefront.search.attainment import attainment_columns
+from sparsefront.search.attainment import attainment_columns, within_constraints
 from sparsefront.search.comparison import SearchVerdict, compare_arms
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.filters import parse_where
@@ -86,7 +86,10 @@ class Results:
         front_columns(chosen)
         with Ledger.read(self.folder) as ledger:
             expression = None if where is None else parse_where(where, schema=ledger.schema)
-            return front(ledger.scan(where=expression), chosen, schema=ledger.schema)
+            rows = ledger.scan(where=expression)
+            if isinstance(self.design, SearchDesign):
+                rows = within_constraints(rows, self.design)
+            return front(rows, chosen, schema=ledger.schema)
 
     def verdict(self) -> Verdict | SearchVerdict:
         """Better than, equivalent to or worse than random search, arm by arm (and level by level)."""

@@ -466,7 +466,7 @@ class Driver:
         self._post, self._on_commit, self._clock = post, on_commit, clock
         self._names = CandidateNames(settings.base)
         self._schema = settings.schema
-        self._checkpoints = CheckpointKeeper(Path(settings.checkpoints)) if settings.is_search else None
+        self._checkpoints = CheckpointKeeper(Path(settings.checkpoints)) if settings.checkpoints else None
         self._running: dict[str, _Running] = {}
         self._n_packs = 0
         self._n_failed_starts = 0

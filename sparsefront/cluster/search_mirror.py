@@ -22,7 +22,7 @@ from sparsefront.cluster.mirror import (
     rounded_json,
     shown_members,
 )
-from sparsefront.search.attainment import attain, attainment_columns
+from sparsefront.search.attainment import attain, attainment_columns, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.front import front
@@ -75,7 +75,8 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
         )
         for name, arm in shown["arms"].items()
     ]
-    members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives, schema=ledger.schema)
+    completed = within_constraints(ledger.scan(where=pc.field("outcome") == "completed"), design)
+    members = front(completed, design.objectives, schema=ledger.schema)
     pages = shown_members(members, design.objectives)
     return Mirror(
         experiment=f"sparsefront/{design.name}",

@@ -373,6 +373,17 @@ def breaks_constraints(ends: pa.Table, arm: SearchArm) -> Bools:
     return violated
 
 
+def within_constraints(batches: Iterable[pa.RecordBatch], design: SearchDesign) -> Iterator[pa.RecordBatch]:
+    """The same rows without candidates that break a constraint which is measured, not known beforehand."""
+    bounded = [arm for arm in design.arms if any(not c.is_known_before_training for c in arm.space.constraints)]
+    for batch in batches:
+        keep = np.ones(batch.num_rows, dtype=np.bool_)
+        for arm in bounded:
+            mine = np.asarray(pc.equal(batch.column("arm"), arm.name))
+            keep &= ~(mine & breaks_constraints(pa.Table.from_batches([batch]), arm))
+        yield batch if keep.all() else batch.filter(pa.array(keep))
+
+
 def _box(runs: Sequence[Run], design: SearchDesign) -> Box:
     names = design.objectives
     is_log = np.array([name in _SMALLEST for name in names]) & (len(names) > 1)

@@ -6,6 +6,7 @@ As a program it runs every pack in a process of its own, a copy of this one, so 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -21,7 +22,9 @@ from sparsefront.cluster.rows import Work
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings
 from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Disk, Ledger
+from sparsefront.spaces.candidate import canonical_json
 from sparsefront.study import SearchStudy, Study
+from sparsefront.study.study import versions
 from sparsefront.trainables.data import load_dataset
 
 KEY = ("stage", "arm", "replicate", "target_sparsity", "slot")
@@ -36,9 +39,9 @@ class Died(BaseException):
 class MortalDisk(Disk):
     """Dies at the k-th effect: just before it or, a file, half written; never if k is 0."""
 
-    def __init__(self, left: int = 0) -> None:
+    def __init__(self, last: int = 0) -> None:
         self.n_effects = 0
-        self._last = left
+        self._last = last
 
     def _count(self) -> None:
         self.n_effects += 1
@@ -106,7 +109,7 @@ def run_search(
     *,
     slots: int = 1,
     max_lanes: int = 8,
-    order: int = 0,
+    order: float = 0,
     disk: Disk | None = None,
     wrap: Callable[[PackRunner], Any] = lambda runner: runner,
     on_report: Callable[[SegmentWork], None] = lambda work: None,
@@ -136,10 +139,11 @@ def run_search(
     )
     rng = Random(order)
     recorded = study.recorded(dataset)
+    digest = hashlib.sha256(canonical_json(recorded).encode()).hexdigest()
     if (folder / "study.json").exists():
-        ledger = Ledger.open(folder, digest=study.digest, disk=disk)
+        ledger = Ledger.open(folder, digest=digest, study=recorded, disk=disk)
     else:
-        ledger = Ledger.create(folder, recorded, digest=study.digest, versions={}, disk=disk)
+        ledger = Ledger.create(folder, recorded, digest=digest, versions=versions(), disk=disk)
     with ledger:
         plan = study._plan(dataset, slots, "cpu")
         plan.resize(workers=slots, max_lanes=max_lanes)
@@ -166,6 +170,8 @@ def run_search(
                 runner.start(work, masks)
                 running[f"t{n_trials}"] = runner, work
                 n_trials += 1
+            if driver.is_over:  # what was decided last needed no pack
+                break
             trial = rng.choice(sorted(running))
             runner, work = running[trial]
             assert isinstance(work, SegmentWork)
@@ -181,8 +187,6 @@ def run_search(
                     continue
                 driver.ended(trial)
             runners.append(running.pop(trial)[0])
-        if driver.failure is not None:
-            raise driver.failure
 
 
 def rows_of(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
