@@ -22,7 +22,7 @@ behaviour of optimisation algorithms, EJOR 235, 2014 (anytime hypervolume).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
