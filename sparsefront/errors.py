@@ -41,6 +41,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "must be one of uniform, erk; did you mean 'uniform'?"
     """
     names = list(known)
+    if not names:
+        return "must be left out; there is nothing to set"
     return f"must be one of {', '.join(names)}{did_you_mean(name, names)}"
 
 

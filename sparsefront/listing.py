@@ -21,8 +21,8 @@ from sparsefront.trainables.pruning import CRITERIA
 def listing(what: str) -> dict[str, dict[str, str]]:
     """Facts by name, in the registry's order, of what the command `list` knows.
 
-    >>> list(listing("models")), listing("models")["conv1d"]["options"].split(", activation")[0]
-    (['mlp', 'residual_mlp', 'conv1d'], 'channels = [25, 25, 25]')
+    >>> listing("models")["conv1d"]["options"].split(", activation")[0]
+    'channels = [25, 25, 25]'
     """
     if what == "methods":
         return {name: {"what": m.summary, "source": m.source} for name, m in METHODS.items()}

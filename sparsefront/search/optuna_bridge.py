@@ -189,11 +189,15 @@ class WholeHistory(_Bridge):
         """The next points; a run begins with those of random search."""
         if not history.succeeded().any() and not (history.outcomes == STOPPED).any():
             return random_points(self._task, numbers.start, numbers.stop)
-        # Threads that compete for busy cores made Gaussian processes 15 times slower; one also rounds alike anywhere.
-        with _quiet(), threadpool_limits(limits=1):
+        asked = []
+        with _quiet():
             study = self.study_of(history)
             study.sampler = self._make_sampler(numbers.start)
-            asked = [self._ask(study) for _ in numbers]
+            for _ in numbers:
+                # Threads that compete for busy cores made Gaussian processes 15 times slower; one also rounds alike
+                # anywhere. Anew for each candidate, as the first one loads the libraries that have threads.
+                with threadpool_limits(limits=1):
+                    asked.append(self._ask(study))
             for trial, _ in asked:
                 study.tell(trial, state=TrialState.FAIL)  # it kept the others away; its result comes with the history
         return [point for _, point in asked]
@@ -231,17 +235,41 @@ class Population(_Bridge):
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The next points; the first population, and all while nothing has completed, are those of random search."""
-        parents = [int(i) for i in self._elite.best(history)]
-        n_random = len(numbers) if len(parents) < 2 else max(0, min(len(numbers), self._size - numbers.start))
+        n_parents = len(self._elite.best(history))
+        n_random = len(numbers) if n_parents < 2 else max(0, min(len(numbers), self._size - numbers.start))
         points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
         if n_random < len(numbers):
             with _quiet():
-                sampler = self._make_sampler(numbers.start + n_random, population_size=len(parents))
-                study = self._study(sampler)
-                whole = self._complete([history.points[i] for i in parents], parents)
-                for i, values in zip(parents, whole, strict=True):
-                    study.add_trial(self._trial(history, i, values, **{f"{self._sampler}:generation": 0}))
-                points += [self._ask(study)[1] for _ in numbers[n_random:]]
+                study = self.study_of(history, numbers[n_random])
+                points += self._children(study, len(numbers) - n_random)
+        return points
+
+    def study_of(self, history: History, number: int) -> optuna.Study:
+        """A study of the parents alone, with the sampler of the batch that begins at `number`."""
+        parents = [int(i) for i in self._elite.best(history)]
+        study = self._study(self._make_sampler(number, population_size=len(parents)))
+        whole = self._complete([history.points[i] for i in parents], parents)
+        for i, values in zip(parents, whole, strict=True):
+            study.add_trial(self._trial(history, i, values, **{f"{self._sampler}:generation": 0}))
+        return study
+
+    def _children(self, study: optuna.Study, n: int) -> list[Point]:
+        """What n asks would give, from one trial: most of an ask is keeping books, and the books are ours."""
+        sampler = study.sampler
+        study.ask()
+        trial = study.get_trials(deepcopy=False)[-1]
+        inherited = sampler.infer_relative_search_space(study, trial)
+        points = []
+        for _ in range(n):
+            found = sampler.sample_relative(study, trial, inherited)
+            points.append(
+                self._task.space.clip(
+                    {
+                        name: found[name] if name in found else sampler.sample_independent(study, trial, name, domain)
+                        for name, domain in self._distributions.items()
+                    }
+                )
+            )
         return points
 
 

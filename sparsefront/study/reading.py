@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -61,6 +61,7 @@ _ACCEPTED = {
     "string_type": "must be text in quotes",
     "bool_type": "must be true or false",
     "tuple_type": "must be a list",
+    "dict_type": "must be a section of keys and values",
     "model_type": "must be a section of keys and values",
     "literal_error": "must be {expected}",
     "too_short": "must have {min_length} or more values",
@@ -78,11 +79,11 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> str:
         text = str(reason)
         return f"{key}.{text}" if key and not text.startswith(f"{key}.") else text
     if first["type"] == "extra_forbidden":
+        section: Any = model
         for part in first["loc"][:-1]:
-            section = model.model_fields[str(part)].annotation
-            assert isinstance(section, type)
-            model = section
-        return unknown_key(key, first["input"], model.model_fields)
+            # A table by name (arms) holds sections of one kind.
+            section = get_args(section)[-1] if get_origin(section) is dict else section.model_fields[part].annotation
+        return unknown_key(key, first["input"], section.model_fields)
     if first["type"] == "missing":
         return f"{key}: is missing and has no default; write it"
     accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)

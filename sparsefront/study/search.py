@@ -26,13 +26,13 @@ from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, 
 from sparsefront.search.strategies import strategy_family
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
-from sparsefront.spaces.domains import Point
+from sparsefront.spaces.domains import Choice, Point
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
-from sparsefront.study.study import NAME, Study
+from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import Networks
@@ -46,6 +46,9 @@ _SEARCHED_TRAINING = (
     *("batch_size", "steps", "data_fraction"),
 )
 _SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
+
+#: Masks are not scored before training here.
+_OBJECTIVES = [name for name in OBJECTIVES if name not in ("initial_loss", "scalefree_loss")]
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -151,9 +154,9 @@ class SearchStudy(Study):
         defaults = {key: search.get(key, SearchSection.model_fields[key].default) for key in ("candidates", "batch")}
         completed = {}
         for name, arm in arms.items():
-            if not isinstance(arm, dict) or not isinstance(arm.get("rungs", {}), dict):
-                return values
-            completed[name] = {**defaults, **arm, "rungs": {**rungs, **arm.get("rungs", {})}}
+            own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}
+            both = {**rungs, **own_rungs} if isinstance(own_rungs, dict) else own_rungs
+            completed[name] = {**defaults, **arm, "rungs": both} if isinstance(arm, dict) else arm
         return {**values, "arms": completed}
 
     @model_validator(mode="after")
@@ -168,18 +171,22 @@ class SearchStudy(Study):
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
         chosen = self.verdict.objectives
         for objective in chosen:
-            if objective not in OBJECTIVES:
-                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
             if objective.startswith("test_"):
                 raise ConfigError(
                     f"verdict.objectives: {objective!r} is a test result; validation decides, test reports"
                 )
+            if objective not in _OBJECTIVES:
+                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, _OBJECTIVES)}")
         if len(set(chosen)) != len(chosen):
             raise ConfigError(f"verdict.objectives={list(chosen)}: every value may appear once")
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
                 f"{len(chosen)} objectives"
+            )
+        if len(self.arms) > 1 and "random" not in {arm.strategy for arm in self.arms.values()}:
+            raise ConfigError(
+                f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
             )
         for name, arm in self.arms.items():
             self._check_arm(name, arm)
@@ -200,10 +207,6 @@ class SearchStudy(Study):
                 f"arms.{name}.against={arm.against!r}: {nearest(arm.against, self.arms)}; it is the arm that this one "
                 "is judged against"
             )
-        if len(self.arms) > 1 and "random" not in {other.strategy for other in self.arms.values()}:
-            raise ConfigError(
-                f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
-            )
         try:
             space = spaces_of({**self.identity(), "resolved": _UNRESOLVED}, known_keys=self._known_keys())[name]
         except SpaceError as error:
@@ -216,6 +219,7 @@ class SearchStudy(Study):
             family.options.model_validate(arm.options)
         except ValidationError as error:
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
+        self._check_space(self._place_of_space(name), space)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
                 raise ConfigError(
@@ -225,6 +229,27 @@ class SearchStudy(Study):
         refusal = family.refusal(space, self.verdict.objectives)
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
+
+    def _place_of_space(self, arm: str) -> str:
+        """Where the space of an arm is written."""
+        return f"arms.{arm}.space" if self.arms[arm].space else "space"
+
+    def _check_space(self, where: str, space: Space) -> None:
+        """What keys of a space ask of the study."""
+        keys = {*space.constants, *(d.key for d in space.dimensions)}
+        if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
+            raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
+        if space.bits is not None:
+            if not self.masks.sparsity:
+                raise ConfigError(
+                    f"{where}.masks.bits=true: needs masks.sparsity > 0 in [masks]; else every mask keeps everything"
+                )
+            others = sorted(key for key in keys if key.startswith("masks.") and key != "masks.bits")
+            if others:
+                raise ConfigError(
+                    f"{where}.{others[0]}: cannot be set beside masks.bits=true; the bits are searched at the sparsity "
+                    "and allocation of [masks]"
+                )
 
     def _known_keys(self) -> set[str]:
         """Study keys that a space may set."""
@@ -280,15 +305,23 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         unresolved = spaces_of({**self.identity(), "resolved": _UNRESOLVED})
         n_sections = max(
-            len(networks.describe(0, space.settings(point)).structure.section_sizes(self.masks.kind))
+            len(networks.describe(0, _model_of(space.settings(point))).structure.section_sizes(self.masks.kind))
             for space in unresolved.values()
             for point in corners(space)
         )
         bits: dict[str, list[int]] | None = None
         if any(space.bits is not None for space in unresolved.values()):
             structure = networks.describe(0, {}).structure
+            sections = structure.section_sizes(self.masks.kind)
+            for name, space in unresolved.items():
+                models = [_model_of(space.settings(point)) for point in corners(space) if space.bits is not None]
+                if any(networks.describe(0, m).structure.section_sizes(self.masks.kind) != sections for m in models):
+                    raise ConfigError(
+                        f"{self._place_of_space(name)}.masks.bits=true: needs the architecture of [model]; set or "
+                        "search no widths and no depth beside it"
+                    )
             kept = kept_counts(structure, self.masks.kind, self.masks.sparsity, self.masks.allocation)
-            bits = {"sections": list(structure.section_sizes(self.masks.kind)), "kept": list(kept)}
+            bits = {"sections": list(sections), "kept": list(kept)}
         resolved = {**super()._resolved(dataset), "n_sections": n_sections, "bits": bits}
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
@@ -305,23 +338,39 @@ class SearchStudy(Study):
     def _check_data(self, dataset: Dataset, n_train: int) -> None:
         try:
             design = self.design(dataset)
-            networks = self._networks(dataset)
-            for arm in design.arms:
-                longest = max(networks.describe(0, arm.space.settings(point)).steps for point in corners(arm.space))
-                try:
-                    check_settings(arm.rungs, longest)
-                except ConfigError as error:
-                    raise ConfigError(f"arms.{arm.name}.{error}") from error
-                for point in corners(arm.space):
-                    networks.describe(0, arm.space.settings(point))
-                    size = arm.space.settings(point).get("training.batch_size", 1)
-                    if size > n_train:
-                        raise ConfigError(
-                            f"space.training.batch_size: {size} must be at most {n_train}, the training examples of a "
-                            "replicate"
-                        )
         except SpaceError as error:
             raise ConfigError(str(error)) from error
+        networks = self._networks(dataset)
+        for arm in design.arms:
+            where = self._place_of_space(arm.name)
+            try:
+                ends = [networks.describe(0, arm.space.settings(point)) for point in corners(arm.space)]
+            except (ConfigError, SpaceError) as error:
+                raise ConfigError(f"{where}: {error}") from error
+            longest, batch_size = max(end.steps for end in ends), max(end.batch_size for end in ends)
+            try:
+                check_settings(arm.rungs, longest)
+            except ConfigError as error:
+                raise ConfigError(f"arms.{arm.name}.{error}") from error
+            if batch_size > n_train:
+                raise ConfigError(
+                    f"{where}.training.batch_size: {batch_size} must be at most {n_train}, the training examples of a "
+                    "replicate"
+                )
+            if longest * batch_size > MAX_BATCHED_EXAMPLES:
+                raise ConfigError(
+                    f"{where}.training.steps: {longest} must be at most {MAX_BATCHED_EXAMPLES // batch_size} with a "
+                    f"batch size of {batch_size}; the order of all batches is held in memory"
+                )
+            fraction = min(end.data_fraction for end in ends)
+            if arm.rungs.fidelity == "data_fraction":
+                fraction *= min([*rung_steps(arm.rungs, longest), longest]) / longest
+            if math.ceil(round(fraction * n_train, 9)) < batch_size:
+                raise ConfigError(
+                    f"arms.{arm.name}: trains on as little as {fraction:.3g} of the {n_train} training examples, which "
+                    f"is less than a batch of {batch_size}; raise the data fraction or rungs.min_steps, or take "
+                    "smaller batches"
+                )
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         return {"is_search": True, "columns": self._resolved(dataset)["columns"]}
@@ -411,11 +460,22 @@ class SearchStudy(Study):
 _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
 
 
+def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say what the parent is: a mask can be described only once its sections are known."""
+    return {key: value for key, value in settings.items() if key.startswith("model.")}
+
+
 def corners(space: Space) -> list[Point]:
-    """The point with all dimensions at their lowest, and that with all at their highest value."""
+    """Points that show whether a space fits: all at their lowest, all at their highest, and every choice once."""
+    rows = [np.zeros(space.n_cube), np.ones(space.n_cube)]
+    for column, dimension in enumerate(space.cube):
+        if isinstance(dimension.domain, Choice):
+            for value in dimension.domain.values[:-1]:  # the last is the highest
+                rows.append(np.ones(space.n_cube))
+                rows[-1][column] = dimension.domain.encode(value)
     masks = None
     if space.bits is not None:
         drawn = space.draw(philox_key(0, "corner"), 0, 1)[0][space.bits.name]
         assert isinstance(drawn, bytes)
-        masks = [drawn]
-    return [space.decode(np.full((1, space.n_cube), value), masks)[0] for value in (0.0, 1.0)]
+        masks = [drawn] * len(rows)
+    return space.decode(np.stack(rows), masks)

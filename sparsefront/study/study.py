@@ -49,7 +49,7 @@ from sparsefront.trainables.recipe import Recipe
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 #: Examples in all batches of one training: their order takes 8 bytes each in every worker.
-_MAX_BATCHED_EXAMPLES = 250_000_000
+MAX_BATCHED_EXAMPLES = 250_000_000
 
 
 #: The kinds of study; each is added where it is defined.
@@ -337,7 +337,7 @@ class Study(Section):
                 f"training.batch_size={self.training.batch_size}: must be at most {n_train}, the training examples of "
                 "a replicate"
             )
-        most = _MAX_BATCHED_EXAMPLES // self.training.batch_size
+        most = MAX_BATCHED_EXAMPLES // self.training.batch_size
         if self.training.steps > most:
             raise ConfigError(
                 f"training.steps={self.training.steps}: must be at most {most} with training.batch_size="

@@ -72,7 +72,8 @@ def test_one_report_is_one_batch_of_rows() -> None:
     assert all(len(decode_rows(report["rows"])) <= 1 for report in reports)
     assert [row["slot"] for row in rows_of(reports)] == list(range(6))
     assert {row["outcome"] for row in rows_of(reports)} == {"completed"}
-    assert runner.step() == {"rows": None, "blobs": {}, "done": True, "problem": None}
+    last = {"rows": None, "blobs": {}, "done": True, "problem": None, "run": None, "steps": 0, "loss": None}
+    assert runner.step() == last
 
 
 def test_parents_send_the_masks_that_were_cut_from_them() -> None:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sparsefront.search.optuna_bridge import Population, WholeHistory, make_sampler
+from sparsefront.search.optuna_bridge import Population, WholeHistory, distribution, make_sampler
 from sparsefront.search.strategies import COMPLETED, STRATEGIES, History, Task
 from sparsefront.search.strategies.cmaes import CmaEs, CmaEsOptions
 from sparsefront.search.strategies.contract import example_history, example_tasks
@@ -107,6 +107,16 @@ def test_children_inherit_conditional_dimensions() -> None:
     # Lost to mutation (1 of 4), or taken from a parent that has no third layer (2 of 3 parents have none).
     assert third.count(77) > len(third) / 5
     assert third.count(77) + len(set(third) - {77}) >= len(third) - 1
+
+
+def test_children_are_those_that_asking_gives() -> None:
+    task = example_tasks()["conditions"]
+    history = example_history(task, "mixed")
+    arguments = {**_ARGUMENTS["NSGAIISampler"], "population_size": 6}
+    study = Population(task, "NSGAIISampler", arguments).study_of(history, 24)
+    distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
+    asked = [task.space.clip(study.ask(distributions).params) for _ in range(20)]
+    assert Population(task, "NSGAIISampler", arguments).propose(history, range(24, 44)) == asked
 
 
 def test_first_population_is_that_of_random_search() -> None:

@@ -35,10 +35,16 @@ from sparsefront.spaces.space import Space
 _QUICK = [name for name in STRATEGIES if name != "gp"]
 
 
-@pytest.mark.parametrize("name", [*_QUICK, pytest.param("gp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", _QUICK)
 def test_contract(name: str) -> None:
     # Small pools: each of the suite's many instances would look at thousands of draws.
     check_strategy(STRATEGIES[name], options={"pool": 2} if name == "size_stratified" else None)
+
+
+@pytest.mark.slow
+def test_contract_of_gaussian_processes() -> None:
+    pytest.importorskip("torch")  # loaded first, so that its threads are limited from the first candidate on
+    check_strategy(STRATEGIES["gp"], examples=["numbers"])
 
 
 def test_same_proposals_in_another_process() -> None:
