@@ -10,7 +10,10 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 
-NAMES = ("baseline", "tune", "scoring", "lanes", "ledger")
+NAMES = (
+    *("baseline", "tune", "scoring", "lanes", "ledger"),
+    *("search_asha", "search_strategies", "search_proposals", "search_simulation"),
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = Path(".benchmarks")
 

@@ -27,13 +27,17 @@ from ray.tune.schedulers import ASHAScheduler
 from benchmarks.machine import spread, table
 from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
 from sparsefront.cluster.dispatch import Driver, Resources, ray_cluster
-from sparsefront.search.comparison import SearchVerdict
+from sparsefront.search.comparison import SearchVerdict, ratio_text
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.segments import SegmentShop
 
-CANDIDATES = int(os.environ.get("BENCH_CANDIDATES", "2000"))
+CANDIDATES = 2000
 BATCH = 256
 REPLICATES, REPEATS = 5, 3
+#: Candidates that ASHA may begin for each of random search's, to see with how many passes it gets as far: all of them
+#: cost it about a third of random search's passes.
+MORE = 2
 RANDOM: dict[str, Any] = {"strategy": "random"}
 ASHA: dict[str, Any] = {"strategy": "random", "rungs": RUNGS}
 #: A study of ASHA alone has nobody to be judged against.
@@ -59,9 +63,9 @@ def first_began() -> Iterator[list[float]]:
         Driver.began = began  # type: ignore[method-assign]
 
 
-def run_study(arms: Mapping[str, Any], replicates: int) -> tuple[StudyClock, float, pa.Table, SearchVerdict]:
+def run_study(arms: Mapping[str, Any], replicates: int, n: int) -> tuple[StudyClock, float, pa.Table, SearchVerdict]:
     """Run a study: its clock, the moment its first worker was ready, its rows, and what was found."""
-    study, clock = search_study(arms, candidates=CANDIDATES, batch=BATCH, replicates=replicates), StudyClock()
+    study, clock = search_study(arms, candidates=n, batch=BATCH, replicates=replicates), StudyClock()
     with tempfile.TemporaryDirectory() as folder, first_began() as moments:
         results = study.run(Path(folder) / "study", view=clock)
         verdict = results.verdict()
@@ -81,7 +85,7 @@ class Alone(tune.Trainable):  # type: ignore[misc]
         """Once a process: what all candidates share."""
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        study = search_study(ASHA_ALONE, candidates=CANDIDATES, batch=BATCH)
+        study = search_study(ASHA_ALONE, candidates=len(settings), batch=BATCH)
         # It reads and writes checkpoints nowhere: only what describes and builds candidates is used.
         nowhere = Path(tempfile.gettempdir(), "sparsefront-no-checkpoints")
         self._settings, self._shop = settings, SegmentShop(study.recipe(), data, torch.device("cpu"), nowhere)
@@ -169,28 +173,27 @@ def run_tune(settings: Settings, data: Any) -> tuple[float, float, dict[int, tup
     return ended - began, ended - asked, reached
 
 
-def drawn_settings() -> Settings:
+def drawn_settings(n: int) -> Settings:
     """Settings of the candidates of arm `asha`, replicate 0, by number."""
-    from sparsefront.spaces.seeds import philox_key
-
-    design = search_study(ASHA_ALONE, candidates=CANDIDATES, batch=BATCH).design()
+    design = search_study(ASHA_ALONE, candidates=n, batch=BATCH).design()
     space = design.arms[0].space
-    return [space.settings(point) for point in space.draw(philox_key(design.seed, "propose", 0), 0, CANDIDATES)]
+    return [space.settings(point) for point in space.draw(philox_key(design.seed, "propose", 0), 0, n)]
 
 
-def passes_and_use() -> list[list[str]]:
+def passes_and_use(n: int) -> list[list[str]]:
     """The study of both arms: passes that ASHA needs, and how busy the workers are."""
-    clock, ready, rows, verdict = run_study({"random": RANDOM, "asha": ASHA}, REPLICATES)
+    clock, ready, rows, verdict = run_study({"random": RANDOM, "asha": {**ASHA, "candidates": MORE * n}}, REPLICATES, n)
     (found,) = verdict.comparisons
     wall_s = clock.ended_s - ready
     print(*verdict.sentences, sep="\n", file=sys.stderr)
     stopped = next(arm.stopped for arm in verdict.arms if arm.arm == "asha")
-    what = f"{REPLICATES} replicates x {CANDIDATES:,} candidates, arms `random` and `asha`"
+    what = f"{REPLICATES} replicates x {n:,} candidates in `random`, {MORE * n:,} in `asha`"
     hypervolumes = f"{100 * found.arm_mean:.1f}% against {100 * found.against_mean:.1f}% of the box"
     return [
         [
             f"{what}: passes of `asha` until it has the hypervolume with which `random` ends",
-            f"{found.cost_ratio:.1%} of those of `random` ({found.cost_ratio_low:.1%}-{found.cost_ratio_high:.1%})",
+            " to ".join(map(ratio_text, (found.cost_ratio_low, found.cost_ratio_high)))
+            + f", estimate {ratio_text(found.cost_ratio)} of those of `random`",
             "<= 25%",
         ],
         [
@@ -212,14 +215,14 @@ def passes_and_use() -> list[list[str]]:
     ]
 
 
-def against_tune() -> list[list[str]]:
+def against_tune(n: int) -> list[list[str]]:
     """ASHA alone against Ray's own, the same candidates."""
-    data, settings = load_dataset("mnist1d"), drawn_settings()
+    data, settings = load_dataset("mnist1d"), drawn_settings(n)
     own: dict[str, list[float]] = {"s": [], "whole_s": [], "busy": [], "steps": []}
     other: dict[str, list[float]] = {"s": [], "whole_s": [], "steps": []}
     difference = 0.0
     for _ in range(REPEATS):
-        clock, ready, rows, _ = run_study(ASHA_ALONE, 1)
+        clock, ready, rows, _ = run_study(ASHA_ALONE, 1, n)
         own["s"].append(clock.search_s)
         own["whole_s"].append(clock.ended_s - clock.asked_s)
         own["busy"].append(busy_fraction(rows, clock.ended_s - ready))
@@ -239,10 +242,9 @@ def against_tune() -> list[list[str]]:
     ratio, whole = (list(np.array(other[key]) / np.array(own[key])) for key in ("s", "whole_s"))
     rate = float(np.median(np.array(other["steps"]) / np.array(other["s"])))
     own_rate = float(np.median(np.array(own["steps"]) / np.array(own["s"])))
-    n = f"{CANDIDATES:,} candidates"
     return [
         [
-            f"`asha` alone, {n}: wall time in packs, ledger included, from the first dispatch",
+            f"`asha` alone, {n:,} candidates: wall time in packs, ledger included, from the first dispatch",
             f"{spread(own['s'])} s, {own_rate:,.0f} steps/s",
             "",
         ],
@@ -271,7 +273,7 @@ def against_tune() -> list[list[str]]:
     ]
 
 
-def main() -> str:
+def main(n: int = CANDIDATES) -> str:
     """Measure and return the table."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -283,13 +285,13 @@ def main() -> str:
     return table(
         "ASHA in packs",
         ["what", "figure", "goal"],
-        [*passes_and_use(), *against_tune()],
+        [*passes_and_use(n), *against_tune(n)],
         f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
-        f"Adam steps of 100; rungs at {FIRST_RUNG} and {ETA * FIRST_RUNG} steps, one of {ETA} goes on; {WORKERS} workers "
-        f"of one thread. Objectives: validation error and parameters. Against Ray Tune: median (lowest-highest) of "
-        f"{REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
+        f"Adam steps of 100; rungs at {FIRST_RUNG} and {ETA * FIRST_RUNG} steps, one of {ETA} goes on; {WORKERS} "
+        f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median (lowest-highest) "
+        f"of {REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
     )
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(*map(int, sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""What a driver spends on each candidate of a search: strategy, packing, ledger, progress; without training anything."""
+"""What a driver spends on each candidate of a search: strategy, packing, ledger, progress; nothing is trained."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def main() -> str:
         ["what", "strategy and driver", "candidates a pack", "rows", "goal"],
         rows,
         f"One run in batches of {BATCH}, {WORKERS} workers that answer at once, one core: proposing, describing, "
-        "packing, decoding reports, committing to a ledger on disk, following the progress; no Ray. Rows count repeated "
-        "proposals too, which are recorded but not trained. Median (lowest-highest) of "
+        "packing, decoding reports, committing to a ledger on disk, following the progress; no Ray. Rows count "
+        "repeated proposals too, which are recorded but not trained. Median (lowest-highest) of "
         f"{', '.join(f'{repeats} at {n:,}' for n, repeats in SIZES)}.",
     )
 

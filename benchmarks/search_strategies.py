@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from benchmarks.machine import table
 from sparsefront.search.comparison import SearchVerdict
 from sparsefront.study import Study
 
-REPLICATES = int(os.environ.get("BENCH_REPLICATES", "10"))
+REPLICATES = 10
 CANDIDATES, BATCH = 128, 16
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
@@ -27,13 +26,13 @@ STEPS = {"mlp": 200, "residual_mlp": 200, "conv1d": 100, "hourglass": 200}
 JUDGED, GOAL = ("tpe", "nsga2"), 3
 
 
-def compared(space: str) -> tuple[SearchVerdict, float]:
+def compared(space: str, replicates: int) -> tuple[SearchVerdict, float]:
     """The verdict of all arms on one ready space, and the minutes that it took."""
     study = Study.from_dict(
         {
             "name": f"bench-{space.replace('_', '-')}",
             "seed": 1,
-            "replicates": REPLICATES,
+            "replicates": replicates,
             "training": {"steps": STEPS[space], "batch_size": 100, "eval_every": STEPS[space]},
             "space": {"ready": space},
             "search": {"candidates": CANDIDATES, "batch": BATCH},
@@ -50,12 +49,12 @@ def compared(space: str) -> tuple[SearchVerdict, float]:
     return verdict, (time.perf_counter() - began) / 60
 
 
-def main() -> str:
+def main(replicates: int = REPLICATES) -> str:
     """Measure and return the table."""
     rows = []
     wins = dict.fromkeys(ARMS, 0)
     for space in STEPS:
-        verdict, minutes = compared(space)
+        verdict, minutes = compared(space, replicates)
         for c in verdict.comparisons:
             wins[c.arm] += c.label == "better"
             rows.append(
@@ -90,11 +89,11 @@ def main() -> str:
         rows,
         f"MNIST-1D, {CANDIDATES} candidates a run in batches of {BATCH}, "
         + ", ".join(f"{steps} steps ({space})" for space, steps in STEPS.items())
-        + f"; {REPLICATES} replicates, paired; difference in points of the box with its 95% interval; Holm over the "
+        + f"; {replicates} replicates, paired; difference in points of the box with its 95% interval; Holm over the "
         "three comparisons of a space. Passes to equal: share of random's passes after which the mean curve comes to "
         "where random's ended. Objectives: validation error and parameters.",
     )
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(*map(int, sys.argv[1:])))

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Literal, TypeGuard, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from sparsefront.listing import listing
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.schema import COLUMNS
+from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.allocations import ALLOCATIONS
-from sparsefront.study import Section, Study
+from sparsefront.spaces.ready import READY_SPACES
+from sparsefront.spaces.space import Space
+from sparsefront.study import MaskStudy, SearchStudy, Section, Study
 from sparsefront.trainables.pruning import CRITERIA
 
 FOLDER = Path(__file__).parent
+#: What the command `list` knows -> its title here.
 _LISTED = {
-    "methods": "Arms of a study",
-    "strategies": "Strategies",
+    "methods": "Arms of a study of masks",
+    "strategies": "Strategies of a search",
+    "rungs": "Rungs",
+    "spaces": "Ready spaces",
     "models": "Parents",
     "datasets": "Data sets",
 }
@@ -38,29 +45,68 @@ def columns() -> str:
 
 
 def study() -> str:
-    """docs/study.md: every key of a study with its default."""
-    head = (
-        "# Keys of a study\n\nA study is a TOML file. Keys without a default must be written. `[data]` and `[model]` "
-        "also take the options of the data set and the parent they name ([choices.md](choices.md)). `[compute]` and "
-        "`[record]` are no part of a study's identity and may change when it is resumed.\n"
-    )
-    parts = [head]
-    sections = {"": Study, **{n: f.annotation for n, f in Study.model_fields.items() if _is_section(f.annotation)}}
-    for name, model in sections.items():
-        assert model is not None
-        rows = [
-            [f"`{key}`", _accepted(field), "" if field.is_required() else f"`{_default(field.get_default())}`"]
-            for key, field in model.model_fields.items()
-            if not _is_section(field.annotation)
-        ]
-        about = "" if model is Study else f"{(model.__doc__ or '').strip()}\n\n"
-        parts.append(
-            f"## {f'[{name}]' if name else 'Top level'}\n\n{about}" + _table(["key", "accepted", "default"], rows)
-        )
+    """docs/study.md: every key of both kinds of study with its default."""
+    parts = [
+        "# Keys of a study\n\nA study is a TOML file. With a `[space]` it is a search, without one a study of masks. Keys "
+        "without a default must be written. `[data]` and `[model]` also take the options of the data set and the parent "
+        "they name ([choices.md](choices.md)). `[compute]` and `[record]` are no part of a study's identity and may "
+        "change when it is resumed.\n",
+        *_keys_of(Study, "Keys of every study", {}),
+        *_keys_of(MaskStudy, "Keys of a study of masks", Study.model_fields),
+        *_keys_of(SearchStudy, "Keys of a search", Study.model_fields),
+    ]
     return "\n".join(parts)
 
 
-def _is_section(annotation: object) -> bool:
+def _keys_of(kind: type[Study], title: str, known: Mapping[str, FieldInfo]) -> list[str]:
+    """One kind of study: its keys, then its sections; without what is the same in `known`."""
+    own = {name: field for name, field in kind.model_fields.items() if _is_news(field, known.get(name))}
+    top = {name: field for name, field in own.items() if _section_of(field) is None and name not in _EXPLAINED}
+    parts = [f"## {title}\n"]
+    if top:
+        parts += ["At the top of the file:\n", _table(_HEADS, _rows(top))]
+    for name, field in own.items():
+        section = _section_of(field)
+        if section is None:
+            if name in _EXPLAINED:
+                parts.append(f"### [{name}]\n\n{_EXPLAINED[name]}\n")
+            continue
+        heading = f"{name}.NAME" if get_origin(field.annotation) is dict else name
+        general = _section_of(known[name]) if name in known else None
+        inherited = general.model_fields if general is not None and issubclass(section, general) else {}
+        news = {key: f for key, f in section.model_fields.items() if key not in inherited}
+        about = (section.__doc__ or "").strip() + (" The keys above, and:" if inherited else "")
+        about = "\n".join(line.strip() for line in about.splitlines())
+        parts.append(f"### [{heading}]\n\n{about}\n\n" + _table(_HEADS, _rows(news)))
+    return parts
+
+
+_HEADS = ("key", "accepted", "default")
+#: Sections that are no list of keys.
+_EXPLAINED = {"space": "What is searched: see [searching.md](searching.md#the-space)."}
+#: Defaults that no field shows, because another part of the study fills them in.
+_TAKEN_OVER = {"candidates": "that of `[search]`", "batch": "that of `[search]`", "rungs": "those of `[rungs]`"}
+
+
+def _is_news(field: FieldInfo, known: FieldInfo | None) -> bool:
+    return known is None or known.annotation is not field.annotation
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, alone or under names."""
+    inner = get_args(field.annotation)[1] if get_origin(field.annotation) is dict else field.annotation
+    return inner if _is_section(inner) else None
+
+
+def _rows(fields: Mapping[str, FieldInfo]) -> list[list[str]]:
+    rows = []
+    for key, field in fields.items():
+        default = _TAKEN_OVER.get(key, "") if field.is_required() else f"`{_default(field.get_default())}`"
+        rows.append([f"`{key}`", _accepted(field), default])
+    return rows
+
+
+def _is_section(annotation: object) -> TypeGuard[type[Section]]:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
@@ -70,7 +116,9 @@ def _accepted(field: FieldInfo) -> str:
     if origin is Literal:
         return " or ".join(f"`{v}`" for v in get_args(field.annotation))
     inner, metadata, prefix = field.annotation, field.metadata, ""
-    if origin is tuple:
+    if origin is UnionType:  # of a value and None, which TOML has no word for: the key is left out
+        inner = get_args(field.annotation)[0]
+    elif origin is tuple:
         inner, prefix = get_args(field.annotation)[0], "list of "
         if get_origin(inner) is Annotated:
             inner, *metadata = get_args(inner)
@@ -78,11 +126,13 @@ def _accepted(field: FieldInfo) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{sign} {getattr(m, key):,}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
     names = {int: "whole number", float: "number", str: "string", bool: "`true` or `false`"}
+    if origin is dict or _is_section(inner):
+        return "table"
     return " ".join([prefix + names.get(inner, str(inner)), *bounds])
 
 
 def _default(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return "none" if value is None else json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def choices() -> str:
@@ -90,8 +140,14 @@ def choices() -> str:
     parts = ["# What there is to choose from\n"]
     for what, title in _LISTED.items():
         found = listing(what)
+        if what == "strategies":  # their options have a table of their own
+            found = {name: {k: v for k, v in facts.items() if k != "options"} for name, facts in found.items()}
         heads = ["name", *next(iter(found.values()))]
         parts.append(f"## {title}\n\n" + _table(heads, [[name, *facts.values()] for name, facts in found.items()]))
+        if what == "strategies":
+            parts.append(_strategy_options())
+        elif what == "spaces":
+            parts.append(_ready_spaces())
     allocations = [[n, a.summary, " and ".join(a.kinds)] for n, a in ALLOCATIONS.items()]
     parts.append("## Allocations\n\n" + _table(["name", "what", "divides masks of"], allocations))
     criteria = [[n, c.summary, c.source] for n, c in CRITERIA.items()]
@@ -99,6 +155,36 @@ def choices() -> str:
     objectives = [[n, o.label, o.unit, "higher" if o.higher_is_better else "lower"] for n, o in OBJECTIVES.items()]
     parts.append("## Objectives\n\n" + _table(["name", "what", "unit", "better"], objectives))
     return "\n".join(parts)
+
+
+def _strategy_options() -> str:
+    rows = [
+        [name, f"`{key}`", _accepted(field), f"`{_default(field.get_default())}`", field.description or ""]
+        for name, family in STRATEGIES.items()
+        for key, field in family.options.model_fields.items()
+    ]
+    return "Their options (`options = { ... }` of an arm):\n\n" + _table(
+        ["strategy", "option", "accepted", "default", "meaning"], rows
+    )
+
+
+def _ready_spaces() -> str:
+    """What each stands for, as a study would write it."""
+    blocks = []
+    for ready in READY_SPACES.values():
+        sections = {"model": ready.model, "masks": ready.masks}
+        head = [
+            line
+            for name, table in sections.items()
+            if table
+            for line in (f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), "")
+        ]
+        space = Space.from_table(ready.space, n_sections=1).to_toml().removeprefix("[space]\n\n")
+        blocks.append("```toml\n" + "\n".join([*head, space.rstrip()]) + "\n```\n")
+    named = [
+        f'`[space] ready = "{name}"` stands for\n\n{block}' for name, block in zip(READY_SPACES, blocks, strict=True)
+    ]
+    return "\n".join(named)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -49,6 +51,11 @@ class _Console(Console):
         super().__init__(highlight=False, **options)
         if not self.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
             self.width = 200
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        """Text to be written, without the blanks that rich fills lines with where nobody sees a background."""
+        text = super()._render_buffer(buffer)
+        return text if self.is_terminal else re.sub(r"[ \t]+(?=\n)", "", text)
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -374,12 +381,7 @@ def _table(console: Console, columns: Iterable[_Column], *, title: str | None = 
         table.add_column(column.heading, justify="left" if column.is_left else "right", no_wrap=True, vertical="bottom")
     for row in zip(*(c.cells for c in shown), strict=True):
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    if console.is_terminal:
-        console.print(table)
-    else:  # no blanks at the ends of lines in a file
-        with console.capture() as captured:
-            console.print(table)
-        console.print("\n".join(text.rstrip() for text in captured.get().splitlines()), markup=False, soft_wrap=True)
+    console.print(table)
     return left_out
 
 

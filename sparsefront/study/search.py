@@ -21,7 +21,7 @@ from sparsefront.search.packing import CPU_COST, GPU_COST
 from sparsefront.search.resolved import search_design_of, spaces_of
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
 from sparsefront.search.strategies import strategy_family
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
@@ -29,7 +29,7 @@ from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Choice, Point
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
-from sparsefront.spaces.space import Space
+from sparsefront.spaces.space import SEARCHED, Space
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
@@ -49,6 +49,9 @@ _SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
 
 #: Masks are not scored before training here.
 _OBJECTIVES = [name for name in OBJECTIVES if name not in ("initial_loss", "scalefree_loss")]
+
+#: Columns that say what became of a candidate, and not what it is.
+_RESERVED = {column.name for column in COLUMNS if not column.hyperparameter} - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -169,6 +172,7 @@ class SearchStudy(Study):
         allocation = self.masks.allocation
         if allocation not in ALLOCATIONS:
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
+        self._check_allocation("masks", allocation)
         chosen = self.verdict.objectives
         for objective in chosen:
             if objective.startswith("test_"):
@@ -239,6 +243,11 @@ class SearchStudy(Study):
         keys = {*space.constants, *(d.key for d in space.dimensions)}
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
+        for value in dict.fromkeys(space.settings(p).get("masks.allocation", "uniform") for p in corners(space)):
+            if value not in (*ALLOCATIONS, SEARCHED):
+                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
+                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
+            self._check_allocation(f"{where}.masks", value)
         if space.bits is not None:
             if not self.masks.sparsity:
                 raise ConfigError(
@@ -250,6 +259,13 @@ class SearchStudy(Study):
                     f"{where}.{others[0]}: cannot be set beside masks.bits=true; the bits are searched at the sparsity "
                     "and allocation of [masks]"
                 )
+
+    def _check_allocation(self, where: str, allocation: str) -> None:
+        if allocation in ALLOCATIONS and self.masks.kind not in ALLOCATIONS[allocation].kinds:
+            raise ConfigError(
+                f"{where}.allocation={allocation!r}: divides {ALLOCATIONS[allocation].kinds[0]} masks only, and "
+                f"masks.kind is {self.masks.kind!r}"
+            )
 
     def _known_keys(self) -> set[str]:
         """Study keys that a space may set."""
@@ -326,6 +342,11 @@ class SearchStudy(Study):
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
             for column, kind in space.columns:
+                if column in _RESERVED:
+                    raise ConfigError(
+                        f"{self._place_of_space(name)}: {column!r} is a column of the ledger already; give the model's "
+                        "option another name"
+                    )
                 if columns.setdefault(column, kind) != kind:
                     raise ConfigError(
                         f"arms.{name}.space: {column!r} holds {kind} here and {columns[column]} in another arm; "

@@ -71,6 +71,8 @@ OPTIONS: dict[str, dict[str, int]] = {
     "nsga2": {"population": 6},
     "evolution": {"population": 6},
 }
+#: A training that begins anew passes by its earlier rungs, and is not validated there.
+CURVES = ("curve_step", "curve_val_loss", "curve_val_error")
 QUICK = ("random", "nsga2", "evolution")
 
 Rows = dict[tuple[Any, ...], dict[str, Any]]
@@ -160,7 +162,7 @@ def test_a_search_cut_off_at_any_moment_ends_as_if_it_had_not_been(name: str, tm
     expected = rows_of(tmp_path / "whole")
     outcomes = {row["outcome"] for row in expected.values() if row["arm"] == name}
     assert {None, "completed", "stopped"} <= outcomes <= {None, "completed", "stopped", "infeasible"}
-    assert run_with_deaths(study, tmp_path / "often", Random(name)) >= 2
+    assert run_with_deaths(study, tmp_path / "often", Random(name)) >= 1
     assert_same_study(rows_of(tmp_path / "often"), expected)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -176,8 +178,8 @@ def test_an_asynchronous_search_that_is_cut_off_is_finished_and_every_candidate_
 
 def test_a_search_in_other_packs_and_another_order_is_the_same(tmp_path: Path) -> None:
     arms = {"random": {"rungs": {"kind": "hyperband"}}, "asha": {"rungs": {"kind": "asha"}}}
-    study = study_of(arms, space=MIXED, replicates=2)
-    run_search(study, tmp_path / "a", max_lanes=1)
+    study = study_of(arms, space=MIXED)
+    run_search(study, tmp_path / "a", max_lanes=2)
     run_search(study, tmp_path / "b", slots=4, max_lanes=5, order=1)
     assert_same_study(rows_of(tmp_path / "b"), rows_of(tmp_path / "a"))
 
@@ -203,15 +205,13 @@ def test_what_loses_its_checkpoint_trains_anew_and_pays_for_it(tmp_path: Path) -
     found = rows_of(folder)
     assert n_lost >= 3
     costs = ("passes", "flops")
-    assert_same_study(found, expected, but=costs)
+    assert_same_study(found, expected, but=(*costs, *CURVES))
     for key, row in expected.items():
-        ladder = [0, *LADDER, 18]
         stage, _, _, rung, _ = key
         if row["outcome"] == "stopped" or (stage, rung) == ("rung", 0.0):
             assert found[key]["passes"] == pytest.approx(row["passes"])
         else:  # all of its steps again, and what validation came on the way
             before = LADDER[int(rung) - 1] if stage == "rung" else LADDER[-1]
-            assert before in ladder
             assert found[key]["passes"] >= row["passes"] + before * 32
             assert found[key]["steps"] == row["steps"]
 
@@ -224,7 +224,7 @@ def test_without_any_checkpoint_a_search_is_resumed(tmp_path: Path) -> None:
             run_search(study, tmp_path / "a", max_lanes=2, disk=MortalDisk(last))
         shutil.rmtree(tmp_path / "a" / "checkpoints")
     run_search(study, tmp_path / "a")
-    assert_same_study(rows_of(tmp_path / "a"), rows_of(tmp_path / "whole"), but=("passes", "flops"))
+    assert_same_study(rows_of(tmp_path / "a"), rows_of(tmp_path / "whole"), but=("passes", "flops", *CURVES))
 
 
 def test_what_diverges_is_never_compared(tmp_path: Path) -> None:
@@ -249,23 +249,28 @@ def test_a_changed_study_is_not_resumed(tmp_path: Path) -> None:
     study = study_of({"random": {}}, space=MIXED)
     with pytest.raises(Died):
         run_search(study, tmp_path, disk=MortalDisk(12))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     changes = {"space": MIXED | {"masks": {"sparsity": {"low": 0.0, "high": 0.9}}}, "search": {"candidates": 13}}
     other = study_of({"random": {}}, **changes)
     with pytest.raises(OSError, match=r"holds another study \(changed: ") as refused:
         run_search(other, tmp_path)
     for change in ("space.masks.sparsity.high: 0.8 -> 0.9", "search.candidates: 12 -> 13"):
         assert change in str(refused.value)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_a_candidate_that_kills_its_worker_is_isolated_and_its_bracket_goes_on(tmp_path: Path) -> None:
+def test_a_candidate_that_kills_its_worker_is_isolated_and_its_bracket_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
     arms = {"random": {"rungs": {"kind": "successive_halving"}}, "asha": {"rungs": {"kind": "asha"}}}
     study = study_of(arms, space=NUMBERS, model={"name": "misbehaving:family"})
     toml = tmp_path / "tiny.toml"
-    toml.write_text(as_toml(json.loads(study.model_dump_json())), encoding="utf-8")
+    table = json.loads(study.model_dump_json())
+    table["arms"] = {name: {"rungs": arm["rungs"]} for name, arm in table["arms"].items()}
+    toml.write_text(as_toml(table), encoding="utf-8")
 
     def run(folder: Path, behaviour: Mapping[str, str]) -> Rows:
         subprocess.run(
@@ -283,7 +288,7 @@ def test_a_candidate_that_kills_its_worker_is_isolated_and_its_bracket_goes_on(t
     expected = run(tmp_path / "whole", {})
     culprits = {0: "die", 4: "raise", 7: "die"}
     of_random = {slot: expected["trained", "random", 0, 0.0, slot] for slot in culprits}
-    ends = {how: kind for how, kind in (("die", "lost"), ("raise", "failed"))}
+    ends = {"die": "lost", "raise": "failed"}
     digests = {
         row["mask_digest"]: culprits[slot]
         for (stage, arm, _, rung, slot), row in expected.items()
@@ -313,15 +318,11 @@ def test_a_ledger_cut_at_any_commit_decides_the_same(tmp_path: Path) -> None:
     study = strategy_study("nsga2")
     run_search(study, tmp_path / "whole", max_lanes=3)
     expected = rows_of(tmp_path / "whole")
-    with Ledger.read(tmp_path / "whole") as ledger:
-        n_rows = ledger.n_rows
-    assert n_rows == len(expected)
-    for cut in (n_rows // 4, n_rows // 2, n_rows - 1):
-        folder = tmp_path / str(cut)
-        with Ledger.read(tmp_path / "whole") as ledger, Ledger.create(
-            folder, dict(ledger.study), digest=ledger.study_digest, versions={}
-        ) as copied:
+    for cut in range(3, len(expected), len(expected) // 3):
+        with (
+            Ledger.read(tmp_path / "whole") as ledger,
+            Ledger.create(tmp_path / str(cut), dict(ledger.study), digest=ledger.study_digest, versions={}) as copied,
+        ):
             copied.commit(ledger.table().slice(0, cut).combine_chunks().to_batches()[0])
-        shutil.copytree(tmp_path / "whole" / "checkpoints", folder / "checkpoints")
-        run_search(study, folder, max_lanes=8)
-        assert_same_study(rows_of(folder), expected)
+        run_search(study, tmp_path / str(cut), max_lanes=8)
+        assert_same_study(rows_of(tmp_path / str(cut)), expected, but=("passes", "flops", *CURVES))

@@ -1,0 +1,577 @@
+"""A search as users write, run and read it: what it resolves to, what it refuses, and what the commands say of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsefront
+from sparsefront.cli import main
+from sparsefront.errors import ConfigError
+from sparsefront.listing import listing
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.rungs import RUNGS
+from sparsefront.search.strategies import STRATEGIES
+from sparsefront.spaces.ready import READY_SPACES
+from sparsefront.study import SearchStudy, Study
+from sparsefront.trainables.data import load_dataset
+from tests.faults.inline_search import rows_of, run_search
+from tests.test_study import as_toml
+
+LR = {"low": 1e-3, "high": 1e-1, "log": True}
+WIDTHS = {"low": 2, "high": 8, "depth": {"low": 1, "high": 2}}
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 1,
+    "replicates": 2,
+    "data": {"name": "digits"},
+    "training": {"steps": 18, "batch_size": 32},
+    "space": {"training": {"lr": LR}, "model": {"widths": WIDTHS}, "masks": {"sparsity": {"low": 0.0, "high": 0.8}}},
+    "search": {"candidates": 8, "batch": 4},
+    "arms": {"random": {}, "other": {"strategy": "nsga2", "options": {"population": 4}}},
+}
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(BASE | changes)
+
+
+def made(**changes: Any) -> SearchStudy:
+    study = Study(**table(**changes))
+    assert isinstance(study, SearchStudy)
+    return study
+
+
+# What a study is ------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_with_a_space_is_a_search() -> None:
+    assert isinstance(Study(**table()), SearchStudy)
+    assert not isinstance(Study(name="a", seed=1, replicates=1, sparsities=[0.5], training={"steps": 1}), SearchStudy)
+
+
+def test_arms_take_over_what_they_do_not_say() -> None:
+    arms = {"random": {"batch": 5}, "asha": {"candidates": 99, "rungs": {"kind": "asha", "eta": 4}}}
+    study = made(arms=arms, search={"batch": 16}, rungs={"kind": "hyperband", "min_steps": 2})
+    found = study.identity()["arms"]
+    assert (found["random"]["candidates"], found["random"]["batch"]) == (256, 5)
+    assert (found["asha"]["candidates"], found["asha"]["batch"]) == (99, 16)
+    assert [found["random"]["rungs"][k] for k in ("kind", "eta", "min_steps", "bracket")] == ["hyperband", 3, 2, 64]
+    assert [found["asha"]["rungs"][k] for k in ("kind", "eta", "min_steps", "bracket")] == ["asha", 4, 2, 64]
+    assert {name: (arm["strategy"], arm["against"]) for name, arm in found.items()} == {
+        "random": ("random", "random"),
+        "asha": ("random", "random"),
+    }
+    assert "compute" not in study.identity()
+    assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
+
+
+def test_a_design_has_spaces_and_rungs_of_each_arm() -> None:
+    arms = {
+        "random": {"rungs": {"kind": "mo_asha"}},
+        "asha": {"rungs": {"kind": "asha"}, "space": {"training": {"lr": 0.5, "optimizer": {"choices": ["sgd"]}}}},
+    }
+    design = made(arms=arms).design()
+    assert isinstance(design, SearchDesign)
+    by_name = {arm.name: arm for arm in design.arms}
+    assert by_name["random"].rungs.objectives == ("val_error", "n_params")
+    assert by_name["asha"].rungs.objectives == ("val_loss",)
+    assert by_name["random"].space.names == ("depth", "width_1", "width_2", "sparsity", "lr")
+    assert by_name["asha"].space.names == ("depth", "width_1", "width_2", "sparsity", "optimizer")
+    assert by_name["asha"].space.constants == {"training.lr": 0.5}
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist1d"])
+@pytest.mark.parametrize("name", READY_SPACES)
+def test_ready_spaces_are_studies(name: str, data: str, tmp_path: Path) -> None:
+    study = made(space={"ready": name}, data={"name": data})
+    dataset = study._checked_data()
+    assert study.model.name == READY_SPACES[name].model["name"]
+    design = study.design(dataset)
+    assert isinstance(design, SearchDesign)
+    recorded = study.recorded(dataset)
+    names = {n for arm in design.arms for n in arm.space.names}
+    assert set(recorded["resolved"]["columns"]) == names - {"lr", "weight_decay"}  # those are columns of all ledgers
+    describe = study._describer(dataset)
+    for arm in design.arms:
+        for point in arm.space.decode([[u] * arm.space.n_cube for u in (0.0, 0.3, 0.6, 1.0)]):
+            assert describe(0, point, arm.space).n_params > 0
+    assert_round_trip(study, tmp_path)
+
+
+def assert_round_trip(study: Study, folder: Path) -> None:
+    again = Study.from_dict(study.identity())
+    assert (again, again.digest) == (study, study.digest)
+    (folder / "a.toml").write_text(as_toml(study.identity()), encoding="utf-8")
+    assert Study.from_toml(folder / "a.toml").digest == study.digest
+
+
+def test_own_values_replace_those_of_a_ready_space(tmp_path: Path) -> None:
+    space = {"ready": "lenet_300_100", "training": {"lr": 0.01}, "masks": {"allocation": "erk"}}
+    study = made(space=space, masks={"kind": "weight"})
+    assert study.model.options["widths"] == [300, 100]
+    (arm, _) = study.design().arms
+    assert arm.space.names == ("sparsity",)
+    assert arm.space.constants == {"training.lr": 0.01, "masks.allocation": "erk"}
+    assert_round_trip(study, tmp_path)
+
+
+@given(st.randoms())
+def test_the_order_of_keys_does_not_matter(random: Any) -> None:
+    def shuffled(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        items = [(key, shuffled(part)) for key, part in value.items()]
+        random.shuffle(items)
+        return dict(items)
+
+    study = made()
+    again = Study(**shuffled(table()))
+    assert again.digest == study.digest
+    assert again.design() == study.design()
+
+
+def test_what_the_ledger_needs_of_the_parent_is_recorded() -> None:
+    allocation = {"choices": ["uniform", "erk", "searched"]}
+    arms = {"random": {}, "searched": {"space": {"masks": {"allocation": allocation}}}}
+    resolved = made(arms=arms).recorded()["resolved"]
+    assert resolved["n_classes"] == 10
+    assert (resolved["n_sections"], resolved["bits"]) == (3, None)  # two hidden layers at most, and the output layer
+    assert resolved["columns"] == {
+        "depth": "int64", "width_1": "int64", "width_2": "int64", "sparsity": "float64", "allocation": "string",
+        "share_1": "float64", "share_2": "float64", "share_3": "float64",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "sections", "kept"), [("weight", [384, 60], [115, 18]), ("node", [6], [2])])
+def test_the_counts_of_searched_bits_are_recorded(kind: str, sections: list[int], kept: list[int]) -> None:
+    masks = {"kind": kind, "sparsity": 0.7}
+    arms = {"random": {}, "evolution": {"strategy": "evolution"}}
+    study = made(space={"masks": {"bits": True}}, model={"widths": [6]}, masks=masks, arms=arms)
+    resolved = study.recorded()["resolved"]
+    assert resolved["bits"] == {"sections": sections, "kept": kept}
+    assert resolved["columns"] == {"mask_bits": "string"}
+
+
+def test_what_the_depth_of_an_hourglass_and_its_lift_add_is_counted() -> None:
+    space = {"ready": "hourglass", "masks": {"allocation": "searched"}}
+    resolved = made(space=space, masks={"sparsity": 0.5}).recorded()["resolved"]
+    assert resolved["n_sections"] == 2 + 2 * 6  # trained lift, two layers in each of at most six blocks, output layer
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def arms_with(**arm: Any) -> dict[str, Any]:
+    return {"arms": {"random": {}, "b": arm}}
+
+
+BITS: dict[str, Any] = {"space": {"masks": {"bits": True}}, "masks": {"sparsity": 0.9}, "arms": {"random": {}}}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"foo": 1}, "foo=1: unknown key; must be one of name, seed, replicates, data, model, training,"),
+    ({"sparsities": [0.5]}, "sparsities=[0.5]: unknown key; must be one of name,"),
+    ({"name": "a/b"}, "name='a/b': must be 1-128 letters"),
+    ({"replicates": 0}, "replicates=0: must be at least 1"),
+    ({"replicates": 100_000, "search": {"candidates": 501}}, "replicates=100000: with the candidates of all arms must"),
+    ({"training": 5}, "training=5: must be a section of keys and values"),
+    ({"training": {"steps": 0}}, "training.steps=0: must be at least 1"),
+    ({"training": {"steps": 18, "data_fraction": 0.0}}, "training.data_fraction=0.0: must be greater than 0.0"),
+    ({"training": {"steps": 18, "optimizer": "sdg"}}, "training.optimizer='sdg': must be one of adam, sgd; did you"),
+    ({"training": {"steps": 18, "nesterov": True}}, "training.nesterov=true: needs training.momentum > 0, or a space"),
+    ({"training": {"steps": 18, "batch_size": 1151}}, "training.batch_size=1151: must be at most 1150, the training"),
+    ({"masks": []}, "masks=[]: must be a section of keys and values"),
+    ({"masks": {"kind": "edge"}}, "masks.kind='edge': must be 'node' or 'weight'"),
+    ({"masks": {"sparsity": 1.0}}, "masks.sparsity=1.0: must be less than 1.0"),
+    ({"masks": {"allocation": "ekr"}}, "masks.allocation='ekr': must be one of uniform, global, er, erk; did you mean"),
+    (
+        {"masks": {"allocation": "erk", "kind": "node"}},
+        "masks.allocation='erk': divides weight masks only, and masks.kind is 'node'",
+    ),
+    # The budget and the rungs.
+    ({"search": 5}, "search=5: must be a section of keys and values"),
+    ({"search": {"candidates": -1}}, "search.candidates=-1: must be at least 1"),
+    ({"search": {"candidates": 1.5}}, "search.candidates=1.5: must be a whole number"),
+    ({"search": {"candidates": 10_000_001}}, "search.candidates=10000001: must be at most 10000000"),
+    ({"search": {"batch": 0}}, "search.batch=0: must be at least 1"),
+    ({"search": {"draws": 4}}, "search.draws=4: unknown key; must be one of candidates, batch"),
+    ({"rungs": ["asha"]}, "rungs=['asha']: must be a section of keys and values"),
+    ({"rungs": {"kind": "ahsa"}}, "rungs.kind='ahsa': must be one of none, successive_halving, hyperband, asha,"),
+    ({"rungs": {"kinds": "asha"}}, "rungs.kinds='asha': unknown key; must be one of kind, eta,"),
+    ({"rungs": {"eta": 1}}, "rungs.eta=1: must be at least 2"),
+    ({"rungs": {"fidelity": "imp"}}, "rungs.fidelity='imp': must be 'steps' or 'data_fraction'"),
+    ({"rungs": {"kind": "asha", "bands": [0.9, 0.5]}}, "rungs.bands=[0.9, 0.5]: must ascend"),
+    ({"rungs": {"kind": "asha", "bands": [1.5]}}, "rungs.bands.0=1.5: must be less than 1.0"),
+    ({"rungs": {"kind": "asha", "min_steps": -1}}, "rungs.min_steps=-1: must be at least 0"),
+    (
+        {"arms": {"random": {"rungs": {"kind": "asha", "min_steps": 18}}}},
+        "arms.random.rungs.min_steps=18: must be 0 (automatic) or less than the full training, 18",
+    ),
+    (
+        arms_with(rungs={"kind": "hyperband", "asynchronous": True}),
+        "arms.b.rungs.asynchronous=true with rungs.kind='hyperband': only asha, mo_asha decide",
+    ),
+    (
+        {"rungs": {"kind": "asha", "fidelity": "data_fraction"}, "training": {"steps": 18, "batch_size": 128}},
+        "arms.random: trains on as little as 0.0556 of the 1150 training examples",
+    ),
+    # The arms.
+    ({"arms": ["random"]}, "arms=['random']: must be a section of keys and values"),
+    ({"arms": {}}, "arms={}: must have 1 or more values"),
+    ({"arms": {"random": "random"}}, "arms.random='random': must be a section of keys and values"),
+    ({"arms": {"random": {"rungs": ["asha"]}}}, "arms.random.rungs=['asha']: must be a section of keys and values"),
+    ({"arms": {"random": {"candidates": 0}}}, "arms.random.candidates=0: must be at least 1"),
+    (arms_with(strat="tpe"), "arms.b.strat='tpe': unknown key; must be one of strategy, options,"),
+    (arms_with(rungs={"etta": 3}), "arms.b.rungs.etta=3: unknown key; must be one of kind, eta,"),
+    (arms_with(strategy=3), "arms.b.strategy=3: must be text in quotes"),
+    (arms_with(strategy="tpee"), "arms.b.strategy='tpee': must be one of random, size_stratified, qmc, grid, tpe,"),
+    (arms_with(strategy="no_such_module:X"), "arms.b.strategy='no_such_module:X': must name an importable class"),
+    (arms_with(strategy="collections:Counter"), "arms.b.strategy='collections:Counter': has no 'summary'"),
+    (arms_with(strategy="tpe", options=[1]), "arms.b.options=[1]: must be a section of keys and values"),
+    (arms_with(strategy="tpe", options={"gama": 3}), "arms.b.options.gama=3: unknown key; must be one of n_startup"),
+    (arms_with(strategy="nsga2", options={"population": 1}), "arms.b.options.population=1: must be at least 2"),
+    (arms_with(strategy="nsga2", options={"population": "9"}), "arms.b.options.population='9': must be a whole number"),
+    (arms_with(options={"x": 1}), "arms.b.options.x=1: unknown key; must be left out; there is nothing to set"),
+    (arms_with(against="rnd"), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
+    (
+        {"arms": {"a": {"strategy": "qmc"}, "b": {"strategy": "grid"}}},
+        "arms=['a', 'b']: one of them must have strategy = 'random'; it is what the others have to beat",
+    ),
+    (BITS | arms_with(strategy="tpe"), "arms.b.strategy='tpe': cannot search this space (searched mask bits"),
+    (BITS | arms_with(strategy="grid"), "arms.b.strategy='grid': cannot search this space (searched mask bits"),
+    (arms_with(strategy="cmaes"), "arms.b.strategy='cmaes': cannot search this space (2 objectives"),
+    # What is judged.
+    ({"verdict": [1]}, "verdict=[1]: must be a section of keys and values"),
+    ({"verdict": {"objectives": []}}, "verdict.objectives=[]: must have 1 or more values"),
+    ({"verdict": {"objectives": ["test_error"]}}, "verdict.objectives: 'test_error' is a test result; validation"),
+    ({"verdict": {"objectives": ["val_eror"]}}, "verdict.objectives: 'val_eror' must be one of val_error,"),
+    ({"verdict": {"objectives": ["initial_loss"]}}, "verdict.objectives: 'initial_loss' must be one of val_error,"),
+    ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
+    ({"verdict": {"reference": [1.0]}}, "verdict.reference=[1.0]: must have one number for each of the 2 objectives"),
+    ({"verdict": {"equivalence_margin": 0}}, "verdict.equivalence_margin=0: must be greater than 0.0"),
+    # The space: those that are wrong by themselves are in tests/spaces.
+    ({"space": "mlp"}, "space='mlp': must be a section of keys and values"),
+    ({"space": {"ready": "mpl"}}, "space.ready='mpl': must be one of mlp, conv1d,"),
+    ({"space": {"training": {"lr": {"low": 0.0, "high": 1.0}}}}, "space.training.lr.low=0.0: must lie in (0, inf)"),
+    ({"space": {"training": {"learning_rate": 0.1}}}, "space.training.learning_rate=0.1: no such key can be searched"),
+    ({"space": {"training": {"nesterov": {"flag": True}}}}, "space.training.nesterov={'flag': True}: no such key can"),
+    ({"space": {"model": {"width": 8}}}, "space.model.width=8: no such key can be searched; it must be one of"),
+    ({"space": {"data": {"num": 3}}}, "space.data.num=3: no such key can be searched; it must be left out"),
+    ({"space": {"ready": "conv1d"}, "model": {"name": "mlp"}}, "space.model.channels={'low': 4"),
+    (arms_with(space=5), "arms.b.space=5: must be a section of keys and values"),
+    (arms_with(space={"training": 5}), "arms.b.space.training=5: must be a table of keys to search"),
+    (arms_with(space={"training": {"lr": -1.0}}), "arms.b.space.training.lr=-1.0: must lie in (0, inf)"),
+    (arms_with(space={"training": {"learning_rate": 0.1}}), "arms.b.space.training.learning_rate=0.1: no such key can"),
+    (
+        arms_with(space={"training": {"batch_size": 4096}}),
+        "arms.b.space.training.batch_size: 4096 must be at most 1150",
+    ),
+    (
+        {"space": {"training": {"batch_size": {"choices": [32, 1151]}}}},
+        "space.training.batch_size: 1151 must be at most 1150, the training examples",
+    ),
+    ({"space": {"training": {"steps": {"low": 1, "high": 10**8}}}}, "space.training.steps: 100000000 must be at most"),
+    (
+        {"space": {"training": {"data_fraction": {"low": 0.01, "high": 1.0}}}},
+        "arms.random: trains on as little as 0.01 of the 1150 training examples, which is less than a batch of 32",
+    ),
+    (
+        {"space": {"training": {"optimizer": {"choices": ["adam", "sdg", "sgd"]}}}},
+        "space: training.optimizer='sdg': must be one of adam, sgd",
+    ),
+    (
+        {"space": {"model": {"activation": {"choices": ["relu", "rellu", "tanh"]}}}},
+        "model.activation='rellu': Input should be 'relu', 'tanh', 'gelu' or 'silu'",
+    ),
+    (
+        {"space": {"masks": {"allocation": {"choices": ["uniform", "ekr", "erk"]}}}},
+        "space.masks.allocation='ekr': must be one of uniform, global, er, erk, searched; did you mean 'er'?",
+    ),
+    (
+        {"space": {"masks": {"allocation": "erk"}}, "masks": {"kind": "node"}},
+        "space.masks.allocation='erk': divides weight masks only, and masks.kind is 'node'",
+    ),
+    (
+        {"space": {"constraints": ["node_sparsity >= 0.5"]}},
+        "arms.random.space.constraints: node_sparsity of weight masks is known only once they are drawn",
+    ),
+    ({"space": {"constraints": ["test_error <= 0.5"]}}, "space.constraints: "),
+    (BITS | {"masks": {}}, "space.masks.bits=true: needs masks.sparsity > 0 in [masks]"),
+    (
+        BITS | {"space": {"masks": {"bits": True, "sparsity": {"low": 0.1, "high": 0.9}}}},
+        "space.masks.sparsity: cannot be set beside masks.bits=true",
+    ),
+    (
+        BITS | {"space": {"masks": {"bits": True}, "model": {"widths": WIDTHS}}},
+        "space.masks.bits=true: needs the architecture of [model]",
+    ),
+    (BITS | arms_with(space={"model": {"widths": [4]}}), "arms.b.space.masks.bits=true: needs the architecture of"),
+    (
+        {
+            "arms": {
+                "random": {"space": {"training": {"weight_decay": {"choices": [0, 1]}}}},
+                "b": {"space": {"training": {"weight_decay": {"low": 0.0, "high": 1.0}}}},
+            }
+        },
+        "arms.b.space: 'weight_decay' holds float64 here and int64 in another arm; give both the same kind of values",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=[m[:50] for _, m in WRONG])
+def test_what_is_wrong_is_one_line_and_nothing_is_written(
+    change: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sparsefront.study.study._connected", lambda *_: pytest.fail("was not refused"))
+    with pytest.raises(ConfigError) as caught:
+        made(**change).run(tmp_path / "new")
+    said = str(caught.value)
+    assert said.startswith(message)
+    assert "\n" not in said
+    assert len(said) < 500
+    toml = tmp_path / "a.toml"
+    toml.write_text(as_toml(table(**change)), encoding="utf-8")
+    assert main(["run", str(toml), "--dir", str(tmp_path / "new")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"sparsefront: {toml}: {said}\n"
+    assert list(tmp_path.iterdir()) == [toml]
+
+
+@pytest.mark.parametrize("name", ["b c", "", "../b", ".b"])
+def test_names_of_arms(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^arms\.{re.escape(repr(name))}: must be letters, digits, "):
+        made(arms={"random": {}, name: {}})
+
+
+def test_a_dimension_may_not_take_the_place_of_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family_with_seconds.py").write_text(
+        "from sparsefront.trainables.models.mlp import MLPFamily\n"
+        "class Options(MLPFamily.options):\n"
+        "    seconds: float = 1.0\n"
+        "class Family(MLPFamily):\n"
+        "    options = Options\n"
+        "family = Family()\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    study = made(model={"name": "family_with_seconds:family"}, space={"model": {"seconds": {"low": 0.5, "high": 1.0}}})
+    with pytest.raises(ConfigError, match=r"^space: 'seconds' is a column of the ledger already"):
+        study.run(tmp_path / "new")
+
+
+def test_an_override_of_an_arm_names_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(as_toml(table()), encoding="utf-8")
+    study = Study.from_toml(path, ["arms.other.strategy=tpe", "arms.other.options={}", "search.candidates=3"])
+    assert study.identity()["arms"]["other"]["strategy"] == "tpe"
+    assert study.identity()["arms"]["other"]["candidates"] == 3
+    with pytest.raises(ConfigError, match=r"^--set arms\.other\.candidates=0: must be at least 1$"):
+        Study.from_toml(path, ["arms.other.candidates=0"])
+    with pytest.raises(
+        ConfigError, match=r"^--set space\.training\.lr\.low=-1\.0: must be greater than 0 where log=true$"
+    ):
+        Study.from_toml(path, ["space.training.lr.low=-1"])
+
+
+# What comes of it -----------------------------------------------------------------------------------------------------
+
+STRATEGY = """
+from sparsefront.search.strategies.strategy import Options
+
+class Halves(Options):
+    step: float = 0.5
+
+class Asked:
+    def __init__(self, task, options):
+        self.task, self.step = task, options.step
+
+    def propose(self, history, numbers):
+        if numbers.start >= 8:
+            raise ZeroDivisionError("no more ideas")
+        return self.task.space.decode([[self.step ** (1 + number)] * self.task.space.n_cube for number in numbers])
+
+class Halving:
+    summary, source, is_adaptive, options = "halves", "made up", True, Halves
+    def refusal(self, space, objectives):
+        return None if len(space.dimensions) == 1 else "it knows one dimension"
+    def make(self, task, options):
+        return Asked(task, options)
+"""
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has, however many cores are free
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_users_own_strategy_is_run_and_what_it_raises_ends_its_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_strategy.py").write_text(STRATEGY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"strategy": "my_strategy:Halving", "options": {"step": 0.25}}
+    space = {"training": {"lr": {"low": 0.0001, "high": 1.0}}}
+    with pytest.raises(ConfigError, match=r"^arms\.own\.options\.stop=1: unknown key; must be one of step; did you"):
+        made(space=space, arms={"random": {}, "own": own | {"options": {"stop": 1}}})
+    with pytest.raises(
+        ConfigError, match=r"^arms\.own\.strategy='my_strategy:Halving': .* \(it knows one dimension\)$"
+    ):
+        made(arms={"random": {}, "own": own})
+    arms = {"random": {"candidates": 4}, "own": own | {"candidates": 12}}
+    study = made(space=space, arms=arms, replicates=1, model={"widths": [4]})
+    run_search(study, tmp_path / "a")
+    rows = rows_of(tmp_path / "a")
+    assert [rows["trained", "own", 0, 0.0, i]["lr"] for i in range(8)] == pytest.approx(
+        [0.0001 + 0.9999 * 0.25 ** (1 + i) for i in range(8)]
+    )
+    last = rows["trained", "own", 0, 0.0, 8]
+    assert (last["outcome"], last["passes"]) == ("failed", 0.0)
+    assert last["error"].endswith("ZeroDivisionError: no more ideas\n")
+    assert sum(row["arm"] == "own" for row in rows.values()) == 9
+    assert [rows["trained", "random", 0, 0.0, i]["outcome"] for i in range(4)] == ["completed"] * 4
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a search that was run to its end."""
+    folder = tmp_path_factory.mktemp("searches") / "tiny"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arms = {
+        "random": {},
+        "asha": {"rungs": {"kind": "mo_asha", "eta": 2, "bracket": 4}},
+        "other": BASE["arms"]["other"],
+    }
+    space = BASE["space"] | {"constraints": ["n_params <= 300"]}
+    study = made(arms=arms, space=space, record={"enabled": False})
+    folder.with_suffix(".toml").write_text(
+        as_toml(table(arms=arms, space=space, record={"enabled": False})), encoding="utf-8"
+    )
+    run_search(study, folder, slots=2)
+    torch.set_num_threads(before)
+    return folder
+
+
+def test_dimensions_are_columns_of_their_type(done: Path) -> None:
+    found = sparsefront.load(done).to_arrow(where="stage == 'trained'")
+    types = {name: found.schema.field(name).type for name in ("depth", "width_1", "width_2", "sparsity", "lr")}
+    assert types == {
+        "depth": pa.int64(), "width_1": pa.int64(), "width_2": pa.int64(), "sparsity": pa.float64(), "lr": pa.float64()
+    }  # fmt: skip
+    for row in found.to_pylist():
+        assert (row["width_2"] is not None) == (row["depth"] == 2)
+        assert 1e-3 <= row["lr"] <= 1e-1
+        assert (row["optimizer"], row["batch_size"], row["mask_kind"] in ("weight", "none")) == ("adam", 32, True)
+
+
+def test_every_run_has_its_budget_and_says_what_was_infeasible(done: Path) -> None:
+    rows = sparsefront.load(done).to_arrow(where="stage == 'trained'").to_pylist()
+    outcomes = {row["outcome"] for row in rows}
+    assert outcomes == {"completed", "stopped", "infeasible"}
+    for arm in ("random", "asha", "other"):
+        for replicate in range(2):
+            mine = [row for row in rows if (row["arm"], row["replicate"]) == (arm, replicate)]
+            assert sorted(row["slot"] for row in mine) == list(range(len(mine)))
+            assert sum(row["outcome"] != "infeasible" and not row["reused"] for row in mine) == 8
+    for row in rows:
+        if row["outcome"] == "infeasible":
+            assert row["n_params"] > 300
+            assert row["error"] == f"n_params={row['n_params']:g} violates n_params <= 300"
+            assert (row["passes"], row["val_error"]) == (0.0, None)
+    assert sparsefront.load(done).n_trained() == (48, 48)
+
+
+def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:
+    results = sparsefront.load(done)
+    front = results.front(where="lr < 0.03 and depth == 2 and width_2 > 2").to_pylist()
+    rows = results.to_arrow(where="stage == 'trained' and outcome == 'completed'").to_pylist()
+    eligible = [r for r in rows if r["lr"] < 0.03 and r["depth"] == 2 and r["width_2"] > 2]
+    losses = [(r["val_error"], r["n_params"]) for r in eligible]
+    best = {
+        one for one in losses if not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in losses)
+    }
+    assert best
+    assert {(r["val_error"], r["n_params"]) for r in front} == best
+    with pytest.raises(ConfigError, match=r"there is no column 'widht_2'; did you mean 'width_2'\?"):
+        results.front(where="widht_2 > 2")
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.usefixtures("_terminal")
+def test_commands_read_a_search(done: Path, capsys: Capture) -> None:
+    verdict = sparsefront.load(done).verdict()
+    assert main(["verdict", str(done)]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert " ".join(verdict.headline.split()) in " ".join(out.split())
+    for arm in ("asha", "other"):
+        assert re.search(rf"^{arm} +random ", out, re.MULTILINE)
+    assert "not finished" not in out
+    assert main(["verdict", str(done), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == json.loads(json.dumps(verdict.to_dict()))
+    assert main(["front", str(done), "--where", "depth == 1", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert {(row["depth"], row["width_2"]) for row in rows} == {(1, None)}
+    assert main(["front", str(done)]) == 0
+    out = capsys.readouterr().out
+    assert "on the front" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.usefixtures("_terminal")
+def test_a_search_that_is_complete_is_not_run_again(done: Path, capsys: Capture) -> None:
+    toml = str(done.with_suffix(".toml"))
+    before = rows_of(done)
+    assert main(["run", toml, "--dir", str(done), "--set", "compute.workers=1"]) == 0
+    out = capsys.readouterr().out
+    assert f"report: {done / 'report.html'}" in out
+    assert (done / "report.html").stat().st_size > 100_000
+    assert rows_of(done) == before
+    assert main(["run", toml, "--dir", str(done), "--set", "arms.asha.rungs.eta=3"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{done} holds another study (changed: arms.asha.rungs.eta: 2 -> 3)" in err
+
+
+@pytest.mark.parametrize(("what", "names"), [("strategies", STRATEGIES), ("rungs", RUNGS), ("spaces", READY_SPACES)])
+def test_what_there_is_to_choose_from_is_listed(what: str, names: dict[str, Any], capsys: Capture) -> None:
+    assert list(listing(what)) == list(names)
+    assert main(["list", what]) == 0
+    out = capsys.readouterr().out
+    for name, facts in listing(what).items():
+        assert re.search(rf"^{name}$", out, re.MULTILINE)
+        assert all(facts.values())
+
+
+def test_results_know_a_search_without_torch_or_its_space(done: Path) -> None:
+    results = sparsefront.load(done)
+    study = Study.from_dict(results.identity)
+    assert study.digest == Study.from_toml(done.with_suffix(".toml")).digest
+    assert results.design == study.design(load_dataset("digits"))
