@@ -19,8 +19,7 @@ from sparsefront.study.sections import MasksSection, SearchSection, Sparsity, Ve
 from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset
 from sparsefront.trainables.models import build_model
-from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
-from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.recipe import Recipe
 
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
@@ -104,27 +103,8 @@ class MaskStudy(Study):
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
-        t = self.training
-        return Recipe(
-            seed=self.seed,
-            model=self.model.name,
-            model_options=self.model.options,
-            validation_fraction=self.data.validation_fraction,
-            mask_kind=self.masks.kind,
-            allocation=self.masks.allocation,
-            probe_size=self.search.probe_size,
-            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
-            hyper=Hyperparameters(
-                lr=t.lr,
-                weight_decay=t.weight_decay,
-                beta1=t.beta1,
-                beta2=t.beta2,
-                momentum=t.momentum,
-                nesterov=t.nesterov,
-                label_smoothing=t.label_smoothing,
-            ),
-            precision=t.precision,
-            lanes_at_once=self.compute.lanes_at_once or None,
+        return self._recipe(
+            mask_kind=self.masks.kind, allocation=self.masks.allocation, probe_size=self.search.probe_size
         )
 
     def _check_data(self, dataset: Dataset, n_train: int) -> None:

@@ -36,8 +36,7 @@ from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import Networks
-from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
-from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.recipe import Recipe
 
 #: Keys of the sections `training` and `masks` that a space may search; of `model`, all options of the family may be.
@@ -288,29 +287,11 @@ class SearchStudy(Study):
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
-        t = self.training
-        return Recipe(
-            seed=self.seed,
-            model=self.model.name,
-            model_options=self.model.options,
-            validation_fraction=self.data.validation_fraction,
+        return self._recipe(
             mask_kind=self.masks.kind,
             allocation=self.masks.allocation,
-            probe_size=0,
             sparsity=self.masks.sparsity,
-            data_fraction=t.data_fraction,
-            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
-            hyper=Hyperparameters(
-                lr=t.lr,
-                weight_decay=t.weight_decay,
-                beta1=t.beta1,
-                beta2=t.beta2,
-                momentum=t.momentum,
-                nesterov=t.nesterov,
-                label_smoothing=t.label_smoothing,
-            ),
-            precision=t.precision,
-            lanes_at_once=self.compute.lanes_at_once or None,
+            data_fraction=self.training.data_fraction,
         )
 
     def _networks(self, dataset: Dataset) -> Networks:

@@ -44,6 +44,8 @@ from sparsefront.study.sections import (
     TrainingSection,
 )
 from sparsefront.trainables.data import Dataset, load_dataset, split
+from sparsefront.trainables.optimizers import Hyperparameters
+from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.recipe import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -169,6 +171,29 @@ class Study(Section):
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
         raise NotImplementedError
+
+    def _recipe(self, **of_kind: Any) -> Recipe:
+        """The recipe of a study: what all kinds have, and what is of this one's."""
+        t = self.training
+        return Recipe(
+            seed=self.seed,
+            model=self.model.name,
+            model_options=self.model.options,
+            validation_fraction=self.data.validation_fraction,
+            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
+            hyper=Hyperparameters(
+                lr=t.lr,
+                weight_decay=t.weight_decay,
+                beta1=t.beta1,
+                beta2=t.beta2,
+                momentum=t.momentum,
+                nesterov=t.nesterov,
+                label_smoothing=t.label_smoothing,
+            ),
+            precision=t.precision,
+            lanes_at_once=self.compute.lanes_at_once or None,
+            **of_kind,
+        )
 
     # What the kinds of study do in their own way ---------------------------------------------------------------------
 

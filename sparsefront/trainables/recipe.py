@@ -20,9 +20,9 @@ class Recipe:
         validation_fraction: share of the training examples held out for decisions.
         mask_kind: 'node' or 'weight'.
         allocation: name of the rule that divides a sparsity over layers.
-        probe_size: training examples that masks are scored on.
         schedule: optimiser, steps, batch size, validation points.
         hyper: hyperparameters of every lane.
+        probe_size: training examples that masks are scored on, in studies that score them.
         precision: 'float32', or 'bfloat16' for matrix products under autocast (weights and optimiser stay float32).
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
@@ -35,9 +35,9 @@ class Recipe:
     validation_fraction: float
     mask_kind: str
     allocation: str
-    probe_size: int
     schedule: Schedule
     hyper: Hyperparameters
+    probe_size: int = 0
     precision: str = "float32"
     lanes_at_once: int | None = None
     sparsity: float = 0.0
