@@ -46,11 +46,14 @@ def columns() -> str:
 
 def study() -> str:
     """docs/study.md: every key of both kinds of study with its default."""
+    head = (
+        "# Keys of a study\n\nA study is a TOML file. With a `[space]` it is a search, without one a study of masks. "
+        "Keys without a default must be written. `[data]` and `[model]` also take the options of the data set and the "
+        "parent they name ([choices.md](choices.md)). `[compute]` and `[record]` are no part of a study's identity and "
+        "may change when it is resumed.\n"
+    )
     parts = [
-        "# Keys of a study\n\nA study is a TOML file. With a `[space]` it is a search, without one a study of masks. Keys "
-        "without a default must be written. `[data]` and `[model]` also take the options of the data set and the parent "
-        "they name ([choices.md](choices.md)). `[compute]` and `[record]` are no part of a study's identity and may "
-        "change when it is resumed.\n",
+        head,
         *_keys_of(Study, "Keys of every study", {}),
         *_keys_of(MaskStudy, "Keys of a study of masks", Study.model_fields),
         *_keys_of(SearchStudy, "Keys of a search", Study.model_fields),
@@ -101,7 +104,11 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
 def _rows(fields: Mapping[str, FieldInfo]) -> list[list[str]]:
     rows = []
     for key, field in fields.items():
-        default = _TAKEN_OVER.get(key, "") if field.is_required() else f"`{_default(field.get_default())}`"
+        default = (
+            _TAKEN_OVER.get(key, "")
+            if field.is_required()
+            else f"`{_default(field.get_default(call_default_factory=True))}`"
+        )
         rows.append([f"`{key}`", _accepted(field), default])
     return rows
 
@@ -128,7 +135,8 @@ def _accepted(field: FieldInfo) -> str:
     names = {int: "whole number", float: "number", str: "string", bool: "`true` or `false`"}
     if origin is dict or _is_section(inner):
         return "table"
-    return " ".join([prefix + names.get(inner, str(inner)), *bounds])
+    name = names.get(inner, str(inner)) if isinstance(inner, type) else str(inner)
+    return " ".join([prefix + name, *bounds])
 
 
 def _default(value: object) -> str:
@@ -159,7 +167,13 @@ def choices() -> str:
 
 def _strategy_options() -> str:
     rows = [
-        [name, f"`{key}`", _accepted(field), f"`{_default(field.get_default())}`", field.description or ""]
+        [
+            name,
+            f"`{key}`",
+            _accepted(field),
+            f"`{_default(field.get_default(call_default_factory=True))}`",
+            field.description or "",
+        ]
         for name, family in STRATEGIES.items()
         for key, field in family.options.model_fields.items()
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsefront
@@ -126,6 +126,7 @@ def test_own_values_replace_those_of_a_ready_space(tmp_path: Path) -> None:
     assert_round_trip(study, tmp_path)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.randoms())
 def test_the_order_of_keys_does_not_matter(random: Any) -> None:
     def shuffled(value: Any) -> Any:

@@ -98,7 +98,10 @@ class RungsSection(Section):
 
 
 class ArmSection(Section):
-    """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space."""
+    """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
+
+    It is judged against the arm `against`: by default 'random', or the first arm by name whose strategy is random.
+    """
 
     strategy: str = "random"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -106,7 +109,7 @@ class ArmSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
-    against: str = "random"
+    against: str
 
 
 class SearchVerdictSection(Section):
@@ -154,6 +157,10 @@ class SearchStudy(Study):
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
         defaults = {key: search.get(key, SearchSection.model_fields[key].default) for key in ("candidates", "batch")}
+        drawn = [
+            name for name, arm in arms.items() if isinstance(arm, dict) and arm.get("strategy", "random") == "random"
+        ]
+        defaults["against"] = "random" if "random" in arms or not drawn else min(drawn)
         completed = {}
         for name, arm in arms.items():
             own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}

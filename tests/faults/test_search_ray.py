@@ -1,0 +1,112 @@
+"""A search on Ray whose driver and worker are killed comes to what it comes to in one process without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.inline_search import rows_of
+from tests.faults.test_search_crash import NUMBERS, TINY, assert_same_study
+from tests.faults.test_study_ray import (
+    PROGRAM,
+    assert_nobody_left,
+    ended,
+    family_of,
+    n_rows,
+    scratch_folders,
+    wait_until,
+    workers_of,
+)
+from tests.test_study import as_toml
+
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
+
+HERE = Path(__file__).parent
+STUDY = TINY | {
+    "model": {"name": "misbehaving:family"},
+    "space": NUMBERS | {"constraints": ["n_params <= 600"]},
+    "arms": {
+        "random": {"rungs": {"kind": "successive_halving"}},
+        "nsga2": {"strategy": "nsga2", "options": {"population": 6}, "rungs": {"kind": "mo_asha"}},
+    },
+    "compute": {"device": "cpu", "workers": 2, "lanes_per_pack": 2},
+}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("search") / "tiny.toml"
+    path.write_text(as_toml(STUDY), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def start(toml: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``sparsefront run``; what is left of it at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "run", str(toml), "--dir", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | environment,
+            start_new_session=True,
+        )
+        started.append(driver)
+        return driver
+
+    yield start
+    for driver in started:
+        driver.kill()
+        driver.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(toml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search without disturbance and without Ray, in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    code = (
+        "import sys; from inline_search import *; torch.set_num_threads(1);"
+        "run_search(Study.from_toml(sys.argv[1]), Path(sys.argv[2]), max_lanes=5)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(toml), str(folder)], check=True, env=ENVIRONMENT)
+    return folder
+
+
+def test_a_search_whose_driver_and_worker_are_killed_comes_to_the_same_end(
+    start: Callable[..., subprocess.Popen[str]], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a"
+    expected = rows_of(whole)
+    linger = {"MISBEHAVIOUR": json.dumps({"*": "linger"})}
+
+    driver = start(folder, **linger)
+    wait_until(lambda: n_rows(folder, "rung") >= 7 and workers_of(driver), "candidates at rungs")
+    processes = family_of(driver.pid)
+    driver.kill()
+    driver.communicate()
+    assert_nobody_left(processes, set())
+    done = rows_of(folder)
+    assert done.keys() < expected.keys()
+
+    driver = start(folder, **linger)
+    worker = wait_until(lambda: workers_of(driver), "workers")[0]
+    processes = family_of(driver.pid)
+    os.kill(worker, signal.SIGKILL)
+    code, out, err = ended(driver)
+    assert code == 0, (out, err)
+    assert_nobody_left(processes, scratch_folders(processes))
+    found = rows_of(folder)
+    assert done.items() <= found.items()
+    assert_same_study(found, expected)
+    assert not list(folder.rglob("*.tmp"))
