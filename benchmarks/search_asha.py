@@ -26,7 +26,8 @@ from ray.tune.schedulers import ASHAScheduler
 
 from benchmarks.machine import spread, table
 from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
-from sparsefront.cluster.dispatch import Driver, Resources, ray_cluster
+from sparsefront.cluster.driver import Driver
+from sparsefront.cluster.ray_cluster import Resources, ray_cluster
 from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.data import load_dataset

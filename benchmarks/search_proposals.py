@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from benchmarks.machine import spread, table
 from benchmarks.search import WORKERS, search_study
-from sparsefront.cluster.dispatch import Driver
+from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import Work, lane_name, segment_rows
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.progress import Progress

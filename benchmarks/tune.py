@@ -20,7 +20,7 @@ import torch
 from ray import tune
 
 from benchmarks.machine import spread, table
-from sparsefront.cluster.dispatch import Resources, ray_cluster
+from sparsefront.cluster.ray_cluster import Resources, ray_cluster
 from sparsefront.study import Study
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.workshop import Workshop

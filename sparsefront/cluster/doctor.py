@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from sparsefront.cluster.address import check_address, is_loopback
-from sparsefront.cluster.dispatch import Resources, available_cores, ray_cluster
+from sparsefront.cluster.ray_cluster import Resources, available_cores, ray_cluster
 from sparsefront.spaces.candidate import Candidate
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.optimizers import Hyperparameters

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from sparsefront.cluster.dispatch import available_cores
 from sparsefront.cluster.halving import RayHalving
+from sparsefront.cluster.ray_cluster import available_cores
 from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.results import Results
 from sparsefront.search.design import SearchDesign

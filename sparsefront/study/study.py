@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sparsefront.cluster.address import check_address
-from sparsefront.cluster.dispatch import Resources, available_cores, dispatch, ray_cluster
+from sparsefront.cluster.dispatch import dispatch
 from sparsefront.cluster.halving import RayHalving
+from sparsefront.cluster.ray_cluster import Resources, available_cores, ray_cluster
 from sparsefront.cluster.record import LiveRecorder
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError

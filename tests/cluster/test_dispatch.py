@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sparsefront.cluster import dispatch
-from sparsefront.cluster.dispatch import Driver, what_broke
+from sparsefront.cluster import dispatch, ray_cluster
+from sparsefront.cluster.dispatch import what_broke
+from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import lost_rows
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, problem
 from sparsefront.errors import ConfigError, SparsefrontError
@@ -253,16 +254,16 @@ def test_folders_of_dead_drivers_are_removed_and_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "_SCRATCH_PLACE", tmp_path)
-    dead = tmp_path / f"{dispatch._SCRATCH_PREFIX}dead"
+    dead = tmp_path / f"{ray_cluster._SCRATCH_PREFIX}dead"
     (dead / "r").mkdir(parents=True)
     other = tmp_path / "other"
     other.mkdir()
-    link = tmp_path / f"{dispatch._SCRATCH_PREFIX}link"
+    link = tmp_path / f"{ray_cluster._SCRATCH_PREFIX}link"
     link.symlink_to(other)
-    with dispatch._scratch_folder() as first:
+    with ray_cluster.scratch_folder() as first:
         assert not dead.exists()
         assert first.stat().st_mode & 0o777 == 0o700
-        with dispatch._scratch_folder() as second:
+        with ray_cluster.scratch_folder() as second:
             assert first.is_dir()
             assert second.is_dir()
         assert not second.exists()

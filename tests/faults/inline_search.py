@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sparsefront.cluster.dispatch import Driver
+from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import Work
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings
 from sparsefront.search.exploration import SegmentWork

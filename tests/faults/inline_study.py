@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sparsefront.cluster.dispatch import Driver
+from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.worker import PackRunner, WorkerSettings
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.ledger.disk import Disk

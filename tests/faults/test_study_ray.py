@@ -38,10 +38,10 @@ record = { enabled = false }
 #: Runs the command line with a driver that waits less for workers that are stopped, and with a disk that may be full.
 PROGRAM = """
 import errno, os, sys
-import sparsefront.cluster.dispatch
+import sparsefront.cluster.driver
 from sparsefront.cli import main
 from sparsefront.search.ledger.disk import Disk
-sparsefront.cluster.dispatch._DRIVER_GRACE_S = 1.0
+sparsefront.cluster.driver._DRIVER_GRACE_S = 1.0
 room, write = int(os.environ.get("ROOM", 1 << 30)), Disk.write
 def write_if_there_is_room(disk, path, chunks):
     global room

@@ -213,7 +213,8 @@ def test_the_file_replaces_an_earlier_one_and_leaves_nothing_else(
 
 def test_a_ledger_gives_the_same_report_as_its_table(tmp_path: Path, table: pa.Table, design: SearchDesign) -> None:
     columns = {name: kind for name, kind in design.arms[0].space.columns if name not in SCHEMA.names}
-    with Ledger.create(tmp_path / "s", {"name": "x", "resolved": {"columns": columns}}, digest="0" * 32, versions={}) as ledger:
+    study = {"name": "x", "resolved": {"columns": columns}}
+    with Ledger.create(tmp_path / "s", study, digest="0" * 32, versions={}) as ledger:
         ledger.commit(table)
         verdict = compare_arms(ledger.scan(columns=attainment_columns(design)), design)
         assert verdict.to_dict() == compare_arms(table, design).to_dict()
