@@ -17,7 +17,7 @@ from sparsefront.cluster import dispatch, ray_cluster
 from sparsefront.cluster.dispatch import what_broke
 from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import lost_rows
-from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, problem
+from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings, decode_rows, problem
 from sparsefront.errors import ConfigError, SparsefrontError
 from sparsefront.progress import Progress
 from sparsefront.search.ledger import Ledger
@@ -227,7 +227,7 @@ def test_divided_trainings_give_the_same_results(scene: Scene, tmp_path: Path) -
     scene.driver.began("t")
     scene.driver.lost("t", "lost", "gone")
     scene.finish()
-    expected = pa.Table.from_batches([b for r in whole for b in dispatch.decode_rows(r["rows"])]).to_pylist()
+    expected = pa.Table.from_batches([b for r in whole for b in decode_rows(r["rows"])]).to_pylist()
     rows = scene.ledger.table().to_pylist()
     found = {(r["arm"], r["slot"]): r for r in rows if r["stage"] == "trained"}
     for row in expected:
@@ -253,7 +253,7 @@ def test_rays_words_for_what_broke() -> None:
 def test_folders_of_dead_drivers_are_removed_and_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "_SCRATCH_PLACE", tmp_path)
+    monkeypatch.setattr(ray_cluster, "_SCRATCH_PLACE", tmp_path)
     dead = tmp_path / f"{ray_cluster._SCRATCH_PREFIX}dead"
     (dead / "r").mkdir(parents=True)
     other = tmp_path / "other"
@@ -277,10 +277,10 @@ def test_an_address_without_a_cluster_is_refused(address: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         address = address.format(port=closed.getsockname()[1])
-        resources = dispatch.Resources(address, "cpu", None, 0)
+        resources = ray_cluster.Resources(address, "cpu", None, 0)
         with (
             pytest.raises(ConfigError, match=f"address='{address}': no Ray cluster could be joined there"),
-            dispatch.ray_cluster(resources),
+            ray_cluster.ray_cluster(resources),
         ):
             pass
 
@@ -300,7 +300,7 @@ def test_lost_rows_name_the_candidates_of_the_plan(scene: Scene) -> None:
     names = CandidateNames(scene.settings.base)
     rows = lost_rows(work, "lost", "gone", names, scene.settings.recipe, seconds_each=2.0)
     expected = next(scene.reports("t"))
-    scored = dispatch.decode_rows(expected["rows"])[0]
+    scored = decode_rows(expected["rows"])[0]
     assert rows["candidate"].to_pylist() == scored["candidate"].to_pylist()
     assert scene.plan.is_new(rows).all()
 
