@@ -21,16 +21,16 @@ SPACE = {
 
 
 def search_study(
-    arms: Mapping[str, Mapping[str, Any]], *, candidates: int, batch: int, replicates: int = 1
+    arms: Mapping[str, Mapping[str, Any]], *, candidates: int, batch: int, replicates: int = 1, kind: str = "weight"
 ) -> SearchStudy:
-    """Weight-masked perceptrons on MNIST-1D: validation error against parameters."""
+    """Masked perceptrons on MNIST-1D: validation error against parameters."""
     study = Study.from_dict(
         {
             "name": "bench-search",
             "seed": 1,
             "replicates": replicates,
             "model": {"name": "mlp"},
-            "masks": {"kind": "weight"},
+            "masks": {"kind": kind},
             # Validation at the end of a segment only, as in the other contenders.
             "training": {"steps": STEPS, "batch_size": 100, "eval_every": STEPS},
             "space": SPACE,

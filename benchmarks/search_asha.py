@@ -64,9 +64,12 @@ def first_began() -> Iterator[list[float]]:
         Driver.began = began  # type: ignore[method-assign]
 
 
-def run_study(arms: Mapping[str, Any], replicates: int, n: int) -> tuple[StudyClock, float, pa.Table, SearchVerdict]:
+def run_study(
+    arms: Mapping[str, Any], replicates: int, n: int, kind: str = "weight"
+) -> tuple[StudyClock, float, pa.Table, SearchVerdict]:
     """Run a study: its clock, the moment its first worker was ready, its rows, and what was found."""
-    study, clock = search_study(arms, candidates=n, batch=BATCH, replicates=replicates), StudyClock()
+    study = search_study(arms, candidates=n, batch=BATCH, replicates=replicates, kind=kind)
+    clock = StudyClock()
     with tempfile.TemporaryDirectory() as folder, first_began() as moments:
         results = study.run(Path(folder) / "study", view=clock)
         verdict = results.verdict()
@@ -82,11 +85,11 @@ def busy_fraction(rows: pa.Table, wall_s: float) -> float:
 class Alone(tune.Trainable):  # type: ignore[misc]
     """One candidate after the other: plain torch, a step of Tune from rung to rung."""
 
-    def setup(self, config: dict[str, Any], *, settings: Settings = (), data: Any = None) -> None:
+    def setup(self, config: dict[str, Any], *, settings: Settings = (), data: Any = None, kind: str = "weight") -> None:
         """Once a process: what all candidates share."""
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        study = search_study(ASHA_ALONE, candidates=len(settings), batch=BATCH)
+        study = search_study(ASHA_ALONE, candidates=len(settings), batch=BATCH, kind=kind)
         # It reads and writes checkpoints nowhere: only what describes and builds candidates is used.
         nowhere = Path(tempfile.gettempdir(), "sparsefront-no-checkpoints")
         self._settings, self._shop = settings, SegmentShop(study.recipe(), data, torch.device("cpu"), nowhere)
@@ -141,11 +144,11 @@ class Alone(tune.Trainable):  # type: ignore[misc]
         """None."""
 
 
-def run_tune(settings: Settings, data: Any) -> tuple[float, float, dict[int, tuple[int, float]]]:
+def run_tune(settings: Settings, data: Any, kind: str) -> tuple[float, float, dict[int, tuple[int, float]]]:
     """Seconds of `fit`, seconds with Ray's start, and steps and loss of each candidate."""
     asked = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ray_cluster(Resources(None, "cpu", WORKERS, 0)):
-        trainable = tune.with_parameters(Alone, settings=ray.put(settings), data=ray.put(data))
+        trainable = tune.with_parameters(Alone, settings=ray.put(settings), data=ray.put(data), kind=kind)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             param_space={"candidate": tune.grid_search(list(range(len(settings))))},
@@ -216,19 +219,19 @@ def passes_and_use(n: int) -> list[list[str]]:
     ]
 
 
-def against_tune(n: int) -> list[list[str]]:
+def against_tune(n: int, kind: str = "weight") -> list[list[str]]:
     """ASHA alone against Ray's own, the same candidates."""
     data, settings = load_dataset("mnist1d"), drawn_settings(n)
     own: dict[str, list[float]] = {"s": [], "whole_s": [], "busy": [], "steps": []}
     other: dict[str, list[float]] = {"s": [], "whole_s": [], "steps": []}
     difference = 0.0
     for _ in range(REPEATS):
-        clock, ready, rows, _ = run_study(ASHA_ALONE, 1, n)
+        clock, ready, rows, _ = run_study(ASHA_ALONE, 1, n, kind)
         own["s"].append(clock.search_s)
         own["whole_s"].append(clock.ended_s - clock.asked_s)
         own["busy"].append(busy_fraction(rows, clock.ended_s - ready))
         own["steps"].append(float(np.nansum(rows["passes"].to_numpy())) / 100)
-        seconds, whole_s, reached = run_tune(settings, data)
+        seconds, whole_s, reached = run_tune(settings, data, kind)
         other["s"].append(seconds)
         other["whole_s"].append(whole_s)
         other["steps"].append(float(sum(steps for steps, _ in reached.values())))
@@ -274,8 +277,8 @@ def against_tune(n: int) -> list[list[str]]:
     ]
 
 
-def main(n: int = CANDIDATES) -> str:
-    """Measure and return the table."""
+def prepare() -> None:
+    """Silence Ray, and give this process one thread."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -283,14 +286,19 @@ def main(n: int = CANDIDATES) -> str:
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     torch.set_num_threads(1)
+
+
+def main(n: int = CANDIDATES) -> str:
+    """Measure and return the table."""
+    prepare()
     return table(
         "ASHA in packs",
         ["what", "figure", "goal"],
         [*passes_and_use(n), *against_tune(n)],
         f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
         f"Adam steps of 100; rungs at {FIRST_RUNG} and {ETA * FIRST_RUNG} steps, one of {ETA} goes on; {WORKERS} "
-        f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median (lowest-highest) "
-        f"of {REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
+        f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median "
+        f"(lowest-highest) of {REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
     )
 
 
