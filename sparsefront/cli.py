@@ -395,7 +395,7 @@ def _print_verdict(console: Console, verdict: Verdict | SearchVerdict, *, alpha:
 
 
 def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: float) -> None:
-    from sparsefront.search.comparison import verdict_rows
+    from sparsefront.search.comparison import NEVER_REACHED, verdict_rows
 
     rows = verdict_rows(verdict)
 
@@ -419,11 +419,11 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
         )
         left_out = _table(console, columns, title=f"{rows[0]['metric']} at equal budget, in {rows[0]['unit']}")
         for row in rows:
-            if row["note"]:
+            if row["note"] not in ("", NEVER_REACHED):  # which a sentence below says
                 console.print(Padding(Text(f"{row['arm']}: {row['note']}", style="dim"), (0, 0, 0, 2)))
         console.print()
     console.print(Text(verdict.headline, style="bold"))
-    for sentence in verdict.sentences:
+    for sentence in verdict.sentences[len(rows) :]:  # the first ones say what the table does
         console.print(Text(sentence))
     if left_out:
         console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))

@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from sparsefront.errors import LedgerError
-from sparsefront.search.design import Design
+from sparsefront.search.comparison import SearchVerdict
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import Comparison, Verdict
 from sparsefront.search.front import front, front_columns, hypervolume_curve, reference_point
 from sparsefront.search.ledger import Ledger, write_table
@@ -112,7 +113,7 @@ class LedgerSpan:
             )
         first = stamps[0][0].as_py()
         digest = hashlib.sha256(f"{ledger.study_digest} {first.isoformat()}".encode()).hexdigest()[:32]
-        return cls(digest, ms(first), max(ms(pc.max(stamp).as_py()) for stamp in stamps))
+        return cls(digest, _ms(first), max(_ms(pc.max(stamp).as_py()) for stamp in stamps))
 
 
 def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None) -> Mirror:
@@ -139,10 +140,54 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         where=pc.field("stage") == "trained",
     )
     now = Moment(span.ended_ms, n_candidates)
-    progress = f"{trained.num_rows}" + ("" if n_planned is None else f"/{n_planned}") + " trained"
-    study = _study_page(ledger, design, verdict, curve, progress, now)
-    arms = _arm_pages(trained, verdict, design.alpha, now)
-    shown = shown_members(members, design.objectives)
+    study = study_page(
+        ledger,
+        design,
+        verdict,
+        n_trained=trained.num_rows,
+        n_planned=n_planned,
+        params=dataclasses.asdict(design),
+        points=_study_points(verdict, curve, now),
+    )
+    return mirror_of(span, design, verdict, study, _arm_pages(trained, verdict, design.alpha, now), members)
+
+
+def study_page(
+    ledger: Ledger,
+    design: Design | SearchDesign,
+    verdict: Verdict | SearchVerdict,
+    *,
+    n_trained: int,
+    n_planned: int | None,
+    params: Mapping[str, object],
+    points: tuple[Point, ...],
+) -> Page:
+    """The page of a study itself, with its verdict and how far it is."""
+    texts = {name: _text_of(value) for name, value in params.items()} | {"study_digest": ledger.study_digest}
+    return Page(
+        key=STUDY_KEY,
+        name=design.name,
+        tags={
+            "sparsefront.study_digest": ledger.study_digest,
+            "sparsefront.progress": f"{n_trained}" + ("" if n_planned is None else f"/{n_planned}") + " trained",
+            # MLflow's own description is left to people: it would be overwritten at every export.
+            "sparsefront.verdict": cut("\n".join((verdict.headline, *verdict.sentences)), MAX_TAG_CHARS),
+        },
+        params={name: cut(text, MAX_PARAM_CHARS) for name, text in texts.items()},
+        points=points,
+    )
+
+
+def mirror_of(
+    span: LedgerSpan,
+    design: Design | SearchDesign,
+    verdict: Verdict | SearchVerdict,
+    study: Page,
+    arms: Sequence[Page],
+    members: pa.Table,
+) -> Mirror:
+    """The mirror of a study of these pages, whose front has these members."""
+    shown = _shown_members(members, design.objectives)
     return Mirror(
         experiment=f"sparsefront/{design.name}",
         ledger_id=span.ledger_id,
@@ -152,8 +197,8 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         nested=(*arms, *shown),
         n_members=len(shown),
         artifacts={
-            "front.parquet": parquet_bytes(members),
-            "verdict.json": (json.dumps(rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
+            "front.parquet": _parquet_bytes(members),
+            "verdict.json": (json.dumps(_rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
         },
     )
 
@@ -203,7 +248,7 @@ def _settled(ledger: Ledger, design: Design, reference: np.ndarray[Any, np.dtype
     return n_parents >= (1 if free <= {"n_params", "macs"} else design.replicates)
 
 
-def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Table, progress: str, now: Moment) -> Page:
+def _study_points(verdict: Verdict, curve: pa.Table, now: Moment) -> tuple[Point, ...]:
     values: dict[str, float | int | None] = {}
     for spent in verdict.spent:
         values[f"passes/{spent.arm}"] = spent.passes
@@ -220,22 +265,9 @@ def _study_page(ledger: Ledger, design: Design, verdict: Verdict, curve: pa.Tabl
         values[f"spearman/{correlation.predictor}/{correlation.sparsity}"] = correlation.spearman
     points = list(now.points(values))
     for row in curve.to_pylist():
-        then = Moment(ms(row["committed_at"]), row["n_candidates"])
+        then = Moment(_ms(row["committed_at"]), row["n_candidates"])
         points += then.points({"hypervolume": row["hypervolume"], "front_size": row["front_size"]})
-    params = {name: text_of(value) for name, value in dataclasses.asdict(design).items()}
-    params["study_digest"] = ledger.study_digest
-    return Page(
-        key=STUDY_KEY,
-        name=design.name,
-        tags={
-            "sparsefront.study_digest": ledger.study_digest,
-            "sparsefront.progress": progress,
-            # MLflow's own description is left to people: it would be overwritten at every export.
-            "sparsefront.verdict": cut("\n".join((verdict.headline, *verdict.sentences)), MAX_TAG_CHARS),
-        },
-        params={name: cut(value, MAX_PARAM_CHARS) for name, value in params.items()},
-        points=tuple(points),
-    )
+    return tuple(points)
 
 
 def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -> list[Page]:
@@ -278,7 +310,7 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -
     ]
 
 
-def shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
+def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
     """Give pages of the front's members: all, or the best of each objective and an arbitrary but stable choice."""
     rows = members.to_pylist()
     if len(rows) > MAX_MEMBERS:
@@ -293,18 +325,18 @@ def shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
 
 
 def _member_page(row: Mapping[str, Any]) -> Page:
-    now = Moment(ms(row["committed_at"]), row["steps"] or 0)
+    now = Moment(_ms(row["committed_at"]), row["steps"] or 0)
     points = list(now.points({name: row[name] for name in _MEASURED}))
     for name in ("val_loss", "val_error"):
         for step, value in zip(row["curve_step"] or (), row[f"curve_{name}"] or (), strict=False):
             points += Moment(now.timestamp_ms, step).points({f"curve/{name}": value})
-    tags = {f"sparsefront.{name}": text_of(row[name]) for name in _DESCRIPTION if row[name] is not None}
+    tags = {f"sparsefront.{name}": _text_of(row[name]) for name in _DESCRIPTION if row[name] is not None}
     tags |= {"sparsefront.candidate": row["candidate"], "sparsefront.front": "member"}
     return Page(
         key=f"front/{row['candidate']}",
         name=f"{row['arm']} {row['target_sparsity']} {row['candidate'][:8]}",
         tags={name: cut(value, MAX_TAG_CHARS) for name, value in tags.items()},
-        params={name: text_of(row[name]) for name in _HYPERPARAMETERS if row[name] is not None},
+        params={name: _text_of(row[name]) for name in _HYPERPARAMETERS if row[name] is not None},
         points=tuple(points),
     )
 
@@ -334,7 +366,7 @@ def _interval(values: Iterable[float], alpha: float) -> tuple[float, float | Non
     return mean, mean - half, mean + half
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def _parquet_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file."""
     with tempfile.TemporaryDirectory(prefix="sparsefront-") as scratch:
         path = Path(scratch, "front.parquet")
@@ -351,21 +383,21 @@ def _rounded(value: float) -> float:
     return float(f"{value:.12g}")
 
 
-def rounded_json(value: object) -> object:
+def _rounded_json(value: object) -> object:
     """Plain data whose numbers are rounded, see `_rounded`."""
     if isinstance(value, Mapping):
-        return {key: rounded_json(inner) for key, inner in value.items()}
+        return {key: _rounded_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [rounded_json(inner) for inner in value]
+        return [_rounded_json(inner) for inner in value]
     return _rounded(value) if isinstance(value, float) else value
 
 
-def ms(stamp: dt.datetime | None) -> int:
+def _ms(stamp: dt.datetime | None) -> int:
     """Milliseconds since 1970; 0 for none."""
     return 0 if stamp is None else int(stamp.timestamp() * 1000)
 
 
-def text_of(value: object) -> str:
+def _text_of(value: object) -> str:
     """A value as a param or a tag."""
     return json.dumps(value) if isinstance(value, list | tuple) else str(value)
 

@@ -5,22 +5,18 @@ Not here: the export (``record``), and what is found (``search.comparison``).
 
 from __future__ import annotations
 
-import json
-
 import pyarrow.compute as pc
 
 from sparsefront.cluster.mirror import (
     MAX_PARAM_CHARS,
     MAX_TAG_CHARS,
-    STUDY_KEY,
     LedgerSpan,
     Mirror,
     Moment,
     Page,
     cut,
-    parquet_bytes,
-    rounded_json,
-    shown_members,
+    mirror_of,
+    study_page,
 )
 from sparsefront.search.attainment import attain, attainment_columns, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
@@ -42,19 +38,13 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
     is_complete = n_ended >= design.replicates * sum(arm.candidates for arm in design.arms)
     shown = search_record(attainment, design, verdict, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
-    sentences = "\n".join((verdict.headline, *verdict.sentences))
-    progress = f"{n_ended}" + ("" if n_planned is None else f"/{n_planned}") + " trained"
-    params = {**shown["study"]["params"], "name": design.name, "model": design.model, "dataset": design.dataset}
-    study = Page(
-        key=STUDY_KEY,
-        name=design.name,
-        tags={
-            "sparsefront.study_digest": ledger.study_digest,
-            "sparsefront.progress": progress,
-            "sparsefront.verdict": cut(sentences, MAX_TAG_CHARS),
-        },
-        params={name: cut(str(value), MAX_PARAM_CHARS) for name, value in params.items()}
-        | {"study_digest": ledger.study_digest},
+    study = study_page(
+        ledger,
+        design,
+        verdict,
+        n_trained=n_ended,
+        n_planned=n_planned,
+        params={**shown["study"]["params"], "name": design.name, "model": design.model, "dataset": design.dataset},
         points=now.points(shown["study"]["metrics"]),
     )
     arms = [
@@ -77,17 +67,4 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
     ]
     completed = within_constraints(ledger.scan(where=pc.field("outcome") == "completed"), design)
     members = front(completed, design.objectives, schema=ledger.schema)
-    pages = shown_members(members, design.objectives)
-    return Mirror(
-        experiment=f"sparsefront/{design.name}",
-        ledger_id=span.ledger_id,
-        started_ms=span.started_ms,
-        ended_ms=span.ended_ms,
-        study=study,
-        nested=(*arms, *pages),
-        n_members=len(pages),
-        artifacts={
-            "front.parquet": parquet_bytes(members),
-            "verdict.json": (json.dumps(rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
-        },
-    )
+    return mirror_of(span, design, verdict, study, arms, members)

@@ -32,7 +32,7 @@ from sparsefront.search.attainment import (
     attain,
 )
 from sparsefront.search.design import SearchDesign
-from sparsefront.search.findings import LABELS, Spent
+from sparsefront.search.findings import LABELS, Spent, plain_data
 from sparsefront.search.front import Batches
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.statistics import (
@@ -40,15 +40,18 @@ from sparsefront.search.statistics import (
     holm,
     paired_interval,
     paired_t_test,
-    replicates_for_difference,
-    replicates_for_equivalence,
+    replicates_needed,
 )
-from sparsefront.search.verdict import POWER, label_of
+from sparsefront.search.verdict import label_of
+from sparsefront.search.wording import shown_p, shown_pairs
 from sparsefront.spaces.seeds import generator
 
 Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
+
+#: The note of a comparison whose arm does not get as far as the other one.
+NEVER_REACHED = "the arm never comes to where the other ended"
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,7 @@ class SearchVerdict:
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
-        found = _plain(dataclasses.asdict(self))
-        assert isinstance(found, dict)
-        return found
+        return plain_data(dataclasses.asdict(self))
 
 
 def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
@@ -154,9 +155,9 @@ def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
             "unit": unit_of(c.metric).strip(),
             "arm mean": shown_quality(c.arm_mean, c.metric),
             "against mean": shown_quality(c.against_mean, c.metric),
-            "p": _shown_p(c.p_adjusted),
-            "p equivalence": _shown_p(c.p_equivalence_adjusted),
-            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
+            "p": shown_p(c.p_adjusted),
+            "p equivalence": shown_p(c.p_equivalence_adjusted),
+            "pairs": shown_pairs(c.n, c.n_missing),
             "cost ratio": "" if math.isnan(c.cost_ratio) else ratio_text(c.cost_ratio),
             "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
             "note": c.note,
@@ -345,7 +346,7 @@ def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDes
         label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
         needed = None
         if label == "undecided" and not math.isnan(p_values[i]):
-            needed = _replicates_needed(difference, alpha=design.alpha / n_tests, margin=design.equivalence_margin)
+            needed = replicates_needed(difference, alpha=design.alpha / n_tests, margin=design.equivalence_margin)
         ratio, ratio_low, ratio_high = _cost_ratio(
             pairs, rng=generator(design.seed, f"{what}/ratio"), level=1 - design.alpha
         )
@@ -385,18 +386,6 @@ def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDes
 def _without_rounding(difference: Floats) -> Floats:
     """Equal fronts can differ in the last bits of their volumes: that is no difference."""
     return np.where(np.abs(difference) < 1e-12, 0.0, difference)
-
-
-def _replicates_needed(differences: Floats, *, alpha: float, margin: float) -> int | None:
-    """Count replicates for whichever decision is nearer, at the level that Holm asks of a family's first rejection."""
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    ways = (
-        replicates_for_difference(mean, spread, alpha=alpha, power=POWER),
-        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=POWER),
-    )
-    known = [n for n in ways if n is not None]
-    # These were not enough, whatever the power of as many others would be.
-    return max(min(known), len(differences) + 1) if known else None
 
 
 def _cost_ratio(pairs: _Pairs, *, rng: np.random.Generator, level: float) -> tuple[float, float, float]:
@@ -452,7 +441,7 @@ def _note(pairs: _Pairs, design: SearchDesign, *, n_empty: int, is_reached: bool
     if empty:
         notes.append(f"the arm completed nothing that counts in {empty} of {n} replicates")
     if not is_reached:
-        notes.append("the arm never comes to where the other ended")
+        notes.append(NEVER_REACHED)
     return "; ".join(notes)
 
 
@@ -516,7 +505,9 @@ def _sentences(
     interval = f"{100 * (1 - design.alpha):g}% interval"
     found = []
     for c in comparisons:
-        subject = f"{c.metric.capitalize()} of {c.arm} against {c.against} at equal budget"
+        subject = (
+            f"{c.metric if '_' in c.metric else c.metric.capitalize()} of {c.arm} against {c.against} at equal budget"
+        )
         if math.isfinite(c.p_value):
             difference = f"{signed_quality(c.difference, c.metric)}{unit_of(c.metric)}, {interval} {_range(c)}"
             found.append(f"{subject}: {c.label} ({difference})")
@@ -577,21 +568,5 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _shown_p(value: float) -> str:
-    if not math.isfinite(value):
-        return ""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -89,14 +89,21 @@ class Verdict:
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        return plain_data(dataclasses.asdict(self))
+
+
+def plain_data(values: Mapping[str, object]) -> dict[str, object]:
+    """Give values as JSON can hold them: tuples become lists, NaN and infinities null.
+
+    >>> plain_data({"found": (1.0, float("nan"))})
+    {'found': [1.0, None]}
+    """
+    return {str(name): _plain(value) for name, value in values.items()}
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return plain_data(value)
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):

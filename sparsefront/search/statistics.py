@@ -307,6 +307,34 @@ def replicates_for_equivalence(
     return _smallest(reached, at_most=at_most)
 
 
+def replicates_needed(
+    differences: npt.ArrayLike, *, margin: float, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Count the pairs that an undecided comparison needs for the nearer decision, difference or equivalence.
+
+    Args:
+        differences: (n,) float, finite, n >= 2: those that were not enough; they stand for further ones.
+        margin: largest difference that does not matter, > 0.
+        alpha: level of the tests; in a family, the one that Holm asks of its first rejection.
+        power: chance of the decision.
+
+    Returns:
+        A number of pairs above n, or None where neither decision can be estimated.
+
+    >>> replicates_needed([1.0, -1.0, 2.0], margin=0.1), replicates_needed([1.0, -1.0], margin=1.5)
+    (44, 10)
+    """
+    given = np.asarray(differences, dtype=np.float64)
+    mean, spread = float(given.mean()), float(given.std(ddof=1))
+    ways = (
+        replicates_for_difference(mean, spread, alpha=alpha, power=power),
+        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=power),
+    )
+    known = [n for n in ways if n is not None]
+    # These were not enough, whatever the power of as many others would be.
+    return max(min(known), len(given) + 1) if known else None
+
+
 def _smallest(reached: Callable[[int], bool], *, at_most: int) -> int | None:
     """Find the smallest n from 2 on that is enough, by doubling and bisection: power grows with n."""
     high = 2

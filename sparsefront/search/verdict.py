@@ -41,8 +41,7 @@ from sparsefront.search.statistics import (
     paired_interval,
     paired_t_test,
     rank_correlation,
-    replicates_for_difference,
-    replicates_for_equivalence,
+    replicates_needed,
 )
 from sparsefront.search.wording import headline, sentences
 from sparsefront.spaces.seeds import generator
@@ -54,9 +53,6 @@ VERDICT_COLUMNS = (
     *("candidate", "stage", "arm", "replicate", "target_sparsity", "outcome", "reused", *PREDICTORS),
     *("val_loss", "val_error", "test_error", "curve_step", "curve_val_error", "passes", "flops", "seconds"),
 )
-
-#: Power at which the replicates that are needed are counted.
-POWER = 0.8
 
 
 def judge(batches: Batches, design: Design) -> Verdict:
@@ -357,7 +353,7 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
         label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
         needed = None
         if label == "undecided" and n >= 2 and not math.isnan(p_values[i]):
-            needed = _replicates_needed(difference, alpha=design.alpha / n_tests, margin=_margin(pairs.metric, design))
+            needed = replicates_needed(difference, alpha=design.alpha / n_tests, margin=_margin(pairs.metric, design))
         comparisons.append(
             Comparison(
                 arm=pairs.arm,
@@ -387,18 +383,6 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
             )
         )
     return comparisons
-
-
-def _replicates_needed(differences: Floats, *, alpha: float, margin: float) -> int | None:
-    """Count replicates for whichever decision is nearer, at the level that Holm asks of a family's first rejection."""
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    ways = (
-        replicates_for_difference(mean, spread, alpha=alpha, power=POWER),
-        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=POWER),
-    )
-    known = [n for n in ways if n is not None]
-    # These were not enough, whatever the power of as many others would be.
-    return max(min(known), len(differences) + 1) if known else None
 
 
 def _margin(metric: str, design: Design) -> float:

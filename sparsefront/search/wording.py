@@ -29,15 +29,35 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
             "unit": _unit(c.metric),
             "arm mean": _shown(c.arm_mean, c.metric),
             "random mean": _shown(c.random_mean, c.metric),
-            "p": _shown_p(c.p_adjusted),
-            "p equivalence": _shown_p(c.p_equivalence_adjusted),
-            "pairs": f"{c.n}" + (f" ({c.n_missing} missing)" if c.n_missing else ""),
+            "p": shown_p(c.p_adjusted),
+            "p equivalence": shown_p(c.p_equivalence_adjusted),
+            "pairs": shown_pairs(c.n, c.n_missing),
             "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
             "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
             "note": c.note,
         }
         for c in verdict.comparisons
     ]
+
+
+def shown_p(value: float) -> str:
+    """Write a p-value; nothing if it is unknown.
+
+    >>> shown_p(0.04567), shown_p(0.0001), shown_p(math.nan)
+    ('0.046', '<0.001', '')
+    """
+    if not math.isfinite(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def shown_pairs(n: int, n_missing: int) -> str:
+    """Write how many replicates were paired, and how many of the design were not.
+
+    >>> shown_pairs(9, 1), shown_pairs(10, 0)
+    ('9 (1 missing)', '10')
+    """
+    return f"{n}" + (f" ({n_missing} missing)" if n_missing else "")
 
 
 def headline(comparisons: Sequence[Comparison], design: Design) -> str:
@@ -137,9 +157,3 @@ def _shown(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return ""
     return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.0f}"
-
-
-def _shown_p(value: float) -> str:
-    if not math.isfinite(value):
-        return ""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sparsefront.errors import CheckpointError
+from sparsefront.trainables.disk import write_durably
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _METADATA = "sparsefront"
@@ -71,23 +70,9 @@ def write_checkpoint(folder: Path, states: Mapping[str, LaneState]) -> str:
     content = save(tensors, metadata={_METADATA: json.dumps(about, sort_keys=True)})
     name = hashlib.sha256(content).hexdigest()
     path = checkpoint_path(folder, name)
-    temporary = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_durably(path, content)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint={str(path)!r}: cannot be written ({error}); make room or correct the permissions, and resume"

@@ -86,6 +86,11 @@ _OTHER_STYLES = (
     ArmStyle("#5566cc", "pentagon", "dash"),
     ArmStyle("#b07c3a", "bowtie", "dashdot"),
     ArmStyle("#669944", "hourglass", "longdash"),
+    ArmStyle("#882255", "diamond-tall", "longdashdot"),
+    ArmStyle("#44aa99", "star-square", "solid"),
+    ArmStyle("#cc6677", "triangle-left", "dot"),
+    ArmStyle("#777777", "star-diamond", "dash"),
+    ArmStyle("#aa7700", "octagon", "dashdot"),
 )
 
 

@@ -1,51 +1,17 @@
 "use strict";
 // Draws the charts of the report from the numbers in #sparsefront-data. No number is computed here.
 (() => {
-  const data = JSON.parse(document.getElementById("sparsefront-data").textContent);
+  const { data, plain, percent, extent, translucent, axis, logAxis, layout, marks, legendTraces, panels, show } = sparsefront;
   const arms = new Map(data.arms.map((arm, position) => [arm.name, { ...arm, position }]));
   const levels = data.levels;
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = {
-    responsive: true, displaylogo: false,
-    showSendToCloud: false, // plotly.js 7 offers by default to upload the chart
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: { format: "svg", filename: "sparsefront" },
-  };
   const state = { loss: "initial_loss", level: levels.length ? levels[levels.length - 1].sparsity : null };
 
-  // Plotly reads a small set of tags in its texts: names from a study must not become any of them.
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const percent = (fraction, digits = 1) => (fraction === null ? "unknown" : `${(100 * fraction).toFixed(digits)}%`);
   const count = (n) => (n === null ? "unknown" : n.toLocaleString("en"));
   const short = (x) => (x === null ? "unknown" : x.toPrecision(4));
-  const extent = (values) => values.reduce((a, b) => Math.max(a, b)) / values.reduce((a, b) => Math.min(a, b));
-  const translucent = (colour, alpha) =>
-    `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${alpha})`;
   const levelText = (sparsity) => {
     const level = levels.find((l) => l.sparsity === sparsity);
-    return level ? level.text : sparsity === 0 ? "unpruned" : percent(sparsity);
+    return level ? level.text : sparsity === 0 ? "unpruned" : percent(sparsity, 1);
   };
-
-  function theme(printing) {
-    const style = getComputedStyle(document.documentElement);
-    const read = (name) => style.getPropertyValue(name).trim();
-    if (printing) return { ink: "#000000", muted: "#444444", grid: "#dddddd", surface: "#ffffff" };
-    return { ink: read("--ink"), muted: read("--muted"), grid: read("--grid"), surface: read("--surface") };
-  }
-
-  const axis = (colours, more) => ({
-    gridcolor: colours.grid, linecolor: colours.muted, tickcolor: colours.muted, zeroline: false, showline: true,
-    ticks: "outside", automargin: true, ...more, title: { text: more.title || "", standoff: 10 },
-  });
-
-  const layout = (colours, height, more) => ({
-    height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    font: { color: colours.ink, size: 13, family: 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif' },
-    margin: { l: 64, r: 28, t: 16, b: 56 },
-    legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemsizing: "constant" },
-    hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.muted, activecolor: colours.ink },
-    ...more,
-  });
 
   function accuracy(colours) {
     const shown = data.arms.filter((arm) => data.accuracy.some((row) => row.arm === arm.name && row.sparsity > 0));
@@ -129,25 +95,17 @@
           traces.push({
             type: "scatter", mode: "markers", name: plain(arm.name), legendgroup: arm.name, xaxis, yaxis,
             showlegend: false, x: own.map((i) => points[column][i] * (onFront ? 1 : aside(arm, decades))), y: own.map((i) => points.val_error[i]),
-            marker: { color: arm.colour, symbol: arm.symbol, size: onFront ? 10 : 5, opacity: onFront ? 1 : 0.38,
-              line: { color: onFront ? colours.ink : arm.colour, width: onFront ? 1.2 : 0 } },
+            marker: marks(arm, onFront, colours),
             hoverinfo: "text", text: own.map((i) => describe(points, i)),
           });
         }
       }
     }
-    for (const arm of data.arms.filter((a) => points.arm.includes(a.name))) {
-      traces.push({ type: "scatter", mode: "markers", name: plain(arm.name), legendgroup: arm.name, x: [null], y: [null],
-        marker: { color: arm.colour, symbol: arm.symbol, size: 9 } });
-    }
-    const log = (title, column) => {
-      const values = points[column].filter((v) => v > 0);
-      const wide = values.length && extent(values) > 500;
-      return axis(colours, { title, type: "log", exponentformat: "SI", dtick: wide ? 1 : "D2", minexponent: 3 });
-    };
+    traces.push(...legendTraces(data.arms.filter((arm) => points.arm.includes(arm.name))));
     return { traces, layout: layout(colours, 470, {
       grid: { rows: 1, columns: 2, pattern: "independent", xgap: 0.12 },
-      xaxis: log("remaining parameters (log scale)", "n_params"), xaxis2: log("MACs per example (log scale)", "macs"),
+      xaxis: logAxis(colours, points.n_params, { title: "remaining parameters (log scale)" }),
+      xaxis2: logAxis(colours, points.macs, { title: "MACs per example (log scale)" }),
       yaxis: axis(colours, { title: "validation error", tickformat: ".2~%" }),
       yaxis2: axis(colours, { tickformat: ".2~%", matches: "y" }),
     }) };
@@ -158,23 +116,16 @@
     const column = state.loss;
     const shown = levels.filter((level) => points.sparsity.includes(level.sparsity));
     const columns = Math.max(1, Math.min(shown.length, width < 640 ? 1 : shown.length === 4 ? 2 : 3));
-    const rows = Math.max(1, Math.ceil(shown.length / columns));
+    const { rows, place } = panels(shown.length, columns, 0.07);
     const traces = [];
     const annotations = [];
     const axes = {};
-    const gapX = 0.07;
-    const gapY = 0.3 / rows;
-    const panelWidth = (1 - gapX * (columns - 1)) / columns;
-    const panelHeight = (1 - gapY * (rows - 1)) / rows;
     const named = new Set();
     shown.forEach((level, l) => {
-      const suffix = l === 0 ? "" : String(l + 1);
-      const [c, r] = [l % columns, Math.floor(l / columns)];
-      const x = [c * (panelWidth + gapX), c * (panelWidth + gapX) + panelWidth];
-      const y = [1 - r * (panelHeight + gapY) - panelHeight, 1 - r * (panelHeight + gapY)];
+      const { suffix, x, y, isLeft, isFoot } = place(l);
       axes[`xaxis${suffix}`] = axis(colours, { domain: x, anchor: `y${suffix}`, nticks: 6,
-        title: r === rows - 1 || l + columns >= shown.length ? (column === "initial_loss" ? "initial loss (nats)" : "scale-free initial loss (nats)") : "" });
-      axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, nticks: 6, title: c === 0 ? "final validation loss (nats)" : "" });
+        title: isFoot ? (column === "initial_loss" ? "initial loss (nats)" : "scale-free initial loss (nats)") : "" });
+      axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, nticks: 6, title: isLeft ? "final validation loss (nats)" : "" });
       const own = [...points.candidate.keys()].filter((i) =>
         points.sparsity[i] === level.sparsity && points.drawn[i] && points[column][i] !== null && points.val_loss[i] !== null);
       for (const arm of data.arms) {
@@ -226,20 +177,7 @@
     }) };
   }
 
-  const charts = { accuracy, front, losses, curves };
-
-  async function draw(name, printing = false) {
-    const place = document.getElementById(`chart-${name}`);
-    if (!place) return;
-    const made = charts[name](theme(printing), place.clientWidth);
-    await Plotly.react(place, made.traces, made.layout, config);
-  }
-
-  async function drawAll(printing = false) {
-    for (const name of Object.keys(charts)) await draw(name, printing);
-    document.documentElement.dataset.rendered = Object.keys(charts).filter((n) => document.querySelector(`#chart-${n} .main-svg`)).join(" ");
-  }
-
+  const draw = show({ accuracy, front, losses, curves });
   for (const input of document.querySelectorAll('input[name="loss"]')) {
     input.addEventListener("change", () => { state.loss = input.value; draw("losses"); });
   }
@@ -248,8 +186,4 @@
     choice.selectedIndex = choice.options.length - 1;
     choice.addEventListener("change", () => { state.level = levels[choice.selectedIndex].sparsity; draw("curves"); });
   }
-  dark.addEventListener("change", () => drawAll());
-  window.addEventListener("beforeprint", () => drawAll(true));
-  window.addEventListener("afterprint", () => drawAll());
-  drawAll();
 })();

@@ -1,8 +1,9 @@
 """One HTML page that shows the numbers of a study, and needs nothing but a browser to be read.
 
-Charts are drawn in the browser by ``page.js`` with plotly.js, which is inlined once; tables and their small graphics
-are static, so that they print and work without scripts. Whatever a user or a failed training could have put into a
-name or a message is escaped, and the page's Content-Security-Policy allows its own two scripts and no network at all.
+Charts are drawn in the browser with plotly.js, which is inlined once, by ``charts.js`` and ``page.js`` in one script;
+tables and their small graphics are static, so that they print and work without scripts. Whatever a user or a failed
+training could have put into a name or a message is escaped, and the page's Content-Security-Policy allows its own two
+scripts and no network at all.
 
 Not here: where the numbers come from (``numbers``), and what is said about them (``sections``).
 """
@@ -14,7 +15,7 @@ import hashlib
 import json
 import os
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -55,13 +56,7 @@ def write_report(
     Raises:
         OSError: if the file can't be written.
     """
-    page = render_page(report_numbers(rows, design, verdict), provenance=provenance)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_page(render_page(report_numbers(rows, design, verdict), provenance=provenance), path)
 
 
 def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
@@ -74,10 +69,7 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
     Returns:
         The page; sections whose numbers are missing say so.
     """
-    # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
-    script = f"\n{resource('page.js')}"
-    parts = (
+    sections = (
         run_section(numbers, provenance),
         accuracy_section(numbers),
         verdict_section(numbers),
@@ -87,25 +79,57 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
         spent_section(numbers),
         words_section(numbers),
     )
-    return string.Template(resource("page.html")).substitute(
+    return fill_page(numbers, answer=answer(numbers), sections=sections, script="page.js")
+
+
+def fill_page(numbers: Record, *, answer: str, sections: Sequence[str], script: str) -> str:
+    """Fill the frame that all reports share.
+
+    Args:
+        numbers: embedded as JSON for the script; has the study's name and the verdict's headline.
+        answer: HTML below the headline.
+        sections: HTML.
+        script: file of this package that draws the charts, with what ``charts.js`` defines before it.
+
+    Returns:
+        The page.
+    """
+    # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
+    drawing = f"\n{_resource('charts.js')}\n{_resource(script)}"
+    return string.Template(_resource("page.html")).substitute(
         title=text(numbers["study"]["name"]),
-        policy=policy(plotly, script),
-        style=resource("page.css"),
+        policy=_policy(plotly, drawing),
+        style=_resource("page.css"),
         headline=text(numbers["verdict"]["headline"]),
-        answer=answer(numbers),
-        sections="\n".join(parts),
+        answer=answer,
+        sections="\n".join(sections),
         data=script_json(numbers),
         plotly=plotly,
-        script=script,
+        script=drawing,
     )
 
 
-def resource(name: str) -> str:
+def write_page(page: str, path: Path) -> None:
+    """Write a page beside its place and rename it, so that nobody reads half a page.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _resource(name: str) -> str:
     """A file of this package, as text."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def policy(*scripts: str) -> str:
+def _policy(*scripts: str) -> str:
     """Give the Content-Security-Policy that allows these scripts, inline styles and nothing else.
 
     Plotly sets styles while it draws, and saves a chart as an image through blob: and data: addresses.

@@ -1,55 +1,14 @@
 "use strict";
 // Draws the charts of a search study's report from the numbers in #sparsefront-data. No number is computed here.
 (() => {
-  const data = JSON.parse(document.getElementById("sparsefront-data").textContent);
+  const { data, plain, percent, translucent, axis, logAxis, layout, marks, legendTraces, panels, show } = sparsefront;
   const arms = new Map(data.arms.map((arm) => [arm.name, arm]));
   const points = data.points;
   const indices = [...points.candidate.keys()];
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = {
-    responsive: true, displaylogo: false,
-    showSendToCloud: false, // plotly.js 7 offers by default to upload the chart
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: { format: "svg", filename: "sparsefront" },
-  };
-
-  // Plotly reads a small set of tags in its texts: names from a study must not become any of them.
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const percent = (fraction, digits = 2) => (fraction === null ? "unknown" : `${(100 * fraction).toFixed(digits)}%`);
+  const shownArms = data.arms.filter((arm) => points.arm.includes(arm.name));
   const number = (x) => (x === null ? "unknown" : Number.isInteger(x) ? x.toLocaleString("en") : x.toPrecision(4));
   const setting = (x) => plain(typeof x === "number" ? number(x) : x);
-  const translucent = (colour, alpha) =>
-    `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${alpha})`;
   const valueText = (axis, value) => (axis.is_share ? percent(value) : number(value));
-
-  function theme(printing) {
-    const style = getComputedStyle(document.documentElement);
-    const read = (name) => style.getPropertyValue(name).trim();
-    if (printing) return { ink: "#000000", muted: "#444444", grid: "#dddddd", surface: "#ffffff" };
-    return { ink: read("--ink"), muted: read("--muted"), grid: read("--grid"), surface: read("--surface") };
-  }
-
-  const axis = (colours, more) => ({
-    gridcolor: colours.grid, linecolor: colours.muted, tickcolor: colours.muted, zeroline: false, showline: true,
-    ticks: "outside", automargin: true, ...more, title: { text: more.title || "", standoff: 10 },
-  });
-
-  const logAxis = (colours, values, more) => {
-    const known = values.filter((v) => v > 0);
-    const low = known.reduce((a, b) => Math.min(a, b), Infinity);
-    const wide = known.length > 0 && known.reduce((a, b) => Math.max(a, b)) / low > 500;
-    // SI prefixes for counts, powers for what is smaller than 1.
-    return axis(colours, { type: "log", exponentformat: low < 0.1 ? "power" : "SI", minexponent: 3, dtick: wide ? 1 : "D2", ...more });
-  };
-
-  const layout = (colours, height, more) => ({
-    height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    font: { color: colours.ink, size: 13, family: 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif' },
-    margin: { l: 64, r: 28, t: 16, b: 56 },
-    legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemsizing: "constant" },
-    hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.muted, activecolor: colours.ink },
-    ...more,
-  });
 
   function attainment(colours) {
     const traces = [];
@@ -89,15 +48,6 @@
       `<br>${plain(points.candidate[i])}${values}${lines}`;
   }
 
-  const marks = (arm, onFront, colours) => ({
-    color: arm.colour, symbol: arm.symbol, size: onFront ? 10 : 5, opacity: onFront ? 1 : 0.38,
-    line: { color: onFront ? colours.ink : arm.colour, width: onFront ? 1.2 : 0 },
-  });
-
-  const legendTraces = () => data.arms.filter((a) => points.arm.includes(a.name)).map((arm) => ({
-    type: "scatter", mode: "markers", name: plain(arm.name), legendgroup: arm.name, x: [null], y: [null],
-    marker: { color: arm.colour, symbol: arm.symbol, size: 9 } }));
-
   function front(colours) {
     const [first, ...others] = data.axes;
     const traces = [];
@@ -115,7 +65,7 @@
         }
       }
     });
-    traces.push(...legendTraces());
+    traces.push(...legendTraces(shownArms));
     const axes = {};
     others.forEach((other, p) => {
       const suffix = p ? String(p + 1) : "";
@@ -182,34 +132,27 @@
     if (dimension.kind !== "choice" && (dimension.is_log || distinct.length > 8)) return [];
     return distinct.sort((a, b) => (typeof a === "number" ? a - b : String(a) < String(b) ? -1 : 1));
   };
-  const shownArms = data.arms.filter((arm) => points.arm.includes(arm.name)).map((arm) => arm.name);
-  const aside = (arm, i) => 0.8 * ((shownArms.indexOf(arm.name) + 0.1 + 0.8 * ((i * 0.618034) % 1)) / shownArms.length - 0.5);
+  const aside = (arm, i) => 0.8 * ((shownArms.indexOf(arm) + 0.1 + 0.8 * ((i * 0.618034) % 1)) / shownArms.length - 0.5);
 
   function dimensions(colours, width) {
     const shown = data.dimensions.slice(0, data.n_panels);
     const columns = Math.max(1, Math.min(shown.length, width < 640 ? 1 : shown.length === 4 || shown.length > 6 ? 4 : 3));
-    const rows = Math.max(1, Math.ceil(shown.length / columns));
+    const { rows, place } = panels(shown.length, columns, 0.05);
     const traces = [];
     const axes = {};
-    const gapX = 0.05;
-    const gapY = 0.3 / rows;
-    const panelWidth = (1 - gapX * (columns - 1)) / columns;
-    const panelHeight = (1 - gapY * (rows - 1)) / rows;
     shown.forEach((dimension, d) => {
-      const suffix = d === 0 ? "" : String(d + 1);
-      const [c, r] = [d % columns, Math.floor(d / columns)];
+      const { suffix, x, y, isLeft } = place(d);
       const values = points.dims[dimension.name];
-      const place = { domain: [c * (panelWidth + gapX), c * (panelWidth + gapX) + panelWidth], anchor: `y${suffix}` };
-      const high = 1 - r * (panelHeight + gapY);
+      const common = { domain: x, anchor: `y${suffix}` };
       const title = `<b>${plain(dimension.name)}</b>${dimension.is_log ? " (log)" : ""}`;
       const known = values.filter((v) => v !== null);
       const cells = cellsOf(dimension, known);
       axes[`xaxis${suffix}`] = cells.length
-        ? axis(colours, { ...place, title, showgrid: false, range: [-0.5, cells.length - 0.5], tickvals: cells.map((_, k) => k), ticktext: cells.map(setting) })
-        : dimension.is_log ? logAxis(colours, known, { ...place, title, nticks: 6 })
-          : axis(colours, { ...place, title, nticks: 6 });
-      axes[`yaxis${suffix}`] = axis(colours, { domain: [high - panelHeight, high], anchor: `x${suffix}`, tickformat: ".2~%", nticks: 6,
-        showticklabels: c === 0, title: c === 0 ? "val. error" : "", ...(d ? { matches: "y" } : {}) });
+        ? axis(colours, { ...common, title, showgrid: false, range: [-0.5, cells.length - 0.5], tickvals: cells.map((_, k) => k), ticktext: cells.map(setting) })
+        : dimension.is_log ? logAxis(colours, known, { ...common, title, nticks: 6 })
+          : axis(colours, { ...common, title, nticks: 6 });
+      axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, tickformat: ".2~%", nticks: 6,
+        showticklabels: isLeft, title: isLeft ? "val. error" : "", ...(d ? { matches: "y" } : {}) });
       for (const arm of data.arms) {
         for (const onFront of [false, true]) {
           const own = indices.filter((i) => points.arm[i] === arm.name && points.on_front[i] === onFront && values[i] !== null);
@@ -222,7 +165,7 @@
         }
       }
     });
-    traces.push(...legendTraces());
+    traces.push(...legendTraces(shownArms));
     const height = 110 + rows * 240;
     return { traces, layout: layout(colours, height, {
       ...axes, margin: { l: 64, r: 16, t: 40, b: 56 },
@@ -230,22 +173,5 @@
     }) };
   }
 
-  const charts = { attainment, front, outcomes, importance, dimensions };
-
-  async function draw(name, printing = false) {
-    const place = document.getElementById(`chart-${name}`);
-    if (!place) return;
-    const made = charts[name](theme(printing), place.clientWidth);
-    await Plotly.react(place, made.traces, made.layout, config);
-  }
-
-  async function drawAll(printing = false) {
-    for (const name of Object.keys(charts)) await draw(name, printing);
-    document.documentElement.dataset.rendered = Object.keys(charts).filter((n) => document.querySelector(`#chart-${n} .main-svg`)).join(" ");
-  }
-
-  dark.addEventListener("change", () => drawAll());
-  window.addEventListener("beforeprint", () => drawAll(true));
-  window.addEventListener("afterprint", () => drawAll());
-  drawAll();
+  show({ attainment, front, outcomes, importance, dimensions });
 })();

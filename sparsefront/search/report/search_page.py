@@ -5,19 +5,15 @@ Not here: where the numbers come from (``search_numbers``), and what is said abo
 
 from __future__ import annotations
 
-import os
-import string
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
-from plotly.offline import get_plotlyjs
 
 from sparsefront.search.comparison import SearchVerdict
 from sparsefront.search.design import SearchDesign
-from sparsefront.search.report.markup import text
 from sparsefront.search.report.numbers import Record, Scannable
-from sparsefront.search.report.page import policy, resource, script_json
+from sparsefront.search.report.page import fill_page, write_page
 from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.report.search_sections import (
     attainment_section,
@@ -55,13 +51,7 @@ def write_search_report(
     Raises:
         OSError: if the file can't be written.
     """
-    page = render_search_page(search_report_numbers(rows, design, verdict), provenance=provenance)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_page(render_search_page(search_report_numbers(rows, design, verdict), provenance=provenance), path)
 
 
 def render_search_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
@@ -74,10 +64,7 @@ def render_search_page(numbers: Record, *, provenance: Mapping[str, str]) -> str
     Returns:
         The page; sections whose numbers are missing say so.
     """
-    # A browser reads \r\n as \n before it compares a script with its hash, and ends a script at the first </script.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
-    script = f"\n{resource('search_page.js')}"
-    parts = (
+    sections = (
         search_run_section(numbers, provenance),
         comparison_section(numbers),
         attainment_section(numbers),
@@ -88,14 +75,4 @@ def render_search_page(numbers: Record, *, provenance: Mapping[str, str]) -> str
         search_spent_section(numbers),
         search_words_section(numbers),
     )
-    return string.Template(resource("page.html")).substitute(
-        title=text(numbers["study"]["name"]),
-        policy=policy(plotly, script),
-        style=resource("page.css"),
-        headline=text(numbers["verdict"]["headline"]),
-        answer=search_answer(numbers),
-        sections="\n".join(parts),
-        data=script_json(numbers),
-        plotly=plotly,
-        script=script,
-    )
+    return fill_page(numbers, answer=search_answer(numbers), sections=sections, script="search_page.js")

@@ -5,6 +5,7 @@ Not here: the numbers themselves (``search_numbers``), and the charts, which ``s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from sparsefront.search.comparison import is_share, unit_of
@@ -14,24 +15,30 @@ from sparsefront.search.report.markup import (
     bullets,
     chart,
     details,
-    duration,
     engineering,
-    interval_graphic,
-    p_value,
     paragraph,
     percent,
     section,
     signed,
-    signed_interval,
     table,
     text,
     whole,
 )
 from sparsefront.search.report.numbers import Record
-from sparsefront.search.report.sections import arm_name, failures_details, label_badge, note_of
-
-#: Rows of a folded table; the front itself is complete in the ledger and in ``sparsefront front``.
-_N_FRONT_LISTED = 200
+from sparsefront.search.report.sections import (
+    Columns,
+    arm_name,
+    cost_table,
+    fact_list,
+    failures_details,
+    finding_details,
+    front_details,
+    judged_table,
+    label_badge,
+    note_of,
+    sample_note,
+    shown_difference,
+)
 
 
 def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
@@ -47,10 +54,6 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
         "Seed": str(study["seed"]),
         "Candidates trained to the end": f"{numbers['points']['n_completed']:,}",
     }
-    items = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
-        for name, value in [*facts.items(), *provenance.items()]
-    )
     arms = table(
         "The arms",
         ["arm", "strategy", "rungs", "#candidates", "#at once", "judged against"],
@@ -76,7 +79,7 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
     return section(
         "run",
         "What was run",
-        f'<dl class="facts">{items}</dl>',
+        fact_list(facts, provenance),
         arms,
         details("The space that was searched", described),
     )
@@ -103,8 +106,7 @@ def search_answer(numbers: Record) -> str:
                 for row in rows
             ],
         )
-    sentences = bullets(numbers["verdict"]["sentences"], css="sentences")
-    return glance + (details("All findings in sentences", sentences) if sentences else "")
+    return glance + finding_details(numbers)
 
 
 def comparison_section(numbers: Record) -> Markup:
@@ -130,34 +132,24 @@ def comparison_section(numbers: Record) -> Markup:
         "triangle points to what lies beyond the scale. Budget to catch up: passes with which the arm's mean curve "
         "comes to where the other's ended, as a share of all of the other's passes (below 100% = faster)."
     )
-    same_pairs = len({row["n"] for row in rows}) == 1
-    if same_pairs:
-        caption += f" Pairs in every row: {rows[0]['n']:,}."
-    headers = ["against", "arm", "verdict", "#difference", "", "#p, different", "#p, equivalent"]
-    headers += [
-        *([] if same_pairs else ["#pairs"]),
-        "#replicates needed",
-        "#budget to catch up",
-        "#passes: arm / other",
-    ]
-    body = [
-        [
-            Markup(f"against {arm_name(numbers, row['against'])}"),
-            arm_name(numbers, row["arm"]),
-            label_badge(row["label"]),
-            _difference(row),
-            interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
-            p_value(row["p_adjusted"]),
-            p_value(row["p_equivalence_adjusted"]),
-            *([] if same_pairs else [whole(row["n"])]),
-            whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
-            _ratio(row),
-            f"{engineering(row['arm_passes'])} / {engineering(row['against_passes'])}",
-        ]
-        for row in rows
-    ]
+    judged = judged_table(
+        caption,
+        rows,
+        before={
+            "against": lambda row: Markup(f"against {arm_name(numbers, row['against'])}"),
+            "arm": lambda row: arm_name(numbers, row["arm"]),
+        },
+        difference=_difference,
+        reach=reach,
+        after={
+            "#budget to catch up": _ratio,
+            "#passes: arm / other": lambda row: (
+                f"{engineering(row['arm_passes'])} / {engineering(row['against_passes'])}"
+            ),
+        },
+    )
     notes = bullets((f"{row['arm']}: {row['note']}" for row in rows if row["note"]), css="note")
-    return section("verdict", title, paragraph(words), table(caption, headers, body, grouped=True), notes)
+    return section("verdict", title, paragraph(words), judged, notes)
 
 
 def attainment_section(numbers: Record) -> Markup:
@@ -196,27 +188,16 @@ def search_front_section(numbers: Record) -> Markup:
         f"{objectives} together. Hover over a marker for its candidate's id and settings; click an arm in the legend "
         "to hide it. These are single networks, so part of any front is luck: compare arms in section 1.</p>"
     )
-    sampled = ""
-    if points["n_shown"] < points["n_completed"]:
-        sampled = note_of(
-            f"Charts 3 and 6 show {points['n_shown']:,} of {points['n_completed']:,} candidates: the whole front, and "
-            "a random sample of the others."
-        )
-    names = [axis["name"] for axis in axes]
-    body = [
-        [
-            Markup(f"<code>{text(row['candidate'])}</code>"),
-            arm_name(numbers, row["arm"]),
-            whole(row["replicate"]),
-            whole(row["number"]),
-            *(_value(axis, row["values"][axis["name"]]) for axis in axes),
-            percent(row["test_error"], digits=2),
-            ", ".join(f"{name} {_setting(value)}" for name, value in row["dims"].items()),
-        ]
-        for row in members[:_N_FRONT_LISTED]
-    ]
-    headers = ["candidate", "arm", "#replicate", "#number", *(f"#{name}" for name in names), "#test error", "~settings"]
-    cut = f" (the first {_N_FRONT_LISTED:,} of {len(members):,})" if len(members) > _N_FRONT_LISTED else ""
+    sampled = sample_note(points, charts="3 and 6", what="candidates")
+    columns: Columns = {
+        "candidate": lambda row: Markup(f"<code>{text(row['candidate'])}</code>"),
+        "arm": lambda row: arm_name(numbers, row["arm"]),
+        "#replicate": lambda row: whole(row["replicate"]),
+        "#number": lambda row: whole(row["number"]),
+        **{f"#{axis['name']}": functools.partial(_axis_value, axis) for axis in axes},
+        "#test error": lambda row: percent(row["test_error"], digits=2),
+        "~settings": lambda row: ", ".join(f"{name} {_setting(value)}" for name, value in row["dims"].items()),
+    }
     counts = table(
         "Where the front comes from",
         ["arm", "#on the front of all arms", "#front of one run, mean"],
@@ -229,7 +210,7 @@ def search_front_section(numbers: Record) -> Markup:
             for row in numbers["outcomes"]
         ],
     )
-    folded = details(f"The front as a table ({len(members):,})", table(f"The front{cut}", headers, body))
+    folded = front_details("The front", members, columns)
     described = f"{axes[0]['label'].capitalize()} against {' and '.join(axis['label'] for axis in axes[1:])}."
     return section("front", title, words, sampled, chart("front", described), counts, folded)
 
@@ -322,26 +303,11 @@ def search_spent_section(numbers: Record) -> Markup:
     spent = numbers["verdict"]["spent"]
     if not spent:
         return section("spent", title, note_of("Nothing was spent yet."))
-    outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
     words = (
         "A pass is one example taken forward and backward; a forward pass alone counts a third. Stopped, failed and "
         "repeated work is included. Time is the wall time of a batched training, divided over its candidates."
     )
-    costs = table(
-        "Cost by arm, and what became of its proposals",
-        ["arm", "#proposals", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
-        [
-            [
-                arm_name(numbers, row["arm"]),
-                whole(row["n_candidates"]),
-                engineering(row["passes"]),
-                engineering(row["flops"], unit="FLOP"),
-                duration(row["seconds"]),
-                *(whole(row["outcomes"].get(outcome, 0)) for outcome in outcomes),
-            ]
-            for row in spent
-        ],
-    )
+    costs = cost_table([(arm_name(numbers, row["arm"]), row) for row in spent], counted="proposals")
     return section("spent", title, paragraph(words), costs, failures_details(numbers))
 
 
@@ -372,23 +338,21 @@ def _metric(numbers: Record) -> str:
     return "Hypervolume" if metric == "hypervolume" else f"Best {metric}"
 
 
-def _scaled(value: float, metric: str) -> tuple[float, int]:
-    return (100 * value, 2) if is_share(metric) else (value, 4 if abs(value) < 100 else 0)
+def _scale(value: float, metric: str) -> tuple[float, int]:
+    """What a value of a metric is multiplied with to be read, and how many digits it then takes."""
+    return (100.0, 2) if is_share(metric) else (1.0, 4 if abs(value) < 100 else 0)
 
 
 def _signed(value: float | None, metric: str) -> str:
     if value is None:
         return UNKNOWN
-    scaled, digits = _scaled(value, metric)
-    return signed(scaled, digits=digits)
+    scale, digits = _scale(value, metric)
+    return signed(scale * value, digits=digits)
 
 
 def _difference(row: Record) -> str:
-    if row["difference"] is None:
-        return UNKNOWN
-    digits = _scaled(row["difference"], row["metric"])[1]
-    low, high = (None if row[end] is None else _scaled(row[end], row["metric"])[0] for end in ("low", "high"))
-    return f"{_signed(row['difference'], row['metric'])} {signed_interval(low, high, digits=digits)}".rstrip()
+    scale, digits = _scale(row["difference"] or 0.0, row["metric"])
+    return shown_difference(row, scale=scale, digits=digits)
 
 
 def _ratio(row: Record) -> str:
@@ -403,7 +367,8 @@ def _share(row: Record, name: str) -> float:
     return sum(shares)
 
 
-def _value(axis: Record, value: float | None) -> str:
+def _axis_value(axis: Record, row: Record) -> str:
+    value = row["values"][axis["name"]]
     if value is None:
         return UNKNOWN
     if axis["is_share"]:

@@ -7,7 +7,8 @@ Not here: the numbers themselves (``numbers``), and the charts, which ``page.js`
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from sparsefront.search.report.markup import (
@@ -37,6 +38,8 @@ _PREDICTORS = {
     "scalefree_loss": "scale-free loss",
     "logit_std": "spread of the logits",
 }
+#: A table's columns: what to show of a row, by header.
+Columns = Mapping[str, Callable[[Record], str]]
 #: Rows of a folded table; the front itself is complete in the ledger and in ``sparsefront front``.
 _N_FRONT_LISTED = 200
 #: Contenders less likely than this to be on the front over means are left out of its table.
@@ -59,11 +62,15 @@ def run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
         "Seed": str(study["seed"]),
         "Networks trained to the end": f"{numbers['points']['n_completed']:,}",
     }
+    return section("run", "What was run", fact_list(facts, provenance))
+
+
+def fact_list(*facts: Mapping[str, str]) -> Markup:
+    """List facts by name; a name may stand in several."""
     items = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
-        for name, value in [*facts.items(), *provenance.items()]
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for given in facts for name, value in given.items()
     )
-    return section("run", "What was run", f'<dl class="facts">{items}</dl>')
+    return Markup(f'<dl class="facts">{items}</dl>')
 
 
 def accuracy_section(numbers: Record) -> Markup:
@@ -132,8 +139,13 @@ def answer(numbers: Record) -> str:
                 for arm in dict.fromkeys(row["arm"] for row in rows)
             ],
         )
+    return glance + finding_details(numbers)
+
+
+def finding_details(numbers: Record) -> str:
+    """All findings in sentences, to unfold; nothing if there are none."""
     sentences = bullets(numbers["verdict"]["sentences"], css="sentences")
-    return glance + (details("All findings in sentences", sentences) if sentences else "")
+    return details("All findings in sentences", sentences) if sentences else ""
 
 
 def _glance(row: Record | None) -> Markup:
@@ -168,47 +180,74 @@ def verdict_section(numbers: Record) -> Markup:
 def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Markup:
     study = numbers["study"]
     what, scale, digits = ("accuracy points", 100.0, 2) if metric == "accuracy" else ("optimiser steps", 1.0, 0)
-    same_pairs = len({row["n"] for row in rows}) == 1
-    reach = _reach(rows)
-    body = []
-    for row in rows:
-        draws = row["random_draws_at_equal_budget"]
-        body.append(
-            [
-                arm_name(numbers, row["arm"]),
-                _level(numbers, row["sparsity"]),
-                label_badge(row["label"]),
-                _difference(row, scale=scale, digits=digits),
-                interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
-                p_value(row["p_adjusted"]),
-                p_value(row["p_equivalence_adjusted"]),
-                *([] if same_pairs else [whole(row["n"])]),
-                whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
-                f"{engineering(row['arm_passes'])} / {engineering(row['random_passes'])}",
-                UNKNOWN if draws is None else f"{draws:.2f}",
-            ]
-        )
     margin = UNKNOWN if rows[0]["margin"] is None else f"{scale * rows[0]['margin']:.3g}"
     caption = (
         f"Difference to random search in {what} (positive = arm better) with its {100 * (1 - study['alpha']):.4g}% "
         f"interval; shaded: the margin of equivalence, ±{margin}; a triangle points to what lies beyond the scale. "
         "Passes are those of one network of the arm, and those that random search was granted for it: so many draws, "
-        "of which it keeps the best." + (f" Pairs in every row: {rows[0]['n']:,}." if same_pairs else "")
+        "of which it keeps the best."
     )
-    headers = [
-        "arm",
-        "level",
-        "verdict",
-        "#difference",
-        "",
-        "#p, different",
-        "#p, equivalent",
-        *([] if same_pairs else ["#pairs"]),
-        "#replicates needed",
-        "#passes: arm / random",
-        "#random draws",
-    ]
-    return Markup(table(caption, headers, body, grouped=True) + _remarks(rows))
+    judged = judged_table(
+        caption,
+        rows,
+        before={
+            "arm": lambda row: arm_name(numbers, row["arm"]),
+            "level": lambda row: _level(numbers, row["sparsity"]),
+        },
+        difference=lambda row: shown_difference(row, scale=scale, digits=digits),
+        reach=_reach(rows),
+        after={
+            "#passes: arm / random": lambda row: (
+                f"{engineering(row['arm_passes'])} / {engineering(row['random_passes'])}"
+            ),
+            "#random draws": lambda row: (
+                UNKNOWN if row["random_draws_at_equal_budget"] is None else f"{row['random_draws_at_equal_budget']:.2f}"
+            ),
+        },
+    )
+    return Markup(judged + _remarks(rows))
+
+
+def judged_table(
+    caption: str,
+    rows: Sequence[Record],
+    *,
+    before: Columns,
+    difference: Callable[[Record], str],
+    reach: float,
+    after: Columns,
+) -> Markup:
+    """Tabulate paired comparisons: who is compared, what the tests came to, and what further columns say.
+
+    The numbers of pairs stand in the caption where they are all the same.
+
+    Args:
+        caption: of the table.
+        rows: comparisons, at least one; neighbours whose first columns are equal form a group.
+        before: columns in front of the verdict.
+        difference: writes a row's difference.
+        reach: where the scale of the interval graphics ends on either side, in the unit of the differences.
+        after: columns behind the replicates needed.
+    """
+    same_pairs = len({row["n"] for row in rows}) == 1
+    pairs: Columns = {} if same_pairs else {"#pairs": lambda row: whole(row["n"])}
+    columns: Columns = {
+        **before,
+        "verdict": lambda row: label_badge(row["label"]),
+        "#difference": difference,
+        "": lambda row: interval_graphic(row["difference"], row["low"], row["high"], margin=row["margin"], reach=reach),
+        "#p, different": lambda row: p_value(row["p_adjusted"]),
+        "#p, equivalent": lambda row: p_value(row["p_equivalence_adjusted"]),
+        **pairs,
+        "#replicates needed": lambda row: whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
+        **after,
+    }
+    return table(
+        caption + (f" Pairs in every row: {rows[0]['n']:,}." if same_pairs else ""),
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in rows],
+        grouped=True,
+    )
 
 
 def _reach(rows: Sequence[Record]) -> float:
@@ -219,7 +258,8 @@ def _reach(rows: Sequence[Record]) -> float:
     return 1.08 * (min(widest, 5 * margin) if margin else widest)
 
 
-def _difference(row: Record, *, scale: float, digits: int) -> str:
+def shown_difference(row: Record, *, scale: float, digits: int) -> str:
+    """A difference with its sign and interval."""
     if row["difference"] is None:
         return UNKNOWN
     low, high = (None if row[end] is None else scale * row[end] for end in ("low", "high"))
@@ -254,44 +294,38 @@ def front_section(numbers: Record) -> Markup:
         "error attained at each size. Hover over a marker for its network's id; click an arm in the legend to hide it. "
         "These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
-    sampled = ""
-    if points["n_shown"] < points["n_completed"]:
-        sampled = note_of(
-            f"Charts 3 and 4 show {points['n_shown']:,} of {points['n_completed']:,} networks: the whole front, and a "
-            "random sample of the others."
-        )
-    cut = f" (the first {_N_FRONT_LISTED:,} of {len(members):,})" if len(members) > _N_FRONT_LISTED else ""
-    listed = table(
-        f"The networks of the front{cut}",
-        [
-            "network",
-            "arm",
-            "#replicate",
-            "level",
-            "realised sparsity",
-            "#parameters",
-            "#MACs",
-            "#val. error",
-            "#test error",
-        ],
-        [
-            [
-                Markup(f"<code>{text(row['candidate'])}</code>"),
-                arm_name(numbers, row["arm"]),
-                whole(row["replicate"]),
-                _level(numbers, row["sparsity"]),
-                _both_sparsities(row),
-                whole(row["n_params"]),
-                whole(row["macs"]),
-                percent(row["val_error"], digits=2),
-                percent(row["test_error"], digits=2),
-            ]
-            for row in members[:_N_FRONT_LISTED]
-        ],
-    )
+    sampled = sample_note(points, charts="3 and 4", what="networks")
+    columns: Columns = {
+        "network": lambda row: Markup(f"<code>{text(row['candidate'])}</code>"),
+        "arm": lambda row: arm_name(numbers, row["arm"]),
+        "#replicate": lambda row: whole(row["replicate"]),
+        "level": lambda row: _level(numbers, row["sparsity"]),
+        "realised sparsity": _both_sparsities,
+        "#parameters": lambda row: whole(row["n_params"]),
+        "#MACs": lambda row: whole(row["macs"]),
+        "#val. error": lambda row: percent(row["val_error"], digits=2),
+        "#test error": lambda row: percent(row["test_error"], digits=2),
+    }
     described = "Validation error against remaining parameters and against MACs; the table below lists the front."
-    folded = details(f"The front as a table ({len(members):,})", listed)
+    folded = front_details("The networks of the front", members, columns)
     return section("front", title, words, sampled, chart("front", described), folded, _mean_front(numbers))
+
+
+def sample_note(points: Record, *, charts: str, what: str) -> str:
+    """Say that charts show a sample; nothing if they show everything."""
+    if points["n_shown"] >= points["n_completed"]:
+        return ""
+    return note_of(
+        f"Charts {charts} show {points['n_shown']:,} of {points['n_completed']:,} {what}: the whole front, and a "
+        "random sample of the others."
+    )
+
+
+def front_details(caption: str, members: Sequence[Record], columns: Columns) -> Markup:
+    """The front's members as a table to unfold; only the first of very many."""
+    cut = f" (the first {_N_FRONT_LISTED:,} of {len(members):,})" if len(members) > _N_FRONT_LISTED else ""
+    body = [[cell(row) for cell in columns.values()] for row in members[:_N_FRONT_LISTED]]
+    return details(f"The front as a table ({len(members):,})", table(caption + cut, list(columns), body))
 
 
 def _mean_front(numbers: Record) -> str:
@@ -393,33 +427,40 @@ def spent_section(numbers: Record) -> Markup:
     spent = numbers["verdict"]["spent"]
     if not spent:
         return section("spent", title, note_of("Nothing was spent yet."))
-    outcomes = sorted({name for row in spent for name in row["outcomes"]}, key=lambda name: (name != "completed", name))
     words = (
         "A pass is one example taken forward and backward; a forward pass alone counts a third. Scoring of masks, "
         "pretraining, and stopped, failed or repeated work are included. A network that several arms share is paid for "
         "by the first of them. Time is the wall time of a batched training, divided over its networks."
     )
-
-    def cells(name: str | Markup, row: Record) -> list[str]:
-        return [
-            name,
-            whole(row["n_candidates"]),
-            engineering(row["passes"]),
-            engineering(row["flops"], unit="FLOP"),
-            duration(row["seconds"]),
-            *(whole(row["outcomes"].get(outcome, 0)) for outcome in outcomes),
-        ]
-
     total: Record = {
         name: sum(row[name] or 0 for row in spent) for name in ("n_candidates", "passes", "flops", "seconds")
     }
-    total["outcomes"] = {outcome: sum(row["outcomes"].get(outcome, 0) for row in spent) for outcome in outcomes}
-    costs = table(
-        "Cost by arm, and what became of its candidates",
-        ["arm", "#candidates", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
-        [*(cells(arm_name(numbers, row["arm"]), row) for row in spent), cells(Markup("<strong>all</strong>"), total)],
-    )
+    total["outcomes"] = sum((Counter(row["outcomes"]) for row in spent), Counter())
+    named = [*((arm_name(numbers, row["arm"]), row) for row in spent), (Markup("<strong>all</strong>"), total)]
+    costs = cost_table(named, counted="candidates")
     return section("spent", title, paragraph(words), costs, failures_details(numbers))
+
+
+def cost_table(named: Sequence[tuple[Markup, Record]], *, counted: str) -> Markup:
+    """Tabulate what was spent, and what became of what was counted, by name."""
+    outcomes = sorted(
+        {outcome for _, row in named for outcome in row["outcomes"]}, key=lambda name: (name != "completed", name)
+    )
+    return table(
+        f"Cost by arm, and what became of its {counted}",
+        ["arm", f"#{counted}", "#passes", "#operations", "#time", *(f"#{name.replace('_', ' ')}" for name in outcomes)],
+        [
+            [
+                name,
+                whole(row["n_candidates"]),
+                engineering(row["passes"]),
+                engineering(row["flops"], unit="FLOP"),
+                duration(row["seconds"]),
+                *(whole(row["outcomes"].get(outcome, 0)) for outcome in outcomes),
+            ]
+            for name, row in named
+        ],
+    )
 
 
 def failures_details(numbers: Record) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.numpy import save as save_safetensors
 
 from sparsefront.errors import ConfigError
 from sparsefront.trainables.data.dataset import Arrays
+from sparsefront.trainables.disk import write_durably
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -114,24 +114,5 @@ def _write(manifest_path: Path, identity: Mapping[str, object], arrays: Arrays) 
     content = save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     sha256 = hashlib.sha256(content).hexdigest()
     manifest = {"identity": identity, "sha256": sha256}
-    _replace(_content_path(manifest_path, sha256), content)
-    _replace(manifest_path, json.dumps(manifest, indent=1, sort_keys=True).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Give the file this content, or leave it as it was; durable when the call returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durably(_content_path(manifest_path, sha256), content)
+    write_durably(manifest_path, json.dumps(manifest, indent=1, sort_keys=True).encode())
