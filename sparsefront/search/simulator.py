@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparsefront.errors import ConfigError
-from sparsefront.search.attainment import arm_outcomes, attain, mean_curves
+from sparsefront.search.attainment import arm_outcomes, attain, attainment_columns, mean_curves
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Decision, Describe, Described, Exploration, SegmentWork, Totals
 from sparsefront.search.packing import PackCost
@@ -36,6 +36,8 @@ COLUMNS = (
     "passes", "flops", "seconds",
 )  # fmt: skip
 _SCHEMA = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+#: Batches of simulated rows that are joined into one.
+_BATCHES_JOINED = 256
 
 #: Loss before training, as of guessing one of ten classes.
 _START_LOSS = math.log(10)
@@ -427,6 +429,32 @@ class StudySimulation:
         ]
 
 
+class _Kept:
+    """Columns of all rows, in batches that are joined now and then: many small ones cost far more than their data."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = [name for name in columns if name in _SCHEMA.names]
+        self._joined: list[pa.Table] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep the columns of a batch."""
+        self._batches.append(batch.select(self._columns))
+        if len(self._batches) >= _BATCHES_JOINED:
+            self._join()
+
+    def _join(self) -> None:
+        if self._batches:
+            self._joined.append(pa.Table.from_batches(self._batches).combine_chunks())
+            self._batches = []
+
+    def table(self) -> pa.Table:
+        """All of them."""
+        self._join()
+        schema = pa.schema([_SCHEMA.field(name) for name in self._columns])
+        return pa.concat_tables(self._joined) if self._joined else schema.empty_table()
+
+
 def simulate_study(
     design: SearchDesign,
     describe: Describe,
@@ -438,7 +466,7 @@ def simulate_study(
     seconds: Callable[[SegmentWork], float] | None = None,
 ) -> StudySimulation:
     """Simulate a study and say what each arm attained; arguments as of `simulate`."""
-    batches: list[pa.RecordBatch] = []
+    kept = _Kept(attainment_columns(design))
     simulated = simulate(
         design,
         describe,
@@ -447,9 +475,9 @@ def simulate_study(
         max_lanes=max_lanes,
         pack_cost=pack_cost,
         seconds=seconds,
-        on_rows=batches.append,
+        on_rows=kept.add,
     )
-    attainment = attain(pa.Table.from_batches(batches, schema=_SCHEMA), design)
+    attainment = attain(kept.table(), design)
     outcomes = {one.arm: one for one in arm_outcomes(attainment, design)}
     arms = []
     for mean in mean_curves(attainment, design):
