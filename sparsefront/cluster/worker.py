@@ -63,6 +63,10 @@ class WorkerSettings:
     is_search: bool = False
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        if self.is_search and not Path(self.checkpoints).is_absolute():
+            raise ValueError(f"checkpoints={self.checkpoints!r}: a search needs an absolute folder of its own for them")
+
     @property
     def schema(self) -> pa.Schema:
         """Of the study's ledger."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +36,8 @@ COLUMNS = (
     "passes", "flops", "seconds",
 )  # fmt: skip
 _SCHEMA = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+#: Candidates that are on their way at a time, roughly.
+_POINTS_REMEMBERED = 65_536
 #: Batches of simulated rows that are joined into one.
 _BATCHES_JOINED = 256
 
@@ -254,6 +256,7 @@ def simulate(
     Raises:
         SparsefrontError: as `Exploration`.
     """
+    describe = _remembering(describe)
     exploration = Exploration(design, describe, pack_cost=pack_cost, workers=workers, max_lanes=max_lanes)
     arms = {arm.name: arm for arm in design.arms}
     stopped: dict[str, Counter[int]] = {name: Counter() for name in arms}
@@ -298,6 +301,21 @@ def simulate(
         stopped={name: dict(sorted(counts.items())) for name, counts in stopped.items()},
         n_rows=n_rows,
     )
+
+
+def _remembering(describe: Describe) -> Describe:
+    """The same function, which knows the points that it was asked about last: plan and workers ask for each."""
+    known: OrderedDict[tuple[int, int], tuple[Point, Described]] = OrderedDict()
+
+    def remembered(replicate: int, point: Point, space: Space) -> Described:
+        key = replicate, id(point)  # the point is held, so that its id stays taken
+        if key not in known:
+            known[key] = point, describe(replicate, point, space)
+            if len(known) > _POINTS_REMEMBERED:
+                known.popitem(last=False)
+        return known[key][1]
+
+    return remembered
 
 
 def _segment_rows(
