@@ -9,7 +9,7 @@ import sys
 from benchmarks.machine import spread, table
 
 #: Candidates, and how often they are simulated.
-SIZES = ((10_000, 3), (100_000, 3), (1_000_000, 1))
+SIZES = ((10_000, 3), (100_000, 1), (1_000_000, 1))
 
 #: In a process of its own, whose peak of memory is that of the driver.
 SIMULATION = """
@@ -42,7 +42,7 @@ def main() -> str:
     rows = []
     for kind in ("asha", "mo_asha"):
         each_us: dict[int, float] = {}
-        for n, repeats in SIZES if kind == "mo_asha" else SIZES[:2]:
+        for n, repeats in SIZES if kind == "asha" else SIZES[:2]:
             found = [simulated(n, kind) for _ in range(repeats)]
             each_us[n] = statistics.median(1e6 * seconds / n for seconds, _ in found)
             goal = {100_000: "< 60 s", 1_000_000: "< 2,048 MiB; within 20% of 10,000"}
