@@ -174,6 +174,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ledger-", dir=arguments.folder))
     try:
         print(
+            "## The ledger\n\n"
             f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
             f"PyArrow {pa.__version__}\n"
         )
