@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import table
-from sparsefront.search.comparison import SearchVerdict
+from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.study import Study
 
 REPLICATES = 10
@@ -66,7 +66,7 @@ def main(replicates: int = REPLICATES) -> str:
                     f"{100 * c.difference:+.2f} ({100 * c.low:+.2f} to {100 * c.high:+.2f})",
                     f"{c.p_adjusted:.2g}",
                     c.label,
-                    f"{c.cost_ratio:.0%}",
+                    ratio_text(c.cost_ratio),
                     f"{minutes:.1f} min",
                 ]
             )
