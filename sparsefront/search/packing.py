@@ -28,28 +28,30 @@ _LEAF = 4
 
 @dataclass(frozen=True)
 class PackCost:
-    """Time of an optimiser step on one device: launch + lanes x (lane + operations + parameters).
+    """Time of a pack on one device: start + steps x (launch + lanes x (lane + operations + parameters)).
 
     Attributes:
         launch_s: of a step, however many lanes.
-        lane_s: of a lane, however small.
+        lane_s: of a lane in a step, however small.
         flops_per_s: floating-point operations.
         elementwise_per_s: parameters that the optimiser updates.
+        start_s: of a pack, however long: its gradients are recorded, and a trial of Tune begins and ends.
     """
 
     launch_s: float
     lane_s: float
     flops_per_s: float
     elementwise_per_s: float
+    start_s: float = 0.0
 
 
 #: One core of an Intel Xeon with AMX, torch 2.13, one thread, float32, Adam: fitted to steps of 1 to 48 multilayer
 #: perceptrons 40-w-...-10 of one to three hidden layers of 8 to 128 units, batch 32 or 100 (it deviates by 5%, median,
-#: and by 20% at most). A plan depends on the ratios only.
-CPU_COST = PackCost(launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=3.9e8)
+#: and by 20% at most); a recording takes 25 ms, a trial 10 to 30 ms. A plan depends on the ratios only.
+CPU_COST = PackCost(launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=3.9e8, start_s=0.05)
 
 #: An order of magnitude for a data-centre GPU, not fitted to measurements.
-GPU_COST = PackCost(launch_s=1e-3, lane_s=0.0, flops_per_s=1e13, elementwise_per_s=2e10)
+GPU_COST = PackCost(launch_s=1e-3, lane_s=0.0, flops_per_s=1e13, elementwise_per_s=2e10, start_s=0.1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def plan_packs(
     Cost: O(n x max_lanes) for n candidates that may travel together.
 
     >>> small, large = (Shape("mlp", ((width, 40), (10, width)), (1, 1), 100) for width in (8, 512))
-    >>> plan = plan_packs([small, large, small, large], [100] * 4, cost=CPU_COST, max_lanes=64)
+    >>> plan = plan_packs([small, large, small, large], [1000] * 4, cost=CPU_COST, max_lanes=64)
     >>> [pack.indices for pack in plan]
     [(1, 3), (0, 2)]
     """
@@ -130,7 +132,7 @@ class _Class:
     def __init__(self, shapes: Sequence[Shape], indices: Sequence[int], steps: int, cost: PackCost) -> None:
         first = shapes[indices[0]]
         self._dims = [len(tensor) for tensor in first.tensors]
-        self.launch_s = steps * cost.launch_s
+        self.launch_s = cost.start_s + steps * cost.launch_s
         self._lane_s = steps * cost.lane_s
         # Seconds of an entry of each tensor.
         self._entry_s = [

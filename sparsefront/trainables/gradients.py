@@ -1,10 +1,11 @@
 """Losses and gradients of all lanes at once, as a flat graph of batched tensor operations.
 
-``torch.func`` batches any module without data-dependent control flow: ``vmap(grad_and_value(loss))`` over stacked
-parameters. Its transforms cost about 2 ms of Python a step, more than the arithmetic of a small pack. They are
-therefore run once, and the batched operations that they emit are recorded; the recording is replayed afterwards
-(measured on a 40-256-128-10 perceptron, one lane: 2.2 ms a gradient before, 0.6 ms after). A recording holds shapes,
-so one is kept for each shape class, and made again when lanes have left.
+``torch.func.vmap`` batches any module without data-dependent control flow over stacked parameters; the gradient of the
+sum of all losses is every lane's own. (``torch.func.grad`` would say the same and import torch's compiler: 1 s a
+process.) Batching costs about 2 ms of Python a step, more than the arithmetic of a small pack. It is therefore done
+once, and the batched operations are recorded; the recording is replayed afterwards (measured on a 40-256-128-10
+perceptron, one lane: 2.2 ms a gradient before, 0.6 ms after). A recording holds shapes, so one is kept for each shape
+class, and made again when lanes have left.
 
 Packs of unlike networks have a shape class each: the recorder here keeps what a replay needs and nothing else (32
 lanes of 40-64-64-10: 25 ms; torch's ``make_fx``, which also describes every tensor, 100 ms for the same graph).
@@ -18,7 +19,7 @@ from operator import getitem
 from typing import Any, cast
 
 import torch
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,15 +101,18 @@ def _record(
             logits = functional_call(module, {**p, **fixed}, (x,))
         return cross_entropy(logits.float(), one_hot, eps if smoothing else None)
 
-    batched = vmap(grad_and_value(loss), in_dims=(0, 0, None, None, 0))
+    batched = vmap(loss, in_dims=(0, 0, None, None, 0))
 
     def flat_gradient(
         flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, eps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        trained = layout.views(flat)
-        fixed = {name: trained.pop(name) for name in layout.names[len(layout.trained_names) :]}
-        gradients, losses = batched(trained, fixed, x, one_hot, eps)
-        return layout.flatten(gradients), losses
+        trained = {name: tensor.detach().requires_grad_() for name, tensor in layout.views(flat).items()}
+        fixed = {name: trained.pop(name).detach() for name in layout.names[len(layout.trained_names) :]}
+        with torch.enable_grad():
+            losses = batched(trained, fixed, x, one_hot, eps)
+        # No lane's loss depends on another lane: the gradient of their sum is every lane's own.
+        gradients = torch.autograd.grad(losses, list(trained.values()), torch.ones_like(losses), materialize_grads=True)
+        return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
 
     eps = torch.zeros(flat.shape[0], device=flat.device)
     with _Recorder(flat, x, one_hot, eps) as recorder:
@@ -120,6 +124,11 @@ def _record(
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation that runs in this context, with the shape and type of what it returns."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to be told to leave this mode alone (1 s a process)."""
+        return False
 
     def __init__(self, *arguments: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -170,13 +179,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _simplify(graph: GraphModule) -> None:
     """Rewrite the recording into fewer passes over memory; every value stays the same.
 
-    Views and expansions that change nothing and multiplications by one go; a product with a bias added becomes one
-    operation; an activation overwrites its input where nothing else reads it.
+    Views and expansions that change nothing and multiplications by one go; so do copies of transposed products, whose
+    factors are transposed instead; a product with a bias added becomes one operation; an activation overwrites its
+    input where nothing else reads it.
     """
+    graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):
         is_idle = node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0])
-        if is_idle or (node.target is _ATEN.mul.Scalar and node.args[1] == 1):
+        is_one = node.target is _ATEN.mul.Scalar and node.args[1] == 1
+        is_copied = node.target is _ATEN.clone.default and _is_only_for(node.args[0], node, _ATEN.bmm.default)
+        if is_idle or is_one or is_copied:
             node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif _is_transposition(node):
+            _transpose(graph.graph, node)
     graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):
         if node.target is _ATEN.add.Tensor and len(node.args) == 2 and not node.kwargs:
@@ -190,9 +206,44 @@ def _simplify(graph: GraphModule) -> None:
     graph.recompile()
 
 
+def _is_transposition(node: Any) -> bool:
+    """Whether `node` transposes matrices, (L, m, n) to (L, n, m)."""
+    return (
+        isinstance(node, Node)
+        and node.target is _ATEN.transpose.int
+        and len(_shape(node) or ()) == 3
+        and {cast(int, dim) % 3 for dim in node.args[1:]} == {1, 2}
+    )
+
+
+def _transpose(graph: Graph, node: Node) -> None:
+    """Do a transposition before it costs: of a transposition it is none, of a product it is one of the factors.
+
+    The gradient of a weight comes as the transposed product of inputs and errors, and would have to be copied.
+    """
+    (inner, *dims) = node.args
+    assert isinstance(inner, Node)
+    if _is_transposition(inner):
+        node.replace_all_uses_with(cast(Node, inner.args[0]))
+    elif _is_only_for(inner, node, _ATEN.bmm.default):
+        factors = []
+        with graph.inserting_before(node):
+            for factor in reversed(inner.args):
+                assert isinstance(factor, Node)
+                if _is_transposition(factor):
+                    factors.append(cast(Node, factor.args[0]))
+                    continue
+                factors.append(graph.call_function(_ATEN.transpose.int, (factor, *dims)))
+                shape = factor.meta["shape"]
+                factors[-1].meta.update(shape=(shape[0], shape[2], shape[1]), dtype=factor.meta["dtype"])
+            product = graph.call_function(_ATEN.bmm.default, tuple(factors))
+        product.meta.update(node.meta)
+        node.replace_all_uses_with(product)
+
+
 _ATEN = torch.ops.aten
 #: Operations that may return their argument as it is (then they alias it, and are dropped).
-_POSSIBLY_IDLE = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default}
+_POSSIBLY_IDLE = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default, _ATEN.detach.default}
 #: Operations whose result is memory of its own.
 _FRESH = (_ATEN.bmm.default, _ATEN.baddbmm.default, _ATEN.add.Tensor, _ATEN.convolution.default)
 

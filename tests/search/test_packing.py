@@ -37,7 +37,7 @@ def seconds_of(shapes, indices, steps, cost):
     flops = sum(6 * first.batch_size * uses * math.prod(t) for t, uses in zip(padded, first.positions, strict=True))
     n_params = sum(map(math.prod, padded))
     lane_s = cost.lane_s + flops / cost.flops_per_s + n_params / cost.elementwise_per_s
-    return steps * (cost.launch_s + len(indices) * lane_s), tuple(padded)
+    return cost.start_s + steps * (cost.launch_s + len(indices) * lane_s), tuple(padded)
 
 
 def total_s(plan):
