@@ -110,8 +110,9 @@ def _record(
         fixed = {name: trained.pop(name).detach() for name in layout.names[len(layout.trained_names) :]}
         with torch.enable_grad():
             losses = batched(trained, fixed, x, one_hot, eps)
+            total = losses.sum()
         # No lane's loss depends on another lane: the gradient of their sum is every lane's own.
-        gradients = torch.autograd.grad(losses, list(trained.values()), torch.ones_like(losses), materialize_grads=True)
+        gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
         return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
 
     eps = torch.zeros(flat.shape[0], device=flat.device)

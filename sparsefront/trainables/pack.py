@@ -2,13 +2,14 @@
 
 A lane's losses do not depend on the pack it travels in: lanes share the batches of their replicate and nothing else.
 Lanes that diverge or are stopped leave at the next validation point, and the pack shrinks when that is worth a new
-recording. A pack can begin where another ended: `LaneResult` holds the weights and the optimiser's state.
+recording. A pack can begin where another ended: `LaneResult` holds the weights and the optimiser's state, and that of
+masks which change in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch
 from sparsefront.trainables.gradients import forward, gradient_function
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.losses import n_errors
+from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates, sections_of
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
 
@@ -78,6 +80,9 @@ class LaneResult:
     """What became of one lane: `lane` is its number in the pack as it was made.
 
     `parameters` are (P,); `slots` the optimiser's state, (trained part of P) by name, of a lane that came to the end.
+    Where masks change in training, `slots` holds what they go on from too, `mask` is the last one, (W,) bool in the
+    order of a weight mask, `mask_overlap` what the first and the last share (entries in both over entries in either),
+    and `exploration_rate` the share of the prunable weights that were ever active; otherwise these are None.
     """
 
     lane: int
@@ -91,6 +96,9 @@ class LaneResult:
     parameters: torch.Tensor
     rung: int | None = None
     slots: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    mask: torch.Tensor | None = None
+    mask_overlap: float | None = None
+    exploration_rate: float | None = None
 
 
 @dataclass
@@ -122,6 +130,7 @@ class Pack:
         stop_rule: StopRule | None = None,
         start_step: int = 0,
         slots: Mapping[str, torch.Tensor] | None = None,
+        updates: MaskUpdates | None = None,
     ) -> None:
         """Prepare a pack.
 
@@ -136,7 +145,9 @@ class Pack:
             precision: 'float32', or 'bfloat16' for matrix products in training (validation stays float32).
             stop_rule: consulted at each validation point but the last.
             start_step: steps that the lanes have behind them.
-            slots: the optimiser's state after them, (L, trained part of P) by name; None for a fresh one.
+            slots: the optimiser's state after them, (L, trained part of P) by name; None for a fresh one. That of
+                changing masks is among it; they stand above those of `lanes`.
+            updates: changes the masks, made for these lanes and this pack alone; None if they stay.
         """
         self._model = model
         self._lanes = lanes.select(slice(None))
@@ -146,13 +157,28 @@ class Pack:
         self._precision = precision
         self._hyper = list(hyper)
         self._optimizer = OPTIMIZERS[schedule.optimizer](self._trained(self._lanes.flat), hyper)
+        self._updates, self._history = updates, None
+        if updates is not None:
+            self._history = self._start_updates(updates, slots or {})
         if start_step:
-            self._optimizer.restore(start_step, slots or {})
+            n_skipped = 0 if updates is None else updates.n_skipped(start_step)
+            self._optimizer.restore(start_step - n_skipped, slots or {})
         self._numbers = list(range(len(lanes)))
         self._curves = [_Curves() for _ in self._numbers]
         self._rows = list(range(len(lanes)))  # of the buffers, whose lanes are in training
         self._set_smoothing()
         self.step = start_step
+
+    def _start_updates(self, updates: MaskUpdates, saved: Mapping[str, torch.Tensor]) -> MaskHistory:
+        lanes = self._lanes
+        if lanes.keep is None:
+            lanes = self._lanes = replace(lanes, keep=torch.ones_like(lanes.flat))
+        assert lanes.keep is not None
+        keep = self._trained(lanes.keep)
+        if "keep" in saved:
+            keep.copy_(saved["keep"])
+        updates.start(self._trained(lanes.flat), keep, saved)
+        return MaskHistory(sections_of(self._model.structure, lanes.layout), keep, saved)
 
     def _trained(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of (L, P) that is trained, not copied."""
@@ -194,9 +220,15 @@ class Pack:
                     precision=self._precision,
                 )
             gradient, _ = compute(flat, x, one_hot, self._smoothing)
-            if keep is not None:
-                gradient.mul_(keep)
-            self._optimizer.step(trained, gradient)
+            if self._updates is not None:
+                assert keep is not None
+                assert self._history is not None
+                if self._updates.step(self.step, trained, keep, gradient, self._optimizer):
+                    self._history.note(keep)
+            else:
+                if keep is not None:
+                    gradient.mul_(keep)
+                self._optimizer.step(trained, gradient)
             self.step += 1
             if self._schedule.is_evaluation(self.step):
                 return self._evaluate()
@@ -210,7 +242,7 @@ class Pack:
             alive = [i for i in self._rows if finite[i]]
             if alive:
                 stopped = self._stop_rule(self.step, [self._numbers[i] for i in alive], losses[alive], errors[alive])
-        slots = self._optimizer.slots() if is_last else {}
+        slots = self._slots() if is_last else {}
         ended: list[LaneResult] = []
         staying: list[int] = []
         for i in self._rows:
@@ -238,8 +270,25 @@ class Pack:
                 )
             )
         if ended:
+            self._record_masks(ended, [i for i in self._rows if i not in set(staying)])
             self._keep(staying)
         return ended
+
+    def _slots(self) -> dict[str, torch.Tensor]:
+        """All that a lane goes on from, but for its weights."""
+        slots = self._optimizer.slots()
+        if self._updates is not None and self._history is not None and self._lanes.keep is not None:
+            slots |= self._updates.slots() | self._history.slots(self._trained(self._lanes.keep))
+        return slots
+
+    def _record_masks(self, ended: Sequence[LaneResult], rows: Sequence[int]) -> None:
+        """Say in the results of these rows what became of their masks."""
+        if self._history is None or self._lanes.keep is None:
+            return
+        records = self._history.records(self._trained(self._lanes.keep), rows)
+        for result, record in zip(ended, records, strict=True):
+            result.mask, result.mask_overlap = record.mask, record.overlap
+            result.exploration_rate = record.exploration_rate
 
     def _keep(self, staying: list[int]) -> None:
         """Go on with these rows: the others are cut out, or left behind as networks of zeros where that is cheaper."""
@@ -256,7 +305,11 @@ class Pack:
         self._curves = [self._curves[i] for i in staying]
         self._hyper = [self._hyper[i] for i in staying]
         self._lanes = self._lanes.select(staying)
-        self._optimizer.keep(torch.tensor(staying, device=self._lanes.flat.device))
+        index = torch.tensor(staying, device=self._lanes.flat.device)
+        self._optimizer.keep(index)
+        if self._updates is not None and self._history is not None:
+            self._updates.keep_lanes(index)
+            self._history.keep_lanes(index)
         self._rows = list(range(len(staying)))
         self._set_smoothing()
 

@@ -1,7 +1,8 @@
 """Erdos-Renyi densities: larger tensors become sparser.
 
 References: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity (SET),
-2018 (ER); Evci et al., Rigging the lottery, 2020, section 3 (ERK, with the kernel's dimensions).
+2018 (ER); Evci et al., Rigging the lottery, 2020, section 3 (ERK, with the kernel's dimensions); Liu et al., The
+unreasonable effectiveness of random pruning, 2022 (ERK+).
 """
 
 from __future__ import annotations
@@ -30,14 +31,37 @@ def erk(structure: Structure, kind: str, density: float) -> list[float]:
     return _scaled(structure, kind, density, [sum(t.shape) / math.prod(t.shape) for t in structure.prunable])
 
 
-def _scaled(structure: Structure, kind: str, density: float, raw: Sequence[float]) -> list[float]:
-    """Scale `raw` to the total density; sections that would exceed 1 are capped and the rest scaled again."""
+def erk_plus(structure: Structure, kind: str, density: float) -> list[float]:
+    """ERK with a dense classifier: the last tensor is kept whole, ERK divides what is left of the budget.
+
+    Where less than one weight for each other tensor would be left, it is ERK.
+
+    >>> from sparsefront.spaces.structure import Tensor
+    >>> shapes = {"a": (256, 64), "b": (128, 256), "c": (10, 128)}
+    >>> net = Structure(tuple(Tensor(n, s, True) for n, s in shapes.items()), ())
+    >>> [round(d, 4) for d in erk_plus(net, "weight", 0.1)]
+    [0.0959, 0.0575, 1.0]
+    """
+    raw = [sum(t.shape) / math.prod(t.shape) for t in structure.prunable]
+    last = len(raw) - 1
+    if density * structure.n_weights - structure.prunable[last].size < last:
+        return erk(structure, kind, density)
+    return _scaled(structure, kind, density, raw, dense=[last])
+
+
+def _scaled(
+    structure: Structure, kind: str, density: float, raw: Sequence[float], *, dense: Sequence[int] = ()
+) -> list[float]:
+    """Scale `raw` to the total density; sections that would exceed 1 are capped and the rest scaled again.
+
+    `dense` sections are capped from the beginning.
+    """
     if kind != "weight":
         raise SpaceError(
             f"allocation='er' or 'erk' with mask kind={kind!r}: they divide weights; use 'uniform' or 'global'"
         )
     sizes = [t.size for t in structure.prunable]
-    capped: set[int] = set()
+    capped = set(dense)
     while len(capped) < len(sizes):
         free = [i for i in range(len(sizes)) if i not in capped]
         budget = density * sum(sizes) - sum(sizes[i] for i in capped)

@@ -1,46 +1,251 @@
-"""The criteria by name, and the exact mask that one of them leaves."""
+"""The scores by name, and the exact masks that they leave."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from sparsefront.errors import SpaceError
 from sparsefront.spaces.allocations import kept_counts
-from sparsefront.spaces.masks import Mask, top_k
+from sparsefront.spaces.masks import Mask
 from sparsefront.spaces.structure import Structure
-from sparsefront.trainables.pruning.magnitude import Weights, magnitude
+from sparsefront.trainables.lanes import dense_lanes
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.models.model import StagedModule
+from sparsefront.trainables.pruning.scores import (
+    apoz,
+    fisher,
+    gradient_norm,
+    grasp,
+    lamp,
+    magnitude,
+    mean_activation,
+    movement,
+    random,
+    snip,
+    synflow,
+    taylor,
+)
+from sparsefront.trainables.pruning.selection import keep_best
+from sparsefront.trainables.pruning.state import ScoringState
 
-
-class Score(Protocol):
-    """Scores every entry of a mask, higher = keep."""
-
-    def __call__(self, structure: Structure, kind: str, weights: Weights, /) -> npt.NDArray[np.float64]:
-        """(entries,) float64 in the order of the mask."""
+#: Scores of a state: (L, entries), higher = keep.
+ScoreFunction = Callable[[ScoringState], torch.Tensor]
+Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """One row of the registry."""
+class Score:
+    """One row of the registry.
+
+    Attributes:
+        summary: what is kept.
+        source: of the definition.
+        nodes: scores of nodes.
+        weights: scores of weights; None where only nodes have a score.
+        needs: fields of the state that it reads besides the weights: 'examples', 'start', 'keys'.
+        uses_labels: whether it reads the labels of the examples.
+        passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
+        is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
+    """
 
     summary: str
     source: str
-    score: Score
+    nodes: ScoreFunction
+    weights: ScoreFunction | None = None
+    needs: tuple[str, ...] = ()
+    uses_labels: bool = False
+    passes_each: float = 0.0
+    is_data_free: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of masks that it scores."""
+        return ("node",) if self.weights is None else ("node", "weight")
+
+    def passes(self, n_examples: int, rounds: int = 1) -> float:
+        """Cost of one lane's mask in forward+backward passes of an example.
+
+        >>> SCORES["snip"].passes(100), SCORES["synflow"].passes(100, rounds=50), SCORES["magnitude"].passes(100)
+        (100.0, 50.0, 0.0)
+        """
+        return self.passes_each * rounds * (1 if self.is_data_free else n_examples)
+
+    def of(self, state: ScoringState, kind: str) -> torch.Tensor:
+        """Score of every entry of a mask of `kind`: (L, entries), higher = keep; minus infinity for what is gone.
+
+        Raises:
+            SpaceError: a kind that it does not score, something that it needs is missing, or a lane with scores that
+                are not finite.
+        """
+        if kind not in self.kinds:
+            raise SpaceError(
+                f"mask kind={kind!r}: this score ({self.summary}) is of {' and '.join(self.kinds)} masks only"
+            )
+        for need in self.needs:
+            value = getattr(state, need)
+            if value is None or (need == "keys" and len(value) != len(state.lanes)):
+                raise SpaceError(
+                    f"{need}: must be given for every lane to score by {self.summary!r}; see {self.source}"
+                )
+        function = self.nodes if self.weights is None or kind == "node" else self.weights
+        scores = function(state)
+        # A sum is finite if every term is, unless it overflows: then entry by entry.
+        if not bool(scores.sum().isfinite()) and not bool(scores.isfinite().all()):
+            lanes = (~scores.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+            raise SpaceError(f"scores of lanes={lanes}: must be finite; a diverged network cannot be pruned")
+        kept = state.kept(kind)
+        return scores if kept is None else scores.masked_fill_(~kept, -torch.inf)
 
 
-CRITERIA: Mapping[str, Criterion] = {
-    "magnitude": Criterion(
-        "largest weights, or nodes of largest group norm", "Han et al. 2015; Li et al. 2017", magnitude
+SCORES: Mapping[str, Score] = {
+    "random": Score("any, all masks equally likely", "control", random.nodes, random.weights, ("keys",)),
+    "magnitude": Score(
+        "largest weights, or nodes of largest group norm",
+        "Han et al. 2015; Li et al. 2017",
+        magnitude.nodes,
+        magnitude.weights,
+    ),
+    "lamp": Score(
+        "largest squares relative to the layer's that are not smaller", "Lee et al. 2021", lamp.nodes, lamp.weights
+    ),
+    "movement": Score(
+        "what training moved farthest from its start",
+        "Zhou et al. 2019",
+        movement.nodes,
+        movement.weights,
+        ("start",),
+    ),
+    "snip": Score(
+        "largest |w dL/dw|",
+        "Lee et al. 2019",
+        snip.nodes,
+        snip.weights,
+        ("examples",),
+        uses_labels=True,
+        passes_each=1.0,
+    ),
+    # A gradient (1), and back-propagation through it (2).
+    "grasp": Score(
+        "what removal would weaken the gradient flow",
+        "Wang et al. 2020",
+        grasp.nodes,
+        grasp.weights,
+        ("examples",),
+        uses_labels=True,
+        passes_each=3.0,
+    ),
+    "synflow": Score(
+        "largest share of the flow through the absolute weights; no data",
+        "Tanaka et al. 2020",
+        synflow.nodes,
+        synflow.weights,
+        ("examples",),
+        passes_each=1.0,
+        is_data_free=True,
+    ),
+    "fisher": Score(
+        "largest w^2 F / 2 with the empirical Fisher information",
+        "LeCun et al. 1990; Theis et al. 2018",
+        fisher.nodes,
+        fisher.weights,
+        ("examples",),
+        uses_labels=True,
+        passes_each=1.0,
+    ),
+    "taylor": Score(
+        "largest squared first-order change of the loss",
+        "Molchanov et al. 2019",
+        taylor.nodes,
+        taylor.weights,
+        ("examples",),
+        uses_labels=True,
+        passes_each=1.0,
+    ),
+    "gradient_norm": Score(
+        "largest |dL/dw|",
+        "Evci et al. 2020",
+        gradient_norm.nodes,
+        gradient_norm.weights,
+        ("examples",),
+        uses_labels=True,
+        passes_each=1.0,
+    ),
+    "apoz": Score(
+        "nodes that are zero on the fewest examples",
+        "Hu et al. 2016",
+        apoz.nodes,
+        None,
+        ("examples",),
+        passes_each=1 / 3,
+    ),
+    "mean_activation": Score(
+        "nodes of largest mean |activation|",
+        "Molchanov et al. 2017",
+        mean_activation.nodes,
+        None,
+        ("examples",),
+        passes_each=1 / 3,
     ),
 }
+
+#: Scores that need nothing but weights and have arms already.
+CRITERIA: Mapping[str, Score] = {"magnitude": SCORES["magnitude"]}
+
+
+def iterative_mask(
+    score: Score,
+    state: ScoringState,
+    kind: str,
+    *,
+    density: float,
+    counts_of: Callable[[float], Sequence[int]],
+    rounds: int = 1,
+) -> torch.Tensor:
+    """Masks cut in `rounds`, after each of which what is left is scored anew: (L, entries) bool.
+
+    Round i keeps the share density^(i / rounds); what is gone never comes back. One round is the one-shot mask.
+
+    Args:
+        score: a row of `SCORES`.
+        state: lanes at their initial weights; a mask that they already have is kept within.
+        kind: 'node' or 'weight'.
+        density: share of the entries to keep, in (0, 1].
+        counts_of: exact counts of a density, as `keep_best` takes them.
+        rounds: 1 or more.
+
+    Raises:
+        SpaceError: as `Score.of` and `keep_best` do.
+    """
+    sizes, final = state.structure.section_sizes(kind), counts_of(density)
+    counts = list(sizes) if len(final) == len(sizes) else [sum(sizes)]
+    kept = state.kept(kind)
+    if kept is not None:  # lanes of one stack may have lost unlike numbers of entries
+        parts = torch.split(kept, list(sizes), dim=1) if len(final) == len(sizes) else [kept]
+        counts = [int(part.sum(dim=1).min()) for part in parts]
+    masks: torch.Tensor | None = None
+    for i in range(1, rounds + 1):
+        # Apportioned counts can rise by one from a density to a lower one.
+        wanted = zip(counts, counts_of(density ** (i / rounds)), final, strict=True)
+        counts = [min(before, max(now, last)) for before, now, last in wanted]
+        if masks is not None:
+            state = state.masked(masks, kind)
+        masks = keep_best(score.of(state, kind), sizes, counts)
+    if masks is None:
+        raise SpaceError(f"rounds={rounds}: must be at least 1")
+    return masks
 
 
 def pruned_mask(
     name: str, structure: Structure, weights: Weights, *, kind: str, sparsity: float, allocation: str
 ) -> Mask:
-    """Mask of exactly the counts of `allocation` that keeps what criterion `name` scores highest."""
+    """Mask of exactly the counts of `allocation` that keeps what score `name` likes best, of weights alone."""
+    lanes = dense_lanes(structure, [weights], torch.device("cpu"))
+    # A score that needs examples, which would run the module, is refused for their lack.
+    state = ScoringState(Model(StagedModule(), structure, "torch"), lanes)
     counts = kept_counts(structure, kind, sparsity, allocation)
-    return top_k(CRITERIA[name].score(structure, kind, weights), structure.section_sizes(kind), counts)
+    return np.asarray(keep_best(SCORES[name].of(state, kind), structure.section_sizes(kind), counts)[0].numpy())
