@@ -27,7 +27,7 @@ class CheckpointKeeper:
 
     def learn(self, rows: pa.RecordBatch) -> None:
         """Look at committed rows; never raises for a file that cannot be removed."""
-        of_search = rows.filter(pc.is_in(rows.column("stage"), pa.array(["rung", "trained"])))
+        of_search = rows.filter(pc.is_in(rows.column("stage"), pa.array(["rung", "level", "trained"])))
         for row in of_search.select(["arm", "replicate", "slot", "checkpoint"]).to_pylist():
             key = row["arm"], row["replicate"], row["slot"]
             before, now = self._of.pop(key, None), row["checkpoint"]

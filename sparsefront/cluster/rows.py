@@ -118,13 +118,15 @@ def trained_rows(
         for i, slot in enumerate(lane.slots):
             cost = {"passes": 0.0, "flops": 0.0, "seconds": 0.0} if i else {}
             rows.append({**shared, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
+        if one.mask_bits is not None and one.mask_digest is not None:
+            blobs[one.mask_digest] = one.mask_bits
         for mask in one.derived:
             blobs[mask.digest] = mask.bits
             rows.append(
                 {
                     "candidate": lane.id,
                     "stage": "pruned",
-                    "arm": mask.criterion,
+                    "arm": mask.arm,
                     "replicate": work.replicate,
                     "target_sparsity": mask.target_sparsity,
                     "slot": 0,
@@ -137,8 +139,8 @@ def trained_rows(
                     "n_params": mask.remains.n_params,
                     "macs": mask.remains.macs,
                     "steps": 0,
-                    "passes": 0.0,
-                    "flops": 0.0,
+                    "passes": mask.passes,
+                    "flops": 0.0 if one.remains is None else 6.0 * one.remains.macs * mask.passes,
                     "seconds": 0.0,
                     "attempt": work.attempt,
                     "pack": work.key,
@@ -205,7 +207,7 @@ def lost_rows(
         return _from_rows(rows)
     for lane in work.lanes:
         for i, slot in enumerate(lane.slots):
-            described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe)}
+            described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe), "stage": work.stage}
             cost = {"seconds": 0.0} if i else {}
             rows.append({**common, **described, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
     return _from_rows(rows)
@@ -330,7 +332,7 @@ def _unavailable_rows(one: Unavailable, names: CandidateNames, recipe: Recipe) -
             "candidate": names.of(
                 Candidate(one.replicate, one.sparsity, "masked", mask=f"missing-{slot.arm}-{slot.slot}")
             ),
-            "stage": "trained",
+            "stage": one.stage,
             "arm": slot.arm,
             "replicate": one.replicate,
             "target_sparsity": one.sparsity,
@@ -372,10 +374,12 @@ def _trained_columns(work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, 
     row: dict[str, Any] = {
         **_candidate_columns(lane, recipe),
         **hyperparameters(recipe),
+        "stage": work.stage,
         "replicate": work.replicate,
         "target_sparsity": work.sparsity,
         "outcome": one.outcome,
         "mask_digest": one.mask_digest,
+        "checkpoint": one.checkpoint,
         "test_loss": one.test_loss,
         "test_error": one.test_error,
         "steps": 0,

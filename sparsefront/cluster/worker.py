@@ -30,7 +30,7 @@ from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
-from sparsefront.trainables.workshop import LaneOrder, Trained, Workshop
+from sparsefront.trainables.workshop import CutOrder, LaneOrder, Trained, Workshop
 
 #: A report at least this often, so that the driver knows that the pack is alive and the terminal moves.
 _REPORT_EVERY_S = 2.0
@@ -152,7 +152,8 @@ class PackRunner:
         if settings.is_search:
             self._workshop = SegmentShop(settings.recipe, self._dataset, device, Path(settings.checkpoints))
         else:
-            self._workshop = Workshop(settings.recipe, self._dataset, device)
+            folder = Path(settings.checkpoints) if settings.checkpoints else None
+            self._workshop = Workshop(settings.recipe, self._dataset, device, folder)
 
     def _run(self, work: Work, masks: dict[str, bytes]) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
         if isinstance(work, SegmentWork):
@@ -162,8 +163,18 @@ class PackRunner:
         if isinstance(work, ScoreWork):
             yield from ((rows, {}) for rows in self._score(self._workshop, work))
             return
-        orders = [LaneOrder(lane.candidate, masks.get(lane.candidate.mask or "")) for lane in work.lanes]
-        for ended in self._workshop.train(orders, derive=work.derive):
+        orders = [
+            LaneOrder(
+                lane.candidate,
+                masks.get(lane.candidate.mask or ""),
+                lane.id,
+                tuple(CutOrder(cut.arm, cut.sparsity, cut.method) for cut in lane.cuts),
+                lane.checkpoint,
+                lane.keeps_weights,
+            )
+            for lane in work.lanes
+        ]
+        for ended in self._workshop.train(orders):
             yield self._rows(work, ended)
 
     def _train_segment(self, work: SegmentWork) -> Iterator[pa.RecordBatch | None]:

@@ -15,7 +15,8 @@ class Design:
 
     ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point); ``convergence_margin_fraction`` is
     a fraction of ``steps``; ``convergence_target_fraction`` is the share of the parent's accuracy that counts as
-    converged.
+    converged. ``arms`` are all of them, controls included; ``methods`` says of each that the user described what differs
+    from the method it is called after.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Design:
     convergence_margin_fraction: float = 0.05
     alpha: float = 0.05
     objectives: tuple[str, ...] = ("val_error", "n_params", "macs")
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

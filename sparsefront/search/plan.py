@@ -7,7 +7,7 @@ the killed one stopped and decides what it would have decided.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparsefront.search.design import Design
-from sparsefront.search.methods import METHODS, Best, Context, Missing
+from sparsefront.search.methods import Best, Context, Cut, Method, Missing, Trained, methods_of
 from sparsefront.spaces.candidate import Candidate, CandidateNames
 
 POOL = "pool"
@@ -56,21 +56,36 @@ class ScoreWork:
 
 @dataclass(frozen=True)
 class Lane:
-    """A candidate, its id, and the slots it fills (the first one bears the cost)."""
+    """A candidate on its way.
+
+    Attributes:
+        candidate: what is trained.
+        id: of the candidate.
+        slots: that it fills; the first one bears the cost.
+        cuts: masks to be cut from it once it is trained.
+        checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
+        keeps_weights: whether its own weights are to be kept, for a network that goes on from them.
+    """
 
     candidate: Candidate
     id: str
     slots: tuple[Slot, ...]
+    cuts: tuple[Cut, ...] = ()
+    checkpoint: str | None = None
+    keeps_weights: bool = False
 
 
 @dataclass(frozen=True)
 class TrainWork:
-    """Candidates of one replicate and level to be trained; `derive`: masks to cut from the parent among them."""
+    """Candidates of one replicate and level to be trained.
+
+    `stage` is that of their rows: 'trained', or 'level' on the way to a sparsity of the study.
+    """
 
     replicate: int
     sparsity: float
     lanes: tuple[Lane, ...]
-    derive: tuple[tuple[str, float], ...] = ()
+    stage: str = "trained"
     attempt: int = 0
 
     @property
@@ -105,8 +120,9 @@ class _Level:
     highest: _Extreme = _NONE  # of the negated loss
     n_scored: int = 0
     trained: set[Slot] = field(default_factory=set)
-    derived: dict[str, str | Missing] = field(default_factory=dict)
-    is_issued: bool = False
+    derived: dict[str, Trained | Missing] = field(default_factory=dict)
+    results: dict[str, Trained | Missing] = field(default_factory=dict)
+    issued: set[str] = field(default_factory=set)
 
     def best(self) -> Best | None:
         """The draws that stand out, once all are scored."""
@@ -124,6 +140,7 @@ class Unavailable:
     sparsity: float
     slots: tuple[Slot, ...]
     reason: str
+    stage: str = "trained"
 
 
 class Plan:
@@ -132,36 +149,56 @@ class Plan:
     def __init__(self, design: Design, names: CandidateNames, *, masks_per_pack: int, lanes_per_pack: int) -> None:
         self._design, self._names = design, names
         self._masks_per_pack, self._lanes_per_pack = masks_per_pack, lanes_per_pack
-        self._arms = {arm: METHODS[arm] for arm in design.arms}
+        # A study of which only some arms are run judges, and counts, those alone.
+        known = methods_of(design.methods or {arm: {} for arm in design.arms})
+        self._arms: dict[str, Method] = {arm: known[arm] for arm in design.arms}
         self._needs_scores = any(m.needs_scores for m in self._arms.values())
-        criteria = sorted({m.criterion for m in self._arms.values() if m.criterion is not None})
-        self._derive = tuple((c, s) for c in criteria for s in design.sparsities)
-        self._needs_parent = any(m.is_dense for m in self._arms.values()) or bool(criteria)
-        levels = ([0.0] if self._needs_parent else []) + list(design.sparsities)
+        sparsities = tuple(sorted(design.sparsities))
+        self._at: dict[float, list[str]] = {}
+        for arm, method in self._arms.items():
+            for sparsity in method.levels(sparsities):
+                self._at.setdefault(sparsity, []).append(arm)
+        if any(m.needs_parent for m in self._arms.values()):
+            self._at.setdefault(0.0, [])
+        self._sparsities = sparsities
+        levels = ([0.0] if 0.0 in self._at else []) + list(design.sparsities)
+        levels += sorted(set(self._at) - set(levels))
         n_draws = design.draws if self._needs_scores else 0
         # Replicate by replicate: a worker's data and first layer serve several packs, and pairs are complete early.
         self._levels = {
-            (r, s): _Level(np.zeros(n_draws if s else 0, dtype=np.bool_))
+            (r, s): _Level(np.zeros(n_draws if s in design.sparsities else 0, dtype=np.bool_))
             for r in range(design.replicates)
             for s in levels
         }
         self._to_score = sum(len(level.scored) for level in self._levels.values())
-        self._to_train = (
-            sum(
-                sum(m.n_slots(context) for m in self._arms.values() if m.is_dense == (s == 0.0)) or 1  # 1: the parent
-                for s in levels
-                for context in (Context(0, s, design.random_draws),)
-            )
-            * design.replicates
+        self._to_train = design.replicates * sum(
+            sum(self._arms[arm].n_slots(self._context(0, s)) for arm in arms) or 1  # 1: the parent
+            for s, arms in self._at.items()
         )
         self._n_scored = self._n_trained = 0
         self._trainings: deque[TrainWork] = deque()
         self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
         self._n_in_flight = 0
+        #: Checkpoints by the id of the network whose weights they hold.
+        self._checkpoints: dict[str, str] = {}
         #: Levels about which something was learnt that may let their trainings begin, in order.
         self._changed = dict.fromkeys(self._levels)
         self._is_primed = False
+
+    def _context(self, replicate: int, sparsity: float) -> Context:
+        """What is known of one level of one replicate."""
+        level = self._levels[replicate, sparsity]
+        return Context(
+            replicate,
+            sparsity,
+            self._design.random_draws,
+            self._design.steps,
+            self._sparsities,
+            level.best() if sparsity in self._design.sparsities else None,
+            level.derived,
+            level.results,
+        )
 
     def resize(self, *, masks_per_pack: int, lanes_per_pack: int) -> None:
         """Divide work that is not queued yet into packs of another size, once it is known where it runs."""
@@ -174,8 +211,9 @@ class Plan:
         stage = rows.column("stage")
         for name, learn in (
             ("scored", self._absorb_scored),
-            ("trained", self._absorb_trained),
             ("pruned", self._absorb_pruned),
+            ("level", self._absorb_trained),
+            ("trained", self._absorb_trained),
         ):
             chosen = rows.filter(pc.equal(stage, name))
             if chosen.num_rows:
@@ -184,7 +222,7 @@ class Plan:
     #: Columns that `absorb` reads.
     columns = (
         "stage", "arm", "replicate", "target_sparsity", "slot", "outcome",
-        "initial_loss", "scalefree_loss", "mask_digest", "error",
+        "initial_loss", "scalefree_loss", "mask_digest", "checkpoint", "candidate", "error",
     )  # fmt: skip
 
     def _absorb_scored(self, rows: pa.RecordBatch | pa.Table) -> None:
@@ -207,23 +245,40 @@ class Plan:
                 self._changed[key] = None
 
     def _absorb_trained(self, rows: pa.RecordBatch | pa.Table) -> None:
-        for row in rows.select(["arm", "replicate", "target_sparsity", "slot", "outcome"]).to_pylist():
-            trained = self._levels[row["replicate"], row["target_sparsity"]].trained
-            self._n_trained -= len(trained)
-            trained.add(Slot(row["arm"], row["slot"]))
-            self._n_trained += len(trained)
-            if row["target_sparsity"] == 0.0 and row["outcome"] != "completed":
-                missing = Missing(f"the parent of replicate {row['replicate']} did not complete ({row['outcome']})")
-                for criterion, sparsity in self._derive:
-                    self._learn_derived(row["replicate"], sparsity, criterion, missing)
+        names = ["arm", "replicate", "target_sparsity", "slot", "outcome", "mask_digest", "checkpoint", "candidate"]
+        for row in rows.select(names).to_pylist():
+            key = replicate, sparsity = row["replicate"], row["target_sparsity"]
+            level, arm = self._levels[key], row["arm"]
+            self._n_trained -= len(level.trained)
+            level.trained.add(Slot(arm, row["slot"]))
+            self._n_trained += len(level.trained)
+            if row["checkpoint"] is not None:
+                self._checkpoints[row["candidate"]] = row["checkpoint"]
+            if row["slot"] or arm in level.results:
+                continue
+            if row["outcome"] == "completed":
+                level.results[arm] = Trained(row["mask_digest"], row["candidate"])
+            else:
+                what = f"the parent of replicate {replicate}" if sparsity == 0.0 else f"its network at {sparsity:g}"
+                level.results[arm] = missing = Missing(f"{what} did not complete ({row['outcome']})")
+                for cut in self._cuts(arm, sparsity):
+                    self._learn_derived(replicate, cut.sparsity, cut.arm, missing)
+            self._changed[key] = None
 
     def _absorb_pruned(self, rows: pa.RecordBatch | pa.Table) -> None:
-        for row in rows.select(["arm", "replicate", "target_sparsity", "mask_digest"]).to_pylist():
-            self._learn_derived(row["replicate"], row["target_sparsity"], row["arm"], row["mask_digest"])
+        names = ["arm", "replicate", "target_sparsity", "mask_digest", "candidate"]
+        for row in rows.select(names).to_pylist():
+            mask = Trained(row["mask_digest"], row["candidate"])
+            self._learn_derived(row["replicate"], row["target_sparsity"], row["arm"], mask)
 
-    def _learn_derived(self, replicate: int, sparsity: float, criterion: str, mask: str | Missing) -> None:
-        self._levels[replicate, sparsity].derived.setdefault(criterion, mask)
+    def _learn_derived(self, replicate: int, sparsity: float, arm: str, mask: Trained | Missing) -> None:
+        self._levels[replicate, sparsity].derived.setdefault(arm, mask)
         self._changed[replicate, sparsity] = None
+
+    def _cuts(self, arm: str, sparsity: float) -> list[Cut]:
+        """Masks to be cut from an arm's network of a level; from the parent, those of all arms."""
+        arms = self._arms.values() if sparsity == 0.0 else [self._arms[arm]]
+        return [cut for method in arms for cut in method.cuts(sparsity, self._sparsities)]
 
     def is_new(self, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows are not committed yet, by key: (n,) bool."""
@@ -242,7 +297,7 @@ class Plan:
         level = self._levels[replicate, target_sparsity]
         if stage == "scored":
             return bool(level.scored[slot])
-        return Slot(arm, slot) in level.trained if stage == "trained" else arm in level.derived
+        return arm in level.derived if stage == "pruned" else Slot(arm, slot) in level.trained
 
     # Handing out -----------------------------------------------------------------------------------------------------
 
@@ -315,44 +370,68 @@ class Plan:
         changed, self._changed = self._changed, {}
         for replicate, sparsity in changed:
             level = self._levels[replicate, sparsity]
-            if not level.is_issued:
-                self._issue(replicate, sparsity, level)
+            self._issue(replicate, sparsity, level)
 
     def _issue(self, replicate: int, sparsity: float, level: _Level) -> None:
-        """Queue the trainings of one level, once all its arms know their candidates."""
-        best = level.best() if sparsity else None
-        context = Context(replicate, sparsity, self._design.random_draws, best, level.derived)
+        """Queue the trainings of one level whose candidates are known: arms that wait for each other, all at once."""
+        context = self._context(replicate, sparsity)
+        known: dict[str, list[Candidate] | Missing] = {}
+        is_waiting = False
+        for arm in self._at[sparsity]:
+            if arm not in level.issued:
+                candidates = self._arms[arm].candidates(context)
+                if candidates is not None:
+                    known[arm] = candidates
+                elif not self._arms[arm].goes_alone:
+                    is_waiting = True
+        if is_waiting:
+            known = {arm: found for arm, found in known.items() if self._arms[arm].goes_alone}
         wanted: dict[Candidate, list[Slot]] = {}
-        impossible: list[Unavailable] = []
-        for arm, method in self._arms.items():
-            if method.is_dense != (sparsity == 0.0):
-                continue
-            candidates = method.candidates(context)
-            if candidates is None:
-                return
+        for arm, candidates in known.items():
+            level.issued.add(arm)
             if isinstance(candidates, Missing):
-                slots = [Slot(arm, i) for i in range(method.n_slots(context))]
+                slots = [Slot(arm, i) for i in range(self._arms[arm].n_slots(context))]
                 left = tuple(s for s in slots if s not in level.trained)
                 if left:
-                    impossible.append(Unavailable(replicate, sparsity, left, candidates.reason))
+                    self._unavailable.append(
+                        Unavailable(replicate, sparsity, left, candidates.reason, self._stage(sparsity))
+                    )
                 continue
             for i, candidate in enumerate(candidates):
                 wanted.setdefault(candidate, []).append(Slot(arm, i))
-        if sparsity == 0.0 and not wanted:
+        if sparsity == 0.0 and not self._at[sparsity] and not level.issued:
             # Some arm prunes the trained parent, but the parent is no arm: it is trained and recorded all the same.
+            level.issued.add("dense")
             wanted[Candidate(replicate, 0.0, "parent")] = [Slot("dense", 0)]
-        level.is_issued = True
-        self._unavailable += impossible
-        lanes = [
-            Lane(candidate, self._names.of(candidate), tuple(slots))
-            for candidate, slots in wanted.items()
-            if slots[0] not in level.trained
-        ]
-        derive = self._derive if sparsity == 0.0 else ()
+        self._queue(replicate, sparsity, wanted)
+
+    def _queue(self, replicate: int, sparsity: float, wanted: Mapping[Candidate, Sequence[Slot]]) -> None:
+        """Queue candidates in packs, those left out whose first slot is filled."""
+        trained = self._levels[replicate, sparsity].trained
+        lanes = []
+        for candidate, slots in wanted.items():
+            if slots[0] not in trained:
+                # A network in several slots is cut for each of their arms, the parent for all.
+                arms = dict.fromkeys(slot.arm for slot in slots)
+                cuts = dict.fromkeys(cut for arm in arms for cut in self._cuts(arm, sparsity))
+                lanes.append(
+                    Lane(
+                        candidate,
+                        self._names.of(candidate),
+                        tuple(slots),
+                        tuple(cuts),
+                        None if candidate.origin is None else self._checkpoints.get(candidate.origin),
+                        any(cut.method.keeps_weights for cut in cuts),
+                    )
+                )
         n_packs = -(-len(lanes) // self._lanes_per_pack)
         for part in np.array_split(np.arange(len(lanes)), max(1, n_packs)):
             if len(part):
-                self._trainings.append(TrainWork(replicate, sparsity, tuple(lanes[i] for i in part), derive))
+                chosen = tuple(lanes[i] for i in part)
+                self._trainings.append(TrainWork(replicate, sparsity, chosen, self._stage(sparsity)))
+
+    def _stage(self, sparsity: float) -> str:
+        return "trained" if sparsity == 0.0 or sparsity in self._sparsities else "level"
 
     # Totals ----------------------------------------------------------------------------------------------------------
 

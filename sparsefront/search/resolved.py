@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.design import Design, RungSettings, SearchArm, SearchDesign
+from sparsefront.search.methods import methods_of
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.space import Space
@@ -22,12 +23,15 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
     if "space" in identity:
         return search_design_of(identity)
     search, masks, verdict = identity["search"], identity["masks"], identity["verdict"]
+    arms = identity["arms"]
+    tables = dict(arms) if isinstance(arms, Mapping) else {arm: {} for arm in arms}
     return Design(
         name=identity["name"],
         seed=identity["seed"],
         replicates=identity["replicates"],
         sparsities=tuple(identity["sparsities"]),
-        arms=tuple(identity["arms"]),
+        arms=tuple(methods_of(tables)),
+        methods=tables,
         draws=search["draws"],
         random_draws=search["random_draws"],
         probe_size=search["probe_size"],

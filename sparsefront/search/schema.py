@@ -4,7 +4,8 @@ Rows come in stages, told apart by the column ``stage``:
 
 * ``scored``: a mask was scored without training (its initial loss is known);
 * ``trained``: an arm's candidate was trained, or failed to be, or was stopped;
-* ``pruned``: a mask was derived from trained weights (an input of the ``magnitude`` arm);
+* ``pruned``: a mask was cut from trained weights for an arm (``candidate`` is the network that it was cut from);
+* ``level``: an arm's network on the way to a sparsity of the study was trained (iterative pruning);
 * ``rung``: a candidate of a search reached a rung, where it is compared; ``target_sparsity`` holds the rung's number.
 
 Costs (``passes``, ``flops``, ``seconds``) are those of the row alone: what an arm spent is their sum over all its rows.
@@ -40,7 +41,7 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column("candidate", pa.string(), "id: hash of everything that defines the candidate, 32 hex digits"),
-    Column("stage", pa.string(), "scored, trained, pruned or rung"),
+    Column("stage", pa.string(), "scored, trained, pruned, level or rung"),
     Column("arm", pa.string(), "arm that the row belongs to; 'pool' for scored masks, which several arms choose from"),
     Column("replicate", pa.int32(), "index of (data split, initial weights, data order)"),
     Column(

@@ -33,7 +33,7 @@ from sparsefront.errors import ConfigError
 from sparsefront.search.design import Design
 from sparsefront.search.findings import METRICS, PREDICTORS, Comparison, Correlation, Spent, Verdict
 from sparsefront.search.front import Batches, chunks
-from sparsefront.search.methods import METHODS
+from sparsefront.search.methods import Method, methods_of
 from sparsefront.search.statistics import (
     best_of_draws,
     equivalence_test,
@@ -78,7 +78,7 @@ def judge(batches: Batches, design: Design) -> Verdict:
     Raises:
         ConfigError: if a column is missing.
     """
-    record = _read(batches)
+    record = _read(batches, design)
     networks = _networks(record, design)
     comparisons: list[Comparison] = []
     metrics = METRICS if any(arm == "dense" for arm, _, _ in networks.cells) else METRICS[:1]
@@ -130,8 +130,10 @@ class _Record:
     """What a verdict needs of a ledger: trained rows, and sums over all others."""
 
     trained: pa.Table
+    methods: Mapping[str, Method]
     scoring_passes: dict[tuple[int, float], float] = field(default_factory=dict)
     pruning_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)
+    level_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)  # of a chain's trainings
     sums: dict[str, Floats] = field(default_factory=dict)  # by arm: passes, flops, seconds
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by arm
 
@@ -168,9 +170,9 @@ class _Pairs:
     n_lost_draws: int
 
 
-def _read(batches: Batches) -> _Record:
+def _read(batches: Batches, design: Design) -> _Record:
     trained: list[pa.Table] = []
-    record = _Record(pa.table({}))
+    record = _Record(pa.table({}), methods_of(design.methods or {arm: {} for arm in design.arms}))
     for chunk in chunks(batches):
         missing = [name for name in VERDICT_COLUMNS if name not in chunk.schema.names]
         if missing:
@@ -197,6 +199,9 @@ def _add_up(record: _Record, rows: pa.Table) -> None:
         if row["stage"] == "pruned":
             record.pruning_passes[arm, *place] = record.pruning_passes.get((arm, *place), 0.0) + spent[0]
             continue
+        if row["stage"] in ("level", "trained"):
+            key = (arm, *place)
+            record.level_passes[key] = record.level_passes.get(key, 0.0) + spent[0]
         if row["stage"] == "scored":
             record.scoring_passes[place] = record.scoring_passes.get(place, 0.0) + spent[0]
         counts = record.outcomes.setdefault(arm, {})
@@ -268,7 +273,7 @@ def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, lev
     values = networks.accuracy if metric == "accuracy" else networks.steps_to_target
     found: list[tuple[float, ...]] = []
     n_short = n_both = n_arm = n_lost = 0
-    own_level = 0.0 if arm in METHODS and METHODS[arm].is_dense else level
+    own_level = 0.0 if arm in record.methods and record.methods[arm].is_dense else level
     for replicate in sorted({number for _, number, _ in networks.cells}):
         draws = networks.cells.get(("random", replicate, level), np.zeros(0, dtype=np.int64))
         usable = draws[networks.counted[draws]]
@@ -277,7 +282,7 @@ def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, lev
         kept = mine[networks.counted[mine]]
         if len(usable) == 0 or len(kept) == 0 or np.isnan(values[usable]).any() or np.isnan(values[kept]).any():
             continue
-        cost = float(networks.passes[mine].sum()) + _beforehand(networks, record, arm, replicate, level)
+        cost = float(networks.passes[mine].sum()) + _beforehand(networks, record, design, arm, replicate, level)
         single_cost = float(networks.passes[usable].mean())
         # Nobody can train less than one network.
         granted = max(1.0, cost / single_cost) if single_cost > 0 else 1.0
@@ -313,16 +318,25 @@ def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, lev
     )
 
 
-def _beforehand(networks: _Networks, record: _Record, arm: str, replicate: int, level: float) -> float:
+def _beforehand(
+    networks: _Networks, record: _Record, design: Design, arm: str, replicate: int, level: float
+) -> float:
     """Count the passes that an arm's network needed before its own training, as its method declares."""
-    method = METHODS.get(arm)
+    method = record.methods.get(arm)
     passes = 0.0
-    if method is not None and method.needs_scores:
+    if method is None:
+        return passes
+    if method.needs_scores:
         passes += record.scoring_passes.get((replicate, level), 0.0)
-    if method is not None and method.criterion is not None:
+    if method.needs_parent:
         parent = networks.cells.get(("dense", replicate, 0.0), np.zeros(0, dtype=np.int64))
         passes += float(networks.passes[parent].sum())
-        passes += record.pruning_passes.get((method.criterion, replicate, level), 0.0)
+        passes += record.pruning_passes.get((arm, replicate, level), 0.0)
+        if method.goes_alone:  # a chain: every level on the way was trained and pruned
+            for before in method.levels(design.sparsities):
+                if before < level:
+                    passes += record.level_passes.get((arm, replicate, before), 0.0)
+                    passes += record.pruning_passes.get((arm, replicate, before), 0.0)
     return passes
 
 

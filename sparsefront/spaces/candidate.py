@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from sparsefront.spaces.masks import mask_digest
+from sparsefront.spaces.pruning import Pruning
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Candidate:
             a mask of this level leaves).
         draw: number of the random mask, if the mask was drawn.
         mask: digest of the stored mask, if it was derived from trained weights.
+        method: how its mask is made or changes in its own training, or how it trains after pruning; None where neither
+            is part of it.
+        start: weights that it begins with: the parent's initial ones ('init'), the parent's after `rewind_step` steps
+            ('rewound'), those of network `origin` at its end ('trained'), or newly drawn ones ('fresh').
+        rewind_step: see `start`.
+        origin: id of the network that it goes on from.
+        control: name of the control that it is of the network which `mask` belongs to; '' for none.
+        steps: of its training; 0 for the study's.
     """
 
     replicate: int
@@ -29,11 +38,25 @@ class Candidate:
     network: Literal["parent", "masked", "small_dense"]
     draw: int | None = None
     mask: str | None = None
+    method: Pruning | None = None
+    start: Literal["init", "rewound", "trained", "fresh"] = "init"
+    rewind_step: int = 0
+    origin: str | None = None
+    control: str = ""
+    steps: int = 0
+
+    def as_data(self) -> dict[str, Any]:
+        """What defines it, as plain data: later fields only where they are not their defaults."""
+        data = asdict(self) | {"method": None if self.method is None else self.method.as_data()}
+        return {f.name: data[f.name] for f in fields(self) if f.name in _ALWAYS or data[f.name] != f.default}
 
     @property
     def level_key(self) -> int:
         """The level as an integer counter for seeds: sparsity in parts per billion."""
         return level_key(self.target_sparsity)
+
+
+_ALWAYS = ("replicate", "target_sparsity", "network", "draw", "mask")
 
 
 def level_key(sparsity: float) -> int:
@@ -64,7 +87,7 @@ class CandidateNames:
 
     def of(self, candidate: Candidate) -> str:
         """Id of `candidate`: 32 hex digits."""
-        return self._named(asdict(candidate))
+        return self._named(candidate.as_data())
 
     def of_settings(self, replicate: int, settings: Mapping[str, object]) -> str:
         """Id of a candidate of a search, by the study keys that it sets: 32 hex digits.

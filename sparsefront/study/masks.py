@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.search.design import Design
-from sparsefront.search.methods import METHODS
+from sparsefront.search.methods import BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
-from sparsefront.study.sections import MasksSection, SearchSection, Sparsity, VerdictSection
+from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.study.sections import ArmSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset
 from sparsefront.trainables.models import build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.recipe import Recipe
 
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
 _MAX_MASKS = 10**9
 _MAX_LEVELS = 10**6
+_ARM = re.compile(r"[A-Za-z]\w*")
+_PRUNING_FIELDS = tuple(field.name for field in fields(Pruning))
 
 
 class MaskStudy(Study):
     """Every arm at every sparsity and in every replicate."""
 
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=1000, strict=False)]
-    arms: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = tuple(METHODS)
+    arms: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | Mapping[str, ArmSection] = BASELINE
     masks: MasksSection = MasksSection()
     search: SearchSection = SearchSection()
     verdict: VerdictSection = VerdictSection()
@@ -44,15 +51,13 @@ class MaskStudy(Study):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """What no single value shows: names, registries, and numbers that must fit each other."""
-        for key, values in (("sparsities", self.sparsities), ("arms", self.arms)):
+        for key, values in (("sparsities", self.sparsities), ("arms", tuple(self.arms))):
             if len(set(values)) != len(values):
                 raise ConfigError(f"{key}={list(values)}: every value may appear once")
         if len({f"{s:g}" for s in self.sparsities}) != len(self.sparsities):
             raise ConfigError(f"sparsities={list(self.sparsities)}: must differ in their first six digits")
-        for arm in self.arms:
-            if arm not in METHODS:
-                raise ConfigError(f"arms: {arm!r} {nearest(arm, METHODS)}")
-        if "random" not in self.arms:
+        methods = self._methods()
+        if "random" not in methods:
             raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
         if self.masks.allocation not in ALLOCATIONS:
             raise ConfigError(
@@ -75,7 +80,7 @@ class MaskStudy(Study):
                 raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
         if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
             raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
-        needs_scores = any(METHODS[arm].needs_scores for arm in self.arms)
+        needs_scores = any(method.needs_scores for method in methods.values())
         if needs_scores and self.search.draws < self.search.random_draws:
             raise ConfigError(
                 f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
@@ -88,6 +93,80 @@ class MaskStudy(Study):
                 f"must be at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
             )
         return self
+
+    def _arm_tables(self) -> dict[str, dict[str, Any]]:
+        """What the user wrote of each arm."""
+        if not isinstance(self.arms, Mapping):
+            return {arm: {} for arm in self.arms}
+        return {
+            arm: {**section.model_dump(mode="json", exclude_defaults=True), **section.fields}
+            for arm, section in self.arms.items()
+        }
+
+    def _methods(self) -> dict[str, Method]:
+        """All arms, controls included, after all that can be wrong with them."""
+        tables = self._arm_tables()
+        for arm, table in tables.items():
+            where = f"arms.{arm}"
+            if not _ARM.fullmatch(arm):
+                raise ConfigError(f"arms: {arm!r} must be letters, digits and _, beginning with a letter")
+            called = table.get("method") or arm
+            if called not in METHODS:
+                missing = "" if arm != called else f"; or give [{where}] a method"
+                raise ConfigError(
+                    f"arms: {called!r} {nearest(called, METHODS)}{missing if isinstance(self.arms, Mapping) else ''}"
+                )
+            if called not in PRUNERS:
+                if odd := [key for key in table if key != "method"]:
+                    raise ConfigError(f"{where}.{odd[0]}: method {called!r} has no options; remove it")
+                if called != arm:
+                    raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
+                continue
+            for control in table.get("controls", ()):
+                if control not in CONTROLS:
+                    raise ConfigError(f"{where}.controls: {control!r} {nearest(control, CONTROLS)}")
+            for key in table:
+                if key not in ("method", "controls") and key not in _PRUNING_FIELDS:
+                    raise ConfigError(f"{where}.{key}: {nearest(key, ('method', 'controls', *_PRUNING_FIELDS))}")
+            self._check_pruner(where, PRUNERS[called], table)
+        methods = methods_of(tables)
+        n_arms = sum(1 + len(table.get("controls", ())) for table in tables.values())
+        if len(methods) != n_arms:
+            raise ConfigError(f"arms={list(tables)}: a control and an arm have the same name; rename the arm")
+        return methods
+
+    def _check_pruner(self, where: str, row: Pruner, table: Mapping[str, Any]) -> None:
+        kind = self.masks.kind
+        if kind not in row.kinds:
+            raise ConfigError(
+                f"{where}: prunes {' and '.join(row.kinds)} masks only, and masks.kind is {kind!r}; change one of the two"
+            )
+        changes = {key: value for key, value in table.items() if key not in ("method", "controls")}
+        try:
+            method = Pruning.of_data({**row.method.as_data(), **changes})
+        except (SpaceError, TypeError) as error:
+            raise ConfigError(f"{where}: {error}") from error
+        for key in ("score", "counts_of"):
+            score = getattr(method, key)
+            if score is not None and score not in SCORES:
+                raise ConfigError(f"{where}.{key}={score!r}: {nearest(score, SCORES)}")
+            if score is not None and kind not in SCORES[score].kinds:
+                raise ConfigError(
+                    f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind is "
+                    f"{kind!r}"
+                )
+        allocation = method.allocation or self.masks.allocation
+        if allocation not in ALLOCATIONS:
+            raise ConfigError(f"{where}.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
+        if kind not in ALLOCATIONS[allocation].kinds:
+            raise ConfigError(
+                f"{where}.allocation={allocation!r}: divides {' and '.join(ALLOCATIONS[allocation].kinds)} masks only"
+            )
+        if method.ap_fraction and (kind != "weight" or allocation != "global"):
+            raise ConfigError(
+                f"{where}.ap_fraction={method.ap_fraction!r}: removes single weights wherever they are; it needs "
+                "masks.kind 'weight' and allocation 'global'"
+            )
 
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""

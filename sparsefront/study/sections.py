@@ -92,6 +92,23 @@ class MasksSection(Section):
     allocation: str = "uniform"
 
 
+class ArmSection(Section):
+    """One arm of a study of masks: a method under a name of its own, with what differs from it, and its controls.
+
+    Besides `method` and `controls` it takes the fields of a pruning method (docs/pruning.md).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str = ""
+    controls: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the pruning method that are set."""
+        return dict(self.__pydantic_extra__ or {})
+
+
 class SearchSection(Section):
     """How many masks are scored (draws), on how many training examples (probe), and how many are trained unseen."""
 

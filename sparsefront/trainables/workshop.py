@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparsefront.errors import CandidateFailed
+from sparsefront.errors import CandidateFailed, CheckpointError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import Candidate, level_key
+from sparsefront.spaces.controls import CONTROLS, fresh_weights_key
 from sparsefront.spaces.masks import Mask, Remains, draw, mask_digest, pack_bits, remains, remains_of, unpack_bits
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset, split
 from sparsefront.trainables.lanes import LaneStack, dense_lanes, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, UpdateSettings, sections_of
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
-from sparsefront.trainables.pruning import pruned_mask
+from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
+from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
 
@@ -45,27 +51,53 @@ class ScoredMasks:
 
 
 @dataclass(frozen=True)
+class CutOrder:
+    """A mask to be cut from a network once it is trained: for which arm, at which sparsity, and how."""
+
+    arm: str
+    sparsity: float
+    method: Pruning
+
+
+@dataclass(frozen=True)
 class LaneOrder:
-    """One candidate to train: `mask_bits` are the packed bits of a stored mask."""
+    """One candidate to train.
+
+    Attributes:
+        candidate: what is trained.
+        mask_bits: packed bits of its stored mask.
+        id: of the candidate; checkpoints know it by that.
+        cuts: masks to be cut from it.
+        checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
+        keeps_weights: whether to leave a checkpoint of its own weights.
+    """
 
     candidate: Candidate
     mask_bits: bytes | None = None
+    id: str = ""
+    cuts: tuple[CutOrder, ...] = ()
+    checkpoint: str | None = None
+    keeps_weights: bool = False
 
 
 @dataclass(frozen=True)
 class DerivedMask:
-    """A mask cut from trained weights: packed bits, their digest, and what the mask leaves."""
+    """A mask cut from trained weights: packed bits, their digest, what the mask leaves, and what it took to make."""
 
-    criterion: str
+    arm: str
     target_sparsity: float
     bits: bytes
     digest: str
     remains: Remains
+    passes: float = 0.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of one candidate; `result` is None if it never came to a validation point."""
+    """What became of one candidate; `result` is None if it never came to a validation point.
+
+    `mask_bits` are the packed bits of a mask that its own training made.
+    """
 
     candidate: Candidate
     outcome: str
@@ -79,36 +111,48 @@ class Trained:
     seconds: float
     derived: tuple[DerivedMask, ...] = ()
     error: str | None = None
+    mask_bits: bytes | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
 class _Replicate:
-    """Data, initial weights and data order of one replicate, on the device."""
+    """Data and initial weights of one replicate, on the device."""
 
     train: Examples
     validation: Examples
     probe: Examples
-    order: torch.Tensor
     weights: dict[str, npt.NDArray[np.float32]]
     parent: dict[str, torch.Tensor]
 
 
 @dataclass(eq=False)  # a job is itself: comparing masks entry by entry is slow, and ambiguous for equal orders
 class _Job:
-    """One candidate on its way through the workshop; `wasted_passes` are those of packs that broke off."""
+    """One candidate on its way through the workshop.
+
+    `wasted_passes` are those of packs that broke off, `making_passes` those that its mask took before its training.
+    """
 
     order: LaneOrder
     mask: Mask | None = None
     wasted_passes: float = 0.0
     wasted_s: float = 0.0
     remains: Remains | None = None
+    making_passes: float = 0.0
+
+    @property
+    def method(self) -> Pruning | None:
+        return self.order.candidate.method
 
 
 class Workshop:
     """Builds, scores, trains and measures candidates of one recipe on one device."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, device: torch.device, checkpoint_dir: Path | None = None
+    ) -> None:
+        """Prepare a workshop; `checkpoint_dir` is needed where networks go on from the weights of others."""
+        self.recipe, self.device, self._folder = recipe, device, checkpoint_dir
         self._dataset = dataset
         self._model = build_model(
             recipe.model, recipe.model_options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
@@ -116,6 +160,9 @@ class Workshop:
         self._test = Examples.of(dataset.x_test, dataset.y_test, dataset.n_classes, device)
         self._replicate = lru_cache(maxsize=4)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
+        self._order = lru_cache(maxsize=4)(self._make_order)
+        self._rewound = lru_cache(maxsize=8)(self._make_rewound)
+        self._cutter = Cutter(self.structure, recipe.mask_kind, recipe.allocation)
 
     @property
     def structure(self) -> Structure:
@@ -125,19 +172,33 @@ class Workshop:
     def _make_replicate(self, replicate: int) -> _Replicate:
         recipe = self.recipe
         train, validation = split_examples(recipe, self._dataset, replicate, self.device)
-        order = batch_order(
-            len(train), recipe.schedule.batch_size, recipe.schedule.steps, generator(recipe.seed, "order", replicate)
-        )
         probe = generator(recipe.seed, "probe", replicate).permutation(len(train))[: recipe.probe_size]
         weights = initial_weights(self.structure, self._model.init, generator(recipe.seed, "parent", replicate))
         return _Replicate(
             train=train,
             validation=validation,
             probe=train.select(torch.from_numpy(probe).to(self.device)),
-            order=torch.from_numpy(order).to(self.device),
             weights=weights,
             parent={name: torch.from_numpy(w).to(self.device) for name, w in weights.items()},
         )
+
+    def _make_order(self, replicate: int, steps: int) -> torch.Tensor:
+        """Indices of the batches of the first steps of a replicate: (steps, batch) int64; longer orders begin alike."""
+        n_train = len(self._replicate(replicate).train)
+        order = batch_order(
+            n_train, self.recipe.schedule.batch_size, steps, generator(self.recipe.seed, "order", replicate)
+        )
+        return torch.from_numpy(order).to(self.device)
+
+    def _make_rewound(self, replicate: int, step: int) -> dict[str, torch.Tensor]:
+        """The parent's weights after so many steps of its training, trained again: its own training paid for them."""
+        state = self._replicate(replicate)
+        lanes = dense_lanes(self.structure, [state.weights], self.device)
+        pack = self._pack(lanes, state, self._order(replicate, step), step)
+        (result,) = [one for ended in pack.run() for one in ended]
+        if result.outcome != "completed":
+            raise CandidateFailed(f"rewind_step={step}: the parent diverged before it; rewind to an earlier step")
+        return {name: view[0] for name, view in lanes.layout.views(result.parameters[None]).items()}
 
     def _make_scorer(self, replicate: int) -> Scorer:
         state = self._replicate(replicate)
@@ -181,9 +242,7 @@ class Workshop:
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def train(
-        self, orders: Sequence[LaneOrder], *, derive: Sequence[tuple[str, float]] = ()
-    ) -> Iterator[list[Trained]]:
+    def train(self, orders: Sequence[LaneOrder]) -> Iterator[list[Trained]]:
         """Train candidates of one replicate; yields at every validation point those that ended (often none).
 
         Whatever a candidate does (diverge, raise, exhaust memory), its neighbours' results are the same: a pack that
@@ -191,7 +250,9 @@ class Workshop:
 
         Args:
             orders: the candidates, all of one replicate.
-            derive: (criterion, sparsity) masks to cut from the trained parent, if it is among the candidates.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written or read: the machine's failure, not the candidates'.
         """
         groups: list[list[_Job]] = []
         for jobs in self._by_shape([_Job(order) for order in orders]):
@@ -203,10 +264,12 @@ class Workshop:
             began = perf_counter()
             spent: list[float] = [0.0]
             try:
-                for ended in self._train_together(jobs, derive, spent):
+                for ended in self._train_together(jobs, spent):
                     for job, _ in ended:
                         waiting.pop(id(job), None)
                     yield [trained for _, trained in ended]
+            except CheckpointError:
+                raise
             except Exception as error:  # the candidate boundary: user code or the device failed, which is data
                 outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
                 left = list(waiting.values())
@@ -227,12 +290,20 @@ class Workshop:
         Where a level fixes the size of every layer, small dense networks have the shape of the masked ones.
         """
         fixed_size = self.recipe.mask_kind == "node" and self.recipe.allocation != "global"
-        shapes: dict[tuple[str, float], list[_Job]] = {}
+        shapes: dict[tuple[object, ...], list[_Job]] = {}
         for job in jobs:
             c = job.order.candidate
             network = "masked" if fixed_size and c.network == "small_dense" else c.network
-            shapes.setdefault((network, c.target_sparsity), []).append(job)
+            update = c.method if c.method is not None and c.method.when == "during" else None
+            shapes.setdefault((network, c.target_sparsity, self._span(c), update), []).append(job)
         return list(shapes.values())
+
+    def _span(self, candidate: Candidate) -> tuple[int, int]:
+        """First and last step of a candidate's training, in the order of its replicate's batches."""
+        steps = candidate.steps or self.recipe.schedule.steps
+        if candidate.start == "trained" and candidate.method is not None:
+            return steps, steps + round(candidate.method.retrain_fraction * steps)
+        return candidate.rewind_step, steps
 
     def _lanes_at_once(self, job: _Job) -> int:
         if self.recipe.lanes_at_once is not None:
@@ -262,17 +333,23 @@ class Workshop:
                 remains_of(self.structure, self.structure)
             ] * len(jobs)
         masked = [job for job in jobs if job.order.candidate.network == "masked"]
+        origins: dict[tuple[bool, int, str | None], list[_Job]] = {}
         for job in masked:
-            job.mask = self._mask(job.order)
+            job.mask = self._mask(job, state)
             if self._model.check_mask is not None:
                 self._model.check_mask(job.mask)
-        stacks: dict[str, LaneStack] = {}
+            c = job.order.candidate
+            is_fresh = c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights)
+            origins.setdefault((is_fresh, c.rewind_step, c.origin), []).append(job)
+        stacks: list[LaneStack] = []
+        in_order: list[_Job] = []
         left: dict[int, Remains] = {}
-        if masked:
-            masks = np.stack([job.mask for job in masked if job.mask is not None])
+        for (fresh_start, _, _), members in origins.items():
+            masks = np.stack([job.mask for job in members if job.mask is not None])
             build = node_masked_lanes if self.recipe.mask_kind == "node" else weight_masked_lanes
-            stacks["masked"] = build(self.structure, state.parent, masks)
-            left.update(zip(map(id, masked), self._remains_of_masks(masks), strict=True))
+            stacks.append(build(self.structure, self._origin(members[0], state, is_fresh=fresh_start), masks))
+            left.update(zip(map(id, members), self._remains_of_masks(masks), strict=True))
+            in_order += members
         fresh = [job for job in jobs if job.order.candidate.network == "small_dense"]
         if fresh:
             small = self._small(first)
@@ -284,24 +361,99 @@ class Workshop:
                 )
                 for c in (job.order.candidate for job in fresh)
             ]
-            stacks["fresh"] = dense_lanes(small, weights, self.device)
+            stacks.append(dense_lanes(small, weights, self.device))
             left.update((id(job), remains_of(self.structure, small)) for job in fresh)
-        in_order = [*masked, *fresh]
+            in_order += fresh
         jobs_order = [in_order.index(job) for job in jobs]
-        return _concatenate(list(stacks.values())).select(jobs_order), [left[id(job)] for job in jobs]
+        return _concatenate(stacks).select(jobs_order), [left[id(job)] for job in jobs]
 
-    def _mask(self, order: LaneOrder) -> Mask:
-        c = order.candidate
+    def _origin(self, job: _Job, state: _Replicate, *, is_fresh: bool) -> Mapping[str, torch.Tensor]:
+        """The parent's weights that a masked candidate begins with what its mask leaves of."""
+        c = job.order.candidate
+        if is_fresh:
+            key = fresh_weights_key(self.recipe.seed, c.replicate, c.level_key)
+            weights = initial_weights(self.structure, self._model.init, np.random.Generator(np.random.Philox(key=key)))
+            return {name: torch.from_numpy(w).to(self.device) for name, w in weights.items()}
+        if c.start == "rewound":
+            return self._rewound(c.replicate, c.rewind_step)
+        if c.start != "trained":
+            return state.parent
+        if self._folder is None or job.order.checkpoint is None or c.origin is None:
+            raise CandidateFailed(f"origin={c.origin!r}: its weights were not kept; start the study in another folder")
+        parts = read_checkpoint(self._folder, job.order.checkpoint, [c.origin])[c.origin].parts
+        return {name: torch.from_numpy(w).to(self.device) for name, w in parts[WEIGHTS].items()}
+
+    def _mask(self, job: _Job, state: _Replicate) -> Mask:
+        """The mask that a candidate begins with."""
+        order, c, kind = job.order, job.order.candidate, self.recipe.mask_kind
+        sizes = self.structure.section_sizes(kind)
         if c.draw is not None:
             mask: Mask = self.draw_masks(c.replicate, c.target_sparsity, c.draw, c.draw + 1)[0]
             return mask
+        key = philox_key(self.recipe.seed, "prune", c.replicate, c.level_key)
+        if c.mask is None and c.method is not None:
+            if c.method.update is None:
+                cut = self._cutter.at_init(c.method, c.target_sparsity, self._whole(state, key))
+                job.making_passes = cut.passes
+                return cut.mask
+            if UPDATES[c.method.update].starts_dense:
+                return np.ones(sum(sizes), dtype=np.bool_)
+            first: Mask = draw(sizes, self._cutter.counts(c.method, c.target_sparsity), key, start=0, stop=1)[0]
+            return first
         if order.mask_bits is None or mask_digest(order.mask_bits) != c.mask:
             raise CandidateFailed(f"mask={c.mask!r}: its stored bits are missing or do not match the digest")
-        return unpack_bits(order.mask_bits, sum(self.structure.section_sizes(self.recipe.mask_kind)))
+        stored = unpack_bits(order.mask_bits, sum(sizes))
+        shuffle = CONTROLS[c.control].shuffle if c.control else None
+        return stored if shuffle is None else shuffle(self.structure, kind, stored, key, 0)
 
-    def _train_together(
-        self, jobs: Sequence[_Job], derive: Sequence[tuple[str, float]], spent: list[float]
-    ) -> Iterator[list[tuple[_Job, Trained]]]:
+    def _whole(self, state: _Replicate, key: npt.NDArray[np.uint64]) -> ScoringState:
+        """The parent with its initial weights, to be scored."""
+        lanes = dense_lanes(self.structure, [state.weights], self.device)
+        return ScoringState(self._model, lanes, state.probe, lanes.flat, (key,))
+
+    def _updates(self, jobs: Sequence[_Job], lanes: LaneStack) -> MaskUpdates | None:
+        """What changes the masks of jobs that train together."""
+        first, method = jobs[0].order.candidate, jobs[0].method
+        if method is None or method.update is None:
+            return None
+        start, stop = self._span(first)
+        settings = UpdateSettings(
+            sections=sections_of(self.structure, lanes.layout),
+            steps=stop - start,
+            sparsity=first.target_sparsity,
+            counts=lambda sparsity: self._cutter.counts(method, sparsity),
+            seed=self.recipe.seed,
+            replicate=first.replicate,
+            lanes=tuple(job.order.candidate.level_key for job in jobs),
+            begin_fraction=method.begin_fraction or None,
+            end_fraction=method.end_fraction,
+            every=method.every or None,
+            drop_fraction=method.drop_fraction,
+        )
+        return UPDATES[method.update].make(settings)
+
+    def _pack(
+        self,
+        lanes: LaneStack,
+        state: _Replicate,
+        order: torch.Tensor,
+        steps: int,
+        updates: MaskUpdates | None = None,
+    ) -> Pack:
+        """Lanes in training; the order of their batches begins with their first step."""
+        return Pack(
+            self._model,
+            lanes,
+            [self.recipe.hyper] * len(lanes),
+            replace(self.recipe.schedule, steps=steps),
+            train=state.train,
+            validation=state.validation,
+            order=order,
+            precision=self.recipe.precision,
+            updates=updates,
+        )
+
+    def _train_together(self, jobs: Sequence[_Job], spent: list[float]) -> Iterator[list[tuple[_Job, Trained]]]:
         recipe = self.recipe
         began = perf_counter()
         state = self._replicate(jobs[0].order.candidate.replicate)
@@ -309,16 +461,9 @@ class Workshop:
         for job, remaining in zip(jobs, left, strict=True):
             job.remains = remaining
         scores = score_lanes(self._model, lanes, state.probe)
-        pack = Pack(
-            self._model,
-            lanes,
-            [recipe.hyper] * len(jobs),
-            recipe.schedule,
-            train=state.train,
-            validation=state.validation,
-            order=state.order,
-            precision=recipe.precision,
-        )
+        start, stop = self._span(jobs[0].order.candidate)
+        order = self._order(jobs[0].order.candidate.replicate, stop)[start:]
+        pack = self._pack(lanes, state, order, stop - start, self._updates(jobs, lanes))
         n_points = 0
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
@@ -344,6 +489,10 @@ class Workshop:
             for result in ended:
                 job, i = jobs[result.lane], result.lane
                 test_loss, test_error = test.get(i, (None, None))
+                if result.mask is not None:
+                    job.mask = result.mask.cpu().numpy()
+                    job.remains = remains(self.structure, recipe.mask_kind, job.mask)
+                bits = None if job.mask is None else pack_bits(job.mask).tobytes()
                 rows.append(
                     (
                         job,
@@ -351,8 +500,8 @@ class Workshop:
                             candidate=job.order.candidate,
                             outcome=result.outcome,
                             result=result,
-                            mask_digest=None if job.mask is None else mask_digest(pack_bits(job.mask)),
-                            remains=left[i],
+                            mask_digest=None if bits is None else mask_digest(bits),
+                            remains=job.remains,
                             scores=(
                                 float(scores.initial_loss[i]),
                                 float(scores.scalefree_loss[i]),
@@ -361,37 +510,46 @@ class Workshop:
                             ),
                             test_loss=test_loss,
                             test_error=test_error,
-                            passes=job.wasted_passes + spent[0] + (len(self._test) * FORWARD_PASS if i in test else 0),
+                            passes=job.wasted_passes
+                            + job.making_passes
+                            + spent[0]
+                            + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
-                            derived=self._derive(job, result, lanes, derive),
+                            derived=self._cut(job, result, lanes, state),
+                            mask_bits=bits if job.method is not None and not job.method.needs_parent else None,
+                            checkpoint=self._save(job, result, lanes),
                         ),
                     )
                 )
             yield rows
 
-    def _derive(
-        self, job: _Job, result: LaneResult, lanes: LaneStack, derive: Sequence[tuple[str, float]]
-    ) -> tuple[DerivedMask, ...]:
-        """Masks cut from the trained parent."""
-        if job.order.candidate.network != "parent" or result.outcome != "completed":
+    def _cut(self, job: _Job, result: LaneResult, lanes: LaneStack, state: _Replicate) -> tuple[DerivedMask, ...]:
+        """Masks cut from a trained network."""
+        if result.outcome != "completed":
             return ()
-        weights: Mapping[str, npt.NDArray[np.float32]] = {
-            name: view[0].cpu().numpy() for name, view in lanes.layout.views(result.parameters[None]).items()
-        }
-        cut: list[DerivedMask] = []
-        for criterion, sparsity in derive:
-            mask = pruned_mask(
-                criterion,
-                self.structure,
-                weights,
-                kind=self.recipe.mask_kind,
-                sparsity=sparsity,
-                allocation=self.recipe.allocation,
-            )
-            bits = pack_bits(mask).tobytes()
-            left = remains(self.structure, self.recipe.mask_kind, mask)
-            cut.append(DerivedMask(criterion, sparsity, bits, mask_digest(bits), left))
-        return tuple(cut)
+        i, kind, c = result.lane, self.recipe.mask_kind, job.order.candidate
+        one = LaneStack(lanes.layout, result.parameters[None], None if lanes.keep is None else lanes.keep[i : i + 1])
+        found: list[DerivedMask] = []
+        for order in job.order.cuts:
+            key = philox_key(self.recipe.seed, "prune", c.replicate, level_key(order.sparsity))
+            scored = ScoringState(self._model, one, state.probe, lanes.flat[i : i + 1], (key,))
+            cut = self._cutter.after_training(order.method, order.sparsity, scored, job.mask)
+            bits = pack_bits(cut.mask).tobytes()
+            left = remains(self.structure, kind, cut.mask)
+            found.append(DerivedMask(order.arm, order.sparsity, bits, mask_digest(bits), left, cut.passes))
+        return tuple(found)
+
+    def _save(self, job: _Job, result: LaneResult, lanes: LaneStack) -> str | None:
+        """Write a checkpoint of weights that others go on from, at their places in the parent; returns its name."""
+        if not job.order.keeps_weights or result.outcome != "completed":
+            return None
+        if self._folder is None:
+            raise CheckpointError("checkpoints: this workshop has no folder for them; name one in its settings")
+        weights = {name: view[0] for name, view in lanes.layout.views(result.parameters[None]).items()}
+        if self.recipe.mask_kind == "node" and job.mask is not None:
+            weights = scatter_nodes(self.structure, job.mask, weights)
+        arrays = {name: weight.cpu().numpy() for name, weight in weights.items()}
+        return write_checkpoint(self._folder, {job.order.id: LaneState(result.steps, {WEIGHTS: arrays})})
 
 
 def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: torch.device) -> tuple[Examples, Examples]:

@@ -68,7 +68,8 @@ def run_inline(
 ) -> None:
     """Start `study` in `folder`, or go on where it stopped, one pack after the other."""
     dataset = load_dataset(study.data.name, study.data.options)
-    settings = WorkerSettings(study.recipe(), study.base(), "cpu", 600.0, None)
+    checkpoints = str(folder.absolute() / "checkpoints")
+    settings = WorkerSettings(study.recipe(), study.base(), "cpu", 600.0, None, checkpoints=checkpoints)
     if (folder / "study.json").exists():
         ledger = Ledger.open(folder, digest=study.digest, disk=disk)
     else:

@@ -3,12 +3,16 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.spaces.allocations.erdos_renyi import er, erk
+from sparsefront.spaces.allocations import ALLOCATIONS, counts_from_scores, kept_counts
+from sparsefront.spaces.allocations.erdos_renyi import er, erk, erk_plus
 from sparsefront.spaces.allocations.registry import kept_count
+from sparsefront.spaces.allocations.uniform import uniform_plus
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from tests.oracles import spaces as oracle
 
@@ -150,3 +154,106 @@ def test_unknown_allocations_kinds_and_combinations_are_refused():
         kept_counts(net, "node", 0.5, "erk")
     with pytest.raises(SpaceError, match="allocation='uniform' with mask kind='filter'"):
         kept_counts(net, "filter", 0.5, "uniform")
+
+
+CONV = ((25, 1, 5), (25, 25, 3), (25, 25, 3), (10, 125))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.85, 0.9])
+def test_uniform_plus_spares_the_first_convolution_and_the_classifier(sparsity):
+    net = weights_only(*CONV)
+    first, *middle, last = kept_counts(net, "weight", sparsity, "uniform_plus")
+    assert first == 125
+    assert last == (250 if sparsity >= 0.8 else round((1 - sparsity) * 5125 - 125) - sum(middle))
+    assert last / 1250 == pytest.approx(max(0.2, middle[0] / 1875), abs=1e-3)
+    assert abs(middle[0] - middle[1]) <= 1
+    # A perceptron has no first convolution to spare.
+    counts = kept_counts(perceptron(*DIGITS), "weight", sparsity, "uniform_plus")
+    densities = [k / n for k, n in zip(counts, (16_384, 32_768, 1_280), strict=True)]
+    spare = 0.2 if sparsity > 0.8 else 1 - sparsity
+    rest = ((1 - sparsity) * 50_432 - spare * 1_280) / (16_384 + 32_768)
+    assert densities == pytest.approx([rest, rest, spare], abs=1e-3)
+
+
+def test_only_the_first_convolution_is_spared_wherever_it_stands():
+    net = weights_only((30, 40), (8, 30, 3), (8, 8, 3), (10, 80))
+    counts = kept_counts(net, "weight", 0.5, "uniform_plus")
+    assert counts[1] == 720
+    assert counts[2] < 192
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95])
+def test_erk_plus_is_erk_of_the_rest_beside_a_dense_classifier(sparsity):
+    for shapes in (CONV, ((256, 64), (128, 256), (10, 128))):
+        net, rest = weights_only(*shapes), weights_only(*shapes[:-1])
+        budget = (1 - sparsity) * net.n_weights - math.prod(shapes[-1])
+        if budget < len(shapes) - 1:
+            assert erk_plus(net, "weight", 1 - sparsity) == erk(net, "weight", 1 - sparsity)
+        else:
+            *found, last = erk_plus(net, "weight", 1 - sparsity)
+            assert last == 1
+            assert found == pytest.approx(erk(rest, "weight", budget / rest.n_weights))
+
+
+def test_where_the_spared_layers_alone_exceed_the_budget_none_is_spared():
+    net = weights_only(*CONV)  # 125 + 250 weights are spared, or 1250
+    assert sum(kept_counts(net, "weight", 0.95, "uniform_plus")) == 256
+    assert uniform_plus(net, "weight", 0.05) == [0.05] * 4
+    assert uniform_plus(weights_only((10, 5)), "weight", 0.1) == [0.1]
+    assert uniform_plus(weights_only((4, 1, 3), (2, 12)), "weight", 0.1) == [0.1, 0.1]
+    assert erk_plus(net, "weight", 0.2) == erk(net, "weight", 0.2)
+    assert erk_plus(weights_only((10, 5)), "weight", 0.1) == pytest.approx([0.1])
+
+
+def test_explicit_densities_and_counts_are_taken_as_they_are():
+    net = perceptron(*DIGITS)
+    assert kept_counts(net, "weight", 0.9, "explicit", explicit=[0.117, 0.0702, 0.6457]) == (1917, 2300, 826)
+    counts = kept_counts(net, "weight", 0.9, "erk")
+    assert kept_counts(net, "weight", 0.9, "explicit", explicit=counts) == counts
+    assert kept_counts(net, "node", 127 / 384, "explicit", explicit=[1.0, 0.0001]) == (256, 1)
+
+
+@pytest.mark.parametrize(
+    ("explicit", "message"),
+    [
+        ([0.1, 0.1], r"explicit=\[0.1, 0.1\]: 3 numbers are needed, one for each section"),
+        ([0.1, 0.1, 1], r"explicit=\[0.1, 0.1, 1\]: .* \(a dense one is 1.0\), or all of them counts"),
+        ([True, True, True], "all of them densities"),
+        ([0.1, 0.1, 0.0], r"must be densities in \(0, 1\] or counts in 1..size"),
+        ([0.1, 0.1, math.nan], "must be densities"),
+        ([1, 1, 1281], r"sections of \[16384, 32768, 1280\]: must be densities"),
+        ([0.2, 0.2, 0.2], r"sparsity=0.9 with explicit=\[0.2, 0.2, 0.2\]: these leave sparsity 0.799988; change one"),
+        (None, "allocation='explicit' with explicit=None: numbers for the sections belong to allocation 'explicit'"),
+    ],
+)
+def test_explicit_numbers_that_cannot_be_are_refused(explicit, message):
+    with pytest.raises(SpaceError, match=message):
+        kept_counts(perceptron(*DIGITS), "weight", 0.9, "explicit", explicit=explicit)
+
+
+def test_explicit_numbers_belong_to_no_other_allocation():
+    with pytest.raises(SpaceError, match=r"allocation='erk' with explicit=\[0.1, 0.1, 0.1\]"):
+        kept_counts(perceptron(*DIGITS), "weight", 0.9, "erk", explicit=[0.1, 0.1, 0.1])
+    with pytest.raises(SpaceError, match=r"allocation='explicitt': must be one of .*; did you mean 'explicit'"):
+        kept_counts(perceptron(*DIGITS), "weight", 0.9, "explicitt")
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 0.9, 0.99]), st.sampled_from(["node", "weight"]))
+def test_counts_from_scores_are_those_of_the_best_overall(seed, sparsity, kind):
+    net = perceptron(6, 5, 4, 3)
+    sizes = net.section_sizes(kind)
+    scores = np.random.Generator(np.random.Philox(key=seed)).integers(0, 9, sum(sizes)) / 4.0
+    total = max(len(sizes), oracle.kept_count(str(sparsity), sum(sizes)))
+    mask = oracle.top_k(scores.tolist(), sizes, (total,))
+    expected = tuple(sum(part) for part in oracle.sections_of(sizes, mask))
+    assert counts_from_scores(net, kind, scores, sparsity) == expected
+
+
+def test_scores_that_cannot_be_ranked_are_refused():
+    net = perceptron(4, 3, 2)
+    with pytest.raises(SpaceError, match=r"scores of shape \(17,\): one for each of the 18 entries is needed"):
+        counts_from_scores(net, "weight", np.ones(17), 0.5)
+    with pytest.raises(SpaceError, match="scores: must be finite"):
+        counts_from_scores(net, "weight", np.full(18, np.inf), 0.5)
+    with pytest.raises(SpaceError, match=r"sparsity=1.0: must lie in \[0, 1\)"):
+        counts_from_scores(net, "weight", np.ones(18), 1.0)

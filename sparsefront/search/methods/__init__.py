@@ -1,6 +1,19 @@
 """The arms of a study: how each one comes to its candidates; one file and one registry line each."""
 
-from sparsefront.search.methods.method import Best, Context, Method, Missing
-from sparsefront.search.methods.registry import METHODS
+from sparsefront.search.methods.method import Best, Context, Cut, Method, Missing, Trained
+from sparsefront.search.methods.pruners import PRUNERS, Pruner
+from sparsefront.search.methods.registry import BASELINE, METHODS, methods_of
 
-__all__ = ["METHODS", "Best", "Context", "Method", "Missing"]
+__all__ = [
+    "BASELINE",
+    "METHODS",
+    "PRUNERS",
+    "Best",
+    "Context",
+    "Cut",
+    "Method",
+    "Missing",
+    "Pruner",
+    "Trained",
+    "methods_of",
+]

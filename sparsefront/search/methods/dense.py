@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from sparsefront.search.methods.method import Context
+from collections.abc import Sequence
+
+from sparsefront.search.methods.method import Context, EveryLevel
 from sparsefront.spaces.candidate import Candidate
 
 
-class Dense:
+class Dense(EveryLevel):
     """Arm `dense`."""
 
     summary = "the parent, trained whole"
     source = "the reference of every pruning paper"
     is_dense = True
-    needs_scores = False
-    criterion: str | None = None
 
-    def n_slots(self, context: Context) -> int:
-        """One."""
-        return 1
+    def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
+        """Level 0 alone."""
+        return (0.0,)
 
     def candidates(self, context: Context) -> list[Candidate]:
         """The parent of this replicate."""

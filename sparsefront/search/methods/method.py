@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sparsefront.spaces.candidate import Candidate
+from sparsefront.spaces.pruning import Pruning
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,32 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A mask to be cut from a trained network.
+
+    Attributes:
+        arm: whose mask it is.
+        sparsity: of the mask.
+        method: how it is cut.
+    """
+
+    arm: str
+    sparsity: float
+    method: Pruning
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a completed network of another arm left: digest of its mask, and id of the network if its weights are kept.
+
+    The mask is None if it has none.
+    """
+
+    mask: str | None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
 class Context:
     """What is known when an arm is asked.
 
@@ -36,15 +63,22 @@ class Context:
         replicate: index of the replicate.
         sparsity: the level; 0 for the dense parent.
         random_draws: masks that the random arm trains.
+        steps: of a training.
+        sparsities: all levels of the study, ascending.
         best: outstanding draws; None until all masks of the level are scored.
-        derived: digest of the mask that a criterion cut from the trained parent, by criterion; absent until known.
+        derived: mask that an arm's method cut from a trained network, by arm: its digest, and the id of that network;
+            absent until known.
+        trained: what the first network of other arms left at this level, by arm; absent until known.
     """
 
     replicate: int
     sparsity: float
     random_draws: int
+    steps: int = 0
+    sparsities: tuple[float, ...] = ()
     best: Best | None = None
-    derived: Mapping[str, str | Missing] = field(default_factory=dict)
+    derived: Mapping[str, Trained | Missing] = field(default_factory=dict)
+    trained: Mapping[str, Trained | Missing] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -55,18 +89,46 @@ class Method(Protocol):
         source: paper or convention that it follows.
         is_dense: whether it is asked once for each replicate at level 0 instead of at every level.
         needs_scores: whether the level's random masks must be scored first (part of its budget).
-        criterion: pruning criterion whose mask of the trained parent it needs, or None (the parent's training is then
-            part of its budget).
+        needs_parent: whether it starts from the trained parent (whose training is then part of its budget).
+        goes_alone: whether it is asked as soon as what it needs is known, without waiting for the level's other arms.
     """
 
     summary: str
     source: str
     is_dense: bool
     needs_scores: bool
-    criterion: str | None
+    needs_parent: bool
+    goes_alone: bool
+
+    def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
+        """Sparsities at which it trains, ascending; those of the study, and others on the way to them."""
+
+    def cuts(self, sparsity: float, sparsities: Sequence[float]) -> tuple[Cut, ...]:
+        """Masks to be cut from the network that it trains at a level; at level 0, from the parent."""
 
     def n_slots(self, context: Context) -> int:
         """How many candidates the arm trains at this level."""
 
     def candidates(self, context: Context) -> list[Candidate] | Missing | None:
         """The candidates, slot by slot; None while something it needs is not known yet."""
+
+
+class EveryLevel:
+    """What most arms have in common: they train at the study's levels, prune nothing that is trained, and wait."""
+
+    is_dense = False
+    needs_scores = False
+    needs_parent = False
+    goes_alone = False
+
+    def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
+        """Those of the study."""
+        return tuple(sparsities)
+
+    def cuts(self, sparsity: float, sparsities: Sequence[float]) -> tuple[Cut, ...]:
+        """None."""
+        return ()
+
+    def n_slots(self, context: Context) -> int:
+        """One."""
+        return 1

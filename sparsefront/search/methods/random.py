@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from sparsefront.search.methods.method import Context
+from sparsefront.search.methods.method import Context, EveryLevel
 from sparsefront.spaces.candidate import Candidate
 
 
-class Random:
+class Random(EveryLevel):
     """Arm `random`: the first r masks drawn, fixed before any score is seen."""
 
     summary = "the first r random masks, fixed before any score is seen"
     source = "Farahani 2024; Liu et al., The unreasonable effectiveness of random pruning, 2022"
-    is_dense = False
-    needs_scores = False
-    criterion: str | None = None
 
     def n_slots(self, context: Context) -> int:
         """The study's number of random draws."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from sparsefront.search.methods.controls import ControlArm, control_name
 from sparsefront.search.methods.dense import Dense
 from sparsefront.search.methods.method import Method
 from sparsefront.search.methods.pruned import Pruned
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.methods.random import Random
 from sparsefront.search.methods.selected import Selected
 from sparsefront.search.methods.small_dense import SmallDense
+from sparsefront.spaces.pruning import Pruning
 
 METHODS: Mapping[str, Method] = {
     "dense": Dense(),
@@ -18,5 +22,36 @@ METHODS: Mapping[str, Method] = {
     "searched_scalefree": Selected("the mask of lowest loss at its best temperature among R", "lowest_scalefree_loss"),
     "worst": Selected("the mask of highest initial loss among R (a control)", "highest_initial_loss"),
     "small_dense": SmallDense(),
-    "magnitude": Pruned("train the parent, prune once by magnitude, rewind, retrain", "magnitude"),
+    **{name: Pruned(name, row.summary, row.source, row.method) for name, row in PRUNERS.items()},
 }
+
+#: Arms of a study that names none: the random-search baseline and its controls.
+BASELINE = ("dense", "random", "searched", "searched_scalefree", "worst", "small_dense", "magnitude")
+
+
+def methods_of(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
+    """The methods of a study's arms, each followed by its controls.
+
+    Args:
+        arms: of each arm what differs from the method that it is called after: `method` (the name of another one),
+            `controls`, and fields of `sparsefront.spaces.pruning.Pruning`.
+
+    Raises:
+        KeyError: a method that does not exist.
+        SpaceError: a field out of its range.
+
+    >>> list(methods_of({"random": {}, "late": {"method": "imp", "rewind_fraction": 0.1, "controls": ["shuffled"]}}))
+    ['random', 'late', 'late_shuffled']
+    """
+    found: dict[str, Method] = {}
+    for arm, options in arms.items():
+        changes = {k: v for k, v in options.items() if k not in ("method", "controls")}
+        called = options.get("method") or arm
+        if called in PRUNERS:
+            row = PRUNERS[called]
+            found[arm] = Pruned(arm, row.summary, row.source, Pruning.of_data({**row.method.as_data(), **changes}))
+        else:
+            found[arm] = METHODS[called]
+        for kind in options.get("controls", ()):
+            found[control_name(arm, kind)] = ControlArm(arm, found[arm], kind)
+    return found

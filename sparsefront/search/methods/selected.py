@@ -5,25 +5,19 @@ Reference: Farahani, Random search as a baseline for sparse neural network archi
 
 from __future__ import annotations
 
-from sparsefront.search.methods.method import Context, Missing
+from sparsefront.search.methods.method import Context, EveryLevel, Missing
 from sparsefront.spaces.candidate import Candidate
 
 
-class Selected:
+class Selected(EveryLevel):
     """The scored mask that stands out in one way."""
 
     source = "Farahani 2024 (the scale-free score and the worst mask are controls of ours)"
-    is_dense = False
     needs_scores = True
-    criterion: str | None = None
 
     def __init__(self, summary: str, which: str) -> None:
         self.summary = summary
         self._which = which
-
-    def n_slots(self, context: Context) -> int:
-        """One."""
-        return 1
 
     def candidates(self, context: Context) -> list[Candidate] | Missing | None:
         """The chosen draw, once all are scored."""

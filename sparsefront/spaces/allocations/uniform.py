@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from sparsefront.spaces.structure import Structure
 
-#: What the classifier keeps under uniform+ at least, where the total density is below it.
+#: What the classifier keeps under uniform+ at least.
 _CLASSIFIER_DENSITY = 0.2
 
 
@@ -21,7 +22,7 @@ def uniform(structure: Structure, kind: str, density: float) -> list[float]:
 
 
 def uniform_plus(structure: Structure, kind: str, density: float) -> list[float]:
-    """Uniform, but the first convolution is dense and the classifier (last tensor) keeps 0.2 where `density` is below.
+    """Uniform, but the first convolution is dense and the classifier (last tensor) keeps at least 0.2.
 
     The other tensors share one density, such that the total is met. Where less than one weight would be left for each
     of them (or there is none), it is uniform.
@@ -30,17 +31,26 @@ def uniform_plus(structure: Structure, kind: str, density: float) -> list[float]
     unreasonable effectiveness of random pruning, 2022.
 
     >>> from sparsefront.spaces.structure import Structure, Tensor
-    >>> net = Structure((Tensor("a", (16, 1, 5), True), Tensor("b", (32, 16, 5), True), Tensor("c", (10, 32), True)), ())
+    >>> shapes = {"a": (16, 1, 5), "b": (32, 16, 5), "c": (10, 32)}
+    >>> net = Structure(tuple(Tensor(n, s, True) for n, s in shapes.items()), ())
     >>> [round(d, 4) for d in uniform_plus(net, "weight", 0.1)]
-    [1.0, 0.0576, 0.2]
+    [1.0, 0.0594, 0.2]
     """
-    tensors = structure.prunable
-    spared = {i: 1.0 for i, t in enumerate(tensors) if len(t.shape) > 2 and all(len(u.shape) < 3 for u in tensors[:i])}
-    if density < _CLASSIFIER_DENSITY:
-        size = tensors[-1].size
-        spared.setdefault(len(tensors) - 1, math.ceil(round(_CLASSIFIER_DENSITY * size, 9)) / size)
-    others = [t.size for i, t in enumerate(tensors) if i not in spared]
-    budget = density * structure.n_weights - sum(d * tensors[i].size for i, d in spared.items())
-    if not others or budget < len(others):
+    sizes = [t.size for t in structure.prunable]
+    convolutions = [i for i, t in enumerate(structure.prunable) if len(t.shape) > 2]
+    floor = math.ceil(round(_CLASSIFIER_DENSITY * sizes[-1], 9)) / sizes[-1]
+    spared = dict.fromkeys(convolutions[:1], 1.0)
+    shared = _shared(sizes, density, spared)
+    if len(sizes) - 1 not in spared and (shared is None or shared < _CLASSIFIER_DENSITY):
+        spared[len(sizes) - 1] = floor
+        shared = _shared(sizes, density, spared)
+    if shared is None:
         return uniform(structure, kind, density)
-    return [spared.get(i, budget / sum(others)) for i in range(len(tensors))]
+    return [spared.get(i, shared) for i in range(len(sizes))]
+
+
+def _shared(sizes: Sequence[int], density: float, spared: Mapping[int, float]) -> float | None:
+    """What sections have that are not spared; None where that is less than an entry for each, or there are none."""
+    others = [n for i, n in enumerate(sizes) if i not in spared]
+    budget = density * sum(sizes) - sum(d * sizes[i] for i, d in spared.items())
+    return budget / sum(others) if others and budget >= len(others) else None

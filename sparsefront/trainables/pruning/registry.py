@@ -94,12 +94,17 @@ class Score:
                 )
         function = self.nodes if self.weights is None or kind == "node" else self.weights
         scores = function(state)
-        # A sum is finite if every term is, unless it overflows: then entry by entry.
-        if not bool(scores.sum().isfinite()) and not bool(scores.isfinite().all()):
-            lanes = (~scores.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
-            raise SpaceError(f"scores of lanes={lanes}: must be finite; a diverged network cannot be pruned")
+        _check_finite("weights", state.lanes.flat)
+        _check_finite("scores", scores)
         kept = state.kept(kind)
         return scores if kept is None else scores.masked_fill_(~kept, -torch.inf)
+
+
+def _check_finite(what: str, values: torch.Tensor) -> None:
+    # A sum is finite if every term is, unless it overflows: then entry by entry.
+    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
+        lanes = (~values.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+        raise SpaceError(f"{what} of lanes={lanes}: must be finite; a diverged network cannot be pruned")
 
 
 SCORES: Mapping[str, Score] = {
@@ -148,6 +153,7 @@ SCORES: Mapping[str, Score] = {
         passes_each=1.0,
         is_data_free=True,
     ),
+    # A perceptron's squares cost one pass; a convolution's, of T positions, (T + 1) / 2 times its weight gradient.
     "fisher": Score(
         "largest w^2 F / 2 with the empirical Fisher information",
         "LeCun et al. 1990; Theis et al. 2018",
@@ -155,7 +161,7 @@ SCORES: Mapping[str, Score] = {
         fisher.weights,
         ("examples",),
         uses_labels=True,
-        passes_each=1.0,
+        passes_each=2.0,
     ),
     "taylor": Score(
         "largest squared first-order change of the loss",

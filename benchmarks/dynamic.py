@@ -1,0 +1,181 @@
+"""Lane-steps a second of packs whose masks change in training, beside static masks and one lane alone.
+
+On a CPU both have the same cores: the lane alone at its best number of threads, the packs one on each core, as the
+trials of a study run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from multiprocessing.pool import Pool
+from multiprocessing.synchronize import Barrier
+
+import torch
+
+from benchmarks.machine import spread, table
+from sparsefront.spaces.allocations import kept_counts
+from sparsefront.spaces.masks import draw
+from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.trainables.data import load_dataset
+from sparsefront.trainables.lanes import Layout, dense_lanes, weight_masked_lanes
+from sparsefront.trainables.mask_updates import UPDATES, UpdateSettings, sections_of
+from sparsefront.trainables.models import build_model, initial_weights
+from sparsefront.trainables.optimizers import Hyperparameters
+from sparsefront.trainables.pack import Examples, Pack, Schedule, batch_order
+
+REPEATS = 5
+WIDTHS = [256, 128]
+SPARSITY = 0.9
+#: Of the whole training; what is measured is a stretch of it that has updates at their usual density.
+STEPS = 1500
+MEASURED = {1: 560, 32: 56}
+KINDS = ("static", *UPDATES)
+N_CORES = len(os.sched_getaffinity(0))
+_together: list[Barrier] = []  # of a worker
+
+
+def rate(kind: str, n_lanes: int, device: torch.device, measured: int | None = None) -> float:
+    """Lane-steps a second of one pack, over whole intervals between updates unless told how many steps."""
+    data = load_dataset("mnist1d")
+    model = build_model("mlp", {"widths": WIDTHS, "init": "torch"}, input_shape=(40,), n_classes=10)
+    structure = model.structure
+    weights = initial_weights(structure, "torch", generator(1, "bench"))
+    masks = draw(
+        structure.section_sizes("weight"),
+        kept_counts(structure, "weight", SPARSITY, "erk"),
+        philox_key(0, "bench"),
+        start=0,
+        stop=n_lanes,
+    )
+    starts_dense = kind in UPDATES and UPDATES[kind].starts_dense
+    lanes = (
+        dense_lanes(structure, [weights] * n_lanes, device)
+        if starts_dense
+        else weight_masked_lanes(structure, {k: torch.from_numpy(v).to(device) for k, v in weights.items()}, masks)
+    )
+    settings = UpdateSettings(
+        sections_of(structure, Layout.of(structure)),
+        steps=STEPS,
+        sparsity=SPARSITY,
+        counts=lambda sparsity: kept_counts(structure, "weight", sparsity, "erk"),
+        lanes=tuple(range(n_lanes)),
+        begin_fraction=0.0,
+    )
+    measured = measured or MEASURED[n_lanes]
+    train = Examples.of(data.x_train[:3200], data.y_train[:3200], 10, device)
+    validation = Examples.of(data.x_train[3200:], data.y_train[3200:], 10, device)
+    pack = Pack(
+        model,
+        lanes,
+        [Hyperparameters(lr=0.01)] * n_lanes,
+        Schedule("adam", 2 * measured, 100, measured),
+        train=train,
+        validation=validation,
+        order=torch.from_numpy(batch_order(3200, 100, 2 * measured, generator(1, "order"))).to(device),
+        updates=UPDATES[kind].make(settings) if kind in UPDATES else None,
+    )
+    pack.advance()  # records the gradient, warms caches
+    _synchronise(device)
+    for barrier in _together:
+        barrier.wait()
+    began = time.perf_counter()
+    pack.advance()
+    _synchronise(device)
+    return n_lanes * measured / (time.perf_counter() - began)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _join(barrier: Barrier) -> None:
+    """Make this process one of those that measure together."""
+    _one_thread()
+    _together.append(barrier)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def on_every_core(pool: Pool, kind: str) -> float:
+    """Lane-steps a second of one pack on each core at once."""
+    return sum(pool.starmap(rate, [(kind, 32, torch.device("cpu"))] * N_CORES, chunksize=1))
+
+
+def best_n_threads() -> int:
+    """Threads with which one lane alone is fastest (few steps: more threads than free cores are very slow)."""
+    rates = {}
+    for n_threads in sorted({1, 2, N_CORES}):
+        torch.set_num_threads(n_threads)
+        rates[n_threads] = rate("static", 1, torch.device("cpu"), 28)
+    torch.set_num_threads(1)
+    return max(rates, key=lambda n: rates[n])
+
+
+def alone(kind: str, n_threads: int) -> float:
+    """Lane-steps a second of one lane."""
+    torch.set_num_threads(n_threads)
+    found = rate(kind, 1, torch.device("cpu"))
+    torch.set_num_threads(1)
+    return found
+
+
+def main() -> str:
+    """Measure and return the table."""
+    _one_thread()
+    found: dict[tuple[str, str], list[float]] = {}
+    n_threads = best_n_threads()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(N_CORES, _join, (context.Barrier(N_CORES),)) as pool:
+        for _ in range(REPEATS):  # interleaved, so that a busy spell of the machine meets all
+            for kind in KINDS:
+                found.setdefault((kind, "alone"), []).append(alone(kind, n_threads))
+                found.setdefault((kind, "core"), []).append(rate(kind, 32, torch.device("cpu")))
+                found.setdefault((kind, "packs"), []).append(on_every_core(pool, kind))
+    columns = (("alone", "core", "packs"), ("gpu alone", "", "gpu"))
+    if torch.cuda.is_available():
+        for _ in range(REPEATS):
+            for kind in KINDS:
+                for name, n in (("gpu alone", 1), ("gpu", 32)):
+                    found.setdefault((kind, name), []).append(rate(kind, n, torch.device("cuda")))
+    middle = {key: sorted(rates)[REPEATS // 2] for key, rates in found.items()}
+    rows = []
+    for names in columns:
+        for kind in KINDS:
+            if (kind, names[0]) not in found:
+                continue
+            packed = middle[kind, names[2]]
+            rows.append(
+                [
+                    f"CPU, {N_CORES} cores" if names[1] else torch.cuda.get_device_name(),
+                    kind,
+                    *(spread(found[kind, name]) if name else "" for name in names),
+                    f"{packed / middle[kind, names[0]]:.3g}",
+                    f"{packed / middle['static', names[2]]:.2f}",
+                ]
+            )
+    return table(
+        "Masks that change in training: packs against one lane alone",
+        [
+            "device",
+            "masks",
+            f"one lane, best number of threads ({n_threads})",
+            "a pack of 32 on one core",
+            "a pack of 32 on every core (GPU: one pack)",
+            "times one lane",
+            "times static",
+        ],
+        rows,
+        f"Lane-steps/s. MLP 40-256-128-10, weights at {SPARSITY:.0%} sparsity (ERK), Adam steps of 100 examples, about "
+        f"40 updates in {STEPS} steps (edge_popup: one a step); median (lowest-highest) of {REPEATS}. Target: 4 times "
+        "one lane for SET and RigL.",
+    )
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,21 @@
+"""Which sets of entries a mask may keep; one file and one line of the registry each."""
+
+from sparsefront.spaces.patterns.pattern import Pattern
+from sparsefront.spaces.patterns.registry import (
+    PATTERNS,
+    PatternFamily,
+    parse_pattern,
+    pattern_counts,
+    random_masks,
+    select,
+)
+
+__all__ = [
+    "PATTERNS",
+    "Pattern",
+    "PatternFamily",
+    "parse_pattern",
+    "pattern_counts",
+    "random_masks",
+    "select",
+]

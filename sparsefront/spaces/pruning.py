@@ -1,0 +1,132 @@
+"""A pruning method as data: score x pattern x allocation x schedule, and what its survivors train from.
+
+The cut is that of jaxpruner (Lee et al. 2023). What a score, a pattern or an update does stands with their registries;
+here is what an arm is made of, so that a plan can order it, a worker can do it, and an id can hash it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.patterns import parse_pattern
+
+When = Literal["init", "trained", "levels", "during"]
+Survivors = Literal["rewound", "trained", "fresh"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One pruning method.
+
+    Attributes:
+        when: 'init' (before training), 'trained' (once, from the trained parent), 'levels' (train and prune in turn),
+            or 'during' (the mask changes within one training).
+        score: which entries matter: a name of the scores' registry; 'random' for none.
+        pattern: which sets of entries may be kept, as `sparsefront.spaces.patterns.parse_pattern` reads it; for masks
+            of nodes any set.
+        allocation: how the sparsity is divided over sections; None for the study's.
+        counts_of: score whose global mask gives each section its count, positions being left to `score`; None for the
+            allocation.
+        rounds: of scoring at initialisation, the density falling geometrically.
+        rate: largest share of the survivors that a level removes.
+        survivors: what is trained after pruning by a trained network: the parent's weights after `rewind_fraction` of
+            its training ('rewound'), the weights as they were pruned ('trained'), or newly drawn ones ('fresh').
+        rewind_fraction: share of the training that rewinding goes back to; 0 is initialisation.
+        retrain_fraction: length of the training after pruning, in trainings, where the weights stay as they were.
+        lr: 'last' goes on with the last learning rate, 'rewound' replays the schedule from its beginning.
+        update: of 'during': 'gradual', 'set', 'rigl' or 'edge_popup'.
+        begin_fraction: of the training, at which updates begin.
+        end_fraction: of the training, at which they end.
+        every: steps between updates; 0 for about forty of them.
+        drop_fraction: share of the connections that the first dynamic update replaces.
+        ap_fraction: share of the survivors that each level removes by activating-while-pruning, of `rate`.
+        ap_sign: sign of the weights that this takes: -1, or +1 as the control.
+    """
+
+    when: When
+    score: str = "magnitude"
+    pattern: str = "unstructured"
+    allocation: str | None = None
+    counts_of: str | None = None
+    rounds: int = 1
+    rate: float = 0.2
+    survivors: Survivors = "rewound"
+    rewind_fraction: float = 0.0
+    retrain_fraction: float = 1.0
+    lr: Literal["last", "rewound"] = "last"
+    update: Literal["gradual", "set", "rigl", "edge_popup"] | None = None
+    begin_fraction: float = 0.0
+    end_fraction: float = 0.75
+    every: int = 0
+    drop_fraction: float = 0.3
+    ap_fraction: float = 0.0
+    ap_sign: int = -1
+
+    def __post_init__(self) -> None:
+        parse_pattern(self.pattern)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SpaceError(f"{name}={value!r}: must lie in [{low:g}, {high:g}]")
+        if self.begin_fraction > self.end_fraction:
+            raise SpaceError(
+                f"begin_fraction={self.begin_fraction!r}: must be at most end_fraction={self.end_fraction!r}"
+            )
+        if (self.when == "during") != (self.update is not None):
+            raise SpaceError(f"update={self.update!r}: belongs to when='during', and when is {self.when!r}")
+        if self.ap_fraction and self.when != "levels":
+            raise SpaceError(f"ap_fraction={self.ap_fraction!r}: rides on pruning by levels, and when is {self.when!r}")
+        if self.ap_fraction >= self.rate:
+            raise SpaceError(
+                f"ap_fraction={self.ap_fraction!r}: must be less than rate={self.rate!r}, it is part of it"
+            )
+        if self.ap_sign not in (-1, 1):
+            raise SpaceError(f"ap_sign={self.ap_sign!r}: must be -1 or 1")
+
+    @property
+    def needs_parent(self) -> bool:
+        """Whether its first mask is cut from the trained parent."""
+        return self.when in ("trained", "levels")
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether its survivors go on from the weights that were pruned."""
+        return self.needs_parent and self.survivors == "trained"
+
+    def rewind_step(self, steps: int) -> int:
+        """Optimiser steps of the parent's training that its survivors have behind them."""
+        return round(self.rewind_fraction * steps) if self.survivors == "rewound" else 0
+
+    def as_data(self) -> dict[str, Any]:
+        """What differs from the defaults, as plain data.
+
+        >>> Pruning("levels", ap_fraction=0.02).as_data()
+        {'when': 'levels', 'ap_fraction': 0.02}
+        """
+        default = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Pruning:
+        """Inverse of `as_data`.
+
+        >>> Pruning.of_data({"when": "init", "score": "snip"}).score
+        'snip'
+        """
+        return cls(**data)
+
+
+_RANGES = (
+    ("rounds", 1, 10_000),
+    ("rate", 0.001, 0.999),
+    ("rewind_fraction", 0.0, 1.0),
+    ("retrain_fraction", 0.0, 100.0),
+    ("begin_fraction", 0.0, 1.0),
+    ("end_fraction", 0.0, 1.0),
+    ("every", 0, 10**9),
+    ("drop_fraction", 0.0, 1.0),
+    ("ap_fraction", 0.0, 0.999),
+)

@@ -1,0 +1,12 @@
+"""What became of trained networks: densities, dead units, collapse, and how trained siblings are connected."""
+
+from sparsefront.trainables.diagnostics.columns import COLUMNS, diagnose
+from sparsefront.trainables.diagnostics.connectivity import (
+    Connectivity,
+    Distances,
+    distances,
+    instability,
+    smallest_stable,
+)
+
+__all__ = ["COLUMNS", "Connectivity", "Distances", "diagnose", "distances", "instability", "smallest_stable"]

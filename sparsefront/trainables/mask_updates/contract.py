@@ -1,0 +1,152 @@
+"""What a pack and the masks that change in it agree on.
+
+Steps are counted as in `spaces.schedules`: step t is the one that t steps came before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.schedules import Decay
+from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.lanes import Layout
+from sparsefront.trainables.optimizers import LaneOptimizer
+
+#: Updates in a training, unless their interval is given (20 to 60 are usual at small scale).
+N_UPDATES = 40
+
+
+@dataclass(frozen=True)
+class Section:
+    """Columns start..stop of a lane's flat row: one prunable tensor, each of whose outputs has `fan_in` inputs."""
+
+    start: int
+    stop: int
+    fan_in: int
+
+    @property
+    def size(self) -> int:
+        """Entries of the tensor."""
+        return self.stop - self.start
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """The tensor of every lane: (L, size), a view of `flat` (L, P)."""
+        return flat[:, self.start : self.stop]
+
+
+def sections_of(structure: Structure, layout: Layout) -> tuple[Section, ...]:
+    """Where the prunable tensors lie in a row of `layout`, in the order of a weight mask.
+
+    Raises:
+        SpaceError: the layout is not that of the structure itself: masks change in networks that are not compacted.
+    """
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    if other := [t.name for t in structure.prunable if shapes[t.name] != t.shape]:
+        raise SpaceError(
+            f"shape={shapes[other[0]]} of {other[0]!r}: masks that change in training need lanes of the parent's own "
+            "shapes, that is mask kind 'weight'"
+        )
+    edges = dict(zip(layout.names, itertools.pairwise(itertools.accumulate(layout.sizes, initial=0)), strict=True))
+    return tuple(Section(*edges[t.name], t.size // t.shape[0]) for t in structure.prunable)
+
+
+def gather(sections: Sequence[Section], flat: torch.Tensor) -> torch.Tensor:
+    """The prunable entries of every lane, (L, W) in the order of a weight mask, copied from `flat` (L, P)."""
+    return torch.cat([s.of(flat) for s in sections], dim=1)
+
+
+def scatter(sections: Sequence[Section], entries: torch.Tensor, flat: torch.Tensor) -> None:
+    """Inverse of `gather`: write `entries` (L, W) into `flat` (L, P)."""
+    for section, part in zip(sections, torch.split(entries, [s.size for s in sections], dim=1), strict=True):
+        section.of(flat).copy_(part)
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """What the masks of a pack's lanes change by; each rule of `UPDATES` reads what it needs.
+
+    Attributes:
+        sections: the prunable tensors of the pack's layout.
+        steps: of the whole training.
+        sparsity: fraction of zeros at the end, of the rules that decide it (gradual, edge_popup).
+        counts: sparsity -> survivors of each section, or (k,) over all (as `spaces.allocations.kept_counts`).
+        seed: of the study.
+        replicate: of the lanes.
+        lanes: a number of its own for each lane, which its random draws are keyed by.
+        begin_fraction: share of the steps before the first update; None for the rule's own (gradual 0.1).
+        end_fraction: share of the steps after which masks stay as they are.
+        every: steps between updates; None for about 40 in all.
+        drop_fraction: share of the connections that the first update replaces (SET, RigL).
+        decay: of the drop fraction; None for the rule's own (SET constant, RigL cosine).
+        score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual).
+    """
+
+    sections: tuple[Section, ...]
+    steps: int
+    sparsity: float = 0.0
+    counts: Callable[[float], Sequence[int]] | None = None
+    seed: int = 0
+    replicate: int = 0
+    lanes: tuple[int, ...] = ()
+    begin_fraction: float | None = None
+    end_fraction: float = 0.75
+    every: int | None = None
+    drop_fraction: float = 0.3
+    decay: Decay | None = None
+    score: Callable[[torch.Tensor], torch.Tensor] = torch.abs
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can follow.
+
+        Raises:
+            SpaceError: steps or interval below 1, or a share of the steps outside [0, 1].
+        """
+        if self.steps < 1 or (self.every is not None and self.every < 1):
+            raise SpaceError(f"steps={self.steps}, every={self.every}: mask updates need both to be at least 1")
+        if not 0 <= (self.begin_fraction or 0.0) <= self.end_fraction <= 1:
+            raise SpaceError(
+                f"begin_fraction={self.begin_fraction}, end_fraction={self.end_fraction} of mask updates: shares of "
+                "the training's steps in order, in [0, 1], are needed"
+            )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each section."""
+        return [s.size for s in self.sections]
+
+    @property
+    def end(self) -> int:
+        """The last step at which masks may change."""
+        return min(self.steps - 1, round(self.end_fraction * self.steps))
+
+
+class MaskUpdates(Protocol):
+    """Takes the steps of a pack whose masks change.
+
+    `flat`, `keep` and `gradient` are the trained parts (L, P) of all rows of the pack, in place: weights, zeros and
+    ones, and the *dense* gradient, in which masked weights have theirs too. Where `keep` is zero the weight and every
+    slot of the optimiser are zero when a step ends.
+    """
+
+    def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take over lanes; `saved` are the `slots` of an earlier pack to go on from, empty at the beginning."""
+
+    def step(
+        self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
+    ) -> bool:
+        """Take step number `step`; whether masks changed. `gradient` is scratch afterwards."""
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these (index tensor)."""
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """State by name, each (L, P), not copied; `start` goes on from it."""
+
+    def n_skipped(self, step: int) -> int:
+        """How many of the first `step` steps had no step of the optimiser."""

@@ -1,0 +1,78 @@
+"""Edge-popup: weights stay as they were drawn, and training chooses among them.
+
+Every weight has a score S; the forward pass uses the weights of largest absolute S, exactly as many of each layer as
+the allocation says, and the gradient passes straight through the choice: that of the absolute score is (gradient of
+the weight in use) x (the weight as drawn), and that of S has the sign of S besides, without which a negative score
+would move the wrong way. The optimiser, its weight decay included, acts on the scores. Biases and norms stay as they
+were drawn too.
+
+Scores begin at sqrt(6 / fan_in) x w / (largest absolute w) of each tensor, the scaled initialisation of Sehwag et al.,
+so that the first mask is that of layer-wise magnitude.
+
+References: Ramanujan et al., What's hidden in a randomly weighted neural network?, CVPR 2020; Sehwag et al., HYDRA:
+pruning adversarially robust neural networks, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.trainables.mask_updates.contract import UpdateSettings, gather, scatter
+from sparsefront.trainables.optimizers import LaneOptimizer
+from sparsefront.trainables.select import keep_sections
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class EdgePopup:
+    """Trains scores, never weights."""
+
+    def __init__(self, settings: UpdateSettings) -> None:
+        if settings.counts is None:
+            raise SpaceError("counts=None: edge-popup needs the survivors of each section at a sparsity")
+        self._settings = settings
+        self._counts = settings.counts(settings.sparsity)
+        self._drawn = torch.empty(0)
+        self._scores = torch.empty(0)
+
+    def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take over the lanes' weights as those that were drawn; `keep` is chosen here."""
+        if "popup_score" in saved:
+            self._drawn = saved["drawn"].to(flat, copy=True)
+            self._scores = saved["popup_score"].to(flat, copy=True)
+        else:
+            self._drawn, self._scores = flat.clone(), torch.zeros_like(flat)
+            for section in self._settings.sections:
+                weights = section.of(flat)
+                largest = weights.abs().amax(dim=1, keepdim=True).clamp_min(_SMALLEST)
+                section.of(self._scores).copy_(weights / largest * math.sqrt(6 / section.fan_in))
+        self._choose(flat, keep)
+
+    def _choose(self, flat: torch.Tensor, keep: torch.Tensor) -> None:
+        s = self._settings
+        scatter(s.sections, keep_sections(gather(s.sections, self._scores).abs_(), s.sizes, self._counts), keep)
+        torch.mul(self._drawn, keep, out=flat)
+
+    def step(
+        self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
+    ) -> bool:
+        """Take a step of the scores, and choose anew."""
+        optimizer.step(self._scores, gradient.mul_(self._drawn).mul_(self._scores.sign()))
+        self._choose(flat, keep)
+        return True
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        self._drawn, self._scores = self._drawn[lanes], self._scores[lanes]
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Weights as drawn, and scores."""
+        return {"drawn": self._drawn, "popup_score": self._scores}
+
+    def n_skipped(self, step: int) -> int:
+        """None: every step is one of the optimiser."""
+        return 0

@@ -1,0 +1,73 @@
+"""Gradual magnitude pruning: a cubic rise to the final sparsity while the network trains.
+
+An update follows the optimiser's step. It ranks what is left: a weight that is masked is zero and stays so to the end
+(no regrowth), so that nothing has to be kept of a dense network. After the last update, at three quarters of the
+training by default, the mask is constant and its counts are exactly those of the allocation.
+
+Reference: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.schedules import cubic, update_steps
+from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings, gather, scatter
+from sparsefront.trainables.optimizers import LaneOptimizer
+from sparsefront.trainables.select import keep_sections
+
+#: Share of the steps before the first update, unless given.
+_BEGIN_FRACTION = 0.1
+
+
+class Gradual:
+    """Keeps the best of what is left."""
+
+    def __init__(self, settings: UpdateSettings) -> None:
+        if settings.counts is None:
+            raise SpaceError("counts=None: gradual pruning needs the survivors of each section at a sparsity")
+        self._settings = settings
+        end = settings.end
+        begin_fraction = _BEGIN_FRACTION if settings.begin_fraction is None else settings.begin_fraction
+        begin = min(end, round(begin_fraction * settings.steps))
+        every = settings.every or max(1, round((end - begin) / N_UPDATES))
+        steps = update_steps(begin, end, every)
+        counts = np.array(
+            [settings.counts(cubic(step, begin=begin, end=end, every=every, final=settings.sparsity)) for step in steps]
+        )
+        # Apportioned counts can rise by one as the total falls; nothing grows again, so that a section keeps then what
+        # it needs later.
+        falling = np.maximum.accumulate(counts[::-1], axis=0)[::-1]
+        self._counts = dict(zip(steps, falling.tolist(), strict=True))
+
+    def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take over lanes."""
+
+    def step(
+        self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
+    ) -> bool:
+        """Take a step of the optimiser, and prune if it is time."""
+        optimizer.step(flat, gradient.mul_(keep))
+        if step not in self._counts:
+            return False
+        s = self._settings
+        scores = s.score(gather(s.sections, flat)).masked_fill_(gather(s.sections, keep) == 0, -1)
+        scatter(s.sections, keep_sections(scores, s.sizes, self._counts[step]), keep)
+        for state in (flat, *optimizer.slots().values()):
+            state.mul_(keep)
+        return True
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Nothing: an update depends on the weights, the masks and the step."""
+        return {}
+
+    def n_skipped(self, step: int) -> int:
+        """None: updates follow the optimiser's step."""
+        return 0

@@ -1,0 +1,54 @@
+"""RigL: the weakest connections give way to those with the largest gradient.
+
+As in algorithm 1 of the paper, and in the released code, an update takes the place of the optimiser's step; a step at
+which nothing is to be dropped is an ordinary one. The gradient is that of the loss on the step's batch, without weight
+decay, before the update.
+
+Reference: Evci et al., Rigging the lottery: making all tickets winners, ICML 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from sparsefront.trainables.mask_updates.contract import UpdateSettings
+from sparsefront.trainables.mask_updates.rewiring import Rewiring
+from sparsefront.trainables.optimizers import LaneOptimizer
+
+
+class RigL:
+    """Drops by magnitude, grows by gradient."""
+
+    def __init__(self, settings: UpdateSettings) -> None:
+        self._sections = settings.sections
+        self._rewiring = Rewiring(settings, "cosine")
+
+    def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take over lanes."""
+        self._rewiring.count(keep)
+
+    def step(
+        self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
+    ) -> bool:
+        """Take a step of the optimiser, or an update in its place."""
+        fraction = self._rewiring.fraction(step)
+        if not fraction:
+            optimizer.step(flat, gradient.mul_(keep))
+            return False
+        gradient.abs_()
+        self._rewiring.rewire(fraction, flat, keep, optimizer, [s.of(gradient) for s in self._sections])
+        return True
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        self._rewiring.keep_lanes(lanes)
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Nothing: an update depends on the weights, the masks and the step."""
+        return {}
+
+    def n_skipped(self, step: int) -> int:
+        """Updates among the first `step` steps."""
+        return sum(self._rewiring.fraction(t) > 0 for t in range(step))

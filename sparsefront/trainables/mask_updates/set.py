@@ -1,0 +1,70 @@
+"""SET: the weakest connections give way to others at random.
+
+An update follows the optimiser's step. The words that rank what may grow are drawn on the host, for a lane is to be
+the same on every device, under a key of the lane and the step, for it is to be the same in every pack.
+
+Reference: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+network science, Nature Communications 2018 (there the smallest positive and the largest negative weights are dropped;
+here, as in the code of Evci et al. 2020, those of smallest magnitude).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.seeds import philox_key, raw_rows
+from sparsefront.trainables.mask_updates.contract import UpdateSettings
+from sparsefront.trainables.mask_updates.rewiring import Rewiring
+from sparsefront.trainables.optimizers import LaneOptimizer
+
+
+class SET:
+    """Drops by magnitude, grows at random."""
+
+    def __init__(self, settings: UpdateSettings) -> None:
+        self._settings = settings
+        self._lanes = list(settings.lanes)
+        self._rewiring = Rewiring(settings, "constant")
+
+    def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take over lanes."""
+        if len(self._lanes) != len(flat):
+            raise SpaceError(f"lanes={self._lanes}: one number for each of the {len(flat)} lanes of the pack is needed")
+        self._rewiring.count(keep)
+
+    def step(
+        self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
+    ) -> bool:
+        """Take a step of the optimiser, and an update if one is due."""
+        optimizer.step(flat, gradient.mul_(keep))
+        fraction = self._rewiring.fraction(step)
+        if not fraction:
+            return False
+        words = self._words(step).to(flat.device, non_blocking=True)
+        self._rewiring.rewire(fraction, flat, keep, optimizer, torch.split(words, self._settings.sizes, dim=1))
+        return True
+
+    def _words(self, step: int) -> torch.Tensor:
+        """Random integers of 24 bits, which float32 holds exactly: (L, W), of each lane its own."""
+        s, width = self._settings, sum(self._settings.sizes)
+        words = np.empty((len(self._lanes), width), dtype=np.uint32)
+        for row, lane in zip(words, self._lanes, strict=True):
+            row[:] = raw_rows(philox_key(s.seed, "updates", s.replicate, lane, step), start=0, stop=1, width=width)[0]
+        return torch.from_numpy((words >> 8).astype(np.float32))
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        self._lanes = [self._lanes[i] for i in lanes.tolist()]
+        self._rewiring.keep_lanes(lanes)
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Nothing: an update depends on the weights, the masks, the lane and the step."""
+        return {}
+
+    def n_skipped(self, step: int) -> int:
+        """None: updates follow the optimiser's step."""
+        return 0

@@ -1,0 +1,183 @@
+"""Masks as a pruning method orders them: of initial weights, of trained ones, and those that training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.allocations import counts_from_scores, kept_counts
+from sparsefront.spaces.masks import Mask, split_sections
+from sparsefront.spaces.patterns import select
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.pruning.registry import SCORES, iterative_mask
+from sparsefront.trainables.pruning.selection import keep_best
+from sparsefront.trainables.pruning.state import ScoringState
+
+
+@dataclass(frozen=True)
+class CutMask:
+    """A mask of the parent, and the forward+backward passes of an example that it took to make."""
+
+    mask: Mask
+    passes: float
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts masks of one parent.
+
+    Attributes:
+        structure: of the parent.
+        kind: of the masks, 'node' or 'weight'.
+        allocation: of methods that name none.
+    """
+
+    structure: Structure
+    kind: str
+    allocation: str
+
+    def counts(self, method: Pruning, sparsity: float) -> tuple[int, ...]:
+        """Survivors of each section, or (k,) over all."""
+        return kept_counts(self.structure, self.kind, sparsity, method.allocation or self.allocation)
+
+    def at_init(self, method: Pruning, sparsity: float, state: ScoringState) -> CutMask:
+        """The mask that scores of initial weights leave; `state` is one lane, the parent.
+
+        Raises:
+            SpaceError: a score that the kind of mask has not, or weights that cannot be scored.
+        """
+        score, n_examples, passes = SCORES[method.score], _n_examples(state), 0.0
+        fixed: tuple[int, ...] | None = None
+
+        def counts_of(density: float) -> tuple[int, ...]:
+            return self.counts(method, 1 - density) if fixed is None else fixed
+
+        if method.counts_of is not None:
+            ratios = SCORES[method.counts_of]
+            found = ratios.of(state, self.kind)[0].double().cpu().numpy()
+            fixed = counts_from_scores(self.structure, self.kind, found, sparsity)
+            passes = ratios.passes(n_examples)
+        passes += score.passes(n_examples, method.rounds)
+        if self._is_free(method):
+            masks = iterative_mask(
+                score, state, self.kind, density=1 - sparsity, counts_of=counts_of, rounds=method.rounds
+            )
+            return CutMask(masks[0].cpu().numpy(), passes)
+        return CutMask(self._select(method, score.of(state, self.kind), counts_of(1 - sparsity)), passes)
+
+    def after_training(self, method: Pruning, sparsity: float, state: ScoringState, mask: Mask | None) -> CutMask:
+        """The mask that scores of a trained network leave of it.
+
+        Args:
+            method: how it is cut.
+            sparsity: of the mask, as a mask of the parent.
+            state: one lane; `start` its weights when its training began.
+            mask: that the lane has; None for the whole parent. A node mask's lane is compact.
+        """
+        score = SCORES[method.score]
+        passes = score.passes(_n_examples(state))
+        scores = score.of(state, self.kind)
+        if self.kind == "node" and mask is not None:
+            scores = self._of_parent(scores, state.structure, mask)
+        counts = self.counts(method, sparsity)
+        if not self._is_free(method):
+            return CutMask(self._select(method, scores, counts), passes)
+        n_late = self._n_activating(method, scores, counts)
+        if not n_late:
+            kept = keep_best(scores, self.structure.section_sizes(self.kind), counts)
+            return CutMask(kept[0].cpu().numpy(), passes)
+        return CutMask(self._activating(method, state, scores, counts, n_late), passes)
+
+    def _is_free(self, method: Pruning) -> bool:
+        return self.kind == "node" or method.pattern == "unstructured"
+
+    def _select(self, method: Pruning, scores: torch.Tensor, counts: Sequence[int]) -> Mask:
+        """The best mask of the method's pattern."""
+        return select(method.pattern, scores[0].double().cpu().numpy(), self.structure, counts)
+
+    def _of_parent(self, scores: torch.Tensor, compact: Structure, mask: Mask) -> torch.Tensor:
+        """Scores of a compact network's nodes, (1, n), as scores of the parent's: minus infinity for what is gone."""
+        found = torch.full((1, len(mask)), -torch.inf, dtype=scores.dtype, device=scores.device)
+        parts = torch.split(scores, list(compact.section_sizes("node")), dim=1)
+        start = 0
+        for section, part in zip(split_sections(self.structure, "node", mask), parts, strict=True):
+            kept = np.flatnonzero(section)
+            found[0, torch.from_numpy(start + kept).to(found.device)] = part[0, : len(kept)]
+            start += len(section)
+        return found
+
+    # Activating while pruning ----------------------------------------------------------------------------------------
+
+    def _n_activating(self, method: Pruning, scores: torch.Tensor, counts: Sequence[int]) -> int:
+        """How many of the level's removals activating-while-pruning takes: its share of them, rounded down."""
+        n_removed = int(scores.isfinite().sum()) - sum(counts)
+        return int(n_removed * method.ap_fraction / method.rate + 1e-9)
+
+    def _activating(
+        self, method: Pruning, state: ScoringState, scores: torch.Tensor, counts: Sequence[int], n_late: int
+    ) -> Mask:
+        """The mask after the base score's removals and then those of weights of one sign that moved least.
+
+        References: Liu, Ghosh, Tan and Motani, Activate-while-pruning (algorithm of the released code): what the base
+        criterion leaves loses its negative weights of least movement in this cycle.
+        """
+        if self.kind != "weight" or len(counts) != 1:
+            raise SpaceError(
+                f"ap_fraction={method.ap_fraction!r}: removes single weights wherever they are; use masks.kind "
+                "'weight' and allocation 'global'"
+            )
+        assert state.start is not None
+        sizes = self.structure.section_sizes("weight")
+        weights, start = state.of_weights(state.lanes.flat)[0], state.of_weights(state.start)[0]
+        kept = keep_best(scores, sizes, [counts[0] + n_late])[0]
+        able = kept & (weights * method.ap_sign > 0)
+        n_able = int(able.sum())
+        if n_able < n_late:  # fewer of that sign than asked for: the base score takes the rest
+            kept = keep_best(scores, sizes, [counts[0] + n_able])[0]
+            able = kept & (weights * method.ap_sign > 0)
+        movement = torch.where(able, (weights - start).abs(), torch.inf)
+        left = kept.clone()
+        n_left = [int(part.sum()) for part in torch.split(kept, list(sizes))]
+        edges = np.cumsum([0, *sizes])
+        n_wanted = int(kept.sum()) - counts[0]
+        for i in torch.argsort(movement, stable=True).tolist():
+            if not n_wanted:
+                break
+            section = int(np.searchsorted(edges, i, side="right")) - 1
+            if n_left[section] == 1 or not bool(able[i]):
+                continue
+            left[i], n_left[section], n_wanted = False, n_left[section] - 1, n_wanted - 1
+        if n_wanted:
+            return np.asarray(keep_best(scores.where(left, -torch.inf), sizes, counts)[0].cpu().numpy())
+        return np.asarray(left.cpu().numpy())
+
+
+def _n_examples(state: ScoringState) -> int:
+    return 0 if state.examples is None else len(state.examples)
+
+
+def scatter_nodes(structure: Structure, mask: Mask, compact: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of a compact network at their places in the parent's, zeros elsewhere; inverse of cutting them out."""
+    indices: dict[str, dict[int, torch.Tensor]] = {t.name: {} for t in structure.tensors}
+    for group, section in zip(structure.groups, split_sections(structure, "node", mask), strict=True):
+        kept = np.flatnonzero(section)
+        for axis in group.axes:
+            entries = (kept[:, None] * axis.repeat + np.arange(axis.repeat)).reshape(-1)
+            indices[axis.tensor][axis.dim] = torch.from_numpy(entries)
+    found: dict[str, torch.Tensor] = {}
+    for tensor in structure.tensors:
+        part = compact[tensor.name]
+        axes = [
+            indices[tensor.name].get(dim, torch.arange(size)).to(part.device) for dim, size in enumerate(tensor.shape)
+        ]
+        cut = part[tuple(slice(0, len(a)) for a in axes)]  # a padded network is larger than its own nodes
+        whole = torch.zeros(tensor.shape, dtype=part.dtype, device=part.device)
+        grid = torch.meshgrid(*axes, indexing="ij") if axes else ()
+        whole[grid if grid else ()] = cut
+        found[tensor.name] = whole
+    return found

@@ -1,0 +1,105 @@
+"""What a score may look at, and how numbers of single parameters become scores of weights and of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.lanes import LaneStack
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.pack import Examples
+
+#: Numbers for every entry of every tensor of L lanes: (L, *shape) by name.
+Entries = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ScoringState:
+    """L lanes to be scored, and what the scores read besides their weights.
+
+    Attributes:
+        model: the parent; only its module and the names and axes of its structure are read, sizes come from the lanes.
+        lanes: what is scored; entries that their `keep` removes score minus infinity.
+        examples: scoring batch, the same for all lanes.
+        start: (L, P) weights at the beginning of training, or of the cycle.
+        keys: for each lane the key of its random draws, from `seeds.philox_key`.
+    """
+
+    model: Model
+    lanes: LaneStack
+    examples: Examples | None = None
+    start: torch.Tensor | None = None
+    keys: Sequence[npt.NDArray[np.uint64]] = ()
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The structure at the size of the lanes."""
+        shapes = dict(zip(self.lanes.layout.names, self.lanes.layout.shapes, strict=True))
+        return Structure(
+            tensors=tuple(replace(t, shape=shapes[t.name]) for t in self.model.structure.tensors),
+            groups=tuple(
+                replace(g, size=shapes[g.axes[0].tensor][g.axes[0].dim] // g.axes[0].repeat)
+                for g in self.model.structure.groups
+            ),
+        )
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The lanes' tensors: views."""
+        return self.lanes.layout.views(self.lanes.flat)
+
+    def of_weights(self, entries: Entries | torch.Tensor) -> torch.Tensor:
+        """What `entries`, by name or (L, P), hold for the prunable weights: (L, W), a copy in a weight mask's order."""
+        if isinstance(entries, torch.Tensor):
+            entries = self.lanes.layout.views(entries)
+        return torch.cat([entries[t.name].flatten(1) for t in self.structure.prunable], dim=1)
+
+    def over_nodes(self, entries: Entries | torch.Tensor) -> torch.Tensor:
+        """Sum of `entries`, by name or (L, P), over all that leaves with a node: (L, N) float64, as in a node mask.
+
+        An entry between two nodes of one group (a skip connection) counts once for each.
+        """
+        if isinstance(entries, torch.Tensor):
+            entries = self.lanes.layout.views(entries)
+        sums: list[torch.Tensor] = []
+        for group in self.structure.groups:
+            total = torch.zeros(len(self.lanes), group.size, dtype=torch.float64, device=self.lanes.flat.device)
+            for axis in group.axes:
+                view = entries[axis.tensor]
+                split = torch.unflatten(view, axis.dim + 1, (group.size, axis.repeat))
+                others = [d for d in range(1, split.dim()) if d != axis.dim + 1]
+                # A sum over no dimension at all would be one over every dimension.
+                total += split.sum(dim=others, dtype=torch.float64) if others else split
+            sums.append(total)
+        return torch.cat(sums, dim=1)
+
+    def kept(self, kind: str) -> torch.Tensor | None:
+        """Which entries of a mask of `kind` still exist: (L, entries) bool, or None for all."""
+        if self.lanes.keep is None:
+            return None
+        return (self.of_weights(self.lanes.keep) if kind == "weight" else self.over_nodes(self.lanes.keep)) > 0
+
+    def masked(self, masks: torch.Tensor, kind: str) -> ScoringState:
+        """The same lanes without what `masks` (L, entries) bool of `kind` remove; their size stays."""
+        layout, structure = self.lanes.layout, self.structure
+        keep = torch.ones_like(self.lanes.flat) if self.lanes.keep is None else self.lanes.keep.clone()
+        views = layout.views(keep)
+        parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
+        if kind == "weight":
+            for tensor, part in zip(structure.prunable, parts, strict=True):
+                views[tensor.name].mul_(part.view_as(views[tensor.name]))
+        else:
+            for group, part in zip(structure.groups, parts, strict=True):
+                for axis in group.axes:
+                    view = views[axis.tensor]
+                    along = part.repeat_interleave(axis.repeat, dim=1)
+                    sizes = [len(masks)] + [1] * (view.dim() - 1)
+                    sizes[axis.dim + 1] = along.shape[1]
+                    view.mul_(along.view(sizes))
+        return replace(self, lanes=LaneStack(layout, self.lanes.flat * keep, keep))

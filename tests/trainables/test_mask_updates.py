@@ -1,0 +1,529 @@
+"""Masks that change in training: exact counts, nothing revived, and every lane as if it were alone."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.allocations import kept_counts
+from sparsefront.spaces.masks import draw, split_sections
+from sparsefront.spaces.schedules import drop_fraction
+from sparsefront.spaces.seeds import generator, philox_key, raw_rows
+from sparsefront.trainables import pack as pack_module
+from sparsefront.trainables.lanes import Layout, dense_lanes, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.mask_updates import UPDATES, UpdateSettings, sections_of
+from sparsefront.trainables.mask_updates.contract import gather, scatter
+from sparsefront.trainables.models import initial_weights
+from sparsefront.trainables.optimizers import Hyperparameters
+from sparsefront.trainables.pack import Pack, Schedule, batch_order
+from tests.oracles import dynamic as oracle
+from tests.oracles.networks import small_model
+
+STEPS, BATCH = 50, 32
+SCHEDULE = Schedule("adam", steps=STEPS, batch_size=BATCH, eval_every=20)
+HYPER = Hyperparameters(lr=0.01, momentum=0.9, weight_decay=0.01)
+#: The contract: losses within 1e-4 after 50 steps in float32 on a CPU.
+TOLERANCE = 1e-4
+SPARSITY = 0.7
+OPTIMIZERS = ["adam", "sgd"]
+
+
+@pytest.fixture(scope="module")
+def order(examples):
+    return torch.from_numpy(batch_order(len(examples[0]), BATCH, STEPS, generator(1, "order")))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model("mlp")
+
+
+def weights_of(model, seed=2):
+    return initial_weights(model.structure, "torch", generator(seed, "pack"))
+
+
+def masks_of(model, numbers, sparsity=SPARSITY):
+    structure = model.structure
+    counts = kept_counts(structure, "weight", sparsity, "erk")
+    every = draw(structure.section_sizes("weight"), counts, philox_key(1, "mask"), start=0, stop=max(numbers) + 1)
+    return every[list(numbers)]
+
+
+def lanes_of(model, kind, numbers, sparsity=SPARSITY):
+    """One lane for each number; those that begin dense differ by their weights, the others by their masks."""
+    if UPDATES[kind].starts_dense:
+        return dense_lanes(model.structure, [weights_of(model, seed) for seed in numbers], torch.device("cpu"))
+    parent = {n: torch.from_numpy(w) for n, w in weights_of(model).items()}
+    return weight_masked_lanes(model.structure, parent, masks_of(model, numbers, sparsity))
+
+
+def settings_of(model, numbers, **options):
+    structure = model.structure
+    options = {"steps": STEPS, "sparsity": SPARSITY, "seed": 3, "replicate": 1, "every": 4} | options
+    return UpdateSettings(
+        sections_of(structure, Layout.of(structure)),
+        lanes=tuple(100 + i for i in numbers),
+        counts=options.pop("counts", lambda s: kept_counts(structure, "weight", s, "erk")),
+        **options,
+    )
+
+
+def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, hyper=HYPER, updates=None, **more):
+    """Results by the number that a lane was made from."""
+    lanes = more.pop("lanes", None) or lanes_of(model, kind, numbers)
+    options = more.pop("options", {})
+    updates = updates or UPDATES[kind].make(settings_of(model, numbers, **options))
+    hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
+    train, validation = examples
+    pack = Pack(model, lanes, hyper, schedule, train=train, validation=validation, order=order, updates=updates, **more)
+    return {numbers[r.lane]: r for ended in pack.run() for r in ended}
+
+
+def assert_same(a, b):
+    assert (a.outcome, a.steps, a.curve_step) == (b.outcome, b.steps, b.curve_step)
+    assert torch.equal(a.mask, b.mask)
+    assert a.mask_overlap == b.mask_overlap
+    assert a.exploration_rate == b.exploration_rate
+    np.testing.assert_allclose(a.curve_val_loss, b.curve_val_loss, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(a.parameters, b.parameters, rtol=0, atol=TOLERANCE)
+
+
+class Watched:
+    """Updates that note what every step leaves: counts, whether anything masked is not zero, and the masks."""
+
+    def __init__(self, updates, sections):
+        self._updates, self._sections = updates, sections
+        self.counts, self.masks, self.changed = [], [], []
+
+    def __getattr__(self, name):
+        return getattr(self._updates, name)
+
+    def step(self, step, flat, keep, gradient, optimizer):
+        changed = self._updates.step(step, flat, keep, gradient, optimizer)
+        assert set(keep.unique().tolist()) <= {0.0, 1.0}
+        slots = {} if "popup_score" in self._updates.slots() else optimizer.slots()  # its optimiser has the scores'
+        for state in (flat, *slots.values()):
+            assert not state[keep == 0].any()
+        self.counts.append([s.of(keep).sum(dim=1).tolist() for s in self._sections])
+        self.masks.append(gather(self._sections, keep) > 0)
+        self.changed.append(changed)
+        return changed
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", UPDATES)
+def test_counts_are_exact_after_every_step_and_nothing_masked_comes_back(kind, optimizer, model, examples, order):
+    settings = settings_of(model, (0, 1, 2))
+    watched = Watched(UPDATES[kind].make(settings), settings.sections)
+    hyper = replace(HYPER, weight_decay=0.1)
+    results = run(
+        model, kind, examples, order, schedule=replace(SCHEDULE, optimizer=optimizer), hyper=hyper, updates=watched
+    )
+    final = [[k] * 3 for k in kept_counts(model.structure, "weight", SPARSITY, "erk")]
+    assert len(watched.counts) == STEPS
+    assert watched.counts[-1] == final
+    if kind != "gradual":
+        assert all(counts == final for counts in watched.counts)
+    for lane, result in results.items():
+        assert not gather(settings.sections, result.parameters[None])[0][~result.mask].any()
+        assert torch.equal(result.mask, watched.masks[-1][lane])
+        ever = torch.stack(watched.masks)[:, lane].any(dim=0)
+        first = watched.masks[0][lane]
+        if kind == "gradual":
+            assert result.exploration_rate == 1
+            assert result.mask_overlap == pytest.approx(result.mask.double().mean().item())
+        else:
+            assert result.exploration_rate >= ever.double().mean().item()
+            assert result.exploration_rate > first.double().mean().item()
+            assert 0 < result.mask_overlap < 1
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+def test_packed_is_alone(kind, model, examples, order):
+    together = run(model, kind, examples, order, numbers=(0, 1, 2))
+    for i in together:
+        assert_same(together[i], run(model, kind, examples, order, numbers=(i,))[i])
+
+
+@pytest.mark.parametrize("recording_steps", [0, 10**6])
+@pytest.mark.parametrize("kind", UPDATES)
+def test_lanes_that_leave_change_nothing_for_those_that_stay(
+    kind, recording_steps, model, examples, order, monkeypatch
+):
+    """Who leaves is cut out if that is worth a recording, and is left behind as zeros if not."""
+    expected = run(model, kind, examples, order, numbers=(0, 1, 2))
+    monkeypatch.setattr(pack_module, "_RECORDING_STEPS", recording_steps)
+    lanes = lanes_of(model, kind, (3, 0, 4, 1, 2))
+    lanes.flat[2, 0] = torch.nan
+    found = run(
+        model,
+        kind,
+        examples,
+        order,
+        numbers=(3, 0, 4, 1, 2),
+        lanes=lanes,
+        stop_rule=lambda step, *_: {0: 0} if step == 40 else {},
+    )
+    assert [(found[i].outcome, found[i].steps) for i in (3, 4)] == [("stopped", 40), ("diverged", 20)]
+    assert int(found[3].mask.sum()) >= sum(kept_counts(model.structure, "weight", SPARSITY, "erk"))
+    for i in expected:
+        assert_same(found[i], expected[i])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", UPDATES)
+def test_training_goes_on_where_it_ended(kind, optimizer, model, examples, order):
+    """Bit for bit, from what a lane's result holds."""
+    schedule = replace(SCHEDULE, optimizer=optimizer)
+    whole = run(model, kind, examples, order, schedule=schedule)
+    first = run(model, kind, examples, order, schedule=replace(schedule, steps=20))
+    names = first[0].slots
+    slots = {name: torch.stack([first[i].slots[name] for i in first]) for name in names}
+    lanes = replace(lanes_of(model, kind, (0, 1, 2)), flat=torch.stack([first[i].parameters for i in first]))
+    second = run(model, kind, examples, order, schedule=schedule, lanes=lanes, start_step=20, slots=slots)
+    for i, result in second.items():
+        assert torch.equal(result.parameters, whole[i].parameters)
+        assert torch.equal(result.mask, whole[i].mask)
+        assert result.mask_overlap == whole[i].mask_overlap
+        assert result.exploration_rate == whole[i].exploration_rate
+        assert result.curve_val_loss == whole[i].curve_val_loss[1:]
+
+
+@pytest.mark.parametrize("kind", ["rigl", "set"])
+def test_lanes_may_differ_in_the_counts_of_their_layers(kind, model, examples, order):
+    """Masks of a global count: every lane keeps those that it came with."""
+    structure, numbers = model.structure, (0, 1, 2)
+    counts = kept_counts(structure, "weight", SPARSITY, "global")
+    masks = draw(structure.section_sizes("weight"), counts, philox_key(1, "mask"), start=0, stop=3)
+    parent = {n: torch.from_numpy(w) for n, w in weights_of(model).items()}
+    lanes = weight_masked_lanes(structure, parent, masks)
+    together = run(model, kind, examples, order, lanes=lanes)
+    for i in numbers:
+        alone = run(model, kind, examples, order, numbers=(i,), lanes=lanes.select([i]))
+        assert_same(together[i], alone[i])
+        assert together[i].mask_overlap < 1
+        parts = zip(
+            *(split_sections(structure, "weight", m) for m in (masks[i], together[i].mask.numpy())), strict=True
+        )
+        for before, after in parts:
+            assert before.sum() == after.sum()
+
+
+@pytest.mark.parametrize("family", ["conv1d", "hourglass"])
+@pytest.mark.parametrize("kind", UPDATES)
+def test_every_family_keeps_its_counts_and_what_is_not_trained(kind, family, examples, order):
+    model = small_model(family)
+    structure, layout = model.structure, Layout.of(model.structure)
+    lanes = lanes_of(model, kind, (0, 1, 2))
+    results = run(model, kind, examples, order, lanes=lanes, schedule=replace(SCHEDULE, eval_every=50))
+    for i, result in results.items():
+        parts = split_sections(structure, "weight", result.mask.numpy())
+        assert tuple(int(part.sum()) for part in parts) == kept_counts(structure, "weight", SPARSITY, "erk")
+        assert torch.equal(result.parameters[layout.trained_width :], lanes.flat[i, layout.trained_width :])
+        assert result.exploration_rate > 0.99 * (1 - SPARSITY)
+        assert not gather(sections_of(structure, layout), result.parameters[None])[0][~result.mask].any()
+
+
+# Against plain PyTorch.
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["rigl", "set"])
+def test_rewiring_is_what_plain_torch_makes_of_it(kind, optimizer, model, examples, order):
+    numbers, structure = (0, 1, 2), model.structure
+    hyper = [
+        Hyperparameters(lr=0.01),
+        Hyperparameters(lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
+        Hyperparameters(lr=0.005, label_smoothing=0.2),
+    ]
+    results = run(model, kind, examples, order, schedule=replace(SCHEDULE, optimizer=optimizer), hyper=hyper)
+    settings = settings_of(model, numbers)
+    decay = "cosine" if kind == "rigl" else "constant"
+
+    def fraction_at(step):
+        due = step > 0 and step % settings.every == 0
+        return drop_fraction(step, fraction=0.3, end=settings.end, kind=decay) if due else 0.0
+
+    for i, mask in zip(numbers, masks_of(model, numbers), strict=True):
+
+        def words_at(step, lane=settings.lanes[i]):
+            width = sum(structure.section_sizes("weight"))
+            words = raw_rows(philox_key(3, "updates", 1, lane, step), start=0, stop=1, width=width) >> 8
+            parts = split_sections(structure, "weight", words[0])
+            return {t.name: part.tolist() for t, part in zip(structure.prunable, parts, strict=True)}
+
+        keep = {
+            t.name: torch.from_numpy(part).float().view(t.shape)
+            for t, part in zip(structure.prunable, split_sections(structure, "weight", mask), strict=True)
+        }
+        trained, last = oracle.train(
+            "mlp",
+            {n: torch.from_numpy(w) for n, w in weights_of(model).items()},
+            keep,
+            examples[0],
+            order,
+            optimizer_name=optimizer,
+            hyper=hyper[i],
+            fraction_at=fraction_at,
+            words_at=None if kind == "rigl" else words_at,
+        )
+        assert torch.equal(results[i].mask, torch.cat([last[t.name].flatten() for t in structure.prunable]) > 0)
+        for name, view in Layout.of(structure).views(results[i].parameters[None]).items():
+            torch.testing.assert_close(view[0], trained[name], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_edge_popup_is_what_plain_torch_makes_of_it(optimizer, model, examples, order):
+    """Scores trained by autograd through a choice whose gradient is the identity."""
+    structure = model.structure
+    hyper = Hyperparameters(lr=0.05, weight_decay=0.01)
+    results = run(model, "edge_popup", examples, order, schedule=replace(SCHEDULE, optimizer=optimizer), hyper=hyper)
+    counts = kept_counts(structure, "weight", SPARSITY, "erk")
+    for i, result in results.items():
+        weights = {n: torch.from_numpy(w) for n, w in weights_of(model, i).items()}
+        scores, masks = oracle.train_scores(
+            "mlp",
+            weights,
+            dict(zip((t.name for t in structure.prunable), counts, strict=True)),
+            examples[0],
+            order,
+            optimizer_name=optimizer,
+            hyper=hyper,
+        )
+        assert torch.equal(result.mask, torch.cat([masks[t.name].flatten() for t in structure.prunable]) > 0)
+        found = Layout.of(structure).views(result.slots["popup_score"][None])
+        for name, score in scores.items():
+            torch.testing.assert_close(found[name][0], score, rtol=0, atol=TOLERANCE)
+
+
+# Each rule's own promises.
+
+
+@pytest.mark.parametrize("kind", ["rigl", "set"])
+def test_a_drop_fraction_of_zero_is_static_training_to_the_last_bit(kind, model, examples, order):
+    lanes = lanes_of(model, kind, (0, 1, 2))
+    train, validation = examples
+    static = Pack(model, lanes, [HYPER] * 3, SCHEDULE, train=train, validation=validation, order=order)
+    expected = {r.lane: r for ended in static.run() for r in ended}
+    found = run(model, kind, examples, order, options={"drop_fraction": 0.0})
+    for i, result in found.items():
+        assert torch.equal(result.parameters, expected[i].parameters)
+        assert result.curve_val_loss == expected[i].curve_val_loss
+        assert result.mask_overlap == 1
+        assert result.exploration_rate == pytest.approx(result.mask.double().mean().item())
+        assert expected[i].mask is expected[i].mask_overlap is expected[i].exploration_rate is None
+
+
+def test_an_update_of_rigl_takes_the_place_of_the_optimisers_step(model, examples, order):
+    """The weights that stay are those of before, and those that are new are zero; SET moves them first."""
+    for kind in ("rigl", "set"):
+        before = run(model, kind, examples, order, schedule=replace(SCHEDULE, steps=4))[0]
+        after = run(model, kind, examples, order, schedule=replace(SCHEDULE, steps=5))[0]
+        sections = settings_of(model, (0,)).sections
+        old, new = (gather(sections, r.parameters[None])[0] for r in (before, after))
+        stayed = before.mask & after.mask
+        assert (after.mask & ~before.mask).any()
+        assert not new[~stayed].any()
+        assert bool((old == new)[stayed].all()) == (kind == "rigl")
+
+
+def test_set_draws_by_lane_replicate_and_step(model, examples, order):
+    def masks(numbers=(0, 0), **options):
+        lanes = lanes_of(model, "set", numbers)
+        updates = UPDATES["set"].make(replace(settings_of(model, (0, 1)), **options))
+        done = run(model, "set", examples, order, numbers=(0, 1), lanes=lanes, updates=updates)
+        return done[0].mask, done[1].mask
+
+    first, second = masks()
+    assert not torch.equal(first, second)  # the same mask and weights, but lanes of their own
+    assert torch.equal(masks()[0], first)
+    assert not torch.equal(masks(replicate=2)[0], first)
+    assert not torch.equal(masks(seed=4)[0], first)
+
+
+def test_set_grows_every_masked_weight_equally_often(model):
+    """Chi-square over the masked weights of one section: 99.9% quantile."""
+    section = settings_of(model, (0,)).sections[1]
+    n_lanes, n_steps = 40, 25
+    settings = replace(settings_of(model, range(n_lanes)), decay="constant", every=1, steps=10**6, drop_fraction=0.5)
+    updates = UPDATES["set"].make(settings)
+    flat = torch.zeros(n_lanes, Layout.of(model.structure).width)
+    keep = torch.ones_like(flat)
+    section.of(keep)[:, 30:] = 0
+    grown = torch.zeros(section.size - 30)
+
+    class Still:
+        def step(self, flat, gradient):
+            pass
+
+        def slots(self):
+            return {}
+
+    updates.start(flat, keep, {})
+    for step in range(1, n_steps + 1):
+        now = keep.clone()
+        updates.step(step, flat, now, torch.zeros_like(flat), Still())
+        grown += section.of(now)[:, 30:].sum(dim=0)
+    n = n_lanes * n_steps * 15
+    assert grown.sum() == n
+    expected = n / len(grown)
+    # 77 degrees of freedom; draws without replacement vary less than independent ones, so that the bound is generous.
+    assert ((grown - expected) ** 2 / expected).sum() < 121.1
+
+
+def test_what_was_just_dropped_is_not_grown_again(model, examples, order):
+    settings = settings_of(model, (0, 1, 2))
+    watched = Watched(UPDATES["rigl"].make(settings), settings.sections)
+    run(model, "rigl", examples, order, updates=watched)
+    n_updates = 0
+    for (before, after), changed in zip(itertools.pairwise(watched.masks), watched.changed[1:], strict=True):
+        if changed:
+            n_updates += 1
+            n_gone = (before & ~after).sum(dim=1).tolist()
+            fraction = drop_fraction(4 * n_updates, fraction=0.3, end=settings.end)
+            counts = kept_counts(model.structure, "weight", SPARSITY, "erk")
+            room = [n - k for n, k in zip(settings.sizes, counts, strict=True)]
+            assert n_gone == [sum(min(int(fraction * k), r) for k, r in zip(counts, room, strict=True))] * 3
+        else:
+            assert torch.equal(before, after)
+    assert n_updates == 9  # every 4 steps below 38, three quarters of 50
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+def test_gradual_pruning_only_removes_and_ends_at_the_exact_counts(allocation, model, examples, order):
+    structure = model.structure
+    settings = settings_of(
+        model, (0, 1, 2), counts=lambda s: kept_counts(structure, "weight", s, allocation), sparsity=0.9, every=3
+    )
+    watched = Watched(UPDATES["gradual"].make(settings), settings.sections)
+    run(model, "gradual", examples, order, updates=watched)
+    for before, after in itertools.pairwise(watched.masks):
+        assert not (after & ~before).any()
+    assert watched.masks[4].all()  # dense for the first tenth
+    assert [t for t, changed in enumerate(watched.changed) if changed] == [*range(5, 38, 3), 38]
+    counts = kept_counts(structure, "weight", 0.9, allocation)
+    found = [sum(lane) for lane in zip(*watched.counts[38], strict=True)]
+    assert found == [sum(counts)] * 3
+    if len(counts) > 1:
+        assert watched.counts[38] == [[k] * 3 for k in counts]
+    assert min(min(section) for section in watched.counts[38]) >= 1
+
+
+def test_counts_that_rise_by_one_on_the_way_grow_nothing(model, examples, order):
+    sizes = model.structure.section_sizes("weight")
+
+    def counts(sparsity):
+        most, *rest = (max(1, round((1 - sparsity) * n)) for n in sizes)
+        return most, *rest[:-1], rest[-1] + (sparsity > 0.5)
+
+    settings = settings_of(model, (0, 1, 2), counts=counts, sparsity=0.8, every=3)
+    watched = Watched(UPDATES["gradual"].make(settings), settings.sections)
+    run(model, "gradual", examples, order, updates=watched)
+    for before, after in itertools.pairwise(watched.masks):
+        assert not (after & ~before).any()
+    assert watched.counts[-1] == [[k] * 3 for k in counts(0.8)]
+
+
+def test_gradual_pruning_ranks_by_the_score_it_is_given(model, examples, order):
+    found = run(model, "gradual", examples, order, options={"score": lambda w: 1 / (1e-3 + w.abs())})
+    usual = run(model, "gradual", examples, order)
+    for i in found:
+        assert not torch.equal(found[i].mask, usual[i].mask)
+        assert found[i].mask.sum() == usual[i].mask.sum()
+
+
+def test_edge_popup_leaves_every_weight_as_it_was_drawn(model, examples, order):
+    lanes = lanes_of(model, "edge_popup", (0, 1, 2))
+    settings = settings_of(model, (0, 1, 2))
+    results = run(model, "edge_popup", examples, order, hyper=replace(HYPER, weight_decay=0.1))
+    for i, result in results.items():
+        keep = torch.ones_like(result.parameters)[None]
+        scatter(settings.sections, result.mask[None].float(), keep)
+        assert torch.equal(result.parameters, lanes.flat[i] * keep[0])
+        assert torch.equal(result.slots["drawn"], lanes.flat[i])
+        assert result.val_loss < result.curve_val_loss[0] < 1.45  # it learns all the same
+
+
+# Settings.
+
+
+def test_about_forty_updates_unless_the_interval_is_given(model):
+    settings = replace(settings_of(model, (0,)), steps=1500, every=None)
+    rigl = UPDATES["rigl"].make(settings)
+    assert rigl.n_skipped(1500) == 40
+    assert rigl.n_skipped(29) == 1  # every 28 steps, not at the first
+    gradual = UPDATES["gradual"].make(settings)
+    assert 38 <= len(gradual._counts) <= 42
+    assert min(gradual._counts) == 150
+    assert max(gradual._counts) == 1125
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("kind", UPDATES)
+def test_trainings_of_a_few_steps_end_at_the_exact_counts(kind, steps, model, examples, order):
+    results = run(
+        model, kind, examples, order, schedule=replace(SCHEDULE, steps=steps), options={"steps": steps, "every": None}
+    )
+    for result in results.values():
+        assert result.mask.sum() == sum(kept_counts(model.structure, "weight", SPARSITY, "erk"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"every": 0}, r"steps=50, every=0: mask updates need both to be at least 1"),
+        ({"steps": 0}, r"steps=0, every=4: mask updates need"),
+        (
+            {"end_fraction": 1.5},
+            r"begin_fraction=None, end_fraction=1.5 of mask updates: shares of the training's steps",
+        ),
+        ({"begin_fraction": 0.8}, r"begin_fraction=0.8, end_fraction=0.75 of mask updates"),
+    ],
+)
+def test_settings_that_no_training_can_follow_are_refused(wrong, message, model):
+    with pytest.raises(SpaceError, match=message):
+        settings_of(model, (0,), **wrong)
+
+
+@pytest.mark.parametrize("kind", ["rigl", "set"])
+def test_a_drop_fraction_that_cannot_be_is_refused_before_training(kind, model):
+    with pytest.raises(SpaceError, match=r"fraction=1.5 of connections to drop: must lie in \[0, 1\]"):
+        UPDATES[kind].make(settings_of(model, (0,), drop_fraction=1.5))
+
+
+@pytest.mark.parametrize("kind", ["gradual", "edge_popup"])
+def test_rules_that_decide_the_counts_need_them(kind, model):
+    with pytest.raises(SpaceError, match=r"counts=None: .* needs the survivors of each section at a sparsity"):
+        UPDATES[kind].make(replace(settings_of(model, (0,)), counts=None))
+
+
+def test_set_needs_a_number_for_each_lane(model, examples, order):
+    updates = UPDATES["set"].make(settings_of(model, (0, 1)))
+    with pytest.raises(SpaceError, match=r"lanes=\[100, 101\]: one number for each of the 3 lanes of the pack"):
+        run(model, "set", examples, order, updates=updates)
+
+
+def test_compacted_lanes_are_refused(model):
+    nodes = np.zeros((1, model.structure.n_nodes), dtype=bool)
+    nodes[:, ::2] = True
+    parent = {n: torch.from_numpy(w) for n, w in weights_of(model).items()}
+    layout = node_masked_lanes(model.structure, parent, nodes).layout
+    with pytest.raises(SpaceError, match=r"shape=\(6, 15\) of 'layers.0.weight': .* mask kind 'weight'"):
+        sections_of(model.structure, layout)
+
+
+def test_sections_are_the_weight_mask_in_its_order(model):
+    structure = model.structure
+    sections = sections_of(structure, Layout.of(structure))
+    assert tuple(s.size for s in sections) == structure.section_sizes("weight")
+    flat = torch.arange(Layout.of(structure).width, dtype=torch.float32)[None]
+    views = Layout.of(structure).views(flat)
+    expected = torch.cat([views[t.name].flatten(1) for t in structure.prunable], dim=1)
+    assert torch.equal(gather(sections, flat), expected)
+    back = torch.zeros_like(flat)
+    scatter(sections, expected, back)
+    assert torch.equal(gather(sections, back), expected)
+    assert [s.fan_in for s in sections] == [15, 12, 9]
