@@ -13,6 +13,7 @@ from benchmarks.machine import describe
 NAMES = (
     *("baseline", "tune", "scoring", "lanes", "ledger"),
     *("search_asha", "search_asha_nodes", "search_strategies", "search_proposals", "search_simulation"),
+    *("scores", "dynamic", "tickets"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = Path(".benchmarks")

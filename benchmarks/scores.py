@@ -15,6 +15,7 @@ from torch import nn
 from benchmarks.machine import spread, table
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.lanes import dense_lanes
 from sparsefront.trainables.models import Model, build_model, initial_weights
 from sparsefront.trainables.pack import Examples
@@ -48,6 +49,11 @@ def dense_network(model: Model) -> nn.Sequential:
         layers += [nn.Conv1d(n_in, n_out, kernel, stride=2, padding=1), nn.ReLU()]
     n_out, n_in = shapes["linear.weight"]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_in, n_out))
+
+
+def counts_of(structure: Structure, kind: str, density: float) -> tuple[int, ...]:
+    """One count over all layers."""
+    return kept_counts(structure, kind, 1 - density, "global")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -90,7 +96,7 @@ def rows_of(name: str, n_examples: int, device: torch.device) -> list[list[str]]
                 state,
                 kind,
                 density=1 - SPARSITY,
-                counts_of=lambda density, kind=kind: kept_counts(model.structure, kind, 1 - density, "global"),
+                counts_of=partial(counts_of, model.structure, kind),
                 rounds=rounds,
             )
             cut()

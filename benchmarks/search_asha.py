@@ -296,7 +296,7 @@ def main(n: int = CANDIDATES) -> str:
         ["what", "figure", "goal"],
         [*passes_and_use(n), *against_tune(n)],
         f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
-        f"Adam steps of 100; rungs at {FIRST_RUNG} and {ETA * FIRST_RUNG} steps, one of {ETA} goes on; {WORKERS} "
+        f"Adam steps of 100; rungs at {FIRST_RUNG} steps and every {ETA}-fold, one of {ETA} goes on; {WORKERS} "
         f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median "
         f"(lowest-highest) of {REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
     )

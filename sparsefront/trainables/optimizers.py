@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch.optim.adam import adam
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ PerLane = float | torch.Tensor
 
 
 class LaneOptimizer(Protocol):
-    """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them."""
+    """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them.
+
+    Attributes:
+        rate: what the learning rates of the next steps are multiplied by.
+    """
+
+    rate: float
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step: `flat` (L, P) is updated; `gradient` (L, P) is scratch afterwards."""
@@ -55,19 +62,28 @@ class LaneOptimizer(Protocol):
 
 
 class Adam:
-    """Adam with L2 weight decay."""
+    """Adam with L2 weight decay.
+
+    torch's fused kernel goes through memory once; it takes one rate, one pair of betas and one epsilon. Where lanes
+    agree on all but the rate, it moves zeros, and each lane goes that way as far as its own rate says. Lanes of unlike
+    betas are updated operation by operation, which takes two to three times as long.
+    """
 
     def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
         self._hyper = list(hyper)
         self._first = torch.zeros_like(flat)
         self._second = torch.zeros_like(flat)
-        self._step = 0
+        self._n_steps = 0
+        self._n_steps_there = torch.zeros((), device=flat.device)  # the kernel counts on its own device
+        self.rate = 1.0
         self._prepare()
 
     def _prepare(self) -> None:
         device = self._first.device
         self._decay = per_lane([h.weight_decay for h in self._hyper], device)
-        self._shared = len({(h.lr, h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1
+        self._lr = per_lane([h.lr for h in self._hyper], device)
+        self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
+        self._way = torch.empty_like(self._first) if self._fuses and isinstance(self._lr, torch.Tensor) else None
         columns = {
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
@@ -78,20 +94,42 @@ class Adam:
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
-        self._step += 1
+        self._n_steps += 1
         add_decay(gradient, flat, self._decay)
+        if not (self._fuses and flat.is_contiguous() and gradient.is_contiguous()):
+            self._step_apart(flat, gradient)
+        elif isinstance(self._lr, torch.Tensor):
+            assert self._way is not None
+            self._fused(self._way.zero_(), gradient, 1.0)
+            flat.addcmul_(self._way, self._lr, value=self.rate)
+        else:
+            self._fused(flat, gradient, self._lr * self.rate)
+
+    def _fused(self, flat: torch.Tensor, gradient: torch.Tensor, lr: float) -> None:
+        h = self._hyper[0]
+        adam(
+            [flat],
+            [gradient],
+            [self._first],
+            [self._second],
+            [],
+            [self._n_steps_there],
+            fused=True,
+            amsgrad=False,
+            beta1=h.beta1,
+            beta2=h.beta2,
+            lr=lr,
+            weight_decay=0.0,
+            eps=h.eps,
+            maximize=False,
+        )
+
+    def _step_apart(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
+        """The same for lanes that agree on nothing."""
+        step = self._n_steps
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
-        if self._shared:
-            h = self._hyper[0]
-            root = (1 - h.beta2**self._step) ** 0.5
-            self._first.lerp_(gradient, 1 - h.beta1)
-            self._second.mul_(h.beta2).addcmul_(gradient, gradient, value=1 - h.beta2)
-            _square_root(self._second, out=gradient)
-            gradient.add_(h.eps * root)
-            flat.addcdiv_(self._first, gradient, value=-h.lr * root / (1 - h.beta1**self._step))
-            return
-        roots = np.sqrt(1 - self._columns["beta2"] ** self._step)
-        rate = self._columns["lr"] * roots / (1 - self._columns["beta1"] ** self._step)
+        roots = np.sqrt(1 - self._columns["beta2"] ** step)
+        rate = self._columns["lr"] * self.rate * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
         self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
         _square_root(self._second, out=gradient)
@@ -116,7 +154,8 @@ class Adam:
 
     def restore(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
         """Go on as after `step` steps."""
-        self._step = step
+        self._n_steps = step
+        self._n_steps_there.fill_(step)
         _restore(self.slots(), slots)
 
 
@@ -127,10 +166,11 @@ class SGD:
         self._hyper = list(hyper)
         self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
         self._device = flat.device
+        self.rate = 1.0
         self._prepare(flat.device)
 
     def _prepare(self, device: torch.device) -> None:
-        self._rate = per_lane([-h.lr for h in self._hyper], device)
+        self._negative_lr = per_lane([-h.lr for h in self._hyper], device)
         self._decay = per_lane([h.weight_decay for h in self._hyper], device)
         self._momentum = per_lane([h.momentum for h in self._hyper], device)
         # Nesterov: gradient + momentum x velocity; otherwise the velocity itself (the gradient, where momentum is 0).
@@ -149,10 +189,10 @@ class SGD:
             update = self._velocity
             if self._any_nesterov:
                 update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
-        if isinstance(self._rate, float):
-            flat.add_(update, alpha=self._rate)
+        if isinstance(self._negative_lr, float):
+            flat.add_(update, alpha=self._negative_lr * self.rate)
         else:
-            flat.addcmul_(update, self._rate)
+            flat.addcmul_(update, self._negative_lr, value=self.rate)
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
