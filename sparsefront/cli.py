@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sparsefront.results import Results
+    from sparsefront.search.claims import ClaimFinding
     from sparsefront.search.comparison import SearchVerdict
     from sparsefront.search.findings import Verdict
 
 
-_LISTS = ("methods", "strategies", "rungs", "objectives", "spaces", "allocations", "criteria", "datasets", "models")
+_LISTS = ("methods", "strategies", "rungs", "objectives", "simulations", "spaces", "allocations", "criteria", "datasets", "models")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,6 +129,19 @@ def _parser() -> argparse.ArgumentParser:
     verdict.add_argument("--format", choices=("table", "json"), default="table")
     verdict.set_defaults(function=_verdict)
 
+    claims = commands.add_parser(
+        "claims", help="are the claims of papers reproduced by the studies that test them?", allow_abbrev=False
+    )
+    claims.add_argument("dirs", metavar="DIR", nargs="+", type=_path)
+    claims.add_argument("--format", choices=("table", "markdown", "json"), default="table")
+    claims.add_argument(
+        "--output",
+        metavar="FILE",
+        type=_path,
+        help="write there instead of to the terminal; a page with the marks that docs/claims.md has keeps the rest",
+    )
+    claims.set_defaults(function=_claims)
+
     report = commands.add_parser("report", help="write DIR/report.html: one self-contained page", allow_abbrev=False)
     report.add_argument("dir", metavar="DIR", type=_path)
     report.set_defaults(function=_report)
@@ -143,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "study", metavar="STUDY.toml|DIR", type=_path, help="a study, or the folder of a finished one"
     )
     simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
-    simulate.add_argument("--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list'")
+    simulate.add_argument("--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list simulations'")
     simulate.add_argument("--ledger", metavar="DIR", type=_path, help="replay the results of this finished search")
     simulate.add_argument("--workers", metavar="N", type=int, help="packs at once (default: cores of this machine)")
     simulate.add_argument("--format", choices=("table", "json"), default="table")
@@ -153,16 +167,30 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=_LISTS)
     listing.set_defaults(function=_list)
 
-    doctor = commands.add_parser("doctor", help="check this machine, or a cluster", allow_abbrev=False)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine, or a cluster",
+        description="Check versions, memory, disk, devices, training, Ray and MLflow. Without --address it starts Ray on "
+        "this machine, as a study does, and ends it again: that takes some seconds.",
+        allow_abbrev=False,
+    )
     doctor.add_argument("--address", help="address of a running Ray cluster (default: one on this machine)")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+def _import_beside(path: Path) -> None:
+    """Let a study name modules in the current folder and beside its file; they hide no module that is there."""
+    for folder in (os.getcwd(), str(path.absolute().parent)):
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _run(options: argparse.Namespace) -> int:
     from sparsefront.progress import view_for
     from sparsefront.study import Study, attributed
 
+    _import_beside(options.study)
     study = Study.from_toml(options.study, options.overrides)
     console = _Console()
     try:
@@ -171,6 +199,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(attributed(str(error), str(options.study), options.overrides)) from error
     console.print()
     _print_verdict(console, results.verdict(), alpha=results.design.alpha)
+    _print_unmet(console, results)
     console.print()
     console.print(Text(f"report: {results.folder / 'report.html'}"), soft_wrap=True)
     if results.recorded is not None:
@@ -190,6 +219,7 @@ def _run(options: argparse.Namespace) -> int:
 def _front(options: argparse.Namespace) -> int:
     from sparsefront.results import load
     from sparsefront.search.ledger import write_table
+    from sparsefront.search.objective import OBJECTIVES
 
     if options.output is not None:
         _check_output(options.output)
@@ -200,6 +230,8 @@ def _front(options: argparse.Namespace) -> int:
     if options.objectives is not None:
         objectives = [name.strip() for name in options.objectives.split(",")]
     table = results.front(where=options.where, objectives=objectives)
+    if on_test := [name for name in objectives if OBJECTIVES[name].quality]:
+        _complain(f"{', '.join(on_test)}: measured on test examples, by which nothing may be chosen")
     try:
         if options.format == "parquet":
             write_table(table, options.output.resolve())
@@ -208,14 +240,14 @@ def _front(options: argparse.Namespace) -> int:
         if options.output is not None:
             with options.output.open("w", encoding="utf-8") as file:
                 if text is None:
-                    _print_front(_Console(file=file, width=200), table, objectives, _dimensions(results))
+                    _print_front(_Console(file=file, width=200), table, results, objectives, where=options.where)
                 else:
                     file.write(text)
             return 0
     except OSError as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error.strerror})") from error
     if text is None:
-        _print_front(_Console(), table, objectives, _dimensions(results))
+        _print_front(_Console(), table, results, objectives, where=options.where)
     else:
         print(text, end="")
     return 0
@@ -227,6 +259,12 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"--output {path}: is a folder; name a file")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {path}: {path.absolute().parent} is no folder; make it first")
+
+
+def _print_unmet(console: Console, results: Results) -> None:
+    """Say which constraints nothing meets: a search then has no front, and nothing to judge."""
+    for clause in results.unmet_constraints():
+        console.print(Text(clause, style="yellow"))
 
 
 def _unfinished(console: Console, results: Results) -> None:
@@ -247,7 +285,47 @@ def _verdict(options: argparse.Namespace) -> int:
     else:
         console = _Console()
         _print_verdict(console, verdict, alpha=results.design.alpha)
+        _print_unmet(console, results)
         _unfinished(console, results)
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from sparsefront.results import load
+    from sparsefront.search.claim_words import claim_dict, claims_markdown, replaced
+
+    if options.output is not None:
+        _check_output(options.output)
+    loaded = [load(folder) for folder in options.dirs]
+    names: dict[str, Path] = {}
+    for results in loaded:
+        first = names.setdefault(results.design.name, results.folder)
+        if first is not results.folder:
+            raise ConfigError(
+                f"DIR={results.folder}: holds a study called {results.design.name!r}, as {first} does; give one of them"
+            )
+    findings = [results.claims(*loaded) for results in loaded]
+    text = None
+    if options.format == "json":
+        text = json.dumps([claim_dict(finding) for finding in findings], indent=2, allow_nan=False) + "\n"
+    elif options.format == "markdown":
+        text = claims_markdown(findings)
+    if options.output is None:
+        if text is None:
+            _print_claims(_Console(), findings)
+        else:
+            print(text, end="")
+        return 0
+    try:
+        if options.format == "markdown" and options.output.exists():
+            text = replaced(options.output.read_text(encoding="utf-8"), text or "")
+        with options.output.open("w", encoding="utf-8") as file:
+            if text is None:
+                _print_claims(_Console(file=file, width=200), findings)
+            else:
+                file.write(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
     return 0
 
 
@@ -275,6 +353,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: must be at least 1")
+    _import_beside(options.study)
     if options.study.is_dir():
         source, ledger = str(options.study), options.ledger or options.study
         study = Study.from_dict(load(options.study).identity, source=source)
@@ -363,7 +442,10 @@ class _Column:
 
 
 _GAP = 2
-_COLOURS = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
+_COLOURS = {
+    **{"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"},
+    **{"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"},
+}
 
 
 def _table(console: Console, columns: Iterable[_Column], *, title: str | None = None) -> list[str]:
@@ -383,6 +465,44 @@ def _table(console: Console, columns: Iterable[_Column], *, title: str | None = 
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
     console.print(table)
     return left_out
+
+
+def _print_claims(console: Console, findings: Sequence[ClaimFinding]) -> None:
+    from sparsefront.search.claim_words import claim_rows, whole
+
+    rows = claim_rows(findings)
+
+    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
+        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("study", "tested", "verdict"))
+
+    levels = {f"{100 * (1 - finding.alpha):g}%" for finding in findings}
+    columns = (
+        column("study", "study"),
+        column("tested", "tested"),
+        column("sparsity", "sparsity"),
+        column("metric", "metric", rank=1),
+        column("expected", "expected", rank=2),
+        column("diff.", "difference"),
+        column(f"{levels.pop()} interval" if len(levels) == 1 else "interval", "interval"),
+        column("unit", "unit", rank=4),
+        column("p (Holm)", "p", rank=6),
+        column("p equiv.", "p equivalence", rank=7),
+        column("pairs", "pairs", rank=5),
+        column("verdict", "verdict"),
+    )
+    left_out = _table(console, columns)
+    for row in rows:
+        if row["note"]:
+            note = f"{row['study']}, {row['tested']} at {row['sparsity']}: {row['note']}"
+            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+    console.print()
+    for finding in findings:
+        console.print(Text(f"{finding.study}: {whole(finding)}", style="bold"))
+        console.print(Padding(Text(f"{finding.claim.claim} ({finding.claim.paper})"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"original: {finding.claim.original_scale}", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"here: {finding.claim.our_scale}", style="dim"), (0, 0, 0, 2)))
+    if left_out:
+        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
 
 
 def _print_verdict(console: Console, verdict: Verdict | SearchVerdict, *, alpha: float) -> None:
@@ -447,7 +567,7 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
             column("sparsity", "sparsity"),
             column("arm", "arm mean", rank=1),
             column("random", "random mean", rank=2),
-            column("diff." if metric == "accuracy" else "saved", "difference"),
+            column("saved" if metric == "convergence" else "diff.", "difference"),
             column(f"{100 * (1 - alpha):g}% interval", "interval"),
             column("p (Holm)", "p", rank=4),
             column("p equiv.", "p equivalence", rank=5),
@@ -481,20 +601,31 @@ def _dimensions(results: Results) -> list[str]:
     return list(dict.fromkeys(name for arm in results.design.arms for name, _ in arm.space.columns))
 
 
-def _print_front(console: Console, table: pa.Table, objectives: Sequence[str], dimensions: Sequence[str]) -> None:
+def _print_front(
+    console: Console, table: pa.Table, results: Results, objectives: Sequence[str], *, where: str | None
+) -> None:
+    from sparsefront.search.filters import ALIASES, where_columns
     from sparsefront.search.objective import objectives_named
 
+    dimensions = _dimensions(results)
+    is_weight = results.design.mask_kind == "weight"  # whose nodes are all there, or nearly
     fixed = {
         "candidate": ("candidate", 0),
         "arm": ("arm", 0),
         "replicate": ("repli-\ncate", 4),
         **({} if dimensions else {"target_sparsity": ("level", 6)}),
-        "node_sparsity": ("node\nsparsity", 5 if dimensions else 1),
+        **({} if is_weight else {"node_sparsity": ("node\nsparsity", 5 if dimensions else 1)}),
         "weight_sparsity": ("weight\nsparsity", 3),
     }
     chosen = {o.column: (o.column.replace("_", "\n"), 0) for o in objectives_named(objectives)}
     searched = {name: (name.replace("_", "\n"), 10 + i) for i, name in enumerate(dimensions)}
     columns = {**fixed, **chosen, "test_error": ("test\nerror", 2), **searched}
+    # What was asked for is what somebody wants to see: of a dimension named like an alias, the dimension.
+    asked = where_columns(where) if where is not None else []
+    asked = [name if name in table.schema.names else ALIASES[name] for name in asked]
+    for name in asked:
+        if name not in ("stage", "outcome", "reused") and not str(table.schema.field(name).type).startswith("list"):
+            columns[name] = (columns.get(name, (name.replace("_", "\n"), 0))[0], min(columns.get(name, (0, 1))[1], 1))
     left_out = _table(
         console,
         [
@@ -504,8 +635,10 @@ def _print_front(console: Console, table: pa.Table, objectives: Sequence[str], d
             for name, (heading, rank) in columns.items()
         ],
     )
-    note = f"; no room for {', '.join(left_out)}, --format csv has everything" if left_out else ""
-    console.print(Text(f"{table.num_rows:,} candidates on the front{note}", style="dim"))
+    note = f"; no room for {', '.join(left_out)}: take a wider terminal, or --format csv" if left_out else ""
+    counted = f"{table.num_rows:,} candidate{'s' * (table.num_rows != 1)} on the front"
+    console.print(Text(f"{counted}{note}", style="dim"))
+    _print_unmet(console, results)
 
 
 def _cell(name: str, value: object) -> str:

@@ -1,21 +1,21 @@
-"""What there is to choose from, read off the registries."""
+"""What there is to choose from, read off the registries: each is imported when it is asked for, some take seconds."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from sparsefront.search.methods import METHODS
-from sparsefront.search.rungs import RUNGS
-from sparsefront.search.simulator import SYNTHETIC
-from sparsefront.search.strategies import STRATEGIES
-from sparsefront.spaces.allocations import ALLOCATIONS
-from sparsefront.spaces.ready import READY_SPACES
-from sparsefront.trainables.data import DATASETS
-from sparsefront.trainables.models import MODELS
-from sparsefront.trainables.pruning import CRITERIA
+
+#: What has a summary and a source only: the registry's module, and its name there.
+_REGISTRIES = {
+    "rungs": ("sparsefront.search.rungs", "RUNGS"),
+    "spaces": ("sparsefront.spaces.ready", "READY_SPACES"),
+    "allocations": ("sparsefront.spaces.allocations", "ALLOCATIONS"),
+    "criteria": ("sparsefront.trainables.pruning", "CRITERIA"),
+}
 
 
 def listing(what: str) -> dict[str, dict[str, str]]:
@@ -25,8 +25,12 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     'channels = [25, 25, 25]'
     """
     if what == "methods":
+        from sparsefront.search.methods import METHODS
+
         return {name: {"what": m.summary, "source": m.source} for name, m in METHODS.items()}
     if what == "strategies":
+        from sparsefront.search.strategies import STRATEGIES
+
         return {
             name: {
                 "what": s.summary,
@@ -36,24 +40,37 @@ def listing(what: str) -> dict[str, dict[str, str]]:
             for name, s in STRATEGIES.items()
         }
     if what == "objectives":
+        from sparsefront.search.objective import OBJECTIVES
+
+        return {
+            name: {"what": o.label, "unit": o.unit, "better": "higher" if o.higher_is_better else "lower"}
+            for name, o in OBJECTIVES.items()
+        }
+    if what == "simulations":
+        from sparsefront.search.simulator import SYNTHETIC
+
         return {name: {"what": row.summary} for name, row in SYNTHETIC.items()}
-    if what in ("rungs", "spaces", "allocations", "criteria"):
-        registry: Mapping[str, Any] = {
-            "rungs": RUNGS, "spaces": READY_SPACES, "allocations": ALLOCATIONS, "criteria": CRITERIA
-        }[what]  # fmt: skip
+    if what in _REGISTRIES:
+        module, attribute = _REGISTRIES[what]
+        registry: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
         return {name: {"what": row.summary, "source": row.source} for name, row in registry.items()}
     if what == "datasets":
+        from sparsefront.trainables.data import DATASETS
+
         return {
             name: {
                 "what": d.summary,
                 "examples": f"{d.n_train:,} to train and validate, {d.n_test:,} to test; "
-                f"shape {list(d.example_shape)}, {d.n_classes} classes",
+                f"shape {list(d.example_shape)}, {d.n_classes} "
+                f"{'classes' if d.task == 'classification' else 'degradations'}",
                 "options": "; ".join(f"{o.name} = {o.default}: {o.meaning}, {o.accepted}" for o in d.options) or "none",
                 "source": d.source,
                 "licence": d.licence,
             }
             for name, d in DATASETS.items()
         }
+    from sparsefront.trainables.models import MODELS
+
     return {
         name: {
             "what": m.summary,

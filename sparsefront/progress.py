@@ -18,6 +18,7 @@ from rich.text import Text
 
 from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.front import front, front_columns
+from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import SCHEMA
 
 #: Seconds between redraws on a terminal, and between lines in a log.
@@ -25,6 +26,11 @@ _REDRAW_S = 0.25
 #: What the stages of the ledger's rows are work on.
 _WORK_OF = {"scored": "scored", "trained": "trained", "rung": "trained"}
 _LINE_S = 60.0
+
+
+def _field(name: str) -> pa.Field:
+    """A column of a front; those that only some ledgers have are objectives."""
+    return SCHEMA.field(name) if name in SCHEMA.names else pa.field(name, pa.float64())
 
 
 class Progress:
@@ -49,7 +55,7 @@ class Progress:
         self.best_val_error = float("inf")
         self.n_failures = 0
         self._totals, self._clock = totals, clock
-        self._front = SCHEMA.empty_table().select(front_columns(design.objectives))
+        self._front = pa.schema([_field(name) for name in front_columns(design.objectives)]).empty_table()
         self._worker_s = {"scored": 0.0, "trained": 0.0}
         self._began = clock()
         self._done_before = 0
@@ -230,12 +236,19 @@ def _numbers(progress: Progress) -> list[str]:
     if np.isfinite(left) and left > 0:
         parts.append(f"{_duration(left)} left")
     if np.isfinite(progress.best_val_error):
-        parts.append(f"best validation accuracy {1 - progress.best_val_error:.1%}")
+        parts.append(f"best validation {_result(progress)}")
     if progress.front_size:
         parts.append(f"front of {progress.front_size:,}")
     if progress.n_failures:
         parts.append(f"{progress.n_failures:,} failed")
     return parts
+
+
+def _result(progress: Progress) -> str:
+    """The lowest validation error, as people read it."""
+    name = progress.design.metric if isinstance(progress.design, Design) else "accuracy"
+    value = float(METRICS[name].from_error(progress.best_val_error))
+    return f"accuracy {value:.1%}" if name == "accuracy" else f"PSNR {value:.2f} dB"
 
 
 def _duration(seconds: float) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ import pyarrow as pa
 from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.attainment import attainment_columns, within_constraints
+from sparsefront.search.claims import Claim, ClaimFinding, Evidence, claim_columns, judge_claim
 from sparsefront.search.comparison import SearchVerdict, compare_arms
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
 from sparsefront.search.filters import parse_where
 from sparsefront.search.findings import Verdict
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.ledger.disk import Disk, read_plain, write_atomically
+from sparsefront.search.objective import objectives_named
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.spaces.candidate import CandidateNames
 
 REPORT = "report.html"
+CLAIM = "claim.json"
 
 
 class Results:
@@ -78,13 +84,20 @@ class Results:
 
         Args:
             where: condition over columns; test results are refused, for validation decides.
-            objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study.
+            objectives: names of `sparsefront.search.objective.OBJECTIVES`; None for those of the study. Those that are
+                measured on test examples are shown, but nothing should be chosen by such a front.
         """
         if isinstance(objectives, str):
             objectives = [objectives]
         chosen = self.design.objectives if objectives is None else tuple(objectives)
         front_columns(chosen)
         with Ledger.read(self.folder) as ledger:
+            for objective, column in zip(chosen, objectives_named(chosen), strict=True):
+                if column.column not in ledger.schema.names:
+                    raise ConfigError(
+                        f"objective={objective!r}: was not measured in this study; its key quality must name "
+                        f"{column.quality!r}"
+                    )
             expression = None if where is None else parse_where(where, schema=ledger.schema)
             rows = ledger.scan(where=expression)
             if isinstance(self.design, SearchDesign):
@@ -96,6 +109,43 @@ class Results:
         with Ledger.read(self.folder) as ledger:
             return self._judged(ledger)
 
+    def claims(self, *others: Results) -> ClaimFinding:
+        """What the study found about the claim that its file states, judged anew from the ledger.
+
+        Args:
+            others: results of the studies that tests of the claim name with `than`.
+
+        Raises:
+            ConfigError: a study without a claim, or a test that a study cannot answer.
+        """
+        claim = self._claim()
+        named = {test.than for test in claim.tests}
+        by_name = {other.design.name: other._evidence(claim) for other in others if other.design.name in named}
+        n_trained, n_planned = self.n_trained()
+        return judge_claim(claim, self._evidence(claim), by_name, n_trained=n_trained, n_planned=n_planned)
+
+    def _claim(self) -> Claim:
+        path = self.folder / CLAIM
+        again = "run the study's file again, which trains nothing that is there"
+        if isinstance(self.design, SearchDesign):
+            raise ConfigError(f"DIR={self.folder}: is a search; claims are tested by studies of masks")
+        try:
+            return Claim.of_data(json.loads(read_plain(path)))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"DIR={self.folder}: its study states no claim; add [claim] to its file and {again}"
+            ) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{path}: holds no claim ({type(error).__name__}: {error}); {again}") from None
+
+    def _evidence(self, claim: Claim) -> Evidence:
+        if isinstance(self.design, SearchDesign):
+            raise ConfigError(f"DIR={self.folder}: is a search; claims are tested by studies of masks")
+        with Ledger.read(self.folder) as ledger:
+            columns = [name for name in claim_columns(claim) if name in ledger.schema.names]
+            expression = parse_where("stage == 'trained'", schema=ledger.schema)
+            return Evidence(self.design, ledger.table(columns=columns, where=expression))
+
     def n_trained(self) -> tuple[int, int]:
         """Networks recorded, and networks that the whole study trains; equal once it is finished."""
         where = "stage == 'trained'"
@@ -105,6 +155,13 @@ class Results:
         else:
             planned = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1).totals()[3]
         return self.to_arrow(where=where, columns=["stage"]).num_rows, planned
+
+    def unmet_constraints(self) -> tuple[str, ...]:
+        """Why a search has no front, or an arm nothing on it: the measured constraints that no candidate meets."""
+        if not isinstance(self.design, SearchDesign):
+            return ()
+        with Ledger.read(self.folder) as ledger:
+            return unmet_constraints(ledger.scan(columns=feasibility_columns(self.design)), self.design)
 
     def outcomes(self) -> dict[str, int]:
         """How many masks and networks came to each outcome; what several arms share counts once."""
@@ -161,6 +218,26 @@ class Results:
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
+
+
+def write_claim(folder: Path, claim: Mapping[str, Any] | None) -> None:
+    """Leave a claim beside the ledger that tests it, in place of an earlier one; None leaves none.
+
+    It is no part of study.json, which never changes: its words may, and its tests, without training anything again.
+
+    Raises:
+        LedgerError: if the disk fails.
+    """
+    path, temporary = folder / CLAIM, folder / f"{CLAIM}.tmp"
+    try:
+        temporary.unlink(missing_ok=True)
+        if claim is None:
+            path.unlink(missing_ok=True)
+            return
+        content = json.dumps(claim, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(Disk(), path, [content.encode()], temporary=temporary)
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror}); free or repair the disk") from error
 
 
 def load(folder: str | Path) -> Results:

@@ -382,6 +382,26 @@ def test_reading_a_study_needs_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"
 
 
+@pytest.mark.parametrize(
+    ("what", "unneeded"),
+    [
+        ("methods", {"torch", "ray", "mlflow", "optuna", "scipy.stats"}),
+        ("rungs", {"torch", "ray", "mlflow", "optuna", "scipy.stats"}),
+        ("strategies", {"torch", "ray", "mlflow"}),
+    ],
+)
+def test_a_list_imports_what_it_needs(what: str, unneeded: set[str]) -> None:
+    code = f"import sys; from sparsefront.cli import main; main(['list', {what!r}]); print(sorted(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert not unneeded & set(said.splitlines()[-1].strip("[]").replace("'", "").split(", "))
+
+
+def test_the_doctors_help_says_that_ray_is_started(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "Without --address it starts Ray on this machine" in " ".join(capsys.readouterr().out.split())
+
+
 # From Python ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -20,9 +21,14 @@ from sparsefront.cli import main
 from sparsefront.errors import ConfigError
 from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.rungs import RUNGS
+from sparsefront.search.simulator import SYNTHETIC
 from sparsefront.search.strategies import STRATEGIES
+from sparsefront.spaces.canonical import permuted
+from sparsefront.spaces.masks import unpack_bits
 from sparsefront.spaces.ready import READY_SPACES
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.study import SearchStudy, Study
 from sparsefront.trainables.data import load_dataset
 from tests.faults.inline_search import rows_of, run_search
@@ -76,16 +82,37 @@ def test_arms_take_over_what_they_do_not_say() -> None:
     assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
 
 
+def test_options_that_were_left_out_are_written_down() -> None:
+    study = made(
+        arms={"random": {}, "other": {"strategy": "nsga2", "options": {"population": 4}}, "tpe": {"strategy": "tpe"}}
+    )
+    arms = study.identity()["arms"]
+    assert arms["random"]["options"] == {}
+    assert arms["other"]["options"] == {"population": 4, "crossover_fraction": 0.9, "swap_fraction": 0.5}
+    assert arms["tpe"]["options"] == {
+        "n_startup_trials": 10, "n_ei_candidates": 24, "multivariate": True, "constant_liar": True
+    }  # fmt: skip
+    # A default that is written out is the same study, another value is not.
+    tpe = {"strategy": "tpe", "options": {"n_ei_candidates": 24}}
+    assert made(arms={"random": {}, "tpe": tpe}).digest == made(arms={"random": {}, "tpe": {"strategy": "tpe"}}).digest
+    tpe["options"] = {"n_ei_candidates": 25}
+    assert made(arms={"random": {}, "tpe": tpe}).digest != made(arms={"random": {}, "tpe": {"strategy": "tpe"}}).digest
+
+
 def test_a_design_has_spaces_and_rungs_of_each_arm() -> None:
     arms = {
         "random": {"rungs": {"kind": "mo_asha"}},
         "asha": {"rungs": {"kind": "asha"}, "space": {"training": {"lr": 0.5, "optimizer": {"choices": ["sgd"]}}}},
+        "told": {"rungs": {"kind": "asha", "objectives": ["val_error"]}},
+        "both": {"rungs": {"kind": "mo_asha", "objectives": ["val_loss", "macs"]}},
     }
     design = made(arms=arms).design()
     assert isinstance(design, SearchDesign)
     by_name = {arm.name: arm for arm in design.arms}
     assert by_name["random"].rungs.objectives == ("val_error", "n_params")
     assert by_name["asha"].rungs.objectives == ("val_loss",)
+    assert by_name["told"].rungs.objectives == ("val_error",)
+    assert by_name["both"].rungs.objectives == ("val_loss", "macs")
     assert by_name["random"].space.names == ("depth", "width_1", "width_2", "sparsity", "lr")
     assert by_name["asha"].space.names == ("depth", "width_1", "width_2", "sparsity", "optimizer")
     assert by_name["asha"].space.constants == {"training.lr": 0.5}
@@ -154,6 +181,79 @@ def test_what_the_ledger_needs_of_the_parent_is_recorded() -> None:
     }  # fmt: skip
 
 
+def digests(study: SearchStudy, *points: dict[str, Any]) -> list[str]:
+    space = study.design().arms[0].space
+    return [space.digest(point) for point in points]
+
+
+def test_what_takes_no_effect_makes_no_other_candidate() -> None:
+    choice = {"choices": ["adam", "sgd"]}
+    numbers = {name: {"low": 0.1, "high": 0.9} for name in ("momentum", "beta1", "beta2")}
+    study = made(space={"training": {"optimizer": choice, **numbers}}, arms={"random": {}})
+    point = {"optimizer": "adam", "beta1": 0.9, "beta2": 0.9, "momentum": 0.1}
+    adam = digests(study, point, {**point, "momentum": 0.5}, {**point, "beta1": 0.5}, {**point, "beta2": 0.5})
+    assert [adam.index(d) for d in adam] == [0, 0, 2, 3]
+    point["optimizer"] = "sgd"
+    sgd = digests(study, point, {**point, "beta1": 0.5, "beta2": 0.5}, {**point, "momentum": 0.5})
+    assert [sgd.index(d) for d in sgd] == [0, 0, 2]
+    assert not set(adam) & set(sgd)
+    # The optimiser may be the study's.
+    training = {"steps": 18, "batch_size": 32, "optimizer": "sgd"}
+    study = made(space={"training": numbers}, training=training, arms={"random": {}})
+    assert len(set(digests(study, *({"beta1": b, "beta2": 0.5, "momentum": 0.5} for b in (0.2, 0.4))))) == 1
+
+
+def test_a_mask_that_removes_nothing_is_none() -> None:
+    masks = {"draw": {"low": 0, "high": 9}, "sparsity": {"low": 0.0, "high": 0.9}}
+    masks["allocation"] = {"choices": ["uniform", "erk"]}  # type: ignore[dict-item]
+    study = made(space={"masks": masks}, arms={"random": {}})
+    dense = [{"mask_draw": i, "sparsity": 0.0, "allocation": a} for i in (0, 9) for a in ("uniform", "erk")]
+    masked = [{**point, "sparsity": 0.5} for point in dense]
+    assert len(set(digests(study, *dense))) == 1
+    assert len(set(digests(study, *dense, *masked))) == 5
+
+
+def test_shares_of_layers_that_are_not_there_make_no_other_candidate() -> None:
+    space = {
+        "model": {"widths": {**WIDTHS, "low": 8, "high": 16}},
+        "masks": {"allocation": "searched", "sparsity": 0.5},
+    }
+    study = made(space=space, arms={"random": {}})
+    shares = {"share_1": 0.5, "share_2": 0.2, "share_3": 0.3}
+    short, long = {"depth": 1, "width_1": 8, **shares}, {"depth": 2, "width_1": 8, "width_2": 8, **shares}
+    found = digests(study, short, {**short, "share_3": 1.0}, {**short, "share_2": 0.4})
+    assert [found.index(d) for d in found] == [0, 0, 2]
+    assert len(set(digests(study, long, {**long, "share_3": 1.0}))) == 2
+    double = {**short, "share_1": 1.0, "share_2": 0.4}  # the same ratios
+    assert digests(study, short) == digests(study, double)
+
+
+def test_a_run_trains_candidates_that_are_equal_once_and_ends_with_its_space(tmp_path: Path) -> None:
+    space = {"training": {"optimizer": {"choices": ["adam", "sgd"]}, "momentum": {"choices": [0.0, 0.5, 0.9]}}}
+    study = made(space=space, arms={"random": {}}, search={"candidates": 6, "batch": 4}, replicates=1)
+    run_search(study, tmp_path / "study")
+    rows = list(rows_of(tmp_path / "study").values())
+    trained = {(row["optimizer"], row["momentum"] if row["optimizer"] == "sgd" else 0) for row in rows}
+    assert len([row for row in rows if not row["reused"]]) == len(trained) == 4  # sgd thrice, adam once
+    copies = [row for row in rows if row["reused"]]
+    assert {"adam", "sgd"} >= {row["optimizer"] for row in copies}
+    assert len({(row["optimizer"], row["momentum"]) for row in rows}) == 6
+    assert len(rows) < 60
+
+
+def test_simulations_recognise_masks_that_are_the_same_but_for_the_order_of_units() -> None:
+    masks = {"kind": "weight", "sparsity": 0.9}
+    study = made(space={"masks": {"bits": True}}, model={"widths": [6]}, masks=masks, arms={"random": {}})
+    space = study.design().arms[0].space
+    (point,) = space.draw(philox_key(1, "test"), 0, 1)
+    packed = point["mask_bits"]
+    assert isinstance(packed, bytes)
+    structure = study._networks(load_dataset("digits")).describe(0, {}).structure
+    mirrored = permuted(structure, unpack_bits(packed, 6 * 64 + 6 * 10), [np.arange(6)[::-1]])
+    assert mirrored != packed
+    assert space.digest({"mask_bits": mirrored}) == space.digest(point)
+
+
 @pytest.mark.parametrize(("kind", "sections", "kept"), [("weight", [384, 60], [115, 18]), ("node", [6], [2])])
 def test_the_counts_of_searched_bits_are_recorded(kind: str, sections: list[int], kept: list[int]) -> None:
     masks = {"kind": kind, "sparsity": 0.7}
@@ -193,7 +293,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"masks": []}, "masks=[]: must be a section of keys and values"),
     ({"masks": {"kind": "edge"}}, "masks.kind='edge': must be 'node' or 'weight'"),
     ({"masks": {"sparsity": 1.0}}, "masks.sparsity=1.0: must be less than 1.0"),
-    ({"masks": {"allocation": "ekr"}}, "masks.allocation='ekr': must be one of uniform, global, er, erk; did you mean"),
+    ({"masks": {"allocation": "ekr"}}, "masks.allocation='ekr': must be one of uniform, global, er, erk"),
     (
         {"masks": {"allocation": "erk", "kind": "node"}},
         "masks.allocation='erk': divides weight masks only, and masks.kind is 'node'",
@@ -213,6 +313,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rungs": {"kind": "asha", "bands": [0.9, 0.5]}}, "rungs.bands=[0.9, 0.5]: must ascend"),
     ({"rungs": {"kind": "asha", "bands": [1.5]}}, "rungs.bands.0=1.5: must be less than 1.0"),
     ({"rungs": {"kind": "asha", "min_steps": -1}}, "rungs.min_steps=-1: must be at least 0"),
+    ({"rungs": {"objectives": ["val_eror"]}}, "rungs.objectives: 'val_eror' must be one of val_error,"),
+    ({"rungs": {"objectives": ["test_loss"]}}, "rungs.objectives: 'test_loss' is a test result; validation decides"),
+    ({"rungs": {"objectives": ["macs", "macs"]}}, "rungs.objectives=['macs', 'macs']: every value may appear once"),
+    (
+        arms_with(rungs={"kind": "asha", "objectives": ["val_error", "macs"]}),
+        "arms.b.rungs.objectives=['val_error', 'macs']: rungs.kind='asha' compares by one objective; mo_asha by",
+    ),
+    (
+        arms_with(rungs={"kind": "ray_asha", "objectives": ["val_error"]}),
+        "arms.b.rungs.objectives=['val_error'] with rungs.kind='ray_asha': Ray's scheduler is told 'val_loss'; leave",
+    ),
     (
         {"arms": {"random": {"rungs": {"kind": "asha", "min_steps": 18}}}},
         "arms.random.rungs.min_steps=18: must be 0 (automatic) or less than the full training, 18",
@@ -220,6 +331,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         arms_with(rungs={"kind": "hyperband", "asynchronous": True}),
         "arms.b.rungs.asynchronous=true with rungs.kind='hyperband': only asha, mo_asha decide",
+    ),
+    (
+        arms_with(rungs={"kind": "ray_asha", "bands": [0.5]}),
+        "arms.b.rungs.bands=[0.5] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps; leave",
     ),
     (
         {"rungs": {"kind": "asha", "fidelity": "data_fraction"}, "training": {"steps": 18, "batch_size": 128}},
@@ -260,6 +375,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"verdict": {"reference": [1.0]}}, "verdict.reference=[1.0]: must have one number for each of the 2 objectives"),
     ({"verdict": {"equivalence_margin": 0}}, "verdict.equivalence_margin=0: must be greater than 0.0"),
     # The space: those that are wrong by themselves are in tests/spaces.
+    ({"space": {}}, "space={}: there is nothing to search; give a key a range or choices, as in [space.training] lr"),
+    ({"space": {"training": {"lr": 0.1}}}, "space={'training': {'lr': 0.1}}: there is nothing to search; give a key"),
+    (
+        {"space": {"model": {"widths": {"low": 4, "high": 8}}}},
+        "space.model.widths: sets one number, and model.widths is a list; say how long it is beside the range, as in",
+    ),
+    (
+        arms_with(space={"model": {"widths": {"choices": [4, 8]}}}),
+        "arms.b.space.model.widths: sets one number, and model.widths is a list; say how long it is beside the range",
+    ),
+    ({"space": {"model": {"widths": 8, "bias": {"flag": True}}}}, "space.model.widths: sets one number, and"),
     ({"space": "mlp"}, "space='mlp': must be a section of keys and values"),
     ({"space": {"ready": "mpl"}}, "space.ready='mpl': must be one of mlp, conv1d,"),
     ({"space": {"training": {"lr": {"low": 0.0, "high": 1.0}}}}, "space.training.lr.low=0.0: must lie in (0, inf)"),
@@ -287,15 +413,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"training": {"optimizer": {"choices": ["adam", "sdg", "sgd"]}}}},
-        "space: training.optimizer='sdg': must be one of adam, sgd",
+        "space.training.optimizer='sdg': must be one of adam, sgd",
     ),
     (
         {"space": {"model": {"activation": {"choices": ["relu", "rellu", "tanh"]}}}},
-        "model.activation='rellu': Input should be 'relu', 'tanh', 'gelu' or 'silu'",
+        "space.model.activation='rellu': Input should be 'relu', 'tanh', 'gelu' or 'silu'",
     ),
     (
         {"space": {"masks": {"allocation": {"choices": ["uniform", "ekr", "erk"]}}}},
-        "space.masks.allocation='ekr': must be one of uniform, global, er, erk, searched; did you mean 'er'?",
+        "space.masks.allocation='ekr': must be one of uniform, global, er, erk",
     ),
     (
         {"space": {"masks": {"allocation": "erk"}}, "masks": {"kind": "node"}},
@@ -350,6 +476,24 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert out == ""
     assert err == f"sparsefront: {toml}: {said}\n"
     assert list(tmp_path.iterdir()) == [toml]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("space.training.lr = { low = nan, high = 1.0 }", "space.training.lr.low=nan: must be a finite number"),
+        ("space.training.lr = { low = 0.1, high = inf }", "space.training.lr.high=inf: must be a finite number"),
+        ("space.training.lr = -inf", "space.training.lr=-inf: must be a finite number, text, a flag, or a table"),
+        ("arms.b.space.masks.sparsity = nan", "arms.b.space.masks.sparsity=nan: must be a finite number"),
+        ("space.training.lr = 1979-05-27", "space.training.lr=datetime.date(1979, 5, 27): must be a finite number"),
+    ],
+)
+def test_what_json_cannot_hold_is_named_as_it_is_written(tmp_path: Path, line: str, message: str) -> None:
+    head = 'name = "a"\nseed = 1\nreplicates = 1\ntraining.steps = 9\nspace.model.bias = true\narms.random = {}\n'
+    (tmp_path / "a.toml").write_text(f"{head}{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        Study.from_toml(tmp_path / "a.toml")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.toml'}: {message}")
 
 
 @pytest.mark.parametrize("name", ["b c", "", "../b", ".b"])
@@ -561,7 +705,16 @@ def test_a_search_that_is_complete_is_not_run_again(done: Path, capsys: Capture)
     assert f"{done} holds another study (changed: arms.asha.rungs.eta: 2 -> 3)" in err
 
 
-@pytest.mark.parametrize(("what", "names"), [("strategies", STRATEGIES), ("rungs", RUNGS), ("spaces", READY_SPACES)])
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("strategies", STRATEGIES),
+        ("rungs", RUNGS),
+        ("spaces", READY_SPACES),
+        ("objectives", OBJECTIVES),
+        ("simulations", SYNTHETIC),
+    ],
+)
 def test_what_there_is_to_choose_from_is_listed(what: str, names: dict[str, Any], capsys: Capture) -> None:
     assert list(listing(what)) == list(names)
     assert main(["list", what]) == 0

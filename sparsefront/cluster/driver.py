@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from sparsefront.errors import SparsefrontError
 from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import TrainWork
+from sparsefront.search.schema import KEY
 from sparsefront.spaces.candidate import CandidateNames
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ _DRIVER_GRACE_S = 30.0
 _HUNG_FRACTION = 0.8
 #: Workers that may fail in a row before any of them could begin, for each that runs at once.
 _FAILED_STARTS_PER_SLOT = 2
+#: Results that arrive so soon after a commit wait, to be committed together: a durable commit takes milliseconds, as
+#: much as all else that the driver does about a small pack.
+_COMMIT_EVERY_S = 0.05
 
 
 class WorkPlan(Protocol):
@@ -91,6 +96,9 @@ class Driver:
     that died or hung is run again by halves until the culprit is alone; a single candidate is tried `max_retries` times
     more, but not if it raised or its worker ended itself for hanging. Passes of attempts that ended so are unknown, and
     not in the budget; the seconds of the last one are.
+
+    What is heard right after a commit may wait for the next one. The plan absorbs it, and its pack is finished, once it
+    is durable and no earlier. No worker goes without work meanwhile: before one does, all that waits is committed.
     """
 
     def __init__(
@@ -113,6 +121,10 @@ class Driver:
         self._schema = settings.schema
         self._checkpoints = CheckpointKeeper(Path(settings.checkpoints)) if settings.checkpoints else None
         self._running: dict[str, _Running] = {}
+        #: Rows that are not committed yet in the order they came, and trials whose packs ended with them.
+        self._waiting: list[pa.RecordBatch] = []
+        self._ended: dict[str, None] = {}
+        self._committed_s = -math.inf
         self._n_packs = 0
         self._n_failed_starts = 0
         self.failure: Exception | None = None
@@ -120,14 +132,17 @@ class Driver:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to hand out or to wait for, or the study has failed."""
-        return self.failure is not None or (not self._running and self._plan.is_done)
+        return self.failure is not None or not (self._running or self._waiting or not self._plan.is_done)
 
     # Work out --------------------------------------------------------------------------------------------------------
 
     def next_pack(self, trial_id: str) -> str | None:
         """Post the next pack for trial `trial_id` and return its key; None if there is none now."""
-        self.record_decided()
+        self._take_decided()
         work = self._plan.next_work()
+        if work is None:
+            self.record_decided()
+            work = self._plan.next_work()
         if work is None:
             return None
         self._running[trial_id] = _Running(work)
@@ -146,9 +161,16 @@ class Driver:
         return key
 
     def record_decided(self) -> None:
-        """Commit what the plan itself knows: slots that can never be filled, candidates that were stopped."""
-        while found := self._plan.decided():
-            self._commit(decided_rows(found, self._names, self._settings.recipe, self._schema))
+        """Commit what was heard, and what the plan knows itself: slots never to be filled, candidates it stopped."""
+        self._take_decided()
+        while self._waiting or self._ended:
+            self._commit_waiting()
+            self._take_decided()
+
+    def _take_decided(self) -> None:
+        if found := self._plan.decided():
+            self._waiting.append(decided_rows(found, self._names, self._settings.recipe, self._schema))
+            self._commit_if_due()
 
     # Results in ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +180,7 @@ class Driver:
             self._running[trial_id].heard_s = self._clock()
 
     def heard(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """A worker reported: commit what ended.
+        """A worker reported: commit what ended, at once or with what comes next.
 
         Raises:
             SparsefrontError: if the worker can run no pack at all, or sent masks that are damaged.
@@ -178,13 +200,14 @@ class Driver:
             is_new = self._plan.is_new(rows)
             fresh = rows if is_new.all() else rows.filter(pa.array(is_new))
             if fresh.num_rows:
-                self._commit(fresh)
+                self._waiting.append(fresh)
+        self._commit_if_due()
 
     def ended(self, trial_id: str) -> None:
         """A pack ran to its end."""
-        running = self._running.pop(trial_id, None)
-        if running is not None:
-            self._plan.finished(running.work)
+        if trial_id in self._running:
+            self._ended[trial_id] = None
+            self._commit_if_due()
 
     def lost(self, trial_id: str, outcome: str, reason: str) -> None:
         """A pack broke off: divide its work, or give up what is a single candidate and was tried often enough.
@@ -197,6 +220,7 @@ class Driver:
         Raises:
             SparsefrontError: if workers die one after the other before they begin.
         """
+        self._commit_waiting()
         running = self._running.pop(trial_id, None)
         if running is None:
             return
@@ -242,11 +266,33 @@ class Driver:
         self._plan.give_back(parts)
 
     def silent(self) -> list[str]:
-        """Trials whose workers should have ended themselves long ago."""
+        """Trials whose workers should have ended themselves long ago; asked for several times a second.
+
+        What has waited for a commit long enough is committed here, should nothing else happen; see `failure`.
+        """
+        try:
+            self._commit_if_due()
+        except Exception as error:
+            self.failure = self.failure or error
         limit_s = self._clock() - self._settings.timeout_s - _DRIVER_GRACE_S
         return [
             key for key, running in self._running.items() if running.heard_s is not None and running.heard_s < limit_s
         ]
+
+    def _commit_if_due(self) -> None:
+        """Commit what waits unless more may come soon: another pack is on its way, and the last commit was just now."""
+        may_wait = self._waiting and len(self._running) > len(self._ended)
+        if not may_wait or self._clock() - self._committed_s >= _COMMIT_EVERY_S:
+            self._commit_waiting()
+
+    def _commit_waiting(self) -> None:
+        if self._waiting:
+            batches, self._waiting = self._waiting, []
+            self._commit(batches[0] if len(batches) == 1 else _once(batches))
+            self._committed_s = self._clock()
+        ended, self._ended = self._ended, {}
+        for trial_id in ended:
+            self._plan.finished(self._running.pop(trial_id).work)
 
     def _commit(self, rows: Any) -> None:
         committed = stamped(rows)
@@ -257,3 +303,11 @@ class Driver:
             if self._plan.is_complete:
                 self._checkpoints.clear()
         self._on_commit(committed)
+
+
+def _once(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows of all batches; of those with one key the first: a pack that was given up may report all the same."""
+    rows = pa.concat_batches(batches)
+    keys = list(zip(*(rows.column(name).to_pylist() for name in KEY), strict=True))
+    first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+    return rows if len(first) == len(keys) else rows.take(pa.array(sorted(first.values())))

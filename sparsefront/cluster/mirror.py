@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import json
 import math
@@ -30,6 +31,7 @@ from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import Comparison, Verdict
 from sparsefront.search.front import front, front_columns, hypervolume_curve, reference_point
 from sparsefront.search.ledger import Ledger, write_table
+from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import ideal_point, objectives_named
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
@@ -136,7 +138,10 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
     curve = _curve(ledger, design)
     n_candidates = curve["n_candidates"][-1].as_py() if curve.num_rows else 0
     trained = ledger.table(
-        columns=["arm", "target_sparsity", "replicate", "outcome", "test_error", "passes", "seconds"],
+        columns=[
+            *("arm", "target_sparsity", "replicate", "outcome", "passes", "seconds"),
+            METRICS[design.metric].test_column,
+        ],
         where=pc.field("stage") == "trained",
     )
     now = Moment(span.ended_ms, n_candidates)
@@ -149,7 +154,7 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         params=dataclasses.asdict(design),
         points=_study_points(verdict, curve, now),
     )
-    return mirror_of(span, design, verdict, study, _arm_pages(trained, verdict, design.alpha, now), members)
+    return mirror_of(span, design, verdict, study, _arm_pages(trained, verdict, design, now), members)
 
 
 def study_page(
@@ -168,6 +173,7 @@ def study_page(
         key=STUDY_KEY,
         name=design.name,
         tags={
+            **{f"sparsefront.version.{name}": version for name, version in ledger.versions.items()},
             "sparsefront.study_digest": ledger.study_digest,
             "sparsefront.progress": f"{n_trained}" + ("" if n_planned is None else f"/{n_planned}") + " trained",
             # MLflow's own description is left to people: it would be overwritten at every export.
@@ -185,9 +191,12 @@ def mirror_of(
     study: Page,
     arms: Sequence[Page],
     members: pa.Table,
+    *,
+    dimensions: Sequence[str] = (),
 ) -> Mirror:
-    """The mirror of a study of these pages, whose front has these members."""
-    shown = _shown_members(members, design.objectives)
+    """The mirror of a study of these pages, whose front has these members; `dimensions` are columns of its space."""
+    page_of = functools.partial(_search_member_page, dimensions) if isinstance(design, SearchDesign) else _member_page
+    shown = [page_of(row) for row in _shown_members(members, design.objectives)]
     return Mirror(
         experiment=f"sparsefront/{design.name}",
         ledger_id=span.ledger_id,
@@ -270,7 +279,8 @@ def _study_points(verdict: Verdict, curve: pa.Table, now: Moment) -> tuple[Point
     return tuple(points)
 
 
-def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -> list[Page]:
+def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment) -> list[Page]:
+    metric = METRICS[design.metric]
     values: dict[tuple[str, float], dict[str, float | int | None]] = {}
     spent = trained.group_by(["arm", "target_sparsity", "outcome"], use_threads=False).aggregate(
         [("passes", "sum"), ("seconds", "sum"), ([], "count_all")]
@@ -283,15 +293,17 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -
     # Draws of one replicate share its data and initial weights: replicates, not draws, are independent.
     completed = trained.filter(pc.field("outcome") == "completed")
     of_replicates = completed.group_by(["arm", "target_sparsity", "replicate"], use_threads=False).aggregate(
-        [("test_error", "mean")]
+        [(metric.test_column, "mean")]
     )
-    accuracies: dict[tuple[str, float], list[float]] = {}
+    values_of: dict[tuple[str, float], list[float]] = {}
     for row in of_replicates.to_pylist():
-        if row["test_error_mean"] is not None:
-            accuracies.setdefault((row["arm"], row["target_sparsity"]), []).append(1.0 - row["test_error_mean"])
-    for key, found in accuracies.items():
-        mean, low, high = _interval(found, alpha)
-        values[key] |= {"test_accuracy": mean, "test_accuracy_low": low, "test_accuracy_high": high}
+        mean_value = row[f"{metric.test_column}_mean"]
+        if mean_value is not None:
+            values_of.setdefault((row["arm"], row["target_sparsity"]), []).append(metric.of_column(mean_value))
+    for key, found in values_of.items():
+        mean, low, high = _interval(found, design.alpha)
+        name = f"test_{design.metric}"
+        values[key] |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         values[key]["replicates"] = len(found)
     tags: dict[tuple[str, float], dict[str, str]] = {key: {} for key in values}
     for comparison in verdict.comparisons:
@@ -310,8 +322,8 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, alpha: float, now: Moment) -
     ]
 
 
-def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
-    """Give pages of the front's members: all, or the best of each objective and an arbitrary but stable choice."""
+def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """Give the front's members with a page: all, or the best of each objective and an arbitrary but stable choice."""
     rows = members.to_pylist()
     if len(rows) > MAX_MEMBERS:
         columns = [o.column for o in objectives_named(objectives)]
@@ -321,7 +333,18 @@ def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[Page]:
         # By id, a hash: as the front grows, members are displaced one by one and not all at once.
         order = sorted(range(len(rows)), key=lambda i: (i not in extremes, rows[i]["candidate"]))
         rows = [rows[i] for i in sorted(order[:MAX_MEMBERS])]
-    return [_member_page(row) for row in rows]
+    return rows
+
+
+def _search_member_page(dimensions: Sequence[str], row: Mapping[str, Any]) -> Page:
+    """As `_member_page`: of a search, whose candidates have a point in a space and no level of sparsity."""
+    page = _member_page(row)
+    return dataclasses.replace(
+        page,
+        name=f"{row['arm']} r{row['replicate']} {row['candidate'][:8]}",
+        tags={name: text for name, text in page.tags.items() if name != "sparsefront.target_sparsity"},
+        params={**page.params, **{name: _text_of(row[name]) for name in dimensions if row[name] is not None}},
+    )
 
 
 def _member_page(row: Mapping[str, Any]) -> Page:

@@ -62,7 +62,13 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
 
 
 def scored_rows(
-    work: ScoreWork, scored: ScoredMasks, names: CandidateNames, recipe: Recipe, *, device: str
+    work: ScoreWork,
+    scored: ScoredMasks,
+    names: CandidateNames,
+    recipe: Recipe,
+    *,
+    device: str,
+    schema: pa.Schema = SCHEMA,
 ) -> pa.RecordBatch:
     """Rows of one pack of scored masks."""
     n = work.stop - work.start
@@ -99,11 +105,12 @@ def scored_rows(
             "device": device,
         },
         n,
+        schema,
     )
 
 
 def trained_rows(
-    work: TrainWork, trained: Sequence[Trained], recipe: Recipe, *, device: str
+    work: TrainWork, trained: Sequence[Trained], recipe: Recipe, *, device: str, schema: pa.Schema = SCHEMA
 ) -> tuple[pa.RecordBatch, dict[str, bytes]]:
     """Rows of trained candidates and of masks cut from them, and the bits of those masks by digest.
 
@@ -116,7 +123,7 @@ def trained_rows(
         lane = lanes[one.candidate]
         shared = _trained_columns(work, lane, one, recipe, device)
         for i, slot in enumerate(lane.slots):
-            cost = {"passes": 0.0, "flops": 0.0, "seconds": 0.0} if i else {}
+            cost = {"passes": 0.0, "flops": 0.0, "seconds": 0.0, "quality_passes": 0.0} if i else {}
             rows.append({**shared, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
         if one.mask_bits is not None and one.mask_digest is not None:
             blobs[one.mask_digest] = one.mask_bits
@@ -147,7 +154,7 @@ def trained_rows(
                     "device": device,
                 }
             )
-    return _from_rows(rows), blobs
+    return _from_rows(rows, schema), blobs
 
 
 def lost_rows(
@@ -204,13 +211,13 @@ def lost_rows(
                     "reused": False,
                 }
             )
-        return _from_rows(rows)
+        return _from_rows(rows, schema)
     for lane in work.lanes:
         for i, slot in enumerate(lane.slots):
             described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe), "stage": work.stage}
             cost = {"seconds": 0.0} if i else {}
             rows.append({**common, **described, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
-    return _from_rows(rows)
+    return _from_rows(rows, schema)
 
 
 def segment_rows(
@@ -232,7 +239,7 @@ def segment_rows(
             "passes": one.passes,
             "flops": 0.0,
             "seconds": one.seconds,
-            "predicted_s": work.predicted_s / len(work.lanes),
+            "predicted_s": _predicted_s(work, one.steps),
             "checkpoint": one.checkpoint,
             "attempt": work.attempt,
             "pack": work.key,
@@ -259,8 +266,22 @@ def segment_rows(
             }
         if one.outcome != "diverged":
             row |= {"val_loss": one.val_loss, "val_error": one.val_error}
-        rows.append(row)
+        rows.append({**row, **one.columns})
     return _from_rows(rows, schema)
+
+
+def _predicted_s(work: SegmentWork, steps: int) -> float:
+    """A lane's share of what its pack is expected to take, up to the row that it leaves at so many steps.
+
+    A candidate that trains alone leaves one at every rung that it passes: each has the share of its own steps.
+    """
+    each_s = work.predicted_s / len(work.lanes)
+    if not work.passing:
+        return each_s
+    edges = [work.lanes[0].start_step, *(step for _, step in work.passing), work.stops[0]]
+    # What broke off or was stopped on the way counts to the rung that it was on its way to.
+    place = next((i for i in range(1, len(edges)) if steps <= edges[i]), len(edges) - 1)
+    return each_s * (edges[place] - edges[place - 1]) / (edges[-1] - edges[0])
 
 
 def decided_rows(
@@ -390,6 +411,7 @@ def _trained_columns(work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, 
         "pack": work.key,
         "device": device,
         "error": one.error,
+        **one.columns,
     }
     if one.remains is not None:
         row |= {

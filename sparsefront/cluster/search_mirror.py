@@ -18,15 +18,25 @@ from sparsefront.cluster.mirror import (
     mirror_of,
     study_page,
 )
-from sparsefront.search.attainment import attain, attainment_columns, within_constraints
+from sparsefront.search.attainment import attain, attainment_columns, has_ended, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.front import front
+from sparsefront.search.importance import arm_importances, importance_columns
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.schema import SCHEMA
 
 
-def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int | None = None) -> Mirror:
+def build_search_mirror(
+    ledger: Ledger, design: SearchDesign, *, n_planned: int | None = None, is_finished: bool = False
+) -> Mirror:
     """Compute what MLflow shall show of a search: its run, and nested ones for its arms and its front.
+
+    Args:
+        ledger: open for reading; of a running study as well.
+        design: of its study.
+        n_planned: trainings that the study will have done at its end, for the progress tag.
+        is_finished: whether its driver says that it has come to its end, which rows alone do not always show.
 
     Raises:
         LedgerError: if the ledger has no rows yet.
@@ -35,8 +45,11 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
     attainment = attain(ledger.scan(columns=attainment_columns(design)), design)
     verdict = judge_runs(attainment, design)
     n_ended = sum(found.n_candidates for found in verdict.arms)
-    is_complete = n_ended >= design.replicates * sum(arm.candidates for arm in design.arms)
-    shown = search_record(attainment, design, verdict, is_complete=is_complete)
+    importances = arm_importances(
+        ledger.scan(columns=importance_columns(design), where=pc.field("stage") == "trained"), design
+    )
+    is_complete = is_finished or has_ended(attainment, design)
+    shown = search_record(attainment, design, verdict, importances=importances, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
     study = study_page(
         ledger,
@@ -59,7 +72,7 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
                     point
                     for metric, series in arm["series"].items()
                     for passes, value in series
-                    for point in Moment(span.ended_ms, passes).points({f"{metric}_at_passes": value})
+                    for point in Moment(span.ended_ms, passes).points({metric: value})
                 ),
             ),
         )
@@ -67,4 +80,5 @@ def build_search_mirror(ledger: Ledger, design: SearchDesign, *, n_planned: int 
     ]
     completed = within_constraints(ledger.scan(where=pc.field("outcome") == "completed"), design)
     members = front(completed, design.objectives, schema=ledger.schema)
-    return mirror_of(span, design, verdict, study, arms, members)
+    columns = [name for name in ledger.schema.names if name not in SCHEMA.names]
+    return mirror_of(span, design, verdict, study, arms, members, dimensions=columns)

@@ -178,6 +178,7 @@ class PackRunner:
                 tuple(CutOrder(cut.arm, cut.sparsity, cut.method) for cut in lane.cuts),
                 lane.checkpoint,
                 lane.keeps_weights,
+                lane.parent,
             )
             for lane in work.lanes
         ]
@@ -215,7 +216,7 @@ class PackRunner:
         began = time.perf_counter()
         try:
             scored = workshop.score(work.replicate, work.sparsity, work.start, work.stop)
-            yield scored_rows(work, scored, self._names, recipe, device=self._device_name)
+            yield scored_rows(work, scored, self._names, recipe, device=self._device_name, schema=self._schema)
         except Exception as error:  # the candidate boundary: user code or the device failed, which is data
             halves = work.halves()
             if len(halves) > 1:
@@ -223,12 +224,13 @@ class PackRunner:
                     yield from self._score(workshop, half)
                 return
             seconds = time.perf_counter() - began
-            yield lost_rows(work, outcome_of(error), _text(error), self._names, recipe, seconds_each=seconds)
+            reason = outcome_of(error), _text(error)
+            yield lost_rows(work, *reason, self._names, recipe, seconds_each=seconds, schema=self._schema)
 
     def _rows(self, work: TrainWork, ended: list[Trained]) -> tuple[pa.RecordBatch | None, dict[str, bytes]]:
         if not ended:
             return None, {}
-        return trained_rows(work, ended, self._settings.recipe, device=self._device_name)
+        return trained_rows(work, ended, self._settings.recipe, device=self._device_name, schema=self._schema)
 
 
 class OrderBook:

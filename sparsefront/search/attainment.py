@@ -82,6 +82,12 @@ class Run:
         counted: Bools = ~self.reused & (self.outcome != _UNTRAINED)
         return counted
 
+    @property
+    def n_settled(self) -> int:
+        """Candidates before the first one that has not ended: nothing can change what they cost and attained."""
+        is_open = (self.outcome == PENDING) | (self.number != np.arange(len(self.number)))
+        return int(np.argmax(is_open)) if is_open.any() else len(self.number)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -238,11 +244,6 @@ def attain(batches: Batches, design: SearchDesign) -> Attainment:
     return Attainment(tuple(runs), box, {(run.arm, run.replicate): _curve(run, box) for run in runs})
 
 
-def hypervolume_curves(batches: Batches, design: SearchDesign) -> Mapping[RunKey, Curve]:
-    """Give the curve of each run by (arm, replicate); see :func:`attain`."""
-    return attain(batches, design).curves
-
-
 def mean_curves(
     attainment: Attainment, design: SearchDesign, *, n_costs: int = 200, costs: npt.ArrayLike | None = None
 ) -> list[MeanCurve]:
@@ -269,6 +270,26 @@ def mean_curves(
         mean, low, high = (np.asarray(attainment.box.shown(values)) for values in (mean, low, high))
         found.append(MeanCurve(arm.name, own, mean, np.minimum(low, high), np.maximum(low, high), len(curves)))
     return found
+
+
+def has_ended(attainment: Attainment, design: SearchDesign) -> bool:
+    """Whether the rows show that every run has ended.
+
+    A run has when all of its candidates came to an outcome, or it saw every point of a finite space. One that its
+    strategy ended early looks like one that goes on: False.
+    """
+    runs = {(run.arm, run.replicate): run for run in attainment.runs}
+    return all(
+        (arm.name, replicate) in runs and _run_has_ended(runs[arm.name, replicate], arm)
+        for arm in design.arms
+        for replicate in range(design.replicates)
+    )
+
+
+def _run_has_ended(run: Run, arm: SearchArm) -> bool:
+    if run.n_settled < len(run.number):
+        return False
+    return np.count_nonzero(run.is_counted) >= arm.candidates or np.count_nonzero(~run.reused) >= arm.space.size
 
 
 def arm_outcomes(attainment: Attainment, design: SearchDesign) -> tuple[ArmOutcomes, ...]:
@@ -336,8 +357,8 @@ def _runs(batches: Batches, design: SearchDesign) -> list[Run]:
         column = pa.array(np.where(reused, np.nan, cost[:, j]))
         ends = ends.set_column(ends.schema.get_field_index(name), name, column)
     outcome = np.asarray(ends["outcome"].to_numpy(zero_copy_only=False), dtype=object)
-    is_between = np.asarray(pc.equal(ends["stage"], "rung"), dtype=np.bool_) & (outcome == "completed")
-    outcome[is_between] = PENDING
+    # A row at a rung has no outcome: the candidate trains on, or waits to be compared.
+    outcome[np.asarray(pc.equal(ends["stage"], "rung"), dtype=np.bool_)] = PENDING
     points = losses(ends, design.objectives)
     points[(outcome != "completed") | ~np.isfinite(points).all(axis=1)] = np.nan
     rung = np.where(outcome == "stopped", np.asarray(pc.fill_null(ends["rung"], -1)).astype(np.int64), -1)

@@ -30,10 +30,12 @@ from sparsefront.search.attainment import (
     Curve,
     arm_outcomes,
     attain,
+    mean_curves,
 )
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.findings import LABELS, Spent, plain_data
 from sparsefront.search.front import Batches
+from sparsefront.search.importance import ArmImportance
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.statistics import (
     equivalence_test,
@@ -49,6 +51,8 @@ from sparsefront.spaces.seeds import generator
 Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
+#: Fewer pairs say nothing of how far a share of the budget may be off: resamples are the same few again.
+_MIN_PAIRS = 4
 
 #: The note of a comparison whose arm does not get as far as the other one.
 NEVER_REACHED = "the arm never comes to where the other ended"
@@ -167,23 +171,30 @@ def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
 
 
 def search_record(
-    attainment: Attainment, design: SearchDesign, verdict: SearchVerdict, *, is_complete: bool
+    attainment: Attainment,
+    design: SearchDesign,
+    verdict: SearchVerdict,
+    *,
+    importances: Sequence[ArmImportance] = (),
+    is_complete: bool,
 ) -> dict[str, Any]:
     """Give what an experiment tracker shows of a search study: its own run, and one for each arm.
 
     Curves can't be taken back once they are shown. They are therefore given on a grid of costs that does not depend on
-    the study (8 a decade), as far as every replicate has spent that much, and only where the box can no longer move:
-    of a complete study, or of one whose reference point is given.
+    the study (8 a decade), as far as every replicate has spent that much on candidates that have ended, and only where
+    the box can no longer move: of a complete study, or of one whose reference point is given.
 
     Args:
         attainment: what the verdict was made from.
         design: what was asked.
         verdict: of the same rows.
+        importances: of the same rows.
         is_complete: whether the study has ended.
 
     Returns:
         ``study`` and ``arms`` (by name), each with ``tags``, ``params`` and ``metrics`` {name: value}, all finite;
-        arms also have ``series``: {name: [(passes, value), ...]}.
+        arms also have ``series``: {name: [(passes, value), ...]} of the mean over replicates and, with two replicates
+        or more, the ends of its interval.
     """
     outcomes = {found.arm: found for found in verdict.arms}
     spent = {found.arm: found for found in verdict.spent}
@@ -208,6 +219,7 @@ def search_record(
         if against is not None:
             for name in ("n", "arm_mean", "against_mean", "difference", "low", "high", "p_adjusted", "cost_ratio"):
                 metrics[f"verdict_{name}"] = getattr(against, name)
+        metrics |= _importance_metrics([found for found in importances if found.arm == arm.name])
         arms[arm.name] = {
             "tags": {
                 "arm": arm.name,
@@ -226,8 +238,8 @@ def search_record(
             "series": {},
         }
     if is_complete or attainment.box.is_settled:
-        for name, points in _series(attainment, design).items():
-            arms[name]["series"] = {metric: points}
+        for name, series in _series(attainment, design).items():
+            arms[name]["series"] = series
     return {
         "study": {
             "tags": {"headline": verdict.headline},
@@ -411,7 +423,7 @@ def _cost_ratio(pairs: _Pairs, *, rng: np.random.Generator, level: float) -> tup
         return float(cost[np.argmax(reached)] / (totals @ weights / n)) if reached.any() else math.inf
 
     estimate = ratio(np.ones(n))
-    if n < 2:
+    if n < _MIN_PAIRS:
         return estimate, math.nan, math.nan
     drawn = np.array([ratio(np.bincount(rng.integers(0, n, n), minlength=n).astype(float)) for _ in range(_RESAMPLES)])
     drawn = np.sort(drawn[~np.isnan(drawn)])
@@ -515,13 +527,17 @@ def _sentences(
             found.append(f"{subject}: not judged ({c.note or 'one pair'})")
     for c in comparisons:
         if math.isinf(c.cost_ratio):
-            found.append(f"{c.arm} never comes to where {c.against} ended, with {_share_of(c)} of its passes")
-        elif not math.isnan(c.cost_ratio):
-            ends = ""
-            if not math.isnan(c.cost_ratio_low):
-                ends = f" ({interval} {ratio_text(c.cost_ratio_low)} to {ratio_text(c.cost_ratio_high)})"
+            even = "even with" if c.arm_passes >= c.against_passes else "with"
             found.append(
-                f"{c.arm} comes to where {c.against} ended with {ratio_text(c.cost_ratio)} of its passes{ends}"
+                f"{c.arm} never comes to where {c.against} ended, {even} {_share_of(c)} of {c.against}'s passes"
+            )
+        elif not math.isnan(c.cost_ratio):
+            ends = "unknown"
+            if not math.isnan(c.cost_ratio_low):
+                ends = f"{ratio_text(c.cost_ratio_low)} to {ratio_text(c.cost_ratio_high)}"
+            found.append(
+                f"{c.arm} comes to where {c.against} ended with {ratio_text(c.cost_ratio)} of {c.against}'s passes "
+                f"({interval} {ends})"
             )
     for arm in arms:
         if arm.stopped:
@@ -542,18 +558,35 @@ def _share_of(comparison: SearchComparison) -> str:
     return ratio_text(comparison.arm_passes / comparison.against_passes)
 
 
-def _series(attainment: Attainment, design: SearchDesign) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    for arm in design.arms:
-        curves = attainment.of(arm.name)
-        starts = [float(curve.cost[0]) for curve in curves if len(curve.cost)]
-        if len(curves) < design.replicates or not starts:
+def _importance_metrics(found: Sequence[ArmImportance]) -> dict[str, float]:
+    """Name the importance of each dimension by itself, and by the objective where there are several."""
+    return {
+        f"importance/{dimension}" if len(found) == 1 else f"importance/{one.objective}/{dimension}": share
+        for one in found
+        for dimension, share in (one.importances or {}).items()
+    }
+
+
+def _series(attainment: Attainment, design: SearchDesign) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    longest = max((curve.total_cost for curve in attainment.curves.values()), default=0.0)
+    grid = dict.fromkeys(round(10 ** (k / 8)) for k in range(math.floor(8 * math.log10(max(1.0, longest))) + 1))
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for curve in mean_curves(attainment, design, costs=list(grid)):
+        of_arm = attainment.of(curve.arm)
+        starts = [float(one.cost[0]) for one in of_arm if len(one.cost)]
+        if curve.n_replicates < design.replicates or not starts:
             continue
-        shortest = min(curve.total_cost for curve in curves)
-        places = range(math.ceil(8 * math.log10(max(1.0, min(starts)))), math.floor(8 * math.log10(shortest)) + 1)
-        grid = [round(10 ** (k / 8)) for k in places]
-        mean = np.mean([curve.at(grid) for curve in curves], axis=0)
-        found[arm.name] = list(zip(grid, np.asarray(attainment.box.shown(mean)).tolist(), strict=True))
+        settled = min(float(run.cost[: run.n_settled, 0].sum()) for run in attainment.runs if run.arm == curve.arm)
+        ends = {"": curve.mean, "_low": curve.low, "_high": curve.high}
+        found[curve.arm] = {
+            f"{attainment.box.metric}_at_passes{name}": [
+                (round(cost), value)
+                for cost, value in zip(curve.cost.tolist(), values.tolist(), strict=True)
+                if min(starts) <= cost <= settled
+            ]
+            for name, values in ends.items()
+            if np.isfinite(values).all()
+        }
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsefront.search.metrics import METRIC_OF_TASK
 from sparsefront.spaces.space import Space
 
 
@@ -13,10 +14,13 @@ from sparsefront.spaces.space import Space
 class Design:
     """What was asked: arms, levels and replicates, and how the referee judges them.
 
-    ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point); ``convergence_margin_fraction`` is
-    a fraction of ``steps``; ``convergence_target_fraction`` is the share of the parent's accuracy that counts as
-    converged. ``arms`` are all of them, controls included; ``methods`` says of each that the user described what differs
-    from the method it is called after.
+    ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point), or in PSNR (dB) where images are
+    restored; ``convergence_margin_fraction`` is a fraction of ``steps``; ``convergence_target_fraction`` is the share of
+    the parent's accuracy (or PSNR) that counts as converged. ``arms`` are all of them, controls included; ``methods``
+    says of each that the user described what differs from the method it is called after. ``untouched_psnr`` is that of
+    the degraded test images under the worst degradation; None for classification.
+    ``keeps_parents`` says that all candidates are compared with the trained parent of their replicate, which is
+    therefore trained first.
     """
 
     name: str
@@ -39,6 +43,19 @@ class Design:
     alpha: float = 0.05
     objectives: tuple[str, ...] = ("val_error", "n_params", "macs")
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keeps_parents: bool = False
+    task: str = "classification"
+    untouched_psnr: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of what networks are compared by, in ``sparsefront.search.metrics.METRICS``."""
+        return METRIC_OF_TASK[self.task]
+
+    @property
+    def value_of_guessing(self) -> float:
+        """What a network is worth that learned nothing."""
+        return 1.0 / self.n_classes if self.untouched_psnr is None else self.untouched_psnr
 
 
 @dataclass(frozen=True)

@@ -405,7 +405,7 @@ def _lane(candidate: Candidate) -> SearchLane:
     settings = run.arm.space.settings(candidate.point)
     if run.arm.rungs.fidelity == "data_fraction" and candidate.next_rung is not None:
         share = candidate.stop_step / candidate.steps
-        settings["training.data_fraction"] = share * float(settings.get("training.data_fraction", 1.0))
+        settings["training.data_fraction"] = share * candidate.described.data_fraction
     return SearchLane(
         candidate.described.id,
         run.arm.name,

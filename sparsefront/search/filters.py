@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError, did_you_mean
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.schema import SCHEMA, is_test_result
 
 #: Bounds the work (and the parser's recursion) that a text from outside can cause.
 MAX_LENGTH = 4096
@@ -61,7 +61,7 @@ def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHE
             literals, ``is None`` and ``is not None``, ``and``, ``or``, ``not``, parentheses; a boolean column stands
             for itself. ``sparsity`` stands for ``target_sparsity``, ``val_accuracy`` for 1 - ``val_error``;
             ``committed_at`` is compared with an ISO date in quotes (UTC unless it says otherwise).
-        allow_test: accept ``test_*`` columns. A front never does: validation decides, test reports.
+        allow_test: accept columns measured on test examples. A front never does: validation decides, test reports.
         schema: columns of the ledger that is asked.
 
     Returns:
@@ -94,6 +94,17 @@ def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHE
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"where={shown[:80]!r}: cannot be read ({type(error).__name__}); simplify it") from None
+
+
+def where_columns(text: str) -> list[str]:
+    """List the ledger's columns that a condition speaks of, in its order.
+
+    >>> where_columns("val_accuracy > 0.6 and arm != 'lr' and 0.1 < lr < 0.5 and val_error < 1")
+    ['val_error', 'arm', 'lr']
+    """
+    names = [node for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)]
+    names.sort(key=lambda node: (node.lineno, node.col_offset))
+    return list(dict.fromkeys(COMPLEMENTS.get(node.id, node.id) for node in names))
 
 
 class _Parser:
@@ -209,13 +220,17 @@ class _Parser:
 
     def column(self, name: str) -> _Operand:
         stored = name if name in self.schema.names else COMPLEMENTS.get(name, ALIASES.get(name, name))
-        known = [*self.schema.names, *ALIASES, *COMPLEMENTS]
+        known = list(
+            dict.fromkeys([*self.schema.names, *ALIASES, *COMPLEMENTS])
+        )  # a dimension may be called as an alias
         if not self.allow_test:
-            known = [column for column in known if not column.startswith("test_")]
-        if stored.startswith("test_") and not self.allow_test:
+            tests = {field.name for field in self.schema if is_test_result(field)}
+            known = [column for column in known if column not in tests and not column.startswith("test_")]
+        is_test = stored in self.schema.names and is_test_result(self.schema.field(stored))
+        if (is_test or stored.startswith("test_")) and not self.allow_test:
+            instead = f"; use {name.replace('test_', 'val_')}" if name.startswith("test_") else ""
             raise ConfigError(
-                f"where={self.text!r}: {name} is a test result, which is reported and never decides; "
-                f"use {name.replace('test_', 'val_')}"
+                f"where={self.text!r}: {name} is a test result, which is reported and never decides{instead}"
             )
         if stored not in self.schema.names:
             raise ConfigError(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 #: What a comparison can come to.
 LABELS = ("better", "equivalent", "worse", "undecided")
-METRICS = ("accuracy", "convergence")
 PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
 
 
@@ -20,8 +19,9 @@ PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
 class Comparison:
     """One arm against the random arm at one level, paired over replicates.
 
-    Units: test accuracy as a fraction for ``metric="accuracy"``, optimiser steps for ``metric="convergence"``. Every
-    difference is positive where the arm is better (more accurate, or fewer steps). What can't be known is NaN or None.
+    Units: test accuracy as a fraction for ``metric="accuracy"``, dB for ``metric="psnr"``, optimiser steps for
+    ``metric="convergence"``. Every difference is positive where the arm is better (more of the first two, or fewer
+    steps). What can't be known is NaN or None.
     """
 
     arm: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ class Objective:
 
     ``best`` and ``worst`` are bounds in the column's own direction, NaN where there is none. ``from_one`` marks what is
     stored as its complement (an accuracy is 1 - error). A ``cost`` is zero in rows that reuse an earlier result,
-    and such rows therefore never count.
+    and such rows therefore never count. What does not ``decide`` is known once a candidate has ended: strategies and
+    rungs are not led by it. ``quality`` names what measures it on test examples, where it is reported and nothing more.
     """
 
     column: str
@@ -39,6 +40,16 @@ class Objective:
     from_one: bool = False
     trained: bool = True
     cost: bool = False
+    decides: bool = True
+    quality: str = ""
+
+
+#: dB; what rounding to 8 bits leaves of a perfect image is 58.9.
+_BEST_PSNR = 60.0
+
+
+def _on_test(quality: str, column: str, label: str, *, unit: str = "fraction", **bounds: Any) -> Objective:
+    return Objective(column, unit, f"{label} (test)", decides=False, quality=quality, **bounds)
 
 
 #: Every objective by name; ``trained`` says that only trained candidates have it.
@@ -50,6 +61,12 @@ OBJECTIVES: Mapping[str, Objective] = {
     "val_loss": Objective("val_loss", "nats", "validation loss"),
     "initial_loss": Objective("initial_loss", "nats", "loss before training", trained=False),
     "scalefree_loss": Objective("scalefree_loss", "nats", "scale-free loss before training", trained=False),
+    **{
+        f"val_psnr_{name}": Objective(
+            f"val_psnr_{name}", "dB", f"validation PSNR, {which}", higher_is_better=True, best=_BEST_PSNR
+        )
+        for name, which in (("noise", "noise"), ("rain", "rain"), ("haze", "haze"), ("worst", "worst degradation"))
+    },
     "n_params": Objective("n_params", "parameters", "parameters", trained=False),
     "macs": Objective("macs", "multiply-accumulates", "multiply-accumulates of one forward pass", trained=False),
     "node_sparsity": Objective(
@@ -58,9 +75,29 @@ OBJECTIVES: Mapping[str, Objective] = {
     "weight_sparsity": Objective(
         "weight_sparsity", "fraction", "weight sparsity", higher_is_better=True, best=1.0, worst=0.0, trained=False
     ),
+    "density_total": Objective("density_total", "fraction", "parameters kept", worst=1.0, decides=False),
+    "effective_density": Objective("effective_density", "fraction", "weights on a path", worst=1.0, decides=False),
+    "effective_params": Objective("effective_params", "parameters", "parameters on a path", decides=False),
     "passes": Objective("passes", "passes", "examples passed forward and backward", cost=True),
     "flops": Objective("flops", "FLOP", "floating-point operations of training", cost=True),
     "seconds": Objective("seconds", "s", "training time", cost=True),
+    "ece": _on_test("calibration", "ece", "expected calibration error", worst=1.0),
+    "nll": _on_test("calibration", "nll", "negative log-likelihood", unit="nats"),
+    "brier": _on_test("calibration", "brier", "Brier score", worst=2.0),
+    "corrupted_error": _on_test("corruption", "corrupted_error", "error on corrupted examples", worst=1.0),
+    "relative_corrupted_error": _on_test(
+        "corruption", "relative_corrupted_error", "what corruption costs", unit="parents", best=math.nan
+    ),
+    "fgsm_error": _on_test("adversarial", "fgsm_error", "error after one adversarial step", worst=1.0),
+    "pgd_error": _on_test("adversarial", "pgd_error", "error after adversarial steps", worst=1.0),
+    **{
+        f"ood_auroc_{name}": _on_test(
+            "ood", f"ood_auroc_{name}", f"detection of {what}", higher_is_better=True, best=1.0, worst=0.0
+        )
+        for name, what in (("shuffled", "shuffled examples"), ("noise", "noise"))
+    },
+    "fragile_fraction": _on_test("shift", "fragile_fraction", "examples decided unlike the parent", worst=1.0),
+    "lost_fraction": _on_test("shift", "lost_fraction", "examples lost to the parent", worst=1.0),
 }
 
 

@@ -65,6 +65,7 @@ class Lane:
         cuts: masks to be cut from it once it is trained.
         checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
         keeps_weights: whether its own weights are to be kept, for a network that goes on from them.
+        parent: id of the trained parent that it is compared with, and name of the checkpoint that holds its weights.
     """
 
     candidate: Candidate
@@ -73,6 +74,7 @@ class Lane:
     cuts: tuple[Cut, ...] = ()
     checkpoint: str | None = None
     keeps_weights: bool = False
+    parent: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Plan:
         for arm, method in self._arms.items():
             for sparsity in method.levels(sparsities):
                 self._at.setdefault(sparsity, []).append(arm)
-        if any(m.needs_parent for m in self._arms.values()):
+        if design.keeps_parents or any(m.needs_parent for m in self._arms.values()):
             self._at.setdefault(0.0, [])
         self._sparsities = sparsities
         levels = ([0.0] if 0.0 in self._at else []) + list(design.sparsities)
@@ -264,6 +266,8 @@ class Plan:
                 for cut in self._cuts(arm, sparsity):
                     self._learn_derived(replicate, cut.sparsity, cut.arm, missing)
             self._changed[key] = None
+            if sparsity == 0.0 and self._design.keeps_parents:
+                self._changed |= dict.fromkeys((replicate, s) for s in self._at)
 
     def _absorb_pruned(self, rows: pa.RecordBatch | pa.Table) -> None:
         names = ["arm", "replicate", "target_sparsity", "mask_digest", "candidate"]
@@ -374,6 +378,8 @@ class Plan:
 
     def _issue(self, replicate: int, sparsity: float, level: _Level) -> None:
         """Queue the trainings of one level whose candidates are known: arms that wait for each other, all at once."""
+        if self._design.keeps_parents and sparsity and "dense" not in self._levels[replicate, 0.0].results:
+            return
         context = self._context(replicate, sparsity)
         known: dict[str, list[Candidate] | Missing] = {}
         is_waiting = False
@@ -406,11 +412,12 @@ class Plan:
         self._queue(replicate, sparsity, wanted)
 
     def _queue(self, replicate: int, sparsity: float, wanted: Mapping[Candidate, Sequence[Slot]]) -> None:
-        """Queue candidates in packs, those left out whose first slot is filled."""
+        """Queue candidates in packs, without the slots that are filled."""
         trained = self._levels[replicate, sparsity].trained
         lanes = []
-        for candidate, slots in wanted.items():
-            if slots[0] not in trained:
+        for candidate, places in wanted.items():
+            # Some may be filled and others not: arms that were not asked at once have one candidate.
+            if slots := [slot for slot in places if slot not in trained]:
                 # A network in several slots is cut for each of their arms, the parent for all.
                 arms = dict.fromkeys(slot.arm for slot in slots)
                 cuts = dict.fromkeys(cut for arm in arms for cut in self._cuts(arm, sparsity))
@@ -421,7 +428,8 @@ class Plan:
                         tuple(slots),
                         tuple(cuts),
                         None if candidate.origin is None else self._checkpoints.get(candidate.origin),
-                        any(cut.method.keeps_weights for cut in cuts),
+                        any(cut.method.keeps_weights for cut in cuts) or (self._design.keeps_parents and not sparsity),
+                        self._parent(replicate) if sparsity else None,
                     )
                 )
         n_packs = -(-len(lanes) // self._lanes_per_pack)
@@ -429,6 +437,14 @@ class Plan:
             if len(part):
                 chosen = tuple(lanes[i] for i in part)
                 self._trainings.append(TrainWork(replicate, sparsity, chosen, self._stage(sparsity)))
+
+    def _parent(self, replicate: int) -> tuple[str, str] | None:
+        """Id and checkpoint of the trained parent; None if it is not kept, or did not complete."""
+        if not self._design.keeps_parents:
+            return None
+        parent = self._names.of(Candidate(replicate, 0.0, "parent"))
+        checkpoint = self._checkpoints.get(parent)
+        return None if checkpoint is None else (parent, checkpoint)
 
     def _stage(self, sparsity: float) -> str:
         return "trained" if sparsity == 0.0 or sparsity in self._sparsities else "level"

@@ -14,13 +14,6 @@ from sparsefront.spaces.domains import Bits, Float, Point, Value
 from sparsefront.spaces.masks import mask_digest
 from sparsefront.spaces.space import Space
 
-_TYPES = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-
-
-def point_schema(space: Space) -> pa.Schema:
-    """Columns of the points of a space, in the order of its dimensions."""
-    return pa.schema([pa.field(name, _TYPES[kind]) for name, kind in space.columns])
-
 
 def points_to_columns(points: Sequence[Point], space: Space) -> dict[str, list[bool | int | float | str | None]]:
     """Values by dimension, None where it is inactive; mask bits by their digest.

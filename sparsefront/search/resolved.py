@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sparsefront.errors import SpaceError
@@ -10,7 +10,7 @@ from sparsefront.search.design import Design, RungSettings, SearchArm, SearchDes
 from sparsefront.search.methods import methods_of
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
-from sparsefront.spaces.space import Space
+from sparsefront.spaces.space import Effect, Space
 from sparsefront.spaces.structure import Structure
 
 
@@ -46,21 +46,40 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         convergence_margin_fraction=verdict["convergence_margin_fraction"],
         alpha=verdict["alpha"],
         objectives=tuple(verdict["objectives"]),
+        task=identity["resolved"].get("task", "classification"),
+        untouched_psnr=identity["resolved"].get("untouched_psnr"),
+        keeps_parents=identity["resolved"].get("keeps_parents", False),
     )
 
 
-def _described(section: Mapping[str, Any]) -> str:
+def _described(section: Mapping[str, Any], elsewhere: Mapping[str, str] | None = None) -> str:
     """A name with its options, for people; the same in whatever order they are stored.
+
+    Args:
+        section: `[data]` or `[model]`.
+        elsewhere: options whose value here counts for nothing, and what is said of them instead.
 
     >>> _described({"name": "digits", "validation_fraction": 0.2}), _described({"name": "mlp", "widths": [8]})
     ('digits', 'mlp(widths=[8])')
+    >>> _described({"name": "mlp", "widths": [8], "bias": True}, {"widths": "searched"})
+    'mlp(bias=true, widths searched)'
     """
     options = {k: v for k, v in sorted(section.items()) if k not in ("name", "validation_fraction")}
-    return f"{section['name']}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else section["name"]
+    elsewhere = elsewhere or {}
+    texts = [f"{k} {elsewhere[k]}" if k in elsewhere else f"{k}={_toml(v)}" for k, v in options.items()]
+    return f"{section['name']}({', '.join(texts)})" if texts else str(section["name"])
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def spaces_of(
-    identity: Mapping[str, Any], *, known_keys: Collection[str] | None = None, structure: Structure | None = None
+    identity: Mapping[str, Any],
+    *,
+    known_keys: Collection[str] | None = None,
+    structure: Structure | None = None,
+    effect: Effect | None = None,
 ) -> dict[str, Space]:
     """The space of each arm of a resolved search study.
 
@@ -68,6 +87,7 @@ def spaces_of(
         identity: the study; its `resolved` says what `n_sections` and `bits` the masks have.
         known_keys: study keys that a space may set; None if that was checked before.
         structure: the parent of searched masks, for those that are the same but for the order of hidden units.
+        effect: what of a candidate's settings takes effect, for those that are the same but for the rest.
 
     Raises:
         SpaceError: one line with key, value and what is accepted.
@@ -83,6 +103,7 @@ def spaces_of(
         known_keys=known_keys,
         structure=structure,
         mask_kind=identity["masks"]["kind"],
+        effect=effect,
     )
     spaces: dict[str, Space] = {}
     for name, arm in identity["arms"].items():
@@ -93,9 +114,11 @@ def spaces_of(
     return spaces
 
 
-def search_design_of(identity: Mapping[str, Any], *, structure: Structure | None = None) -> SearchDesign:
-    """The same of a search; `structure`: see `spaces_of`."""
-    verdict, spaces = identity["verdict"], spaces_of(identity, structure=structure)
+def search_design_of(
+    identity: Mapping[str, Any], *, structure: Structure | None = None, effect: Effect | None = None
+) -> SearchDesign:
+    """The same of a search; `structure` and `effect`: see `spaces_of`."""
+    verdict, spaces = identity["verdict"], spaces_of(identity, structure=structure, effect=effect)
     return SearchDesign(
         name=identity["name"],
         seed=identity["seed"],
@@ -115,7 +138,7 @@ def search_design_of(identity: Mapping[str, Any], *, structure: Structure | None
         ),
         steps=identity["training"]["steps"],
         eval_every=identity["training"]["eval_every"],
-        model=_described(identity["model"]),
+        model=_described(identity["model"], _set_by_spaces("model", spaces.values())),
         dataset=_described(identity["data"]),
         mask_kind=identity["masks"]["kind"],
         n_classes=identity["resolved"]["n_classes"],
@@ -124,6 +147,15 @@ def search_design_of(identity: Mapping[str, Any], *, structure: Structure | None
         equivalence_margin=verdict["equivalence_margin"],
         alpha=verdict["alpha"],
     )
+
+
+def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:
+    """Options of a section that the space of any arm searches or fixes."""
+    found: dict[str, str] = {}
+    for space in spaces:
+        found |= {key: "by arm" for key, _ in space.fixed if found.get(key) != "searched"}
+        found |= {dimension.key: "searched" for dimension in space.dimensions}
+    return {key.removeprefix(f"{section}."): how for key, how in found.items() if key.startswith(f"{section}.")}
 
 
 def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -137,6 +169,7 @@ def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...]) -> RungSettings:
-    """What a rung compares: all objectives if its rule knows several, else the validation loss."""
-    compared = objectives if RUNGS[settings["kind"]].is_multi_objective else ("val_loss",)
+    """What a rung compares: what it is told to, else all objectives if its rule knows several, else the loss."""
+    usual = objectives if RUNGS[settings["kind"]].is_multi_objective else ("val_loss",)
+    compared = tuple(settings.get("objectives", ())) or usual
     return RungSettings(**{**settings, "bands": tuple(settings["bands"]), "objectives": compared})

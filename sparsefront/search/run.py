@@ -9,9 +9,10 @@ Not here: who trains what with whom, and when (`sparsefront.search.exploration`)
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from sparsefront.search.strategies import (
     Task,
     strategy_family,
 )
+from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.domains import Choice, Integer, Point
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.space import Space
@@ -54,13 +56,14 @@ class Described:
     """What follows from a candidate without training it.
 
     Attributes:
-        id: hash of everything that defines the candidate, 32 hex digits.
+        id: hash of everything that defines the candidate, 32 hex digits (`Run.named` adds how its fidelity grows).
         n_params: parameters that remain.
         macs: multiply-accumulates of one example's forward pass.
         weight_sparsity: fraction of prunable weights removed.
         node_sparsity: fraction of hidden nodes removed.
         shape: sizes of its tensors, for packing.
         steps: optimiser steps of its full training.
+        data_fraction: share of the training examples in its full training.
     """
 
     id: str
@@ -70,6 +73,7 @@ class Described:
     node_sparsity: float
     shape: Shape
     steps: int
+    data_fraction: float = 1.0
 
     @property
     def costs(self) -> dict[str, float]:
@@ -149,12 +153,14 @@ class Candidate:
     """A candidate that has no outcome yet, and how far it has come."""
 
     __slots__ = (
-        "_described", "checkpoint", "halving", "is_away", "n_reached", "number",
+        "_described", "_first", "checkpoint", "halving", "is_away", "n_reached", "number",
         "point", "run", "rungs", "start_step", "steps",
     )  # fmt: skip
 
-    def __init__(self, run: Run, number: int, point: Point) -> None:
+    def __init__(self, run: Run, number: int, point: Point, *, first: int | None = None) -> None:
         self.run, self.number, self.point = run, number, point
+        # Of a repetition, the number of what it repeats: that was trained, and has the name.
+        self._first = number if first is None else first
         self.start_step = 0
         self.checkpoint: str | None = None
         self.halving: Halving | None = None
@@ -169,7 +175,7 @@ class Candidate:
     def described(self) -> Described:
         """What follows from it; worked out when first asked for."""
         if self._described is None:
-            self._described = self.run.describe(self.point)
+            self._described = self.run.named(self.run.describe(self.point), self._first)
         return self._described
 
     @property
@@ -210,6 +216,8 @@ class Run:
         #: What was proposed, by number; a run that does not look back forgets what has ended.
         self._points: list[Point] = []
         self._seen: dict[bytes, int] = {}
+        #: All points, where a run can come to the end of its space: several may be one candidate.
+        self._met: set[bytes] | None = None if arm.space.size > MAX_PROPOSALS_EACH * arm.candidates else set()
         self.unfinished: dict[int, Candidate] = {}
         #: Candidates that nobody trains, by the step they are at and the step their next segment ends.
         self.ready: dict[tuple[int, int], dict[int, Candidate]] = {}
@@ -238,6 +246,23 @@ class Run:
     def describe(self, point: Point) -> Described:
         """What follows from a point of this run."""
         return self._describe(self.replicate, point, self.arm.space)
+
+    def named(self, described: Described, number: int) -> Described:
+        """The same, with the id that candidate `number` has in this run.
+
+        Where data grow from rung to rung, the steps at which they do are part of what is trained: another ladder, or
+        none, trains another network on the same settings.
+        """
+        if self.arm.rungs.fidelity == "steps" or not self.ladder:
+            return described
+        rungs = bracket_of(self.arm.rungs, number, self.steps, batch=self._batch).rungs
+        met = [self.ladder[k] for k in rungs if self.ladder[k] < described.steps]
+        return replace(described, id=_id_on_ladder(described.id, self.arm.rungs.fidelity, met)) if met else described
+
+    @property
+    def _batch(self) -> int:
+        """Candidates of a batch that is waited for, as `bracket_of` takes it."""
+        return self.arm.batch if self.is_adaptive else 0
 
     @property
     def is_over(self) -> bool:
@@ -312,8 +337,8 @@ class Run:
         self.n_proposed += 1
         if self.is_adaptive:
             self._points.append(point)
-        candidate = Candidate(self, number, point)
         first = self._seen.setdefault(bytes.fromhex(space.digest(point)), number)
+        candidate = Candidate(self, number, point, first=first)
         if first != number:
             self.n_reused += 1
             self._copies[number] = candidate, first
@@ -324,7 +349,9 @@ class Run:
                 self._decide_copy(number, first)
         else:
             self._enter(candidate)
-        if self.n_accepted >= self.arm.candidates or len(self._seen) >= space.size:
+        if self._met is not None:
+            self._met.add(bytes.fromhex(space.digest(point, exact=True)))
+        if self.n_accepted >= self.arm.candidates or (self._met is not None and len(self._met) >= space.size):
             self._exhaust()
         elif self.n_proposed >= MAX_PROPOSALS_EACH * self.arm.candidates:
             if self.n_infeasible > self.n_reused:
@@ -374,7 +401,7 @@ class Run:
     def _halving(self, number: int) -> Halving:
         """The comparisons of a number; numbers are asked for in ascending order."""
         if self._latest is None or number >= self._latest.bracket.stop:
-            bracket = bracket_of(self.arm.rungs, number, self.steps, batch=self.arm.batch if self.is_adaptive else 0)
+            bracket = bracket_of(self.arm.rungs, number, self.steps, batch=self._batch)
             self._latest = Halving(self.arm.rungs, bracket)
         return self._latest
 
@@ -675,6 +702,12 @@ _EMPTY: Mapping[str, float] = {
     "_codes": PENDING,
     "_kinds": _NO_OUTCOME,
 }
+
+
+def _id_on_ladder(identity: str, fidelity: str, steps: Sequence[int]) -> str:
+    """Id of a candidate whose fidelity grows at these steps: 32 hex digits."""
+    named = canonical_json({"candidate": identity, "fidelity": fidelity, "steps": list(steps)})
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
 def longest_training(space: Space, steps: int) -> int:

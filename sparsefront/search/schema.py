@@ -15,7 +15,9 @@ may fill several slots (the mask with the lowest initial loss may also be one of
 trained once and recorded in each slot under the same ``candidate`` id, with ``reused`` true and no cost but in the
 first.
 
-Losses are mean cross-entropies in nats; errors are misclassified fractions (0..1); everything is minimised.
+Losses are mean cross-entropies in nats; errors are misclassified fractions (0..1); everything is minimised. Where
+images are restored, losses are mean absolute differences of intensities (0..1), and errors mean squared ones under the
+degradation that is restored worst.
 """
 
 from __future__ import annotations
@@ -38,6 +40,35 @@ class Column:
     meaning: str
     hyperparameter: bool = False
 
+
+#: What became of a trained network: `sparsefront.trainables.diagnostics`, on validation examples where on any.
+_DIAGNOSTICS: tuple[Column, ...] = (
+    Column("density_prunable", pa.float64(), "kept prunable weights, as a fraction of the parent's"),
+    Column("density_total", pa.float64(), "kept trained parameters, biases and norms included, as such a fraction"),
+    Column("effective_density", pa.float64(), "prunable weights on a path from an input to an output, likewise"),
+    Column("effective_params", pa.int64(), "trained parameters on such a path"),
+    Column("is_collapsed", pa.bool_(), "a prunable tensor has no survivor, or no path leads from input to output"),
+    Column("n_dead_units", pa.int64(), "hidden units that the mask left but that are on no path"),
+    Column("n_constant_units", pa.int64(), "those of them that nothing reaches from the inputs"),
+    Column("static_dead_fraction", pa.float64(), "hidden activations that are constant by the mask, and silent"),
+    Column("dynamic_dead_fraction", pa.float64(), "hidden activations that are silent, over units and examples"),
+    Column("mask_overlap", pa.float64(), "entries in the first and last mask over those in either, if masks change"),
+    Column("exploration_rate", pa.float64(), "share of the prunable weights that were ever active, if masks change"),
+    Column("quality_passes", pa.float64(), "passes spent on measuring these columns and qualities; in no budget"),
+)
+#: Peak signal-to-noise ratios of restored images, where the examples of a study are images to restore.
+_PSNR: tuple[Column, ...] = tuple(
+    Column(f"{part}_psnr_{name}", pa.float64(), f"PSNR {where} after training{under}, dB; null for classification")
+    for part, where in (("val", "on validation images"), ("test", "on test images"))
+    for name, under in (
+        ("noise", ", of noisy ones"),
+        ("rain", ", of rainy ones"),
+        ("haze", ", of hazy ones"),
+        ("worst", ", the lowest of these"),
+    )
+)
+#: Columns that ledgers lack which were begun before there were diagnostics; null there.
+LATER = frozenset(column.name for column in (*_DIAGNOSTICS, *_PSNR))
 
 COLUMNS: tuple[Column, ...] = (
     Column("candidate", pa.string(), "id: hash of everything that defines the candidate, 32 hex digits"),
@@ -68,6 +99,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("val_error", pa.float64(), "validation error after training"),
     Column("test_loss", pa.float64(), "test loss after training; reported, never decided on"),
     Column("test_error", pa.float64(), "test error after training; reported, never decided on"),
+    *_DIAGNOSTICS,
+    *_PSNR,
     Column("curve_step", pa.list_(pa.int32()), "optimiser steps at which validation was measured"),
     Column("curve_val_loss", pa.list_(pa.float32()), "validation loss there"),
     Column("curve_val_error", pa.list_(pa.float32()), "validation error there"),
@@ -97,14 +130,23 @@ COLUMNS: tuple[Column, ...] = (
 
 SCHEMA = pa.schema([pa.field(c.name, c.type) for c in COLUMNS])
 
-_TYPES = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+_TYPES = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "test_float64": pa.float64(),
+    "test_indices": pa.list_(pa.int32()),
+}
+_TEST = {"examples": "test"}
 
 
 def schema_of(study: Mapping[str, object]) -> pa.Schema:
-    """The columns of one study's ledger: `SCHEMA`, and the dimensions of its space that are no columns there.
+    """The columns of one study's ledger: `SCHEMA`, its qualities, and the dimensions of its space that are not there.
 
     Args:
-        study: the study as it is recorded; ``resolved.columns`` maps names to 'float64', 'int64', 'bool' or 'string'.
+        study: the study as it is recorded; ``resolved.columns`` maps names to 'float64', 'int64', 'bool' or 'string',
+            and to 'test_float64' or 'test_indices' where they are measured on test examples.
 
     >>> schema_of({"resolved": {"columns": {"width_1": "int64"}}}).field("width_1").type
     DataType(int64)
@@ -113,7 +155,20 @@ def schema_of(study: Mapping[str, object]) -> pa.Schema:
     assert isinstance(resolved, Mapping)
     columns = resolved.get("columns", {})
     assert isinstance(columns, Mapping)
-    return pa.schema([*SCHEMA, *(pa.field(name, _TYPES[kind]) for name, kind in sorted(columns.items()))])
+    added = [
+        pa.field(name, _TYPES[kind], metadata=_TEST if kind.startswith("test_") else None)
+        for name, kind in sorted(columns.items())
+    ]
+    return pa.schema([*SCHEMA, *added])
+
+
+def is_test_result(field: pa.Field) -> bool:
+    """Whether a column is measured on test examples, by which nothing is chosen.
+
+    >>> is_test_result(SCHEMA.field("test_error")), is_test_result(SCHEMA.field("val_error"))
+    (True, False)
+    """
+    return field.name.startswith("test_") or b"examples" in (field.metadata or {})
 
 
 #: Columns that name a row (see the module's docstring).

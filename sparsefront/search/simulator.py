@@ -32,8 +32,8 @@ Floats = npt.NDArray[np.float64]
 #: Columns of the rows of a simulated study.
 COLUMNS = (
     "stage", "arm", "replicate", "target_sparsity", "slot", "outcome", "candidate", "checkpoint", "rung", "reused",
-    "n_params", "macs", "weight_sparsity", "node_sparsity", "val_loss", "val_error", "initial_loss", "scalefree_loss",
-    "passes", "flops", "seconds",
+    "steps", "n_params", "macs", "weight_sparsity", "node_sparsity", "val_loss", "val_error", "initial_loss",
+    "scalefree_loss", "passes", "flops", "seconds",
 )  # fmt: skip
 _SCHEMA = pa.schema([SCHEMA.field(name) for name in COLUMNS])
 #: Candidates that are on their way at a time, roughly.
@@ -125,12 +125,39 @@ def _error(loss: float) -> float:
     return 0.9 * (1.0 - math.exp(-loss))
 
 
-class LedgerObjective:
-    """A finished study, asked again: candidates get the curves of the nearest one that was trained to its end.
+@dataclass(frozen=True)
+class _OnRecord:
+    """What a study recorded of one candidate.
 
-    Nearest in the unit cube of the space, within the replicate; of equals the first. A candidate that is on record gets
-    its own curve, so that rules for rungs are replayed exactly over the steps that were evaluated (in between, the last
-    evaluation before counts). A strategy that goes elsewhere sees a surface of plateaus, no finer than the record.
+    Attributes:
+        curve: (n, 3) step, validation loss and error, by step; n may be 0.
+        ended: what ended it: 'completed', 'stopped', or a failure.
+        steps: that it was trained for.
+    """
+
+    curve: Floats
+    ended: str
+    steps: int
+
+    def at(self, step: int) -> tuple[float, float] | None:
+        """Loss and error at a step, not finite once it had failed; None where the record does not tell."""
+        if self.ended not in ("completed", "stopped") and step >= self.steps:
+            return math.inf, math.inf
+        if not len(self.curve) or (self.ended == "stopped" and step > self.steps):
+            return None
+        i = int(np.searchsorted(self.curve[:, 0], step, side="right")) - 1
+        _, loss, error = self.curve[max(0, i)]
+        return float(loss), float(error)
+
+
+class LedgerObjective:
+    """A finished study, asked again: what is on record gets its own curve, all else that of the nearest candidate.
+
+    A candidate that was stopped or failed has its own curve as far as it came, so that the study's own rungs are
+    repeated exactly over the steps that were evaluated (in between, the last evaluation before counts); one that failed
+    fails again. Beyond that, and off the record, the curve is that of the nearest candidate that was trained to its
+    end: in the unit cube of the space, within the replicate; of equals those of the same arm, then the first. A
+    strategy that goes elsewhere sees a surface of plateaus, no finer than the record.
 
     Args:
         rows: of stages 'rung' and 'trained', with the columns of the space and the curves.
@@ -140,56 +167,83 @@ class LedgerObjective:
         ConfigError: nothing of a replicate was trained to its end, or mask bits were searched: they have no distance.
     """
 
-    columns = ("stage", "arm", "replicate", "slot", "outcome", "curve_step", "curve_val_loss", "curve_val_error")
+    columns = (
+        "stage", "arm", "replicate", "slot", "candidate", "outcome", "reused", "steps", "val_loss", "val_error",
+        "curve_step", "curve_val_loss", "curve_val_error",
+    )  # fmt: skip
 
     def __init__(self, rows: pa.Table, design: SearchDesign) -> None:
-        self._known: dict[int, list[tuple[Space, Point, Floats]]] = {}
-        self._units: dict[tuple[int, int], Floats] = {}
+        self._completed: dict[int, list[tuple[SearchArm, Point, _OnRecord]]] = {}
+        self._own: dict[tuple[int, str], dict[str, _OnRecord]] = {}
+        self._units: dict[tuple[int, str], tuple[Floats, npt.NDArray[np.bool_]]] = {}
         for arm in design.arms:
             if arm.space.bits is not None:
                 raise ConfigError(
                     f"arm {arm.name!r}: searched mask bits have no distance; simulate a synthetic objective instead"
                 )
-        spaces = {arm.name: arm.space for arm in design.arms}
-        curves: dict[tuple[str, int, int], list[tuple[int, float, float]]] = {}
-        ends: dict[tuple[str, int, int], int] = {}
+        arms = {arm.name: arm for arm in design.arms}
+        curves: dict[tuple[str, int, int], dict[int, tuple[float, float]]] = {}
+        ends: dict[tuple[str, int, int], tuple[int, dict[str, Any]]] = {}
         for i, row in enumerate(rows.select(self.columns).to_pylist()):
             key = row["arm"], row["replicate"], row["slot"]
-            if key[0] not in spaces or row["stage"] not in ("rung", "trained"):
+            if key[0] not in arms or row["stage"] not in ("rung", "trained") or row["reused"]:
                 continue
+            curve = curves.setdefault(key, {})
             measured = (row[name] or () for name in self.columns[-3:])
-            curves.setdefault(key, []).extend(zip(*measured, strict=True))
-            if row["stage"] == "trained" and row["outcome"] == "completed" and curves[key]:
-                ends[key] = i
+            for step, loss, error in zip(*measured, strict=True):
+                curve.setdefault(step, (loss, error))
+            is_measured = row["val_loss"] is not None and row["val_error"] is not None
+            if is_measured and (row["stage"] == "rung" or row["outcome"] == "completed"):
+                # What was decided by, to the last bit: curves hold single precision.
+                curve[row["steps"]] = row["val_loss"], row["val_error"]
+            if row["stage"] == "trained" and row["outcome"] != "infeasible":
+                ends[key] = i, row
         for arm in design.arms:
-            mine = {key: i for key, i in ends.items() if key[0] == arm.name}
-            points = points_from_rows(rows.take(pa.array(list(mine.values()), type=pa.int64())), arm.space, _no_blob)
-            for key, point in zip(mine, points, strict=True):
-                curve = np.array(sorted(curves[key]), dtype=np.float64)
-                self._known.setdefault(key[1], []).append((arm.space, point, curve))
-        missing = [r for r in range(design.replicates) if r not in self._known]
+            mine = {key: end for key, end in ends.items() if key[0] == arm.name and _has_point(end[1])}
+            points = points_from_rows(
+                rows.take(pa.array([i for i, _ in mine.values()], type=pa.int64())), arm.space, _no_blob
+            )
+            for (key, (_, row)), point in zip(mine.items(), points, strict=True):
+                points_of_curve = sorted((step, *measured) for step, measured in curves[key].items())
+                known = np.array(points_of_curve, dtype=np.float64).reshape(-1, 3)
+                one = _OnRecord(known, row["outcome"], row["steps"] or 0)
+                self._own.setdefault((key[1], arm.space.digest(point)), {}).setdefault(arm.name, one)
+                if one.ended == "completed" and len(known):
+                    self._completed.setdefault(key[1], []).append((arm, point, one))
+        missing = [r for r in range(design.replicates) if r not in self._completed]
         if missing:
             raise ConfigError(
                 f"replicate {missing[0]}: no candidate with a curve completed; there is nothing to replay"
             )
 
     def __call__(self, query: Query, /) -> tuple[float, float]:
-        """Loss and error of the nearest candidate at the step."""
-        curve = self._nearest(query)
-        i = int(np.searchsorted(curve[:, 0], query.step, side="right")) - 1
-        _, loss, error = curve[max(0, i)]
-        return float(loss), float(error)
+        """Loss and error at the step, of the candidate itself or of the nearest one."""
+        own = self._own.get((query.replicate, query.arm.space.digest(query.point)), {})
+        same = own.get(query.arm.name) or next(iter(own.values()), None)
+        found = None if same is None else same.at(query.step)
+        if found is None:
+            found = self._nearest(query).at(query.step)
+            assert found is not None, "what completed has a curve"
+        return found
 
-    def _nearest(self, query: Query) -> Floats:
-        space, known = query.arm.space, self._known[query.replicate]
-        key = query.replicate, id(space)
+    def _nearest(self, query: Query) -> _OnRecord:
+        space, known = query.arm.space, self._completed[query.replicate]
+        key = query.replicate, query.arm.name
         if key not in self._units:
-            self._units[key] = np.concatenate([_encoded(space, own, point) for own, point, _ in known])
-        units, asked = self._units[key], space.encode([query.point])[0]
+            units = np.concatenate([_encoded(space, arm.space, point) for arm, point, _ in known])
+            self._units[key] = units, np.array([arm.name != query.arm.name for arm, _, _ in known])
+        (units, is_other), asked = self._units[key], space.encode([query.point])[0]
         gaps = np.abs(units - asked)
         # Where only one of the two has the dimension, they are as far apart as can be.
         gaps = np.where(np.isnan(gaps), (np.isnan(units) != np.isnan(asked)).astype(np.float64), gaps)
-        return known[int(np.argmin(np.square(gaps).sum(axis=1)))][2]
+        distances = np.square(gaps).sum(axis=1)
+        nearest = np.flatnonzero(distances == distances.min())
+        return known[int(nearest[np.argmin(is_other[nearest])])][2]
+
+
+def _has_point(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a candidate: one that says that its strategy raised is not."""
+    return row["outcome"] in ("completed", "stopped") or row["candidate"] is not None
 
 
 def _encoded(space: Space, own: Space, point: Point) -> Floats:
@@ -336,10 +390,11 @@ def _segment_rows(
                 "replicate": work.replicate,
                 "target_sparsity": 0.0 if rung is None or has_diverged else float(rung),
                 "slot": lane.slot,
-                "outcome": "diverged" if has_diverged else "completed",
+                "outcome": "diverged" if has_diverged else "completed" if rung is None else None,
                 "candidate": lane.id,
                 "rung": None if has_diverged else rung,
                 "reused": False,
+                "steps": stop,
                 **_costs(described),
                 "val_loss": None if has_diverged else loss,
                 "val_error": None if has_diverged else error,
@@ -364,6 +419,7 @@ def _decided_row(decision: Decision) -> dict[str, Any]:
         "candidate": None if described is None else described.id,
         "rung": decision.rung,
         "reused": decision.reused_from is not None,
+        "steps": decision.steps,
         **({} if described is None else _costs(described)),
         **{name: value for name, value in (decision.values or {}).items() if name in _MEASURED},
         "passes": 0.0,

@@ -31,9 +31,10 @@ import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.design import Design
-from sparsefront.search.findings import METRICS, PREDICTORS, Comparison, Correlation, Spent, Verdict
+from sparsefront.search.findings import PREDICTORS, Comparison, Correlation, Spent, Verdict
 from sparsefront.search.front import Batches, chunks
 from sparsefront.search.methods import Method, methods_of
+from sparsefront.search.metrics import METRICS
 from sparsefront.search.statistics import (
     best_of_draws,
     equivalence_test,
@@ -63,10 +64,11 @@ def judge(batches: Batches, design: Design) -> Verdict:
     tests are corrected by Holm over all arms and levels of the metric, each at ``design.alpha``; the intervals are of
     each comparison alone, at level 1 - ``design.alpha``.
 
-    Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Convergence is the
-    first measured step at which validation accuracy reaches ``convergence_target_fraction`` of what the parent of the
-    same replicate ended with, at most ``design.steps`` (a restricted mean); it is left out in studies
-    without a ``dense`` arm.
+    Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Where images are
+    restored, the test PSNR of the worst degradation takes its place, in dB, and that of the images as they were
+    degraded the place of guessing. Convergence is the first measured step at which the same on validation examples
+    reaches ``convergence_target_fraction`` of what the parent of the same replicate ended with, at most
+    ``design.steps`` (a restricted mean); it is left out in studies without a ``dense`` arm.
 
     Args:
         batches: a ledger's table or record batches, with at least ``VERDICT_COLUMNS``; read once, in any order.
@@ -81,7 +83,9 @@ def judge(batches: Batches, design: Design) -> Verdict:
     record = _read(batches, design)
     networks = _networks(record, design)
     comparisons: list[Comparison] = []
-    metrics = METRICS if any(arm == "dense" for arm, _, _ in networks.cells) else METRICS[:1]
+    metrics = [design.metric]
+    if any(arm == "dense" for arm, _, _ in networks.cells):
+        metrics.append("convergence")
     for metric in metrics:
         pairs = [
             _pair(networks, record, design, arm=arm, level=level, metric=metric)
@@ -133,7 +137,8 @@ class _Record:
     methods: Mapping[str, Method]
     scoring_passes: dict[tuple[int, float], float] = field(default_factory=dict)
     pruning_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)
-    level_passes: dict[tuple[str, int, float], float] = field(default_factory=dict)  # of a chain's trainings
+    on_the_way: dict[tuple[str, int, float], str] = field(default_factory=dict)  # network of a chain's level, by its id
+    passes_of: dict[str, float] = field(default_factory=dict)  # of such a network's training, wherever recorded
     sums: dict[str, Floats] = field(default_factory=dict)  # by arm: passes, flops, seconds
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by arm
 
@@ -145,7 +150,7 @@ class _Networks:
     cells: Mapping[tuple[str, int, float], npt.NDArray[np.int64]]
     counted: npt.NDArray[np.bool_]  # completed or diverged: says something about its method
     selector: Floats  # validation error, inf where it diverged
-    accuracy: Floats  # test accuracy
+    value: Floats  # test accuracy, or PSNR
     steps_to_target: Floats  # at most design.steps; NaN without a parent
     reached: npt.NDArray[np.bool_]  # whether it came to the target at all
     passes: Floats  # of its training, wherever that was recorded
@@ -182,6 +187,7 @@ def _read(batches: Batches, design: Design) -> _Record:
             )
         rows = chunk.select(VERDICT_COLUMNS)
         _add_up(record, rows)
+        _add_levels(record, rows)
         trained.append(rows.filter(pc.equal(rows["stage"], "trained")))
     if trained:
         record.trained = pa.concat_tables(trained).combine_chunks()
@@ -199,13 +205,19 @@ def _add_up(record: _Record, rows: pa.Table) -> None:
         if row["stage"] == "pruned":
             record.pruning_passes[arm, *place] = record.pruning_passes.get((arm, *place), 0.0) + spent[0]
             continue
-        if row["stage"] in ("level", "trained"):
-            key = (arm, *place)
-            record.level_passes[key] = record.level_passes.get(key, 0.0) + spent[0]
         if row["stage"] == "scored":
             record.scoring_passes[place] = record.scoring_passes.get(place, 0.0) + spent[0]
         counts = record.outcomes.setdefault(arm, {})
         counts[row["outcome"]] = counts.get(row["outcome"], 0) + row["stage_count"]
+
+
+def _add_levels(record: _Record, rows: pa.Table) -> None:
+    """Note networks on the way to a level; one that several arms share has its cost with the first."""
+    levels = rows.filter(pc.equal(rows["stage"], "level"))
+    for row in levels.select(["arm", "replicate", "target_sparsity", "candidate", "passes"]).to_pylist():
+        candidate = row["candidate"]
+        record.on_the_way[row["arm"], row["replicate"], row["target_sparsity"]] = candidate
+        record.passes_of[candidate] = max(record.passes_of.get(candidate, 0.0), row["passes"] or 0.0)
 
 
 def _networks(record: _Record, design: Design) -> _Networks:
@@ -232,7 +244,7 @@ def _networks(record: _Record, design: Design) -> _Networks:
         cells=cells,
         counted=completed | diverged,
         selector=np.where(completed, val_error, np.inf),
-        accuracy=np.where(completed, 1.0 - test_error, 1.0 / design.n_classes),
+        value=np.where(completed, METRICS[design.metric].from_error(test_error), design.value_of_guessing),
         steps_to_target=steps_to_target,
         reached=reached,
         passes=cost[codes],
@@ -248,12 +260,13 @@ def _steps_to_target(
     completed: npt.NDArray[np.bool_],
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Find the first step of each curve that is accurate enough (``design.steps`` if none is, NaN without a parent)."""
+    metric = METRICS[design.metric]
     replicate = np.asarray(rows["replicate"])
     allowed_error = np.full(rows.num_rows, np.nan)
     for (arm, number, _), indices in cells.items():
         if arm == "dense" and completed[indices].any():
-            accuracy = 1.0 - val_error[indices][completed[indices]].min()
-            allowed_error[replicate == number] = 1.0 - design.convergence_target_fraction * accuracy
+            value = metric.from_error(val_error[indices][completed[indices]].min())
+            allowed_error[replicate == number] = metric.error_at(design.convergence_target_fraction * value)
     # Curves are stored in single precision, final errors in double: 1e-6 is a rounding, not an example.
     first = np.full(rows.num_rows, np.inf)
     of_row = np.asarray(pc.list_parent_indices(rows["curve_val_error"])).astype(np.int64)
@@ -270,7 +283,7 @@ def _steps_to_target(
 
 
 def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, level: float, metric: str) -> _Pairs:
-    values = networks.accuracy if metric == "accuracy" else networks.steps_to_target
+    values = networks.steps_to_target if metric == "convergence" else networks.value
     found: list[tuple[float, ...]] = []
     n_short = n_both = n_arm = n_lost = 0
     own_level = 0.0 if arm in record.methods and record.methods[arm].is_dense else level
@@ -318,9 +331,7 @@ def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, lev
     )
 
 
-def _beforehand(
-    networks: _Networks, record: _Record, design: Design, arm: str, replicate: int, level: float
-) -> float:
+def _beforehand(networks: _Networks, record: _Record, design: Design, arm: str, replicate: int, level: float) -> float:
     """Count the passes that an arm's network needed before its own training, as its method declares."""
     method = record.methods.get(arm)
     passes = 0.0
@@ -334,9 +345,12 @@ def _beforehand(
         passes += record.pruning_passes.get((arm, replicate, level), 0.0)
         if method.goes_alone:  # a chain: every level on the way was trained and pruned
             for before in method.levels(design.sparsities):
+                place = (arm, replicate, before)
                 if before < level:
-                    passes += record.level_passes.get((arm, replicate, before), 0.0)
-                    passes += record.pruning_passes.get((arm, replicate, before), 0.0)
+                    networks_there = networks.cells.get(place, np.zeros(0, dtype=np.int64))
+                    passes += float(networks.passes[networks_there].sum())
+                    passes += record.passes_of.get(record.on_the_way.get(place, ""), 0.0)
+                    passes += record.pruning_passes.get(place, 0.0)
     return passes
 
 
@@ -344,7 +358,7 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     """Test a family of comparisons together."""
     differences, single_differences, p_values, p_equivalences = [], [], [], []
     for pairs in family:
-        sign = 1.0 if pairs.metric == "accuracy" else -1.0
+        sign = -1.0 if pairs.metric == "convergence" else 1.0
         difference = sign * (pairs.arm_values - pairs.random_values)
         differences.append(difference)
         single_differences.append(sign * (pairs.arm_values - pairs.single_values))
@@ -400,7 +414,7 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
 
 
 def _margin(metric: str, design: Design) -> float:
-    return design.equivalence_margin if metric == "accuracy" else design.convergence_margin_fraction * design.steps
+    return design.convergence_margin_fraction * design.steps if metric == "convergence" else design.equivalence_margin
 
 
 def _generator(design: Design, pairs: _Pairs, what: str) -> np.random.Generator:

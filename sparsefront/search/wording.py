@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from sparsefront.search.design import Design
-from sparsefront.search.findings import LABELS, METRICS, Comparison, Correlation, Spent, Verdict
+from sparsefront.search.findings import LABELS, Comparison, Correlation, Spent, Verdict
+from sparsefront.search.metrics import METRICS
 
 
 def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
@@ -61,19 +62,21 @@ def shown_pairs(n: int, n_missing: int) -> str:
 
 
 def headline(comparisons: Sequence[Comparison], design: Design) -> str:
-    """Answer in one line what a study is for, from the accuracies of its searched arms (of all arms without one)."""
-    of_accuracy = [c for c in comparisons if c.metric == "accuracy"]
-    searched = [c for c in of_accuracy if c.arm.startswith("searched")]
+    """Answer in one line what a study is for, from the results of its searched arms (of all arms without one)."""
+    metric = METRICS[design.metric]
+    of_results = [c for c in comparisons if c.metric == design.metric]
+    searched = [c for c in of_results if c.arm.startswith("searched")]
     question = f"Does {'searching' if searched else 'any arm'} beat drawing at random at equal budget?"
-    judged = [c for c in searched or of_accuracy if c.n]
+    judged = [c for c in searched or of_results if c.n]
     if not judged:
         return f"{question} Not judged: no arm has a trained network beside trained random ones"
     places = {label: [c for c in judged if c.label == label] for label in LABELS}
-    points = f"{100 * design.equivalence_margin:g} accuracy point{'' if design.equivalence_margin == 0.01 else 's'}"
+    margin = f"{metric.scale * design.equivalence_margin:g}"
+    points = f"accuracy point{'' if margin == '1' else 's'}" if design.metric == "accuracy" else metric.unit
     meanings = {
-        "better": "more accurate",
-        "equivalent": f"equivalent to within {points}",
-        "worse": "less accurate",
+        "better": metric.better,
+        "equivalent": f"equivalent to within {margin} {points}",
+        "worse": metric.worse,
         "undecided": "undecided",
     }
     parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
@@ -118,7 +121,7 @@ def sentences(
                 for c in found
             ]
             if parts:
-                what = "Test accuracy" if metric == "accuracy" else "Steps to converge"
+                what = METRICS[metric].title
                 sentences.append(f"{what} of {arm} against random search at equal budget: {', '.join(parts)}")
     initial = [c for c in correlations if c.predictor == "initial_loss"]
     if initial:
@@ -138,13 +141,13 @@ def sentences(
 
 
 def _unit(metric: str) -> str:
-    return "points" if metric == "accuracy" else "steps"
+    return METRICS[metric].unit
 
 
 def _signed(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return ""
-    return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.0f}"
+    return f"{METRICS[metric].scale * value:+.{METRICS[metric].digits}f}"
 
 
 def _range(comparison: Comparison) -> str:
@@ -156,4 +159,4 @@ def _range(comparison: Comparison) -> str:
 def _shown(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return ""
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.0f}"
+    return METRICS[metric].shown(value)

@@ -13,7 +13,7 @@ from sparsefront.spaces.domains import shown
 #: Quantities that follow from a candidate alone: a candidate that exceeds its bound is not trained.
 BEFORE_TRAINING = ("n_params", "macs", "weight_sparsity", "node_sparsity")
 #: Quantities that are measured: a strategy is told by how much a candidate exceeded its bound. Never test results.
-AFTER_TRAINING = ("val_loss", "val_error", "initial_loss", "scalefree_loss", "passes", "flops", "seconds")
+AFTER_TRAINING = ("val_loss", "val_error", "passes", "flops", "seconds")
 
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)\s*")
 

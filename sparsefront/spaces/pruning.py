@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.patterns import parse_pattern
 
 When = Literal["init", "trained", "levels", "during"]
 Survivors = Literal["rewound", "trained", "fresh"]
+Rates = Literal["last", "rewound"]
+Update = Literal["gradual", "set", "rigl", "edge_popup"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Pruning:
         retrain_fraction: length of the training after pruning, in trainings, where the weights stay as they were.
         lr: 'last' goes on with the last learning rate, 'rewound' replays the schedule from its beginning.
         update: of 'during': 'gradual', 'set', 'rigl' or 'edge_popup'.
-        begin_fraction: of the training, at which updates begin.
+        begin_fraction: of the training, at which gradual pruning begins.
         end_fraction: of the training, at which they end.
         every: steps between updates; 0 for about forty of them.
         drop_fraction: share of the connections that the first dynamic update replaces.
@@ -56,8 +58,8 @@ class Pruning:
     survivors: Survivors = "rewound"
     rewind_fraction: float = 0.0
     retrain_fraction: float = 1.0
-    lr: Literal["last", "rewound"] = "last"
-    update: Literal["gradual", "set", "rigl", "edge_popup"] | None = None
+    lr: Rates = "last"
+    update: Update | None = None
     begin_fraction: float = 0.0
     end_fraction: float = 0.75
     every: int = 0
@@ -66,7 +68,22 @@ class Pruning:
     ap_sign: int = -1
 
     def __post_init__(self) -> None:
-        parse_pattern(self.pattern)
+        """Refuse what is no method.
+
+        Raises:
+            SpaceError: a field of the wrong kind or out of its range, or fields that do not fit each other.
+        """
+        self._check_kinds()
+        pattern = parse_pattern(self.pattern)
+        if self.pattern not in ("unstructured", "node") and (self.when in ("levels", "during") or self.rounds > 1):
+            raise SpaceError(
+                f"pattern={self.pattern!r}: is cut at once, and when={self.when!r} with rounds={self.rounds} cuts "
+                "little by little; leave it out"
+            )
+        if self.counts_of is not None and (pattern.density is not None or self.rounds > 1):
+            raise SpaceError(
+                f"counts_of={self.counts_of!r}: gives the layers their counts at once; leave pattern and rounds out"
+            )
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
@@ -86,6 +103,40 @@ class Pruning:
         if self.ap_sign not in (-1, 1):
             raise SpaceError(f"ap_sign={self.ap_sign!r}: must be -1 or 1")
 
+    def _check_kinds(self) -> None:
+        """Fields may come from a file: whole numbers are taken for real ones, all else must be what it says."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SpaceError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(repr, choices))}")
+        for name in ("score", "pattern", "allocation", "counts_of"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in ("allocation", "counts_of")):
+                raise SpaceError(f"{name}={value!r}: must be text in quotes")
+        for name in (*(name for name, _, _ in _RANGES), "ap_sign"):
+            value, is_whole = getattr(self, name), name in _WHOLE
+            if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+                raise SpaceError(f"{name}={value!r}: must be a {'whole ' if is_whole else ''}number")
+            if not is_whole:
+                object.__setattr__(self, name, float(value))  # 1 and 1.0 are one method, with one id
+
+    def reads(self, name: str) -> bool:
+        """Whether this method looks at the field called `name`.
+
+        >>> Pruning("init").reads("rounds"), Pruning("levels").reads("rounds"), Pruning("levels").reads("lr")
+        (True, False, False)
+        """
+        if name in ("lr", "retrain_fraction"):
+            return self.keeps_weights
+        if name == "rewind_fraction":
+            return self.needs_parent and self.survivors == "rewound"
+        if name == "begin_fraction":
+            return self.update == "gradual"
+        if name in ("end_fraction", "every"):
+            return self.update not in (None, "edge_popup")
+        if name == "drop_fraction":
+            return self.update in ("set", "rigl")
+        return self.when in _READ_WHEN.get(name, get_args(When))
+
     @property
     def needs_parent(self) -> bool:
         """Whether its first mask is cut from the trained parent."""
@@ -99,6 +150,16 @@ class Pruning:
     def rewind_step(self, steps: int) -> int:
         """Optimiser steps of the parent's training that its survivors have behind them."""
         return round(self.rewind_fraction * steps) if self.survivors == "rewound" else 0
+
+    def steps_after(self, steps: int) -> int:
+        """Optimiser steps of the training of its survivors, where a whole training takes `steps`.
+
+        >>> Pruning("levels", rewind_fraction=0.1).steps_after(200), Pruning("init").steps_after(200)
+        (180, 200)
+        """
+        if self.keeps_weights:
+            return round(self.retrain_fraction * steps)
+        return steps - self.rewind_step(steps) if self.needs_parent else steps
 
     def as_data(self) -> dict[str, Any]:
         """What differs from the defaults, as plain data.
@@ -119,6 +180,25 @@ class Pruning:
         return cls(**data)
 
 
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "when": get_args(When),
+    "survivors": get_args(Survivors),
+    "lr": get_args(Rates),
+    "update": (None, *get_args(Update)),
+}
+#: Where a field is read only by some methods: by those of these.
+_READ_WHEN: Mapping[str, tuple[str, ...]] = {
+    "score": ("init", "trained", "levels"),
+    "pattern": ("init", "trained"),
+    "counts_of": ("init",),
+    "rounds": ("init",),
+    "rate": ("levels",),
+    "survivors": ("trained", "levels"),
+    "update": ("during",),
+    "ap_fraction": ("levels",),
+    "ap_sign": ("levels",),
+}
+_WHOLE = ("rounds", "every", "ap_sign")
 _RANGES = (
     ("rounds", 1, 10_000),
     ("rate", 0.001, 0.999),

@@ -25,7 +25,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -46,6 +46,8 @@ from sparsefront.spaces.structure import Structure
 
 Unit = npt.NDArray[np.float64]
 Key = npt.NDArray[np.uint64]
+#: Study keys that a point sets -> what of them changes the network or its training, in one form for all that are equal.
+Effect = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 #: Sections of a study whose keys may be searched, in the order of the dimensions.
 SECTIONS = ("model", "masks", "training", "data")
@@ -124,6 +126,7 @@ class _Context:
     known_keys: tuple[str, ...] | None = None
     structure: Structure | None = None
     mask_kind: str = "weight"
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ class Space:
         known_keys: Collection[str] | None = None,
         structure: Structure | None = None,
         mask_kind: str = "weight",
+        effect: Effect | None = None,
     ) -> Space:
         """Read a space.
 
@@ -191,12 +195,13 @@ class Space:
             structure: the parent that searched bits belong to; if given, masks that differ by a permutation of hidden
                 units have one digest.
             mask_kind: kind of those masks, 'weight' or 'node'.
+            effect: if given, points that differ only in what it leaves out have one digest.
 
         Raises:
             SpaceError: one line that names ``space.<section>.<key>``, its value and what is accepted.
         """
         known = None if known_keys is None else tuple(sorted(known_keys))
-        return _Reader(_Context(bits, n_sections, known, structure, mask_kind)).read(table)
+        return _Reader(_Context(bits, n_sections, known, structure, mask_kind, effect)).read(table)
 
     def to_table(self) -> dict[str, Any]:
         """The table that `from_table` reads back as this space.
@@ -475,11 +480,19 @@ class Space:
             same[self.bits.name] = canonical_bits(structure, self._context.mask_kind, packed)
         return same
 
-    def digest(self, point: Point) -> str:
-        """Hash of what the point sets, in its canonical form: 32 hex digits."""
-        named = {
-            k: mask_digest(v) if isinstance(v, bytes) else v for k, v in self.settings(self.canonical(point)).items()
-        }
+    def digest(self, point: Point, *, exact: bool = False) -> str:
+        """Hash of what the point sets, in its canonical form: 32 hex digits.
+
+        It recognises candidates that need no second training. The id of a candidate names the exact network instead.
+
+        Args:
+            point: of this space.
+            exact: tell all points apart, those too that come to the same candidate.
+        """
+        settings: Mapping[str, Any] = self.settings(self.clip(point) if exact else self.canonical(point))
+        if self._context.effect is not None and not exact:
+            settings = self._context.effect(settings)
+        named = {k: mask_digest(v) if isinstance(v, bytes) else v for k, v in settings.items()}
         return hashlib.blake2b(canonical_json(named).encode(), digest_size=16).hexdigest()
 
     def settings(self, point: Point) -> dict[str, Any]:

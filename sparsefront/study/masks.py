@@ -5,26 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from sparsefront.errors import ConfigError, SpaceError, nearest
+from sparsefront.results import write_claim
+from sparsefront.search.claims import Claim, checked_test
 from sparsefront.search.design import Design
 from sparsefront.search.methods import BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
+from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
+from sparsefront.search.schema import schema_of
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.study.sections import ArmSection, MasksSection, SearchSection, Sparsity, VerdictSection
+from sparsefront.spaces.patterns import parse_pattern
+from sparsefront.study.reading import first_error, shown
+from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
-from sparsefront.trainables.data import DATASETS, Dataset
+from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.quality import QUALITIES, check_qualities
 from sparsefront.trainables.recipe import Recipe
 
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
@@ -32,16 +40,42 @@ _MAX_MASKS = 10**9
 _MAX_LEVELS = 10**6
 _ARM = re.compile(r"[A-Za-z]\w*")
 _PRUNING_FIELDS = tuple(field.name for field in fields(Pruning))
+_REAL_FIELDS = tuple(field.name for field in fields(Pruning) if field.type == "float")
+
+
+_LIST: TypeAdapter[tuple[str, ...]] = TypeAdapter(Annotated[tuple[str, ...], Field(min_length=1, strict=False)])
+_TABLE: TypeAdapter[dict[str, ArmSection]] = TypeAdapter(dict[str, ArmSection])
+
+
+def _read_arms(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+    """A list of names or a section for each arm: errors of the one that was meant, not of the union of both."""
+    if not isinstance(value, list | tuple | Mapping):
+        raise ConfigError(f"arms={shown(value)}: must be a list of names, or a section for each arm")
+    try:
+        if isinstance(value, Mapping):
+            return _TABLE.validate_python({arm: _with_real_numbers(table) for arm, table in value.items()})
+        return _LIST.validate_python(value)
+    except ValidationError as error:
+        text = first_error(error, ArmSection)
+        raise ConfigError(f"arms{text}" if text.startswith("=") else f"arms.{text}") from error
+
+
+def _with_real_numbers(table: Any) -> Any:
+    """An arm's table in which 1 and 1.0 are the same study."""
+    if not isinstance(table, Mapping):
+        return table
+    return {k: float(v) if k in _REAL_FIELDS and type(v) is int else v for k, v in table.items()}
 
 
 class MaskStudy(Study):
     """Every arm at every sparsity and in every replicate."""
 
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=1000, strict=False)]
-    arms: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | Mapping[str, ArmSection] = BASELINE
+    arms: Annotated[tuple[str, ...] | Mapping[str, ArmSection], WrapValidator(_read_arms)] = BASELINE
     masks: MasksSection = MasksSection()
     search: SearchSection = SearchSection()
     verdict: VerdictSection = VerdictSection()
+    claim: ClaimSection | None = None
 
     @classmethod
     def is_for(cls, values: Mapping[str, Any]) -> bool:
@@ -56,9 +90,6 @@ class MaskStudy(Study):
                 raise ConfigError(f"{key}={list(values)}: every value may appear once")
         if len({f"{s:g}" for s in self.sparsities}) != len(self.sparsities):
             raise ConfigError(f"sparsities={list(self.sparsities)}: must differ in their first six digits")
-        methods = self._methods()
-        if "random" not in methods:
-            raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
         if self.masks.allocation not in ALLOCATIONS:
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: {nearest(self.masks.allocation, ALLOCATIONS)}"
@@ -69,15 +100,24 @@ class MaskStudy(Study):
                 f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and "
                 f"masks.kind is {self.masks.kind!r}; change one of the two"
             )
+        methods = self._methods()
+        if "random" not in methods:
+            raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
         if self.training.optimizer not in OPTIMIZERS:
             raise ConfigError(
                 f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}"
             )
         if self.training.nesterov and not self.training.momentum:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0")
+        check_qualities(self.quality, has_parent=True)
         for objective in self.verdict.objectives:
             if objective not in OBJECTIVES:
                 raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
+            needed = OBJECTIVES[objective].quality
+            if needed and needed not in self.quality:
+                raise ConfigError(
+                    f"verdict.objectives: {objective!r} is measured only where quality names {needed!r}; add it there"
+                )
         if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
             raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
         needs_scores = any(method.needs_scores for method in methods.values())
@@ -86,13 +126,35 @@ class MaskStudy(Study):
                 f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
                 "the random arm trains the first of them"
             )
-        n_levels = self.replicates * len(self.sparsities)
-        if n_levels > _MAX_LEVELS or n_levels * self.search.draws > _MAX_MASKS:
+        n_sparsities = len(
+            {s for method in methods.values() for s in (*method.levels(self._ascending), *self.sparsities)}
+        )
+        n_levels, n_draws = self.replicates * n_sparsities, self.replicates * len(self.sparsities) * self.search.draws
+        if n_levels > _MAX_LEVELS or n_draws > _MAX_MASKS:
             raise ConfigError(
-                f"replicates={self.replicates}: with {len(self.sparsities)} sparsities of {self.search.draws:,} draws "
+                f"replicates={self.replicates}: with {n_sparsities} sparsities of {self.search.draws:,} draws "
                 f"must be at most {_MAX_LEVELS:,} levels and {_MAX_MASKS:,} masks; make it several studies"
             )
+        self._check_claim()
         return self
+
+    def _check_claim(self) -> None:
+        """Refuse tests that this study cannot answer."""
+        if self.claim is None:
+            return
+        source = DATASETS[self.data.name]
+        design = design_of({**self.identity(), "resolved": {"n_classes": source.n_classes, "task": source.task}})
+        assert isinstance(design, Design)
+        schema = schema_of({"resolved": self._measured()})
+        for number, test in enumerate(Claim.of_data(self.claim.model_dump(mode="json")).tests):
+            checked_test(test, design, schema, where=f"claim.tests.{number}")
+
+    def _annotate(self, folder: Path) -> None:
+        write_claim(folder, None if self.claim is None else self.claim.model_dump(mode="json"))
+
+    @property
+    def _ascending(self) -> tuple[float, ...]:
+        return tuple(sorted(self.sparsities))
 
     def _arm_tables(self) -> dict[str, dict[str, Any]]:
         """What the user wrote of each arm."""
@@ -122,9 +184,12 @@ class MaskStudy(Study):
                 if called != arm:
                     raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
                 continue
-            for control in table.get("controls", ()):
+            controls = table.get("controls", ())
+            for control in controls:
                 if control not in CONTROLS:
                     raise ConfigError(f"{where}.controls: {control!r} {nearest(control, CONTROLS)}")
+            if len(set(controls)) != len(controls):
+                raise ConfigError(f"{where}.controls={list(controls)}: every value may appear once")
             for key in table:
                 if key not in ("method", "controls") and key not in _PRUNING_FIELDS:
                     raise ConfigError(f"{where}.{key}: {nearest(key, ('method', 'controls', *_PRUNING_FIELDS))}")
@@ -139,13 +204,41 @@ class MaskStudy(Study):
         kind = self.masks.kind
         if kind not in row.kinds:
             raise ConfigError(
-                f"{where}: prunes {' and '.join(row.kinds)} masks only, and masks.kind is {kind!r}; change one of the two"
+                f"{where}: prunes {' and '.join(row.kinds)} masks only, and masks.kind is {kind!r}; change one of them"
             )
         changes = {key: value for key, value in table.items() if key not in ("method", "controls")}
         try:
             method = Pruning.of_data({**row.method.as_data(), **changes})
-        except (SpaceError, TypeError) as error:
-            raise ConfigError(f"{where}: {error}") from error
+        except SpaceError as error:
+            raise ConfigError(f"{where}.{error}") from error
+        for key, value in changes.items():
+            if not method.reads(key):
+                raise ConfigError(
+                    f"{where}.{key}={shown(value)}: has no effect on an arm with when={method.when!r}, "
+                    f"survivors={method.survivors!r} and update={method.update!r}; remove it"
+                )
+        if (pattern := parse_pattern(method.pattern)).kind != kind and (kind, method.pattern) != (
+            "node",
+            "unstructured",
+        ):
+            raise ConfigError(
+                f"{where}.pattern={method.pattern!r}: is one of {pattern.kind} masks, not of {kind} masks"
+            )
+        if not Pruned(where, "", "", method).levels(self._ascending):
+            raise ConfigError(
+                f"{where}.pattern={method.pattern!r}: has sparsity {1 - (pattern.density or 0.0):g} alone, which is not "
+                f"among sparsities={list(self.sparsities)}; add it, or remove the arm"
+            )
+        controls = table.get("controls", ())
+        if "shuffled" in controls and method.pattern not in ("unstructured", "node"):
+            raise ConfigError(
+                f"{where}.controls: 'shuffled' moves survivors between layers, which pattern {method.pattern!r} ties to "
+                "them; use 'shuffled_layers'"
+            )
+        if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
+            raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
+        if method.score == "movement" and not method.needs_parent and method.reads("score"):
+            raise ConfigError(f"{where}.score='movement': nothing has moved before training; use when='trained'")
         for key in ("score", "counts_of"):
             score = getattr(method, key)
             if score is not None and score not in SCORES:
@@ -175,16 +268,45 @@ class MaskStudy(Study):
 
     def design(self, dataset: Dataset | None = None) -> Design:
         """The numbers that decisions and judgements depend on."""
-        n_classes = DATASETS[self.data.name].n_classes
-        design = design_of({**self.identity(), "resolved": {"n_classes": n_classes}})
+        source = DATASETS[self.data.name]
+        resolved: dict[str, Any] = {"n_classes": source.n_classes}
+        if source.task != "classification":
+            resolved = self._resolved(dataset or load_dataset(self.data.name, self.data.options))
+        design = design_of({**self.identity(), "resolved": {**resolved, **self._measured()}})
         assert isinstance(design, Design)
         return design
+
+    def _measured(self) -> dict[str, Any]:
+        """With whether the trained parents are kept, which some qualities compare with."""
+        is_compared = any(QUALITIES[name].compare is not None for name in self.quality)
+        return {**super()._measured(), **({"keeps_parents": True} if is_compared else {})}
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
         return self._recipe(
             mask_kind=self.masks.kind, allocation=self.masks.allocation, probe_size=self.search.probe_size
         )
+
+    def _check_task(self) -> None:
+        super()._check_task()
+        task = DATASETS[self.data.name].task
+        if task != "classification" and "searched_scalefree" in self.arms:
+            raise ConfigError(
+                f"arms: 'searched_scalefree' chooses by a loss of logits, and data set {self.data.name!r} is for "
+                f"{task}; leave it out"
+            )
+        if task != "classification" and self.quality:
+            raise ConfigError(
+                f"quality={list(self.quality)}: are measured on classes, and data set {self.data.name!r} is for {task}; "
+                "leave them out"
+            )
+        of_others = "val_psnr" if task == "classification" else "val_accuracy"
+        for objective in self.verdict.objectives:
+            if objective.startswith(of_others):
+                raise ConfigError(
+                    f"verdict.objectives: {objective!r} is not measured in {task}, which data set {self.data.name!r} "
+                    "is for; use 'val_error'"
+                )
 
     def _check_data(self, dataset: Dataset, n_train: int) -> None:
         if self.search.probe_size > n_train:
@@ -198,6 +320,10 @@ class MaskStudy(Study):
             )
             for sparsity in self.sparsities:
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
+            for arm in (method for method in self._methods().values() if isinstance(method, Pruned)):
+                for sparsity in arm.levels(self._ascending):
+                    allocation = arm.method.allocation or self.masks.allocation
+                    kept_counts(model.structure, self.masks.kind, sparsity, allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
 

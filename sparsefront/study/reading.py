@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -59,6 +60,8 @@ _ACCEPTED = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be text in quotes",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
     "bool_type": "must be true or false",
     "tuple_type": "must be a list",
     "dict_type": "must be a section of keys and values",
@@ -77,17 +80,26 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> str:
     reason = context.get("error")
     if isinstance(reason, ConfigError):
         text = str(reason)
-        return f"{key}.{text}" if key and not text.startswith(f"{key}.") else text
+        return f"{key}.{text}" if key and not text.startswith((f"{key}.", f"{key}=")) else text
     if first["type"] == "extra_forbidden":
         section: Any = model
         for part in first["loc"][:-1]:
-            # A table by name (arms) holds sections of one kind.
-            section = get_args(section)[-1] if get_origin(section) is dict else section.model_fields[part].annotation
+            section = _held(section, part)
         return unknown_key(key, first["input"], section.model_fields)
     if first["type"] == "missing":
         return f"{key}: is missing and has no default; write it"
     accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)
     return f"{key}={shown(first['input'])}: {accepted}"
+
+
+def _held(kind: Any, part: int | str) -> Any:
+    """What a section has under a key, a table under a name (arms), or a list at a place (tests of a claim)."""
+    if get_origin(kind) in (dict, tuple):
+        found = get_args(kind)[0 if get_origin(kind) is tuple else -1]
+    else:
+        found = kind.model_fields[part].annotation
+    # A section that may be left out is a union with None.
+    return get_args(found)[0] if get_origin(found) is UnionType else found
 
 
 def unknown_key(key: str, value: object, known: Iterable[str]) -> str:

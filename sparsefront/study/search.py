@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,31 +12,33 @@ from pydantic import Field, ValidationError, model_validator
 
 from sparsefront.cluster.halving import RayHalving
 from sparsefront.cluster.ray_cluster import available_cores
-from sparsefront.errors import ConfigError, SpaceError, nearest
+from sparsefront.errors import ConfigError, SpaceError, SparsefrontError, nearest
 from sparsefront.results import Results
-from sparsefront.search.design import SearchDesign
+from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Describe, Described, Exploration
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
 from sparsefront.search.resolved import search_design_of, spaces_of
-from sparsefront.search.run import longest_training
+from sparsefront.search.run import MAX_PROPOSALS_EACH, longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
 from sparsefront.search.strategies import strategy_family
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
-from sparsefront.spaces.domains import Choice, Point
+from sparsefront.spaces.domains import Choice, Point, shown
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
-from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.data import Dataset, load_dataset
 from sparsefront.trainables.models import model_family
-from sparsefront.trainables.networks import Networks
+from sparsefront.trainables.networks import Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
+from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
+from sparsefront.trainables.quality import check_qualities
 from sparsefront.trainables.recipe import Recipe
 
 #: Keys of the sections `training` and `masks` that a space may search; of `model`, all options of the family may be.
@@ -47,10 +49,10 @@ _SEARCHED_TRAINING = (
 _SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
 
 #: Masks are not scored before training here.
-_OBJECTIVES = [name for name in OBJECTIVES if name not in ("initial_loss", "scalefree_loss")]
+_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
 
 #: Columns that say what became of a candidate, and not what it is.
-_RESERVED = {column.name for column in COLUMNS if not column.hyperparameter} - {"mask_draw"}
+_RESERVED = {*(column.name for column in COLUMNS if not column.hyperparameter), *QUALITY_COLUMNS} - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -77,13 +79,34 @@ class SearchSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
+def _check_objectives(key: str, chosen: Sequence[str]) -> None:
+    """Refuse what a search cannot be led by."""
+    for objective in chosen:
+        if objective.startswith("test_"):
+            raise ConfigError(f"{key}: {objective!r} is a test result; validation decides, test reports")
+        if objective in OBJECTIVES and not OBJECTIVES[objective].decides:
+            what = "on test examples" if OBJECTIVES[objective].quality else "once a candidate has ended"
+            raise ConfigError(
+                f"{key}: {objective!r} is measured {what}, and strategies and rungs cannot be led by "
+                "it; ask for it with 'sparsefront front --objectives'"
+            )
+        if objective not in _OBJECTIVES:
+            raise ConfigError(f"{key}: {objective!r} {nearest(objective, _OBJECTIVES)}")
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(f"{key}={list(chosen)}: every value may appear once")
+
+
 class RungsSection(Section):
-    """At which steps candidates are compared, and how many go on; every arm may change any key."""
+    """At which steps candidates are compared, and how many go on; every arm may change any key.
+
+    `objectives` are what they are compared by; empty: those of the verdict where the kind knows several, else val_loss.
+    """
 
     kind: str = "none"
     eta: Annotated[int, Field(ge=2, le=100)] = 3
     min_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     bracket: Annotated[int, Field(ge=2, le=1_000_000)] = 64
+    objectives: Annotated[tuple[str, ...], Field(max_length=4, strict=False)] = ()
     bands: Annotated[tuple[Fraction, ...], Field(max_length=100, strict=False)] = ()
     asynchronous: bool = False
     fidelity: Literal["steps", "data_fraction"] = "steps"
@@ -94,6 +117,7 @@ class RungsSection(Section):
             raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
         if list(self.bands) != sorted(set(self.bands)):
             raise ConfigError(f"bands={list(self.bands)}: must ascend")
+        _check_objectives("objectives", self.objectives)
         return self
 
 
@@ -179,16 +203,9 @@ class SearchStudy(Study):
         if allocation not in ALLOCATIONS:
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
         self._check_allocation("masks", allocation)
+        check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
-        for objective in chosen:
-            if objective.startswith("test_"):
-                raise ConfigError(
-                    f"verdict.objectives: {objective!r} is a test result; validation decides, test reports"
-                )
-            if objective not in _OBJECTIVES:
-                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, _OBJECTIVES)}")
-        if len(set(chosen)) != len(chosen):
-            raise ConfigError(f"verdict.objectives={list(chosen)}: every value may appear once")
+        _check_objectives("verdict.objectives", chosen)
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
@@ -198,8 +215,12 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
             )
-        for name, arm in self.arms.items():
-            self._check_arm(name, arm)
+        spaces = [self._check_arm(name, arm) for name, arm in self.arms.items()]
+        if not any(space.dimensions for space in spaces):
+            raise ConfigError(
+                f"space={shown(self.space)}: there is nothing to search; give a key a range or choices, as in "
+                "[space.training] lr = { low = 1e-4, high = 1e-1, log = true }"
+            )
         if self.replicates * sum(arm.candidates for arm in self.arms.values()) > _MAX_CANDIDATES:
             raise ConfigError(
                 f"replicates={self.replicates}: with the candidates of all arms must be at most {_MAX_CANDIDATES:,} "
@@ -207,7 +228,8 @@ class SearchStudy(Study):
             )
         return self
 
-    def _check_arm(self, name: str, arm: ArmSection) -> None:
+    def _check_arm(self, name: str, arm: ArmSection) -> Space:
+        """Refuse what contradicts itself or the study in one arm; returns its space."""
         if not NAME.fullmatch(name):
             raise ConfigError(
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -218,7 +240,14 @@ class SearchStudy(Study):
                 "is judged against"
             )
         try:
-            space = spaces_of({**self.identity(), "resolved": _UNRESOLVED}, known_keys=self._known_keys())[name]
+            # As written, and not as it would be recorded: JSON has no NaN to complain about.
+            written = {
+                "space": self.space,
+                "masks": {"kind": self.masks.kind},
+                "resolved": _UNRESOLVED,
+                "arms": {other: {"space": section.space} for other, section in self.arms.items()},
+            }
+            space = spaces_of(written, known_keys=self._known_keys())[name]
         except SpaceError as error:
             raise ConfigError(str(error)) from error
         try:
@@ -226,9 +255,11 @@ class SearchStudy(Study):
         except ConfigError as error:
             raise ConfigError(f"arms.{name}.{error}") from error
         try:
-            family.options.model_validate(arm.options)
+            options = family.options.model_validate(arm.options)
         except ValidationError as error:
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
+        # Written down with those that were left to their defaults: another default is another study.
+        arm.options.update(options.model_dump(mode="json", exclude_none=True))
         self._check_space(self._place_of_space(name), space)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
@@ -239,6 +270,7 @@ class SearchStudy(Study):
         refusal = family.refusal(space, self.verdict.objectives)
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
+        return space
 
     def _place_of_space(self, arm: str) -> str:
         """Where the space of an arm is written."""
@@ -247,6 +279,13 @@ class SearchStudy(Study):
     def _check_space(self, where: str, space: Space) -> None:
         """What keys of a space ask of the study."""
         keys = {*space.constants, *(d.key for d in space.dimensions)}
+        for key, value in {**space.constants, **space.settings(corners(space)[0])}.items():
+            section, _, option = key.partition(".")
+            if section == "model" and isinstance(self.model.options.get(option), list) and not isinstance(value, list):
+                raise ConfigError(
+                    f"{where}.{key}: sets one number, and {key} is a list; say how long it is beside the range, as in "
+                    f"{option} = {{ low = 8, high = 128, depth = 2 }}, or give a list"
+                )
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
         for value in dict.fromkeys(space.settings(p).get("masks.allocation", "uniform") for p in corners(space)):
@@ -290,7 +329,12 @@ class SearchStudy(Study):
 
     def design(self, dataset: Dataset | None = None) -> SearchDesign:
         """The numbers that decisions and judgements depend on; `dataset` saves loading it."""
-        return search_design_of(self.recorded(dataset))
+        dataset = dataset or load_dataset(self.data.name, self.data.options)
+        recorded, networks = self.recorded(dataset), self._networks(dataset)
+        # Of node masks that keep fixed counts, all would be the same.
+        is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
+        structure = networks.describe(0, {}).structure if is_weight else None
+        return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
@@ -309,9 +353,9 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         unresolved = spaces_of({**self.identity(), "resolved": _UNRESOLVED})
         n_sections = max(
-            len(networks.describe(0, _model_of(space.settings(point))).structure.section_sizes(self.masks.kind))
-            for space in unresolved.values()
-            for point in corners(space)
+            len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(self.masks.kind))
+            for name, space in unresolved.items()
+            for model in (_model_of(space.settings(point)) for point in corners(space))
         )
         bits: dict[str, list[int]] | None = None
         if any(space.bits is not None for space in unresolved.values()):
@@ -340,11 +384,17 @@ class SearchStudy(Study):
                         f"arms.{name}.space: {column!r} holds {kind} here and {columns[column]} in another arm; "
                         "give both the same kind of values"
                     )
-        return {**resolved, "columns": {c: kind for c, kind in columns.items() if c not in SCHEMA.names}}
+        measured = resolved.get("columns", {})
+        return {**resolved, "columns": {**measured, **{c: k for c, k in columns.items() if c not in SCHEMA.names}}}
 
     # Running it ------------------------------------------------------------------------------------------------------
 
     def _check_data(self, dataset: Dataset, n_train: int) -> None:
+        if dataset.task != "classification":
+            raise ConfigError(
+                f"data.name={self.data.name!r}: is for {dataset.task}, which only studies of masks do so far; choose "
+                "another data set, or remove [space]"
+            )
         try:
             design = self.design(dataset)
         except SpaceError as error:
@@ -352,10 +402,7 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         for arm in design.arms:
             where = self._place_of_space(arm.name)
-            try:
-                ends = [networks.describe(0, arm.space.settings(point)) for point in corners(arm.space)]
-            except (ConfigError, SpaceError) as error:
-                raise ConfigError(f"{where}: {error}") from error
+            ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
             longest, batch_size = max(end.steps for end in ends), max(end.batch_size for end in ends)
             try:
                 check_settings(arm.rungs, longest)
@@ -380,6 +427,38 @@ class SearchStudy(Study):
                     f"is less than a batch of {batch_size}; raise the data fraction or rungs.min_steps, or take "
                     "smaller batches"
                 )
+
+        describe = self._describer(dataset)
+        for arm in design.arms:
+            self._check_constraints(arm, describe)
+
+    def _check_constraints(self, arm: SearchArm, describe: Describe) -> None:
+        """Refuse bounds that no point drawn keeps: a search would end without having trained anything."""
+        bounds = [c for c in arm.space.constraints if c.is_known_before_training]
+        if not bounds:
+            return
+        n_drawn = min(_CONSTRAINT_DRAWS, MAX_PROPOSALS_EACH * arm.candidates)
+        points = [*corners(arm.space), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
+        costs: dict[str, list[float]] = {c.quantity: [] for c in bounds}
+        for point in points:
+            try:
+                of_point = describe(0, point, arm.space).costs
+            except SparsefrontError:  # there is no such network: whoever trains it will say so
+                return
+            if all(c.violation(of_point[c.quantity]) <= 0 for c in bounds):
+                return
+            for quantity, values in costs.items():
+                values.append(of_point[quantity])
+        reached = [
+            f"{'smallest' if c.operator == '<=' else 'largest'} {c.quantity} "
+            f"is {(min if c.operator == '<=' else max)(costs[c.quantity]):,.6g}"
+            for c in bounds
+        ]
+        where = f"arms.{arm.name}.space" if "constraints" in self.arms[arm.name].space else "space"
+        raise ConfigError(
+            f"{where}.constraints={[str(c) for c in arm.space.constraints]}: cannot be met; of "
+            f"{len(points):,} points of the space the {', the '.join(reached)}; loosen the bounds or widen the space"
+        )
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         return {"is_search": True, "columns": self._resolved(dataset)["columns"]}
@@ -420,12 +499,9 @@ class SearchStudy(Study):
 
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
         cost = CPU_COST if device == "cpu" else GPU_COST
-        recorded = self.recorded(dataset)
-        # Of node masks that keep fixed counts, all would be the same.
-        is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
-        structure = self._networks(dataset).describe(0, {}).structure if is_weight else None
-        design = search_design_of(recorded, structure=structure)
-        return Exploration(design, self._describer(dataset), pack_cost=cost, **self._pack_sizes(workers, device))
+        return Exploration(
+            self.design(dataset), self._describer(dataset), pack_cost=cost, **self._pack_sizes(workers, device)
+        )
 
     def _ray_halving(self) -> dict[str, RayHalving]:
         design = self.design()
@@ -457,6 +533,7 @@ class SearchStudy(Study):
                 node_sparsity=math.nan if network.mask_kind == "weight" else network.node_sparsity,
                 shape=network.shape,
                 steps=network.steps,
+                data_fraction=network.data_fraction,
             )
 
         return describe
@@ -465,8 +542,44 @@ class SearchStudy(Study):
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
 
 
+#: Points that are drawn to see whether any keeps the constraints, before Ray is started.
+_CONSTRAINT_DRAWS = 500
+
+
+def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
+    """The network at a corner of the space that is written at `where`."""
+    try:
+        return networks.describe(0, settings)
+    except (ConfigError, SpaceError) as error:
+        joined = "." if str(error).partition("=")[0] in settings else ": "
+        raise ConfigError(f"{where}{joined}{error}") from error
+
+
 #: Stands for what is known of the space only once the data are there.
 _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
+
+
+#: Hyperparameters that an optimiser does not have.
+_UNUSED_BY = {"adam": ("training.momentum",), "sgd": ("training.beta1", "training.beta2")}
+
+
+def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
+
+    Left out are hyperparameters of another optimiser, and everything about masks where nothing is removed. Shares are
+    replaced by the counts that they come to: those beyond the depth count for nothing.
+    """
+    recipe = networks.recipe
+    unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
+    found = {key: value for key, value in settings.items() if key not in unused}
+    if "masks.bits" not in found and not settings.get("masks.sparsity", recipe.sparsity):
+        return {key: value for key, value in found.items() if not key.startswith("masks.")}
+    if "masks.shares" in found:
+        try:
+            found["masks.shares"] = list(networks.describe(0, settings).kept)
+        except SparsefrontError:  # there is no such network: whoever trains it will say so
+            return found
+    return found
 
 
 def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sparsefront.errors import ConfigError, nearest
 from sparsefront.study.reading import first_error, unknown_key
@@ -122,6 +122,8 @@ class TrainingSection(Section):
 
     optimizer: str = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr_schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -146,6 +148,39 @@ class VerdictSection(Section):
         "n_params",
         "macs",
     )
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class ClaimTestSection(Section):
+    """One test of a claim: the difference between `arm` and `against`, and what is expected of it.
+
+    `sparsity` is one or a list, none for all; `metric` that of the study's task, or a column of the ledger; `margin`
+    the difference that does not matter, if not the study's; `than` another study whose difference is subtracted.
+    """
+
+    arm: str
+    against: str = "random"
+    sparsity: Annotated[tuple[Sparsity, ...], BeforeValidator(_as_list), Field(strict=False)] = ()
+    metric: str = "accuracy"
+    expect: Literal["higher", "lower", "equivalent"]
+    margin: Annotated[float, Field(gt=0)] | None = None
+    than: str = ""
+
+
+class ClaimSection(Section):
+    """What a paper claims, at what scale, and what of it is tested here (claims.md). No part of a study's identity."""
+
+    claim: Text
+    paper: Text
+    original_scale: Text
+    our_scale: Text
+    tests: Annotated[tuple[ClaimTestSection, ...], Field(min_length=1, max_length=100, strict=False)]
 
 
 class ComputeSection(Section):

@@ -8,6 +8,7 @@ resumed on another machine. All else is hashed: a resume with a changed study is
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,9 +46,11 @@ from sparsefront.study.sections import (
     Section,
     TrainingSection,
 )
-from sparsefront.trainables.data import Dataset, load_dataset, split
+from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
+from sparsefront.trainables.models import model_family
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.quality import QUALITIES
 from sparsefront.trainables.recipe import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -71,6 +75,7 @@ class Study(Section):
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     training: TrainingSection
+    quality: Annotated[tuple[str, ...], Field(strict=False)] = ()
     compute: ComputeSection = ComputeSection()
     record: RecordSection = RecordSection()
 
@@ -97,9 +102,9 @@ class Study(Section):
         _KINDS.append(cls)
 
     @classmethod
+    @abc.abstractmethod
     def is_for(cls, values: Mapping[str, Any]) -> bool:
         """Whether these values are meant for this kind of study."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _check_name(self) -> Self:
@@ -147,8 +152,8 @@ class Study(Section):
     # What it is ------------------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """What the study is, as plain data: all but where it runs and where it is shown."""
-        identity: dict[str, Any] = json.loads(self.model_dump_json(exclude={"compute", "record"}))
+        """What the study is, as plain data: all but where it runs, where it is shown, and what a paper claims."""
+        identity: dict[str, Any] = json.loads(self.model_dump_json(exclude={"claim", "compute", "record"}))
         return identity
 
     @property
@@ -161,17 +166,18 @@ class Study(Section):
         dataset = dataset or load_dataset(self.data.name, self.data.options)
         return {**self.identity(), "resolved": self._resolved(dataset)}
 
+    @abc.abstractmethod
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
+    @abc.abstractmethod
     def design(self, dataset: Dataset | None = None) -> Design | SearchDesign:
         """The numbers that decisions and judgements depend on; `dataset` saves loading it, where it is needed."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
-        raise NotImplementedError
 
     def _recipe(self, **of_kind: Any) -> Recipe:
         """The recipe of a study: what all kinds have, and what is of this one's."""
@@ -181,7 +187,14 @@ class Study(Section):
             model=self.model.name,
             model_options=self.model.options,
             validation_fraction=self.data.validation_fraction,
-            schedule=Schedule(t.optimizer, t.steps, t.batch_size, min(t.eval_every, t.steps)),
+            schedule=Schedule(
+                t.optimizer,
+                t.steps,
+                t.batch_size,
+                min(t.eval_every, t.steps),
+                lr_schedule=t.lr_schedule,
+                warmup_fraction=t.warmup_fraction,
+            ),
             hyper=Hyperparameters(
                 lr=t.lr,
                 weight_decay=t.weight_decay,
@@ -193,39 +206,51 @@ class Study(Section):
             ),
             precision=t.precision,
             lanes_at_once=self.compute.lanes_at_once or None,
+            quality=self.quality,
             **of_kind,
         )
 
     # What the kinds of study do in their own way ---------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _check_data(self, dataset: Dataset, n_train: int) -> None:
         """Refuse what the data, of which a replicate trains on `n_train` examples, do not allow."""
-        raise NotImplementedError
 
     def _resolved(self, dataset: Dataset) -> dict[str, Any]:
         """What the ledger records of the study besides its identity."""
         # Other data under the same options (another generator) must not be mixed into one ledger.
-        return {"data_digest": dataset.digest, "n_classes": dataset.n_classes}
+        resolved: dict[str, Any] = {"data_digest": dataset.digest, "n_classes": dataset.n_classes}
+        if dataset.task != "classification":
+            resolved |= {"task": dataset.task, "untouched_psnr": dataset.untouched_psnr}
+        return resolved | self._measured()
+
+    def _measured(self) -> dict[str, Any]:
+        """What follows from the qualities: columns of the ledger; nothing without any."""
+        columns = {name: column for quality in self.quality for name, column in QUALITIES[quality].columns.items()}
+        return {"columns": {name: f"test_{column.kind}" for name, column in columns.items()}} if columns else {}
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         """Settings of the workers that only some kinds of study have."""
-        return {}
+        return {"columns": self._resolved(dataset).get("columns", {})}
 
+    @abc.abstractmethod
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Any:
         """All of its work, for so many workers."""
-        raise NotImplementedError
 
     def _ray_halving(self) -> dict[str, RayHalving]:
         """Arms whose candidates train alone until Ray's own scheduler stops them."""
         return {}
 
+    @abc.abstractmethod
     def _counts(self, plan: Any) -> tuple[int, int, int, int]:
         """(masks scored, masks to score, networks trained, networks to train)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
         """Arguments of the plan's `resize` once it is known where it runs."""
-        raise NotImplementedError
+
+    def _annotate(self, folder: Path) -> None:
+        """Leave beside the ledger what is no part of the study's identity."""
 
     # Running it ------------------------------------------------------------------------------------------------------
 
@@ -268,6 +293,8 @@ class Study(Section):
             threads=compute.cpus_per_trial,
             checkpoints=str(folder.absolute() / "checkpoints"),
             **self._worker_options(dataset),
+            # Workers find a user's own strategies and parents where this process does.
+            import_paths=tuple(str(Path(path).absolute()) for path in sys.path),
             timeout_s=self.compute.timeout_s,
             memory_bytes=int(self.compute.memory_gib * 2**30) or None,
         )
@@ -277,6 +304,7 @@ class Study(Section):
             if address is not None and not (folder / "study.json").exists():
                 slots = _connected(stack, resources)  # first: a wrong address must leave no folder behind
             ledger = stack.enter_context(self._ledger(folder, dataset))
+            self._annotate(folder)
             cores = max(1, available_cores() // compute.cpus_per_trial)
             workers = compute.workers or (cores if device == "cpu" else 1)
             plan = self._plan(dataset, workers, device)
@@ -347,6 +375,7 @@ class Study(Section):
 
     def _checked_data(self) -> Dataset:
         """Load the data set, and refuse what could only fail later: before anything is written."""
+        self._check_task()
         dataset = load_dataset(self.data.name, self.data.options)
         try:
             # The sizes of a split do not depend on its generator.
@@ -372,6 +401,26 @@ class Study(Section):
         self._check_data(dataset, n_train)
         return dataset
 
+    def _check_task(self) -> None:
+        """Refuse what does not go with the task of the data set: another's parent, and what only classes have."""
+        name, task = self.data.name, DATASETS[self.data.name].task
+        family_task = getattr(model_family(self.model.name), "task", "classification")
+        if family_task != task:
+            raise ConfigError(
+                f"model.name={self.model.name!r}: is made for {family_task}, and data set {name!r} is for {task}; "
+                "change one of the two"
+            )
+        if task != "classification" and self.training.label_smoothing:
+            raise ConfigError(
+                f"training.label_smoothing={self.training.label_smoothing!r}: data set {name!r} is for {task} and has "
+                "no labels to smooth; leave it out"
+            )
+        if task != "classification" and self.quality:
+            raise ConfigError(
+                f"quality={list(self.quality)}: is measured of classifiers, and data set {name!r} is for {task}; leave "
+                "it out"
+            )
+
     def _ledger(self, folder: Path, dataset: Dataset) -> Ledger:
         recorded = self.recorded(dataset)
         digest = hashlib.sha256(canonical_json(recorded).encode()).hexdigest()
@@ -383,7 +432,7 @@ class Study(Section):
 
 def versions() -> dict[str, str]:
     """Versions that a study's results may depend on."""
-    packages = ("sparsefront", "torch", "ray", "numpy", "pyarrow", "moocore", "scipy")
+    packages = ("sparsefront", "torch", "ray", "optuna", "cmaes", "numpy", "pyarrow", "moocore", "scipy")
     found = {name: importlib.metadata.version(name) for name in packages}
     machine = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
     return {"python": platform.python_version(), **found, "machine": machine}

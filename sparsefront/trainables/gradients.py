@@ -25,10 +25,10 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsefront.trainables.lanes import Layout
-from sparsefront.trainables.losses import cross_entropy
+from sparsefront.trainables.losses import LOSSES
 from sparsefront.trainables.models.model import Model, StagedModule
 
-#: (flat (L, P), x (B, ...), one_hot (C, B), label_smoothing (L,)) -> gradient (L, trained part of P), loss (L,)
+#: (flat (L, P), x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P), loss (L,)
 GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _KEPT_RECORDINGS = 64
@@ -41,22 +41,24 @@ def gradient_function(
     layout: Layout,
     flat: torch.Tensor,
     x: torch.Tensor,
-    one_hot: torch.Tensor,
+    targets: torch.Tensor,
     *,
     smoothing: bool,
     precision: str,
+    loss: str = "cross_entropy",
 ) -> GradientFunction:
     """Gradient and loss of every lane, for arguments of exactly these shapes, types and device.
 
-    The recordings of the last few shape classes are kept in the process, keyed by the module itself.
+    The recordings of the last few shape classes are kept in the process, keyed by the module itself. `loss` is a name
+    of `LOSSES`, and `targets` what it takes: classes one-hot, (C, B), or images, (B, ...).
     """
-    key = (id(model.module), layout, flat.shape, x.shape, one_hot.shape, flat.device, smoothing, precision)
+    key = (id(model.module), layout, flat.shape, x.shape, targets.shape, flat.device, smoothing, precision, loss)
     if key not in _recordings:
         while len(_recordings) >= _KEPT_RECORDINGS:
             _recordings.popitem(last=False)
         _recordings[key] = (
             model.module,
-            _record(model, layout, flat, x, one_hot, smoothing=smoothing, precision=precision),
+            _record(model, layout, flat, x, targets, smoothing=smoothing, precision=precision, loss=loss),
         )
     _recordings.move_to_end(key)
     return _recordings[key][1]
@@ -68,14 +70,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def forward(model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Logits of all lanes on the same examples: (L, P) and (B, ...) -> (L, B, classes)."""
+    """Logits, or images, of all lanes on the same examples: (L, P) and (B, ...) -> (L, B, classes or ...)."""
 
     def one(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = functional_call(model.module, parameters, (x,))
-        return logits
+        outputs: torch.Tensor = functional_call(model.module, parameters, (x,))
+        return outputs
 
-    logits: torch.Tensor = vmap(one)(layout.views(flat))
-    return logits
+    outputs: torch.Tensor = vmap(one)(layout.views(flat))
+    return outputs
 
 
 def _record(
@@ -83,41 +85,42 @@ def _record(
     layout: Layout,
     flat: torch.Tensor,
     x: torch.Tensor,
-    one_hot: torch.Tensor,
+    targets: torch.Tensor,
     *,
     smoothing: bool,
     precision: str,
+    loss: str,
 ) -> GradientFunction:
     module = model.module
 
-    def loss(
+    def loss_of(
         p: dict[str, torch.Tensor],
         fixed: dict[str, torch.Tensor],
         x: torch.Tensor,
-        one_hot: torch.Tensor,
+        targets: torch.Tensor,
         eps: torch.Tensor,
     ) -> torch.Tensor:
         with autocast(flat.device, precision):
-            logits = functional_call(module, {**p, **fixed}, (x,))
-        return cross_entropy(logits.float(), one_hot, eps if smoothing else None)
+            outputs = functional_call(module, {**p, **fixed}, (x,))
+        return LOSSES[loss](outputs.float(), targets, eps if smoothing else None)
 
-    batched = vmap(loss, in_dims=(0, 0, None, None, 0))
+    batched = vmap(loss_of, in_dims=(0, 0, None, None, 0))
 
     def flat_gradient(
-        flat: torch.Tensor, x: torch.Tensor, one_hot: torch.Tensor, eps: torch.Tensor
+        flat: torch.Tensor, x: torch.Tensor, targets: torch.Tensor, eps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         trained = {name: tensor.detach().requires_grad_() for name, tensor in layout.views(flat).items()}
         fixed = {name: trained.pop(name).detach() for name in layout.names[len(layout.trained_names) :]}
         with torch.enable_grad():
-            losses = batched(trained, fixed, x, one_hot, eps)
+            losses = batched(trained, fixed, x, targets, eps)
             total = losses.sum()
         # No lane's loss depends on another lane: the gradient of their sum is every lane's own.
         gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
         return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
 
     eps = torch.zeros(flat.shape[0], device=flat.device)
-    with _Recorder(flat, x, one_hot, eps) as recorder:
-        results = flat_gradient(flat, x, one_hot, eps)
+    with _Recorder(flat, x, targets, eps) as recorder:
+        results = flat_gradient(flat, x, targets, eps)
     graph = recorder.finish(*results)
     _simplify(graph)
     return cast(GradientFunction, graph)

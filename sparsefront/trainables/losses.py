@@ -1,10 +1,12 @@
-"""Losses over logits, written so that batching them over lanes stays fast.
+"""Losses over logits and over restored images, written so that batching them over lanes stays fast.
 
 Logits are reduced over a *leading* class dimension: a softmax along the innermost dimension of size 10 is not
 vectorised on a CPU (measured: 163 ns a row against 20 ns in this layout, AVX-512, one core).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -31,6 +33,36 @@ def cross_entropy(
     if label_smoothing is None:
         return loss
     return (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=0).sum() / logits.shape[0]
+
+
+def absolute_error(
+    restored: torch.Tensor, images: torch.Tensor, label_smoothing: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean absolute difference of intensities: scalar.
+
+    Args:
+        restored: (batch, ...) outputs.
+        images: (batch, ...) what they should be.
+        label_smoothing: None; images have no labels.
+    """
+    assert label_smoothing is None
+    return (restored - images).abs().mean()
+
+
+def squared_errors(restored: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference in every image: (..., batch, C, H, W) and (batch, C, H, W) -> (..., batch).
+
+    >>> squared_errors(torch.full((2, 1, 2, 2), 0.5), torch.tensor([0.0, 0.5]).view(2, 1, 1, 1))
+    tensor([0.2500, 0.0000])
+    """
+    return (restored - images).square().mean(dim=(-3, -2, -1))
+
+
+#: What is minimised, by name: (outputs, targets, label smoothing or None) -> scalar.
+LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "absolute_error": absolute_error,
+}
 
 
 def n_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -380,7 +380,11 @@ def stack(
     """
     layout = padded_layout(networks, padded)
     flat = padded_rows(layout, weights)
-    is_padded = any(n.shape.tensors != layout.shapes for n in networks)
+    # A tensor that a network lacks may have entries even so: the bias of a stream.
+    lacking = [
+        n for n, size in zip(layout.names, layout.sizes, strict=True) if size and any(n not in w for w in weights)
+    ]
+    is_padded = bool(lacking) or any(n.shape.tensors != layout.shapes for n in networks)
     mask = None
     if is_padded or any(keep):
         ones = [

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.func import vmap
 
+from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.gradients import forward, gradient_function
 from sparsefront.trainables.lanes import LaneStack
-from sparsefront.trainables.losses import n_errors
+from sparsefront.trainables.losses import absolute_error, n_errors, squared_errors
 from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates, sections_of
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.rates import rate_factor
 
 #: Validation forward passes hold at most this many activations (float32) at once.
 _ACTIVATIONS_AT_ONCE = 1 << 22
@@ -31,11 +34,16 @@ _RECORDING_STEPS = 12
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples on a device: x (n, ...) float32, labels (n,) int64, one-hot targets (classes, n) float32."""
+    """Examples on a device: x (n, ...) float32, labels (n,) int64, one-hot labels (classes, n) float32.
+
+    Where images are restored, `images` (n, ...) float32 are the targets, and labels are the `degradations` by index.
+    """
 
     x: torch.Tensor
     labels: torch.Tensor
     one_hot: torch.Tensor
+    images: torch.Tensor | None = None
+    degradations: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -46,12 +54,43 @@ class Examples:
         one_hot = torch.nn.functional.one_hot(y, n_classes).t().to(torch.float32).contiguous()
         return cls(torch.tensor(x, device=device), y, one_hot)
 
+    @classmethod
+    def training(cls, dataset: Dataset, rows: npt.NDArray[np.int64], device: torch.device) -> Examples:
+        """Copy some rows of the training part to `device`."""
+        examples = cls.of(dataset.x_train[rows], dataset.y_train[rows], dataset.n_classes, device)
+        return examples if dataset.target_train is None else examples._to(dataset, dataset.target_train[rows])
+
+    @classmethod
+    def test(cls, dataset: Dataset, device: torch.device) -> Examples:
+        """Copy the test part to `device`."""
+        examples = cls.of(dataset.x_test, dataset.y_test, dataset.n_classes, device)
+        return examples if dataset.target_test is None else examples._to(dataset, dataset.target_test)
+
+    def _to(self, dataset: Dataset, images: npt.NDArray[np.float32]) -> Examples:
+        """The same examples, to be restored."""
+        return replace(self, images=torch.tensor(images, device=self.x.device), degradations=dataset.degradations)
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss that fits: classification is trained by cross-entropy, restoration by absolute error."""
+        return "cross_entropy" if self.images is None else "absolute_error"
+
+    def targets(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """What that loss takes of some examples: one-hot classes (classes, rows), or images (rows, ...)."""
+        return self.one_hot[:, rows] if self.images is None else self.images[rows]
+
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def select(self, indices: torch.Tensor) -> Examples:
         """Some of the examples."""
-        return Examples(self.x[indices], self.labels[indices], self.one_hot[:, indices].contiguous())
+        return replace(
+            self,
+            x=self.x[indices],
+            labels=self.labels[indices],
+            one_hot=self.one_hot[:, indices].contiguous(),
+            images=None if self.images is None else self.images[indices],
+        )
 
 
 @dataclass(frozen=True)
@@ -63,12 +102,32 @@ class Schedule:
         steps: optimiser steps, those before the pack included.
         batch_size: examples in a step.
         eval_every: steps between validation points; the last step is always one.
+        lr_schedule: a name of `RATE_SCHEDULES`.
+        warmup_fraction: share of the schedule in which the learning rate rises to its full value.
+        lr_steps: length of that schedule; 0 for `steps`.
+        lr_offset: steps of it that came before the first step of the lanes.
     """
 
     optimizer: str
     steps: int
     batch_size: int
     eval_every: int
+    lr_schedule: str = "constant"
+    warmup_fraction: float = 0.0
+    lr_steps: int = 0
+    lr_offset: int = 0
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether the learning rate changes."""
+        return self.lr_schedule != "constant" or self.warmup_fraction > 0
+
+    def rate(self, step: int) -> float:
+        """What the learning rates of the lanes' step number `step` are multiplied by."""
+        total = self.lr_steps or self.steps
+        return rate_factor(
+            self.lr_schedule, self.lr_offset + step, steps=total, warmup=round(self.warmup_fraction * total)
+        )
 
     def is_evaluation(self, step: int) -> bool:
         """Whether validation is measured after `step` steps."""
@@ -83,6 +142,7 @@ class LaneResult:
     Where masks change in training, `slots` holds what they go on from too, `mask` is the last one, (W,) bool in the
     order of a weight mask, `mask_overlap` what the first and the last share (entries in both over entries in either),
     and `exploration_rate` the share of the prunable weights that were ever active; otherwise these are None.
+    `val_squared_errors` are those of `evaluate_each` at the end, by degradation.
     """
 
     lane: int
@@ -99,6 +159,7 @@ class LaneResult:
     mask: torch.Tensor | None = None
     mask_overlap: float | None = None
     exploration_rate: float | None = None
+    val_squared_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -201,25 +262,30 @@ class Pack:
 
     @torch.no_grad()
     def advance(self) -> list[LaneResult]:
-        """Train to the next validation point and return the lanes that end there."""
+        """Train to the next validation point and return the lanes that end there; without steps, measure them."""
         flat = self._lanes.flat
         trained = self._trained(flat)
         keep = None if self._lanes.keep is None else self._trained(self._lanes.keep)
         compute = None
+        if self.step == self._schedule.steps:
+            return self._evaluate()
         while True:
             indices = self._order[self.step]
-            x, one_hot = self._train.x[indices], self._train.one_hot[:, indices]
+            x, targets = self._train.x[indices], self._train.targets(indices)
             if compute is None:
                 compute = gradient_function(
                     self._model,
                     self._lanes.layout,
                     flat,
                     x,
-                    one_hot,
+                    targets,
                     smoothing=self._any_smoothing,
                     precision=self._precision,
+                    loss=self._train.loss,
                 )
-            gradient, _ = compute(flat, x, one_hot, self._smoothing)
+            gradient, _ = compute(flat, x, targets, self._smoothing)
+            if self._schedule.has_rates:
+                self._optimizer.rate = self._schedule.rate(self.step)
             if self._updates is not None:
                 assert keep is not None
                 assert self._history is not None
@@ -234,7 +300,7 @@ class Pack:
                 return self._evaluate()
 
     def _evaluate(self) -> list[LaneResult]:
-        losses, errors = evaluate(self._model, self._lanes, self._validation)
+        losses, errors, squared = evaluate_each(self._model, self._lanes, self._validation)
         is_last = self.step == self._schedule.steps
         finite = np.isfinite(losses)
         stopped: dict[int, int] = {}
@@ -267,6 +333,7 @@ class Pack:
                     parameters=self._lanes.flat[i].clone(),
                     rung=stopped.get(number),
                     slots={name: state[i] for name, state in slots.items()} if outcome == "completed" else {},
+                    val_squared_errors={name: float(values[i]) for name, values in squared.items()},
                 )
             )
         if ended:
@@ -318,7 +385,25 @@ class Pack:
 def evaluate(
     model: Model, lanes: LaneStack, examples: Examples
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean cross-entropy (nats) and misclassified fraction of every lane on `examples`: two (L,) float64 arrays."""
+    """Loss and error of every lane on `examples`: two (L,) float64 arrays.
+
+    Of classes: mean cross-entropy (nats) and misclassified fraction. Of restored images: mean absolute difference of
+    intensities, and the mean squared difference under the degradation that is restored worst.
+    """
+    losses, errors, _ = evaluate_each(model, lanes, examples)
+    return losses, errors
+
+
+@torch.no_grad()
+def evaluate_each(
+    model: Model, lanes: LaneStack, examples: Examples
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
+    """What `evaluate` gives, and the mean squared difference under each degradation by name, (L,) float64.
+
+    These are empty for classes. A degradation that no example has is NaN, and not the worst.
+    """
+    if examples.images is not None:
+        return _evaluate_restoration(model, lanes, examples, examples.images)
     n_lanes, n = len(lanes), len(examples)
     widest = max(s[0] for s in lanes.layout.shapes)
     chunk = max(1, min(n_lanes, _ACTIVATIONS_AT_ONCE // max(1, n * widest)))
@@ -331,7 +416,29 @@ def evaluate(
         losses.append(-(log_p * examples.one_hot).sum(dim=(1, 2)) / n)
         wrong.append(n_errors(logits, examples.labels))
     loss = torch.cat(losses).double().cpu().numpy()
-    return loss, torch.cat(wrong).double().cpu().numpy() / n
+    return loss, torch.cat(wrong).double().cpu().numpy() / n, {}
+
+
+def _evaluate_restoration(
+    model: Model, lanes: LaneStack, examples: Examples, images: torch.Tensor
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
+    n_lanes, n = len(lanes), len(examples)
+    positions = {t.name: t.positions for t in model.structure.multiplied}
+    shapes = zip(lanes.layout.names, lanes.layout.shapes, strict=True)
+    each = n * max(shape[0] * positions[name] for name, shape in shapes if name in positions)
+    chunk = max(1, min(n_lanes, _ACTIVATIONS_AT_ONCE // each))
+    losses: list[torch.Tensor] = []
+    squared: list[torch.Tensor] = []
+    for a in range(0, n_lanes, chunk):
+        restored = forward(model, lanes.layout, lanes.flat[a : a + chunk], examples.x).float()
+        losses.append(vmap(absolute_error, in_dims=(0, None))(restored, images))
+        squared.append(squared_errors(restored, images))
+    sums = torch.cat(squared).double() @ examples.one_hot.double().t()
+    by_degradation = (sums / examples.one_hot.double().sum(dim=1)).cpu().numpy()
+    # NaN where there is no example; a lane that diverged is not finite in any case.
+    present = examples.one_hot.any(dim=1).cpu().numpy()
+    each_error = dict(zip(examples.degradations, by_degradation.T, strict=True))
+    return torch.cat(losses).double().cpu().numpy(), by_degradation[:, present].max(axis=1), each_error
 
 
 def batch_order(n_train: int, batch_size: int, steps: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

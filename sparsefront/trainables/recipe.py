@@ -27,6 +27,7 @@ class Recipe:
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
+        quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
     """
 
     seed: int
@@ -42,3 +43,4 @@ class Recipe:
     lanes_at_once: int | None = None
     sparsity: float = 0.0
     data_fraction: float = 1.0
+    quality: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from sparsefront.trainables.lanes import (
     node_masked_lanes,
     weight_masked_lanes,
 )
-from sparsefront.trainables.losses import scale_free_cross_entropy
+from sparsefront.trainables.losses import absolute_error, scale_free_cross_entropy
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples
 
@@ -128,7 +128,10 @@ def score_lanes(model: Model, lanes: LaneStack, probe: Examples) -> Scores:
 
 
 def _reduce(logits: torch.Tensor, probe: Examples) -> torch.Tensor:
-    """The four scores, (4, n), of logits (n, batch, classes)."""
+    """The four scores, (4, n), of logits (n, batch, classes); of restored images the loss alone, the others are NaN."""
+    if probe.images is not None:
+        restored = vmap(absolute_error, in_dims=(0, None))(logits.float(), probe.images)
+        return torch.stack([restored, *[torch.full_like(restored, torch.nan)] * 3])
     z = logits.float().transpose(1, 2).contiguous()
     loss = -(torch.log_softmax(z, dim=1) * probe.one_hot).sum(dim=(1, 2)) / len(probe)
     scalefree, temperature, std = scale_free_cross_entropy(z, probe.labels)

@@ -10,7 +10,7 @@ import itertools
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -24,11 +24,13 @@ from sparsefront.spaces.masks import Remains, mask_digest, pack_bits
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.networks import Network, Networks, padded_layout, padded_rows, real_tensors, stack
-from sparsefront.trainables.pack import Examples, LaneResult, Pack, Schedule, batch_order, evaluate
+from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.recipe import Recipe
-from sparsefront.trainables.workshop import FORWARD_PASS, is_out_of_memory, lanes_at_once, split_examples
+from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
 
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
@@ -71,6 +73,7 @@ class SegmentResult:
         mask_kind: 'none', 'node' or 'weight'.
         mask_digest: of the packed bits; None without a mask.
         error: what failed, with traceback.
+        columns: what was measured besides of a candidate that ended.
     """
 
     id: str
@@ -90,6 +93,7 @@ class SegmentResult:
     mask_kind: str = "none"
     mask_digest: str | None = None
     error: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)  # a job is itself
@@ -114,7 +118,8 @@ class SegmentShop:
         self.recipe, self.device = recipe, device
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
-        self._test = Examples.of(dataset.x_test, dataset.y_test, dataset.n_classes, device)
+        self._test = Examples.test(dataset, device)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
 
@@ -210,11 +215,12 @@ class SegmentShop:
 
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
         """Jobs that train together: of one group, start and stop, and as many as the device takes."""
-        classes: dict[tuple[str, int, int], list[_Job]] = {}
+        classes: dict[tuple[str, int, int, int], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
-            classes.setdefault((job.network.shape.group, job.start_step, stop), []).append(job)
+            rates = job.network.steps if self.recipe.schedule.has_rates else 0
+            classes.setdefault((job.network.shape.group, job.start_step, stop, rates), []).append(job)
         groups: list[list[_Job]] = []
         for members in classes.values():
             at_once = self.recipe.lanes_at_once or self._lanes_at_once(members, padded)
@@ -249,7 +255,13 @@ class SegmentShop:
             model,
             lanes,
             [network.hyper for network in networks],
-            Schedule(first.optimizer, stop, first.batch_size, self.recipe.schedule.eval_every),
+            replace(
+                self.recipe.schedule,
+                optimizer=first.optimizer,
+                steps=stop,
+                batch_size=first.batch_size,
+                lr_steps=first.steps,
+            ),
             train=train,
             validation=validation,
             order=self._order(first.replicate, first.batch_size, first.data_fraction, stop),
@@ -257,6 +269,7 @@ class SegmentShop:
             start_step=start,
             slots=self._slots(jobs, lanes.layout),
         )
+        real = [RealSize(n.shape.tensors, n.structure.n_weights, n.structure.n_params) for n in networks]
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
         for n_points, ended in enumerate(pack.run(), start=1):
@@ -274,6 +287,9 @@ class SegmentShop:
             began = now
             n_left -= len(ended)
             paused = {r.lane for r in pausing}
+            over = [r for r in ended if r.lane not in paused]
+            measured = self._measurer.columns(model, lanes, over, validation, real=real) if over else []
+            columns = {r.lane: found for r, found in zip(over, measured, strict=True)}
             rows: list[tuple[_Job, SegmentResult]] = []
             for r in ended:
                 job, network = jobs[r.lane], networks[r.lane]
@@ -301,6 +317,7 @@ class SegmentShop:
                             remains=network.remains,
                             mask_kind=network.mask_kind,
                             mask_digest=None if network.mask is None else mask_digest(pack_bits(network.mask)),
+                            columns=columns.get(r.lane, {}),
                         ),
                     )
                 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoi
 from sparsefront.trainables.data import Dataset, split
 from sparsefront.trainables.lanes import LaneStack, dense_lanes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, UpdateSettings, sections_of
+from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
@@ -70,6 +72,7 @@ class LaneOrder:
         cuts: masks to be cut from it.
         checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
         keeps_weights: whether to leave a checkpoint of its own weights.
+        parent: id of the trained parent that it is compared with, and name of the checkpoint that holds its weights.
     """
 
     candidate: Candidate
@@ -78,6 +81,7 @@ class LaneOrder:
     cuts: tuple[CutOrder, ...] = ()
     checkpoint: str | None = None
     keeps_weights: bool = False
+    parent: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class DerivedMask:
 class Trained:
     """What became of one candidate; `result` is None if it never came to a validation point.
 
-    `mask_bits` are the packed bits of a mask that its own training made.
+    `mask_bits` are the packed bits of a mask that is neither drawn nor stored, `columns` what was measured of it
+    besides.
     """
 
     candidate: Candidate
@@ -113,6 +118,7 @@ class Trained:
     error: str | None = None
     mask_bits: bytes | None = None
     checkpoint: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,11 +163,13 @@ class Workshop:
         self._model = build_model(
             recipe.model, recipe.model_options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
         )
-        self._test = Examples.of(dataset.x_test, dataset.y_test, dataset.n_classes, device)
+        self._test = Examples.test(dataset, device)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
         self._replicate = lru_cache(maxsize=4)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
         self._order = lru_cache(maxsize=4)(self._make_order)
         self._rewound = lru_cache(maxsize=8)(self._make_rewound)
+        self._trained_parent = lru_cache(maxsize=4)(self._read_parent)
         self._cutter = Cutter(self.structure, recipe.mask_kind, recipe.allocation)
 
     @property
@@ -194,7 +202,7 @@ class Workshop:
         """The parent's weights after so many steps of its training, trained again: its own training paid for them."""
         state = self._replicate(replicate)
         lanes = dense_lanes(self.structure, [state.weights], self.device)
-        pack = self._pack(lanes, state, self._order(replicate, step), step)
+        pack = self._pack(lanes, state, self._order(replicate, step), step, lr_steps=self.recipe.schedule.steps)
         (result,) = [one for ended in pack.run() for one in ended]
         if result.outcome != "completed":
             raise CandidateFailed(f"rewind_step={step}: the parent diverged before it; rewind to an earlier step")
@@ -252,7 +260,7 @@ class Workshop:
             orders: the candidates, all of one replicate.
 
         Raises:
-            CheckpointError: a checkpoint cannot be written or read: the machine's failure, not the candidates'.
+            CheckpointError: a checkpoint cannot be written: the machine's failure, not the candidates'.
         """
         groups: list[list[_Job]] = []
         for jobs in self._by_shape([_Job(order) for order in orders]):
@@ -295,7 +303,8 @@ class Workshop:
             c = job.order.candidate
             network = "masked" if fixed_size and c.network == "small_dense" else c.network
             update = c.method if c.method is not None and c.method.when == "during" else None
-            shapes.setdefault((network, c.target_sparsity, self._span(c), update), []).append(job)
+            lr = c.method.lr if c.method is not None and c.start == "trained" else ""
+            shapes.setdefault((network, c.target_sparsity, self._span(c), update, lr), []).append(job)
         return list(shapes.values())
 
     def _span(self, candidate: Candidate) -> tuple[int, int]:
@@ -380,8 +389,21 @@ class Workshop:
             return state.parent
         if self._folder is None or job.order.checkpoint is None or c.origin is None:
             raise CandidateFailed(f"origin={c.origin!r}: its weights were not kept; start the study in another folder")
-        parts = read_checkpoint(self._folder, job.order.checkpoint, [c.origin])[c.origin].parts
+        try:
+            parts = read_checkpoint(self._folder, job.order.checkpoint, [c.origin])[c.origin].parts
+        except CheckpointError as error:
+            raise CandidateFailed(
+                f"origin={c.origin!r}: the weights that this network goes on from are lost ({error}); start the study "
+                "in another folder to train them again"
+            ) from error
         return {name: torch.from_numpy(w).to(self.device) for name, w in parts[WEIGHTS].items()}
+
+    def _read_parent(self, parent: str, checkpoint: str) -> torch.Tensor:
+        """Weights of a trained parent, (P,) in the order of its layout."""
+        if self._folder is None:
+            raise CheckpointError("checkpoints: this workshop has no folder for them; name one in its settings")
+        weights = read_checkpoint(self._folder, checkpoint, [parent])[parent].parts[WEIGHTS]
+        return dense_lanes(self.structure, [weights], self.device).flat[0]
 
     def _mask(self, job: _Job, state: _Replicate) -> Mask:
         """The mask that a candidate begins with."""
@@ -404,7 +426,11 @@ class Workshop:
             raise CandidateFailed(f"mask={c.mask!r}: its stored bits are missing or do not match the digest")
         stored = unpack_bits(order.mask_bits, sum(sizes))
         shuffle = CONTROLS[c.control].shuffle if c.control else None
-        return stored if shuffle is None else shuffle(self.structure, kind, stored, key, 0)
+        if shuffle is None:
+            return stored
+        # A key of its own: under that of the arms, shuffled random masks would be the very same again.
+        key = philox_key(self.recipe.seed, f"control/{c.control}", c.replicate, c.level_key)
+        return shuffle(self.structure, kind, stored, key, 0, pattern=None if c.method is None else c.method.pattern)
 
     def _whole(self, state: _Replicate, key: npt.NDArray[np.uint64]) -> ScoringState:
         """The parent with its initial weights, to be scored."""
@@ -425,7 +451,7 @@ class Workshop:
             seed=self.recipe.seed,
             replicate=first.replicate,
             lanes=tuple(job.order.candidate.level_key for job in jobs),
-            begin_fraction=method.begin_fraction or None,
+            begin_fraction=method.begin_fraction,
             end_fraction=method.end_fraction,
             every=method.every or None,
             drop_fraction=method.drop_fraction,
@@ -439,13 +465,16 @@ class Workshop:
         order: torch.Tensor,
         steps: int,
         updates: MaskUpdates | None = None,
+        *,
+        lr_steps: int = 0,
+        lr_offset: int = 0,
     ) -> Pack:
         """Lanes in training; the order of their batches begins with their first step."""
         return Pack(
             self._model,
             lanes,
             [self.recipe.hyper] * len(lanes),
-            replace(self.recipe.schedule, steps=steps),
+            replace(self.recipe.schedule, steps=steps, lr_steps=lr_steps, lr_offset=lr_offset),
             train=state.train,
             validation=state.validation,
             order=order,
@@ -463,7 +492,17 @@ class Workshop:
         scores = score_lanes(self._model, lanes, state.probe)
         start, stop = self._span(jobs[0].order.candidate)
         order = self._order(jobs[0].order.candidate.replicate, stop)[start:]
-        pack = self._pack(lanes, state, order, stop - start, self._updates(jobs, lanes))
+        method = jobs[0].method
+        is_anew = jobs[0].order.candidate.start == "trained" and method is not None and method.lr == "rewound"
+        pack = self._pack(
+            lanes,
+            state,
+            order,
+            stop - start,
+            self._updates(jobs, lanes),
+            lr_steps=stop - start if is_anew else jobs[0].order.candidate.steps or recipe.schedule.steps,
+            lr_offset=0 if is_anew else start,
+        )
         n_points = 0
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
@@ -485,14 +524,26 @@ class Workshop:
                 final = LaneStack(lanes.layout, torch.stack([r.parameters for r in completed]), None)
                 losses, errors = evaluate(self._model, final, self._test)
                 test = {r.lane: (float(a), float(b)) for r, a, b in zip(completed, losses, errors, strict=True)}
+            of = jobs[0].order.parent
+            measured = self._measurer.columns(
+                self._model,
+                lanes,
+                ended,
+                state.validation,
+                kind=recipe.mask_kind,
+                parent=None if of is None else partial(self._trained_parent, *of),
+            )
             rows: list[tuple[_Job, Trained]] = []
-            for result in ended:
+            for result, columns in zip(ended, measured, strict=True):
                 job, i = jobs[result.lane], result.lane
                 test_loss, test_error = test.get(i, (None, None))
                 if result.mask is not None:
                     job.mask = result.mask.cpu().numpy()
                     job.remains = remains(self.structure, recipe.mask_kind, job.mask)
                 bits = None if job.mask is None else pack_bits(job.mask).tobytes()
+                digest = None if bits is None else mask_digest(bits)
+                # Drawn again by its number, or stored already; any other mask is known here alone.
+                is_known = job.order.candidate.draw is not None or digest == job.order.candidate.mask
                 rows.append(
                     (
                         job,
@@ -500,7 +551,7 @@ class Workshop:
                             candidate=job.order.candidate,
                             outcome=result.outcome,
                             result=result,
-                            mask_digest=None if bits is None else mask_digest(bits),
+                            mask_digest=digest,
                             remains=job.remains,
                             scores=(
                                 float(scores.initial_loss[i]),
@@ -516,8 +567,9 @@ class Workshop:
                             + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
                             derived=self._cut(job, result, lanes, state),
-                            mask_bits=bits if job.method is not None and not job.method.needs_parent else None,
+                            mask_bits=None if is_known else bits,
                             checkpoint=self._save(job, result, lanes),
+                            columns=columns,
                         ),
                     )
                 )
@@ -560,8 +612,7 @@ def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: tor
         generator=generator(recipe.seed, "split", replicate),
     )
     train, validation = (
-        Examples.of(dataset.x_train[indices], dataset.y_train[indices], dataset.n_classes, device)
-        for indices in (parts.train_indices, parts.validation_indices)
+        Examples.training(dataset, indices, device) for indices in (parts.train_indices, parts.validation_indices)
     )
     return train, validation
 
@@ -602,9 +653,3 @@ def _broken(job: _Job, outcome: str, error: Exception) -> Trained:
         seconds=job.wasted_s,
         error=text[-8000:],
     )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    # The CPU allocator of torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -175,6 +175,89 @@ def test_results_that_came_before_the_loss_are_kept_and_those_that_come_twice_ar
     assert scene.next_work("u") == ScoreWork(0, 0.5, 4, 8)
 
 
+def hear_all(scene: Scene, trial: str, reports: list[Report]) -> None:
+    for report in reports:
+        scene.driver.heard(trial, report)
+    scene.driver.ended(trial)
+
+
+def two_packs(scene: Scene) -> tuple[list[Report], list[Report]]:
+    """Hands out both packs of masks, to t and u, and a third: u's is heard right after a commit, and not alone."""
+    first, second = (list(scene.reports(trial)) for trial in "tu" if scene.next_work(trial))
+    hear_all(scene, "t", first)
+    assert (scene.ledger.n_rows, scene.ledger.n_commits) == (4, 1)  # nothing was committed just before: at once
+    return first, second
+
+
+def busy(scene: Scene) -> None:
+    """Lets another pack be on its way for ever."""
+    scene.driver._running["busy"] = scene.driver._running["u"]
+
+
+def test_what_is_heard_right_after_a_commit_is_committed_with_what_comes_next(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    scene.now_s[0] += 0.049
+    hear_all(scene, "u", second)
+    assert scene.driver.silent() == []
+    assert scene.ledger.n_rows == 4
+    assert scene.plan.totals()[0] == 4, "only what is durable is absorbed"
+    assert not scene.driver.is_over
+    scene.now_s[0] += 0.002
+    assert scene.driver.silent() == []
+    assert (scene.ledger.n_rows, scene.ledger.n_commits) == (8, 2)
+    assert scene.plan.totals()[0] == 8
+
+
+def test_results_are_committed_before_a_worker_goes_without_work(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    hear_all(scene, "u", second)
+    assert scene.ledger.n_rows == 4
+    assert isinstance(scene.next_work("v"), TrainWork), "which follows from all scores"
+    assert scene.ledger.n_rows == 8
+
+
+def test_the_last_pack_on_its_way_is_committed_as_it_ends(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    hear_all(scene, "u", second)
+    assert (scene.ledger.n_rows, scene.plan.totals()[0]) == (8, 8)
+
+
+def test_what_waits_is_committed_before_work_is_divided(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    for report in second:
+        scene.driver.heard("u", report)
+    assert scene.ledger.n_rows == 4
+    scene.driver.lost("u", "lost", "gone")
+    assert scene.ledger.n_rows == 8
+    assert isinstance(scene.next_work("v"), TrainWork), "nothing of it is done again"
+
+
+def test_of_results_that_wait_and_come_twice_one_is_committed(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    for report in (*second, *second):
+        scene.driver.heard("u", report)
+    scene.driver.ended("u")
+    scene.driver.record_decided()
+    assert scene.outcomes("scored") == {("pool", i): "completed" for i in range(8)}
+    assert scene.ledger.duplicates().num_rows == 0
+    assert scene.ledger.n_commits == 2
+
+
+def test_a_commit_that_fails_while_nothing_else_happens_ends_the_study(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    hear_all(scene, "u", second)
+    scene.ledger.close()
+    scene.now_s[0] += 1
+    scene.driver.silent()
+    assert scene.driver.is_over
+    assert "is closed" in str(scene.driver.failure)
+
+
 def test_work_of_a_worker_that_never_began_comes_back_whole_but_not_for_ever(scene: Scene) -> None:
     for _ in range(2):
         assert scene.next_work("t") == ScoreWork(0, 0.5, 0, 4)

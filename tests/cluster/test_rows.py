@@ -90,8 +90,8 @@ def test_a_candidate_in_several_slots_costs_once(workshop: Workshop, recipe: Rec
     assert (second["arm"], second["slot"], second["reused"]) == ("searched", 0, True)
     assert first["passes"] > 4 * 50
     assert first["flops"] == pytest.approx(6 * first["macs"] * first["passes"])
-    assert [second[cost] for cost in COSTS] == [0, 0, 0]
-    described = set(first) - {"arm", "slot", "reused", *COSTS}
+    assert [second[cost] for cost in (*COSTS, "quality_passes")] == [0, 0, 0, 0]
+    described = set(first) - {"arm", "slot", "reused", "quality_passes", *COSTS}
     assert {k: first[k] for k in described} == {k: second[k] for k in described}
     assert first["curve_step"] == [2, 4]
     assert first["val_error"] == pytest.approx(first["curve_val_error"][-1], abs=1e-6)

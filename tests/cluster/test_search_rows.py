@@ -151,6 +151,27 @@ def test_the_rung_is_the_level_of_its_key(lanes: list[SearchLane], schema: pa.Sc
     assert (row["stage"], row["target_sparsity"], row["rung"]) == ("rung", 3.0, 3)
 
 
+def test_the_predicted_time_of_a_candidate_that_passes_rungs_is_shared_by_steps(
+    lanes: list[SearchLane], schema: pa.Schema
+) -> None:
+    alone = replace(lanes[0], start_step=10)
+    work = replace(segment([alone], stop=100, rung=None), passing=((1, 30), (2, 60)))
+    name = lane_name(alone)
+
+    def predicted(*ended: tuple[str | None, int]) -> list[float]:
+        found = []
+        for rung, (outcome, steps) in zip((1, 2, None), ended, strict=False):
+            one = SegmentResult(name, outcome, steps, 40.0, 0.1)
+            rows = segment_rows(replace(work, rung=(rung,)), [one], STUDY.recipe(), device="cpu", schema=schema)
+            found += rows.column("predicted_s").to_pylist()
+        return [9 * predicted_s / work.predicted_s for predicted_s in found]
+
+    assert predicted((None, 30), (None, 60), ("completed", 100)) == pytest.approx([2.0, 3.0, 4.0])
+    assert predicted((None, 30), ("diverged", 60)) == pytest.approx([2.0, 3.0])
+    assert predicted((None, 30), ("diverged", 45)) == pytest.approx([2.0, 3.0])
+    assert predicted(("failed", 0)) == pytest.approx([2.0])
+
+
 def test_what_could_not_be_built_has_a_row_with_its_reason(lanes: list[SearchLane], schema: pa.Schema) -> None:
     work = segment(lanes[:1], stop=2, rung=0)
     one = SegmentResult(lane_name(lanes[0]), "failed", 0, 0.0, 0.1, error="ZeroDivisionError")

@@ -1,4 +1,4 @@
-"""Every row of the registry of methods keeps the contract of `Method`."""
+"""Every row of the registry of methods, and every control of one, keeps the contract of `Method`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ import itertools
 
 import pytest
 
-from sparsefront.search.methods import METHODS, Best, Context, Missing
+from sparsefront.search.methods import METHODS, PRUNERS, Best, Context, Missing, Trained, methods_of
 from sparsefront.search.methods.method import Method
+from sparsefront.spaces.controls import CONTROLS
 
 NO_MASK = Missing("no mask")
+MASK = Trained("ab" * 16, "cd" * 16)
 BESTS = (None, Best(3, 4, 5), Best(None, None, None), Best(0, 0, 0))
-DERIVED: tuple[dict[str, str | Missing], ...] = ({}, {"magnitude": "ab" * 16}, {"magnitude": NO_MASK})
+SPARSITIES = (0.5, 0.9)
+
+#: Every arm, and every control of an arm that trains before it prunes, of one that does not and of a chain.
+ARMS: dict[str, Method] = {
+    **METHODS,
+    **methods_of({arm: {"controls": list(CONTROLS)} for arm in ("magnitude", "snip", "imp_rewind")}),
+}
 
 
-def contexts(method: Method) -> list[Context]:
-    """Everything that an arm may be asked in."""
-    levels = (0.0,) if method.is_dense else (0.5, 0.9)
+def contexts(name: str, method: Method) -> list[Context]:
+    """Everything that an arm may be asked in: what is known of it, of the arm that it is a control of, of others."""
+    levels = method.levels(SPARSITIES)[:2]
+    about = ({}, {name: MASK}, {name: NO_MASK}, {"another": MASK})
+    arm = next((arm for arm in ("magnitude", "snip", "imp_rewind") if name.startswith(f"{arm}_")), name)
+    results = ({}, {arm: MASK}, {arm: NO_MASK}, {"another": MASK})
     return [
-        Context(replicate, sparsity, random_draws, best, dict(derived))
-        for replicate, sparsity, random_draws, best, derived in itertools.product(
-            (0, 7), levels, (1, 8), BESTS, DERIVED
+        Context(replicate, sparsity, random_draws, 100, SPARSITIES, best, dict(derived), dict(trained))
+        for replicate, sparsity, random_draws, best, derived, trained in itertools.product(
+            (0, 7), levels, (1, 8), BESTS, about, results
         )
     ]
 
 
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> Method:
-    return METHODS[request.param]
+@pytest.fixture(params=ARMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def method(name: str) -> Method:
+    return ARMS[name]
 
 
 def test_it_says_what_it_does_in_one_line(method: Method) -> None:
@@ -37,46 +53,80 @@ def test_it_says_what_it_does_in_one_line(method: Method) -> None:
     assert "\n" not in method.summary + method.source
 
 
-def test_it_fills_exactly_its_slots(method: Method) -> None:
-    for context in contexts(method):
+def test_it_fills_exactly_its_slots(name: str, method: Method) -> None:
+    for context in contexts(name, method):
         candidates = method.candidates(context)
         if isinstance(candidates, list):
             assert len(candidates) == method.n_slots(context)
             assert len(set(candidates)) == len(candidates)
 
 
-def test_its_candidates_are_of_the_replicate_and_level_it_was_asked_for(method: Method) -> None:
-    for context in contexts(method):
+def test_its_levels_ascend_and_those_of_the_study_are_the_studys(method: Method) -> None:
+    for sparsities in ((0.5,), (0.9, 0.5), (0.3, 0.5, 0.75)):
+        levels = method.levels(tuple(sorted(sparsities)))
+        assert list(levels) == sorted(set(levels))
+        if method.is_dense:
+            assert levels == (0.0,)
+            continue
+        assert all(0 < level < 1 for level in levels)
+        # No level is nearly one of the study: its candidates would be called by another name.
+        assert all(level in sparsities or min(abs(level - s) for s in sparsities) > 1e-6 for level in levels)
+
+
+def test_its_masks_are_cut_once_each_before_they_are_needed(name: str, method: Method) -> None:
+    levels = method.levels(SPARSITIES)
+    cuts = [(s, cut) for s in (0.0, *levels) if not method.is_dense for cut in method.cuts(s, SPARSITIES)]
+    assert all(cut.arm == name and cut.sparsity > s for s, cut in cuts)
+    assert [cut.sparsity for _, cut in cuts] == (list(levels) if method.needs_parent else [])
+
+
+def test_its_candidates_are_of_the_replicate_and_level_it_was_asked_for(name: str, method: Method) -> None:
+    for context in contexts(name, method):
         candidates = method.candidates(context)
         for candidate in candidates if isinstance(candidates, list) else ():
             assert (candidate.replicate, candidate.target_sparsity) == (context.replicate, context.sparsity)
-            assert (candidate.network == "parent") == method.is_dense
-            assert (candidate.draw is not None) + (candidate.mask is not None) == (candidate.network == "masked")
+            assert (candidate.network == "parent") == (method.is_dense or name.endswith("_dense_budget"))
+            made = [candidate.draw is not None, candidate.mask is not None]
+            made.append(candidate.method is not None and candidate.mask is None)
+            assert sum(made) == (candidate.network == "masked")
+            assert (candidate.start == "trained") == (candidate.origin is not None)
+            assert (candidate.start == "rewound") == (candidate.rewind_step > 0)
 
 
-def test_it_is_a_function_of_the_context_and_leaves_it_alone(method: Method) -> None:
-    for context in contexts(method):
-        before = dataclasses.replace(context, derived=dict(context.derived))
+def test_it_is_a_function_of_the_context_and_leaves_it_alone(name: str, method: Method) -> None:
+    for context in contexts(name, method):
+        before = dataclasses.replace(context, derived=dict(context.derived), trained=dict(context.trained))
         assert method.candidates(context) == method.candidates(context)
         assert context == before
 
 
-def test_it_waits_for_what_it_declares_and_for_nothing_else(method: Method) -> None:
-    for context in contexts(method):
-        candidates = method.candidates(context)
-        waits = (method.needs_scores and context.best is None) or (
-            method.criterion is not None and method.criterion not in context.derived
-        )
-        assert (candidates is None) == waits
-        if not method.needs_scores and method.criterion is None:
-            assert isinstance(candidates, list)
+def _missing(name: str, method: Method, context: Context) -> list[object]:
+    """What the arm declares to need, as far as it is known: None for what is not known yet."""
+    needs: list[object] = []
+    if method.needs_scores:
+        needs.append(context.best)
+    if method.needs_parent:
+        needs.append(context.derived.get(name))
+    arm = next((arm for arm in PRUNERS if name.startswith(f"{arm}_") and name not in METHODS), None)
+    if arm is not None and not name.endswith("_dense_budget"):
+        needs.append(context.trained.get(next(a for a in ("magnitude", "snip", "imp_rewind") if name.startswith(a))))
+    return needs
 
 
-def test_what_can_never_be_is_said_with_a_reason(method: Method) -> None:
-    for context in contexts(method):
+def test_it_waits_for_what_it_declares_and_for_nothing_else(name: str, method: Method) -> None:
+    for context in contexts(name, method):
+        needs = _missing(name, method, context)
+        assert (method.candidates(context) is None) == (None in needs)
+        if not needs:
+            assert isinstance(method.candidates(context), list)
+
+
+def test_what_can_never_be_is_said_with_a_reason(name: str, method: Method) -> None:
+    for context in contexts(name, method):
         candidates = method.candidates(context)
-        if method.needs_scores and context.best == Best(None, None, None):
+        needs = _missing(name, method, context)
+        if Best(None, None, None) in needs:
             assert isinstance(candidates, Missing)
             assert candidates.reason
-        if method.criterion is not None and context.derived.get(method.criterion) is NO_MASK:
+        if NO_MASK in needs:
             assert candidates is NO_MASK

@@ -69,7 +69,8 @@ def run_inline(
     """Start `study` in `folder`, or go on where it stopped, one pack after the other."""
     dataset = load_dataset(study.data.name, study.data.options)
     checkpoints = str(folder.absolute() / "checkpoints")
-    settings = WorkerSettings(study.recipe(), study.base(), "cpu", 600.0, None, checkpoints=checkpoints)
+    columns = study.recorded(dataset)["resolved"].get("columns", {})
+    settings = WorkerSettings(study.recipe(), study.base(), "cpu", 600.0, None, columns, checkpoints)
     if (folder / "study.json").exists():
         ledger = Ledger.open(folder, digest=study.digest, disk=disk)
     else:

@@ -7,7 +7,10 @@ from functools import cache
 import torch
 from torch.nn import functional
 
-from sparsefront.trainables.models import build_model
+from sparsefront.trainables.models import MODELS, build_model
+
+#: Parents that name classes: those whose inputs here are numbers.
+CLASSIFIERS = [n for n, family in MODELS.items() if getattr(family, "task", "classification") == "classification"]
 
 ACTIVATIONS = {"relu": functional.relu, "tanh": torch.tanh, "gelu": functional.gelu, "silu": functional.silu}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,24 +20,40 @@ from sparsefront.errors import ConfigError
 from sparsefront.search.attainment import (
     PENDING,
     Curve,
+    RunKey,
     arm_outcomes,
     attain,
     attainment_columns,
-    hypervolume_curves,
+    has_ended,
     mean_curves,
 )
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.front import Batches
 from sparsefront.search.schema import SCHEMA
 from sparsefront.spaces.space import Space
 from tests.synthetic_search import TABLE, make_search_design, make_search_table
 
 
 def ledger(*rows: dict[str, Any]) -> pa.Table:
-    """Rows of one arm and replicate by default: trained, completed, not reused."""
-    shared = {"stage": "trained", "arm": "random", "replicate": 0, "target_sparsity": 0.0, "outcome": "completed"}
+    """Rows of one arm and replicate by default: trained, completed, not reused; at a rung without an outcome."""
+    shared = {
+        "stage": "trained",
+        "arm": "random",
+        "replicate": 0,
+        "target_sparsity": 0.0,
+        "reused": False,
+        "passes": 0.0,
+    }
+    outcomes = {"trained": "completed", "scored": "completed", "rung": None}
+    filled = [dict.fromkeys(SCHEMA.names) | shared | row for row in rows]
     return pa.Table.from_pylist(
-        [dict.fromkeys(SCHEMA.names) | shared | {"reused": False, "passes": 0.0} | row for row in rows], schema=SCHEMA
+        [{**row, "outcome": outcomes[row["stage"]]} | given for row, given in zip(filled, rows, strict=True)],
+        schema=SCHEMA,
     )
+
+
+def curves_of(table: Batches, design: SearchDesign) -> Mapping[RunKey, Curve]:
+    return attain(table, design).curves
 
 
 def one_arm(**changes: Any) -> SearchDesign:
@@ -76,7 +94,7 @@ def test_a_curve_equals_the_area_recomputed_after_each_candidate(
         rows.append(values)
     order.shuffle(rows)
     design = one_arm(reference=(0.9, 1e5))
-    curve = hypervolume_curves(ledger(*rows), design)["random", 0]
+    curve = curves_of(ledger(*rows), design)["random", 0]
     spent, seen = 0.0, []
     for error, n_params, outcome, passes in found:
         spent += passes + 1.0
@@ -92,7 +110,7 @@ def test_rows_count_in_the_order_of_numbers_whenever_they_were_committed() -> No
     design = make_search_design(replicates=2, candidates=40)
     table = make_search_table(design)
     shuffled = table.take(np.random.default_rng(0).permutation(table.num_rows))
-    one, other = hypervolume_curves(table, design), hypervolume_curves(shuffled.to_batches(max_chunksize=17), design)
+    one, other = curves_of(table, design), curves_of(shuffled.to_batches(max_chunksize=17), design)
     assert one.keys() == other.keys()
     for key, curve in one.items():
         np.testing.assert_array_equal(curve.value, other[key].value)
@@ -123,11 +141,42 @@ def test_stopped_failed_and_infeasible_candidates_cost_and_attain_nothing() -> N
     assert arm.shares == {"stopped": 1 / 3, "diverged": 1 / 3, "completed": 1 / 3}
 
 
+def test_whoever_waits_at_a_rung_is_pending_whatever_the_run_is() -> None:
+    """Rows of a driver that was stopped: 16 candidates at rung 0, of which three were told to stop."""
+    design = make_search_design(arms={"asha": {"rungs": make_search_design().arms[1].rungs}}, replicates=1)
+    rows = [{"arm": "asha", "slot": i, "stage": "rung", "rung": 0, "passes": 1.0, "val_error": 0.5} for i in range(16)]
+    rows += [{"arm": "asha", "slot": i, "outcome": "stopped", "rung": 0} for i in range(3)]
+    found = attain(ledger(*rows), design)
+    (arm,) = arm_outcomes(found, design)
+    assert (arm.n_candidates, arm.n_pending) == (3, 13)
+    assert arm.shares == {"stopped": 1.0}
+    assert not found.curves["asha", 0].front_size
+
+
+def test_a_study_has_ended_when_all_its_candidates_have() -> None:
+    design = make_search_design(replicates=2, candidates=20)
+    table = make_search_table(design, outcomes={("random", 0, 3): "diverged"})
+    assert has_ended(attain(table, design), design)
+    last = (pc.field("arm") == "asha") & (pc.field("replicate") == 1) & (pc.field("slot") == 19)
+    for missing in (last, last & (pc.field("stage") == "trained"), pc.field("replicate") == 1):
+        assert not has_ended(attain(table.filter(~missing), design), design)
+
+
+def test_a_run_that_saw_all_of_a_finite_space_has_ended() -> None:
+    space = Space.from_table({"training": {"lr": {"choices": [0.1, 0.2, 0.3]}}})
+    design = make_search_design(arms={"random": {"space": space}}, replicates=1, candidates=10)
+    seen = [{"slot": 0}, {"slot": 1, "reused": True}, {"slot": 2, "outcome": "infeasible"}, {"slot": 3}]
+    assert has_ended(attain(ledger(*seen), design), design)
+    for n in (1, 3):
+        assert not has_ended(attain(ledger(*seen[:n]), design), design)
+    assert not has_ended(attain(ledger(*seen[:1], *seen[2:]), design), design), "number 1 is still to come"
+
+
 def test_a_candidate_that_breaks_a_measured_constraint_attains_nothing() -> None:
     space = Space.from_table({**TABLE, "constraints": ["n_params <= 50"]})
     rows = [{"slot": i, "passes": 1.0, "val_error": 0.1, "n_params": n} for i, n in enumerate((51, 50))]
     design = make_search_design(arms={"random": {"space": space}}, replicates=1, reference=(0.9, 1e4))
-    assert hypervolume_curves(ledger(*rows), design)["random", 0].cost.tolist() == [2.0]
+    assert curves_of(ledger(*rows), design)["random", 0].cost.tolist() == [2.0]
 
 
 def test_a_cost_as_objective_is_the_sum_over_all_rows_and_no_copy_is_free() -> None:
@@ -186,14 +235,14 @@ def test_the_box_reaches_from_guessing_and_a_tenth_beyond_the_largest_network() 
 def test_a_given_reference_is_in_the_objectives_own_direction() -> None:
     design = one_arm(objectives=("val_accuracy", "n_params"), reference=(0.2, 1000.0))
     table = ledger({"slot": 0, "passes": 1.0, "val_error": 0.4, "n_params": 10})
-    assert hypervolume_curves(table, design)["random", 0].final == pytest.approx((0.6 - 0.2) / 0.8 * 2 / 3)
+    assert curves_of(table, design)["random", 0].final == pytest.approx((0.6 - 0.2) / 0.8 * 2 / 3)
 
 
 def test_many_improvements_are_thinned_but_the_last_value_is_exact() -> None:
     n = 3000
     errors = np.linspace(0.5, 0.1, n)
     table = ledger(*({"slot": i, "passes": 1.0, "val_error": e} for i, e in enumerate(errors.tolist())))
-    curve = hypervolume_curves(table, one_arm(objectives=("val_error",)))["random", 0]
+    curve = curves_of(table, one_arm(objectives=("val_error",)))["random", 0]
     assert len(curve.cost) == 1000
     assert curve.final == pytest.approx(-0.1)
     exact = -errors[(curve.cost - 1).astype(int)]
@@ -238,13 +287,13 @@ def test_nothing_trained_gives_no_curves(table: pa.Table) -> None:
 
 
 def test_a_run_that_found_nothing_stays_where_it_began() -> None:
-    curve = hypervolume_curves(ledger({"slot": 0, "outcome": "diverged", "passes": 3.0}), one_arm())["random", 0]
+    curve = curves_of(ledger({"slot": 0, "outcome": "diverged", "passes": 3.0}), one_arm())["random", 0]
     assert (curve.final, curve.total_cost, curve.front_size) == (0.0, 3.0, 0)
 
 
 def test_non_finite_objectives_of_completed_candidates_count_for_nothing() -> None:
     table = ledger({"slot": 0, "passes": 3.0, "val_error": math.nan, "n_params": 4})
-    assert hypervolume_curves(table, one_arm())["random", 0].final == 0.0
+    assert curves_of(table, one_arm())["random", 0].final == 0.0
 
 
 def test_a_missing_column_is_named() -> None:
@@ -258,7 +307,7 @@ def test_arms_that_the_design_does_not_know_are_left_out() -> None:
     design = make_search_design(replicates=1, candidates=8)
     table = make_search_table(design)
     fewer = dataclasses.replace(design, arms=design.arms[:1])
-    assert list(hypervolume_curves(table, fewer)) == [("random", 0)]
+    assert list(curves_of(table, fewer)) == [("random", 0)]
 
 
 def test_a_curve_is_read_between_its_steps() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from sparsefront.search.attainment import attain
+from sparsefront.search.attainment import attain, mean_curves
 from sparsefront.search.comparison import (
     SearchVerdict,
     compare_arms,
@@ -22,6 +22,7 @@ from sparsefront.search.comparison import (
 )
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.findings import LABELS
+from sparsefront.search.importance import arm_importances
 from sparsefront.search.schema import SCHEMA
 from tests.synthetic_search import make_search_design, make_search_table
 
@@ -96,10 +97,10 @@ def test_budgets_are_equal_whoever_was_given_more() -> None:
 
 
 def test_the_share_of_the_others_budget_is_worked_out() -> None:
-    design = two_arms(objectives=("val_error",), replicates=3)
+    design = two_arms(objectives=("val_error",), replicates=4)
     slow = [(100.0, 0.6), (100.0, 0.5), (100.0, 0.4), (100.0, 0.3)]
     fast = [(50.0, 0.5), (50.0, 0.3), (300.0, 0.2)]
-    runs = {("random", r): slow for r in range(3)} | {("other", r): fast for r in range(3)}
+    runs = {("random", r): slow for r in range(4)} | {("other", r): fast for r in range(4)}
     (found,) = compare_arms(by_hand(runs), design).comparisons
     assert found.metric == "val_error"
     assert found.cost_ratio == found.cost_ratio_low == found.cost_ratio_high == 0.25
@@ -110,17 +111,31 @@ def test_the_share_of_the_others_budget_is_worked_out() -> None:
     verdict = compare_arms(by_hand(swapped), design)
     assert math.isinf(verdict.comparisons[0].cost_ratio)
     assert "never comes to where the other ended" in verdict.comparisons[0].note
-    assert "other never comes to where random ended, with 100% of its passes" in verdict.sentences
+    assert "other never comes to where random ended, even with 100% of random's passes" in verdict.sentences
+    few = {key: run[:2] if key[0] == "other" else run for key, run in swapped.items()}
+    sentences = compare_arms(by_hand(few), design).sentences
+    assert "other never comes to where random ended, with 50% of random's passes" in sentences
+
+
+@pytest.mark.parametrize(("replicates", "ends"), [(3, "unknown"), (4, "25% to 25%")])
+def test_of_few_pairs_it_is_unknown_how_far_the_share_may_be_off(replicates: int, ends: str) -> None:
+    design = two_arms(objectives=("val_error",), replicates=replicates)
+    runs = {("random", r): [(200.0, 0.6), (200.0, 0.3)] for r in range(replicates)}
+    runs |= {("other", r): [(50.0, 0.5), (50.0, 0.3)] for r in range(replicates)}
+    verdict = compare_arms(by_hand(runs), design)
+    assert verdict.comparisons[0].cost_ratio == 0.25
+    assert f"other comes to where random ended with 25% of random's passes (95% interval {ends})" in verdict.sentences
 
 
 def test_the_share_of_the_budget_is_of_mean_curves() -> None:
     """Replicate 0 never comes to its partner's end; the mean of the curves does, at 300 of 400 passes."""
-    design = two_arms(objectives=("val_error",), replicates=2)
+    design = two_arms(objectives=("val_error",), replicates=4)
     runs = {
         ("random", 0): [(200.0, 0.5), (200.0, 0.2)],
         ("random", 1): [(200.0, 0.5), (200.0, 0.4)],
-        ("other", 0): [(100.0, 0.4), (200.0, 0.3), (100.0, 0.3)],
-        ("other", 1): [(100.0, 0.4), (200.0, 0.3), (100.0, 0.3)],
+        ("random", 2): [(200.0, 0.5), (200.0, 0.2)],
+        ("random", 3): [(200.0, 0.5), (200.0, 0.4)],
+        **{("other", r): [(100.0, 0.4), (200.0, 0.3), (100.0, 0.3)] for r in range(4)},
     }
     (found,) = compare_arms(by_hand(runs), design).comparisons
     assert found.cost_ratio == pytest.approx(0.75)
@@ -221,12 +236,19 @@ def test_the_first_sentences_say_what_the_table_does(verdict: SearchVerdict) -> 
 def test_the_record_has_finite_metrics_of_the_study_and_of_each_arm(
     design: SearchDesign, table: pa.Table, verdict: SearchVerdict
 ) -> None:
-    record = search_record(attain(table, design), design, verdict, is_complete=True)
+    found = attain(table, design)
+    record = search_record(found, design, verdict, is_complete=True)
     assert list(record["arms"]) == ["random", "asha", "nsga2"]
     for arm in record["arms"].values():
         assert all(isinstance(v, float) and math.isfinite(v) for v in arm["metrics"].values())
         assert all(isinstance(v, str) for v in [*arm["tags"].values(), *arm["params"].values()])
-        assert len(arm["series"]["hypervolume"]) >= 5
+        assert set(arm["series"]) == {f"hypervolume_at_passes{end}" for end in ("", "_low", "_high")}
+        assert len(arm["series"]["hypervolume_at_passes"]) >= 5
+    for curve in mean_curves(found, design, costs=[316_228]):
+        ends = {"": curve.mean, "_low": curve.low, "_high": curve.high}
+        shown = {end: dict(record["arms"][curve.arm]["series"][f"hypervolume_at_passes{end}"]) for end in ends}
+        expected = {end: values[0] for end, values in ends.items()}
+        assert {end: points[316_228] for end, points in shown.items()} == pytest.approx(expected, rel=1e-12)
     nsga2 = record["arms"]["nsga2"]
     assert nsga2["tags"]["verdict"] == "better"
     assert nsga2["metrics"]["verdict_difference"] == pytest.approx(verdict.comparisons[1].difference, rel=1e-12)
@@ -234,18 +256,46 @@ def test_the_record_has_finite_metrics_of_the_study_and_of_each_arm(
     assert json.loads(json.dumps(record, allow_nan=False))
 
 
+def test_the_record_has_the_importance_of_every_dimension(
+    design: SearchDesign, table: pa.Table, verdict: SearchVerdict
+) -> None:
+    importances = arm_importances(table, design)
+    record = search_record(attain(table, design), design, verdict, importances=importances, is_complete=True)
+    assert [found.arm for found in importances if found.importances] == ["random", "nsga2"]
+    for found in importances:
+        shown = {name: v for name, v in record["arms"][found.arm]["metrics"].items() if name.startswith("importance/")}
+        assert shown == {f"importance/{name}": share for name, share in (found.importances or {}).items()}
+    both = [dataclasses.replace(found, objective=name) for found in importances for name in ("val_error", "val_loss")]
+    record = search_record(attain(table, design), design, verdict, importances=both, is_complete=True)
+    metrics = record["arms"]["random"]["metrics"]
+    assert {"importance/val_error/lr", "importance/val_loss/lr"} <= metrics.keys()
+    assert "importance/lr" not in metrics
+
+
+def test_who_waits_at_a_rung_has_no_outcome_in_the_record(design: SearchDesign, table: pa.Table) -> None:
+    begun = table.filter((pc.field("stage") == "rung") | (pc.field("slot") < 24))
+    found = attain(begun, design)
+    metrics = search_record(found, design, judge_runs(found, design), is_complete=False)["arms"]["asha"]["metrics"]
+    assert {name for name in metrics if name.endswith("_share")} == {"completed_share", "stopped_share"}
+    assert metrics["candidates"] == 10 * 24
+
+
 def test_points_of_a_series_never_change_while_a_study_grows() -> None:
     design = make_search_design(replicates=3, candidates=40, reference=(0.9, 1e5))
     table = make_search_table(design)
-    part = table.filter(pc.field("slot") < 20)
+    # Not in the order of numbers: 13 still trains, and so do those at a rung from 17 on.
+    has_rows = (pc.field("slot") < 17) | (pc.field("stage") == "rung") | (pc.field("slot") == 19)
+    part = table.filter((pc.field("slot") < 20) & (pc.field("slot") != 13) & has_rows)
     series = []
     for rows in (part, table):
         found = attain(rows, design)
         record = search_record(found, design, judge_runs(found, design), is_complete=False)
-        series.append({name: arm["series"]["hypervolume"] for name, arm in record["arms"].items()})
-    assert series[0]["random"]
+        series.append({name: arm["series"] for name, arm in record["arms"].items()})
+    assert len(series[0]["random"]["hypervolume_at_passes_low"]) > 3
     for name, early in series[0].items():
-        assert series[1][name][: len(early)] == early
+        for of_end, points in early.items():
+            later = series[1][name][of_end][: len(points)]
+            assert np.array(later) == pytest.approx(np.array(points), rel=1e-12)
 
 
 def test_no_series_is_shown_while_the_box_can_move(

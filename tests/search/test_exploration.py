@@ -297,6 +297,51 @@ def test_a_rung_of_data_trains_on_as_large_a_share_as_of_the_steps() -> None:
     assert shares == {(3, 3 / 27), (9, 9 / 27), (27, None)}
 
 
+def test_a_rung_of_data_takes_its_share_of_what_the_study_trains_on() -> None:
+    rungs = RungSettings("asha", eta=3, min_steps=3, fidelity="data_fraction")
+    design = design_of(arm_of("asha", rungs=rungs), replicates=1)
+    half = lambda *asked: replace(describe(*asked), data_fraction=0.5)  # noqa: E731
+    work = explore(design, describe=half).next_work()
+    assert work is not None
+    assert {lane.settings["training.data_fraction"] for lane in work.lanes} == {0.5 * 3 / 27}
+
+
+def test_an_id_says_how_the_data_grow() -> None:
+    """Arms of one replicate draw the same points: what is trained alike has one id, and nothing else has."""
+    grown = RungSettings("asha", eta=3, min_steps=3, fidelity="data_fraction")
+    arms = [
+        arm_of("plain"),
+        arm_of("steps", rungs=replace(grown, fidelity="steps")),
+        arm_of("grown", rungs=grown),
+        arm_of("same", rungs=replace(grown, kind="successive_halving", bracket=8)),
+        arm_of("later", rungs=replace(grown, min_steps=9)),
+        arm_of("hyperband", rungs=replace(grown, kind="hyperband"), candidates=40),
+    ]
+    rows = run_in_order(design_of(*arms, replicates=1))
+    ids = {(row["arm"], row["slot"]): row["candidate"] for row in rows}
+    assert all(ids[row["arm"], row["slot"]] == row["candidate"] for row in rows)
+    for slot in range(24):
+        assert ids["steps", slot] == ids["plain", slot]
+        assert ids["same", slot] == ids["grown", slot]
+        assert len({ids[arm, slot] for arm in ("plain", "grown", "later")}) == 3
+    # Brackets of 9, 5 and 3, that skip no rung, one, and both: the last trains on all data from the start.
+    assert [next(a for a in ("grown", "later", "plain") if ids[a, n] == ids["hyperband", n]) for n in (0, 9, 14)] == [
+        "grown", "later", "plain"
+    ]  # fmt: skip
+
+
+def test_what_repeats_a_candidate_has_its_id() -> None:
+    """In a bracket with other rungs too."""
+    rungs = RungSettings("hyperband", eta=3, min_steps=3, fidelity="data_fraction")
+    points = Space.from_table(
+        {"training": {"optimizer": {"choices": ["adam", "sgd"]}, "batch_size": {"low": 1, "high": 12}}}
+    )
+    rows = ends(run_in_order(design_of(arm_of("few", space=points, rungs=rungs), replicates=1)), "few")
+    copies = [row for row in rows if row["reused"]]
+    assert max(row["slot"] for row in copies) > 9
+    assert {row["candidate"] for row in copies} <= {row["candidate"] for row in rows if not row["reused"]}
+
+
 # What strategies are told --------------------------------------------------------------------------------------------
 
 

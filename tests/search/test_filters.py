@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyarrow import dataset, parquet
 
 from sparsefront.errors import ConfigError
-from sparsefront.search.filters import ALIASES, COMPLEMENTS, MAX_LENGTH, parse_where
+from sparsefront.search.filters import ALIASES, COMPLEMENTS, MAX_LENGTH, parse_where, where_columns
 from sparsefront.search.schema import SCHEMA
 
 ROWS = [
@@ -194,3 +194,18 @@ def truth(node, row):
 def test_logic_agrees_with_three_valued_truth(where):
     tree = ast.parse(where, mode="eval").body
     assert kept(where) == [i for i, row in enumerate(ROWS) if truth(tree, row) is True]
+
+
+def test_a_dimension_that_is_called_as_an_alias_is_listed_once() -> None:
+    schema = SCHEMA.append(pa.field("sparsity", pa.float64()))
+    with pytest.raises(ConfigError, match=r"there is no column 'spars'") as refused:
+        parse_where("spars > 0.5", schema=schema)
+    listed = str(refused.value).rpartition("(columns: ")[2].rstrip(")").split(", ")
+    assert "sparsity" in listed
+    assert len(set(listed)) == len(listed)
+
+
+def test_columns_of_a_condition_are_those_it_names() -> None:
+    assert where_columns("not reused and (lr < 0.1 or 'arm' == mask_kind) and val_accuracy > lr") == [
+        "reused", "lr", "mask_kind", "val_error"
+    ]  # fmt: skip

@@ -2,34 +2,218 @@
 
 from __future__ import annotations
 
-from sparsefront.search.methods import METHODS, Best, Context
-from sparsefront.spaces.candidate import Candidate
+import itertools
+from typing import Any
 
-KNOWN = Context(2, 0.9, 3, Best(5, 6, 7), {"magnitude": "cd" * 16})
+import pytest
+
+from sparsefront.errors import SpaceError
+from sparsefront.search.methods import (
+    BASELINE,
+    METHODS,
+    PRUNERS,
+    Best,
+    Context,
+    Cut,
+    Method,
+    Missing,
+    Trained,
+    methods_of,
+)
+from sparsefront.spaces.candidate import Candidate, CandidateNames
+from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.pruning import Pruning
+
+DIGEST, ORIGIN = "cd" * 16, "ef" * 16
+CUT = Trained(DIGEST, ORIGIN)
+SPARSITIES = (0.5, 0.9)
+
+
+def known(**changes: Any) -> Context:
+    given: dict[str, Any] = {"steps": 200, "sparsities": SPARSITIES, "best": Best(5, 6, 7), **changes}
+    return Context(2, given.pop("sparsity", 0.9), 3, **given)
+
+
+def arm_of(name: str, **options: Any) -> Method:
+    return methods_of({name: options})[name]
 
 
 def test_random_takes_the_first_draws_whatever_their_scores() -> None:
     wanted = [Candidate(2, 0.9, "masked", draw=i) for i in range(3)]
-    assert METHODS["random"].candidates(KNOWN) == wanted
+    assert METHODS["random"].candidates(known()) == wanted
     assert METHODS["random"].candidates(Context(2, 0.9, 3)) == wanted
 
 
 def test_the_selected_arms_take_the_draw_that_stands_out() -> None:
     drawn = {
-        arm: [c.draw for c in METHODS[arm].candidates(KNOWN) or () if isinstance(c, Candidate)]  # type: ignore[union-attr]
+        arm: [c.draw for c in METHODS[arm].candidates(known()) or () if isinstance(c, Candidate)]  # type: ignore[union-attr]
         for arm in ("searched", "searched_scalefree", "worst")
     }
     assert drawn == {"searched": [5], "searched_scalefree": [6], "worst": [7]}
 
 
-def test_magnitude_takes_the_mask_that_was_cut_from_the_trained_parent() -> None:
-    assert METHODS["magnitude"].candidates(KNOWN) == [Candidate(2, 0.9, "masked", mask="cd" * 16)]
-
-
 def test_the_dense_arms_need_no_mask() -> None:
     assert METHODS["dense"].candidates(Context(2, 0.0, 3)) == [Candidate(2, 0.0, "parent")]
-    assert METHODS["small_dense"].candidates(KNOWN) == [Candidate(2, 0.9, "small_dense")]
+    assert METHODS["small_dense"].candidates(known()) == [Candidate(2, 0.9, "small_dense")]
 
 
 def test_random_comes_with_every_default_study() -> None:
-    assert list(METHODS) == ["dense", "random", "searched", "searched_scalefree", "worst", "small_dense", "magnitude"]
+    assert BASELINE == ("dense", "random", "searched", "searched_scalefree", "worst", "small_dense", "magnitude")
+    assert list(METHODS) == [*BASELINE[:-1], *PRUNERS]
+
+
+@pytest.mark.parametrize(
+    ("arm", "options", "wanted"),
+    [
+        ("magnitude", {}, {}),
+        ("imp", {}, {}),
+        ("imp_rewind", {}, {"start": "rewound", "rewind_step": 4}),
+        ("imp", {"rewind_fraction": 0.001}, {}),  # rounds to no step at all
+        ("imp", {"survivors": "fresh"}, {"start": "fresh"}),
+        (
+            "magnitude_oneshot",
+            {},
+            {"start": "trained", "origin": ORIGIN, "method": Pruning("trained", survivors="trained")},
+        ),
+        ("lr_rewind", {}, {"start": "trained", "origin": ORIGIN, "method": PRUNERS["lr_rewind"].method}),
+    ],
+)
+def test_survivors_begin_with_what_their_method_says(arm: str, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+    method = arm_of(arm, **options)
+    (found,) = method.candidates(known(derived={arm: CUT}))  # type: ignore[misc]
+    assert found == Candidate(2, 0.9, "masked", mask=DIGEST, **wanted)
+    assert method.candidates(known(derived={"another": CUT})) is None
+
+
+def test_what_makes_its_own_mask_asks_for_nothing() -> None:
+    for arm in ("snip", "synflow", "random_erk", "gmp", "rigl", "edge_popup"):
+        (found,) = METHODS[arm].candidates(Context(2, 0.9, 3))  # type: ignore[misc]
+        assert found == Candidate(2, 0.9, "masked", method=PRUNERS[arm].method)
+
+
+def test_a_chain_passes_levels_that_each_remove_a_fifth_at_most_and_cuts_one_from_the_other() -> None:
+    chain = METHODS["imp"].levels(SPARSITIES)
+    assert len(chain) == 4 + 8
+    assert set(SPARSITIES) <= set(chain)
+    assert list(chain) == sorted(chain)
+    densities = [1.0, *(1 - s for s in chain)]
+    assert all(after >= 0.8 * before * (1 - 1e-9) for before, after in itertools.pairwise(densities))
+    cuts = [METHODS["imp"].cuts(s, SPARSITIES) for s in (0.0, *chain)]
+    assert cuts == [*((Cut("imp", s, PRUNERS["imp"].method),) for s in chain), ()]
+    assert METHODS["imp"].levels(SPARSITIES[::-1]) == chain
+
+
+def test_one_shot_cuts_every_level_from_the_parent() -> None:
+    method = PRUNERS["magnitude"].method
+    assert METHODS["magnitude"].cuts(0.0, SPARSITIES) == tuple(Cut("magnitude", s, method) for s in SPARSITIES)
+    assert METHODS["magnitude"].cuts(0.5, SPARSITIES) == ()
+    assert METHODS["snip"].cuts(0.0, SPARSITIES) == ()
+
+
+def test_a_pattern_of_one_density_has_one_level() -> None:
+    assert METHODS["nm_2_4"].levels((0.3, 0.5, 0.9)) == (0.5,)
+    assert METHODS["nm_2_4"].levels((0.3, 0.9)) == ()
+    assert arm_of("nm_1_4", method="nm_2_4", pattern="1:4").levels((0.5, 0.75)) == (0.75,)
+    controls = methods_of({"nm_2_4": {"controls": ["shuffled_layers", "dense_budget"]}})
+    assert {arm: m.levels((0.3, 0.5)) for arm, m in controls.items()} == dict.fromkeys(controls, (0.5,))
+
+
+# Controls.
+
+
+def control_of(control: str, context: Context, arm: str = "imp", **options: Any) -> list[Candidate] | Missing | None:
+    return methods_of({arm: {**options, "controls": [control]}})[f"{arm}_{control}"].candidates(context)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_waits_for_its_arm_and_for_no_other(control: str) -> None:
+    needs_arm = CONTROLS[control].network != "parent"
+    assert (control_of(control, known(trained={"magnitude": CUT})) is None) == needs_arm
+    assert isinstance(control_of(control, known(trained={"imp": CUT})), list)
+    missing = Missing("its network at 0.9 did not complete (failed)")
+    assert (control_of(control, known(trained={"imp": missing})) is missing) == needs_arm
+
+
+def test_controls_change_one_thing() -> None:
+    context = known(trained={"imp": CUT})
+    same = Candidate(2, 0.9, "masked", mask=DIGEST, control="shuffled")
+    assert control_of("shuffled", context) == [same]
+    late = Candidate(2, 0.9, "masked", mask=DIGEST, control="shuffled", start="rewound", rewind_step=20)
+    assert control_of("shuffled", context, rewind_fraction=0.1) == [late]
+    fresh = Candidate(2, 0.9, "masked", mask=DIGEST, control="shuffled", start="fresh")
+    assert control_of("shuffled", context, survivors="fresh") == [fresh]
+    other = Candidate(2, 0.9, "masked", mask=DIGEST, control="fresh_weights")
+    assert control_of("fresh_weights", context, rewind_fraction=0.1) == [other]
+    assert control_of("small_dense", context) == [Candidate(2, 0.9, "small_dense")]
+
+
+def test_a_shuffled_pattern_stays_one() -> None:
+    (found,) = control_of("shuffled_layers", known(trained={"nm_2_4": CUT}), "nm_2_4")  # type: ignore[misc]
+    assert found.method == Pruning("trained", pattern="2:4")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("arm", "options", "sparsity", "steps"),
+    [
+        ("snip", {}, 0.9, 200),
+        ("gmp", {}, 0.9, 200),
+        ("magnitude", {}, 0.9, 200 + 200),
+        ("magnitude_oneshot", {}, 0.5, 200 + 200),
+        ("magnitude_oneshot", {"retrain_fraction": 0.25}, 0.5, 200 + 50),
+        ("magnitude_oneshot", {"retrain_fraction": 0.0}, 0.5, 200),
+        ("imp", {}, 0.5, 200 + 4 * 200),
+        ("imp", {}, 0.9, 200 + 12 * 200),
+        ("imp", {"rewind_fraction": 0.1}, 0.5, 200 + 4 * 180),
+        ("lr_rewind", {"retrain_fraction": 0.5}, 0.5, 200 + 4 * 100),
+    ],
+)
+def test_dense_budget_trains_as_long_as_the_arm_in_all(
+    arm: str, options: dict[str, Any], sparsity: float, steps: int
+) -> None:
+    found = control_of("dense_budget", known(sparsity=sparsity), arm, **options)
+    assert found == [Candidate(2, sparsity, "parent", steps=steps)]
+
+
+# Methods as data.
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_a_method_is_what_its_data_say(name: str) -> None:
+    method = PRUNERS[name].method
+    assert Pruning.of_data(method.as_data()) == method
+
+
+def test_ids_know_the_method_but_not_how_its_numbers_were_written() -> None:
+    names = CandidateNames({})
+    ids = {
+        names.of(Candidate(0, 0.5, "masked", method=Pruning(**data)))
+        for data in (
+            {"when": "init"},
+            {"when": "init", "score": "snip"},
+            {"when": "init", "score": "snip", "rounds": 2},
+            {"when": "during", "update": "set"},
+            {"when": "during", "update": "set", "drop_fraction": 0.1},
+        )
+    }
+    assert len(ids) == 5
+    one, other = (Candidate(0, 0.5, "masked", method=Pruning("levels", retrain_fraction=x)) for x in (2, 2.0))
+    assert names.of(one) == names.of(other)
+    plain = Candidate(0, 0.5, "masked", draw=1)
+    assert set(plain.as_data()) == {"replicate", "target_sparsity", "network", "draw", "mask"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"when": "later"}, "when='later': must be one of 'init', 'trained', 'levels', 'during'"),
+        ({"when": "levels", "rate": True}, "rate=True: must be a number"),
+        ({"when": "levels", "rate": float("nan")}, r"rate=nan: must lie in \[0.001, 0.999\]"),
+        ({"when": "levels", "ap_fraction": 0.2}, "ap_fraction=0.2: must be less than rate=0.2"),
+        ({"when": "init", "update": "set"}, "update='set': belongs to when='during'"),
+        ({"when": "levels", "pattern": "2:4"}, "pattern='2:4': is cut at once"),
+        ({"when": "init", "score": None}, "score=None: must be text in quotes"),
+    ],
+)
+def test_what_is_no_method(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        Pruning.of_data(data)

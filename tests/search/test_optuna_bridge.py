@@ -162,7 +162,7 @@ def test_cmaes_narrows_down_on_a_minimum() -> None:
             {"model": {"widths": {"low": 1, "high": 9, "depth": {"low": 1, "high": 2}}}},
             "dimension 'width_2' is conditional",
         ),
-        ({"training": {"lr": {"low": 0.1, "high": 1.0}}}, "1 dimensions: it needs at least two"),
+        ({"training": {"lr": {"low": 0.1, "high": 1.0}}}, "1 dimension: it needs at least two"),
         (
             {
                 "training": {"lr": {"low": 0.1, "high": 1.0}, "momentum": {"low": 0.1, "high": 0.9}},

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsefront.errors import LedgerError
-from sparsefront.search.points import point_schema, points_from_rows, points_to_columns
+from sparsefront.search.points import points_from_rows, points_to_columns
+from sparsefront.search.schema import schema_of
 from sparsefront.search.strategies.contract import example_tasks
 from sparsefront.spaces.masks import mask_digest
 from sparsefront.spaces.seeds import philox_key
@@ -27,7 +28,9 @@ def _no_blobs(digest: str) -> bytes:
 def test_round_trip_through_parquet(example: str, seed: int, n: int) -> None:
     space = example_tasks()[example].space
     points = space.draw(philox_key(seed, "test"), 0, n)
-    table = pa.table(points_to_columns(points, space), schema=point_schema(space)).append_column(
+    ledger = schema_of({"resolved": {"columns": dict(space.columns)}})
+    schema = pa.schema([ledger.field(ledger.get_all_field_indices(name)[-1]) for name in space.names])
+    table = pa.table(points_to_columns(points, space), schema=schema).append_column(
         "candidate", pa.array(["x"] * n, pa.string())
     )
     file = io.BytesIO()

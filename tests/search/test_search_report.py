@@ -21,6 +21,7 @@ from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.report.search_page import render_search_page, write_search_report
+from sparsefront.search.report.search_sections import budget_to_catch_up
 from sparsefront.search.schema import SCHEMA
 from sparsefront.spaces.space import Space
 from tests.synthetic_search import TABLE, make_search_design, make_search_table
@@ -227,3 +228,42 @@ def test_the_columns_of_the_schema_are_enough_where_a_space_adds_none() -> None:
     table = make_search_table(design)
     assert table.schema.names == SCHEMA.names
     assert numbers_of(table, design)["dimensions"][0]["name"] == "lr"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "shown"),
+    [
+        ("64%", "59%", "72%", "64% [59%, 72%]"),
+        ("64%", "64%", "64%", "64%"),
+        ("never", "never", "never", "never"),
+        ("never", "82%", "never", "never [82% or more]"),
+        ("95%", "82%", "never", "95% [82% or more]"),
+        ("64%", None, None, "64% [unknown]"),
+        (None, None, None, "unknown"),
+    ],
+)
+def test_what_it_takes_to_catch_up_is_never_an_interval_that_says_nothing(
+    estimate: str | None, low: str | None, high: str | None, shown: str
+) -> None:
+    row = {"cost_ratio_text": estimate, "cost_ratio_low_text": low, "cost_ratio_high_text": high}
+    assert budget_to_catch_up(row) == shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, "Errors run from 0 to that of guessing", "can move"),
+        ({"reference": (0.9, 1e5)}, "Its far corner is the reference that the study gives", "guessing"),
+        ({"candidates": 4, "replicates": 2}, "far corner", "fixed box"),
+    ],
+)
+def test_words_say_of_the_box_and_of_runs_what_is_so(changes: dict[str, Any], said: str, unsaid: str) -> None:
+    design = make_search_design(**({"candidates": 16} | changes))
+    numbers = numbers_of(make_search_table(design), design)
+    meaning = re.search(r"<dt>hypervolume</dt><dd>(.*?)</dd>", render_search_page(numbers, provenance={}))
+    assert meaning is not None
+    assert said in meaning[1]
+    assert ("can move" in meaning[1]) == (not numbers["study"]["is_settled"])
+    if unsaid != "can move":
+        assert unsaid not in meaning[1]
+    assert "independent search" not in render_search_page(numbers, provenance={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,18 @@ def test_spaces_of_the_arms_are_told_apart(browser: Browser, tmp_path: Path) -> 
     browser.open(report(tmp_path, arms={"random": {}, "adam": {"space": fixed}}), until=DRAWN)
     assert browser.errors == []
     assert browser.run("[...document.querySelectorAll('#run h3')].map((h) => h.textContent)") == ["random", "adam"]
+
+
+@pytest.mark.parametrize("most", [9, 60], ids=["narrow", "wide"])
+def test_ticks_of_a_log_axis_are_all_written_alike(browser: Browser, tmp_path: Path, most: int) -> None:
+    browser.open(report(tmp_path, candidates=most), until=DRAWN)
+    ticks = browser.run(charted("attainment", "[...chart.querySelectorAll('.xtick text')].map((t) => t.textContent)"))
+    assert len(ticks) >= 2
+    assert all(re.fullmatch(r"[125]0{0,2}[kMGTP]?", tick) for tick in ticks), ticks
+    values = [float(t.rstrip("kMGTP")) * 1000 ** " kMGTP".index(t[-1] if t[-1].isalpha() else " ") for t in ticks]
+    assert values == sorted(set(values))
+    texts = browser.run(
+        "[[1, -4, 1e-4], [5, -4, 1e-4], [1, -3, 0.002], [2, -1, 0.002], [5, 2, 1], [1, 3, 1], [2, 4, 1], [5, 17, 1]]"
+        ".map((tick) => sparsefront.tickText(...tick))"
+    )
+    assert texts == ["10<sup>-4</sup>", "5·10<sup>-4</sup>", "0.001", "0.2", "500", "1k", "20k", "500P"]

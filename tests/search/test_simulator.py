@@ -200,6 +200,73 @@ def test_a_strategy_sees_the_nearest_candidate_of_a_finished_study() -> None:
     assert evolved.totals.finished == 80
 
 
+def with_curves(rows: pa.Table, design: SearchDesign, objective: Objective, *, every: int = 3) -> pa.Table:
+    """The ledger of a simulated study with its points, and curves that reach as far as each row."""
+    arms = {arm.name: arm for arm in design.arms}
+    told = []
+    for row in rows.to_pylist():
+        arm, number = arms[row["arm"]], row["slot"]
+        (point,) = arm.space.draw(philox_key(design.seed, "propose", row["replicate"]), number, number + 1)
+        known = describe(row["replicate"], point, arm.space)
+        has_failed = row["outcome"] == "diverged"
+        # Whoever diverged has no curve beyond, and what decided a row has no curve of its own: decisions report none.
+        steps = [] if row["outcome"] == "stopped" else range(every, row["steps"] + (not has_failed), every)
+        curve = [objective(Query(arm, row["replicate"], point, known, step)) for step in steps]
+        columns = {name: values[0] for name, values in points_to_columns([point], arm.space).items()}
+        curves = {
+            "curve_step": list(steps),
+            "curve_val_loss": [float(np.float32(loss)) for loss, _ in curve],
+            "curve_val_error": [float(np.float32(error)) for _, error in curve],
+        }
+        told.append({**row, **columns, **curves})
+    return pa.Table.from_pylist(told)
+
+
+def fragile(query: Query) -> tuple[float, float]:
+    """The bowl, where a fifth of the candidates diverge on their way."""
+    chance = int(query.described.id[-4:], 16) / 0xFFFF
+    return (math.inf, math.inf) if 5 * chance < query.step / STEPS else bowl(query)
+
+
+@pytest.mark.parametrize("kind", ["asha", "successive_halving", "hyperband", "mo_asha"])
+def test_a_study_with_rungs_repeats_itself_what_was_stopped_and_what_diverged_included(kind: str) -> None:
+    objectives = ("val_loss", "n_params") if kind == "mo_asha" else ("val_loss",)
+    rungs = RungSettings(kind, eta=3, min_steps=3, bracket=18, objectives=objectives)
+    design = design_of(arm_of("random"), arm_of("halved", candidates=54, rungs=rungs))
+    true, expected = run(design, fragile)
+    assert {"stopped", "completed", "diverged"} <= set(expected["outcome"].to_pylist())
+    replayed, rows = run(design, LedgerObjective(with_curves(expected, design, fragile), design))
+    assert rows.equals(expected)
+    assert replayed == true
+
+
+def test_of_equals_the_one_of_the_same_arm_is_asked() -> None:
+    """Two arms trained the same candidates, and came to different results: their rungs give different shares of data."""
+    grown = RungSettings("asha", eta=3, min_steps=3, fidelity="data_fraction")
+    design = design_of(arm_of("random", candidates=8), arm_of("grown", candidates=8, rungs=grown), replicates=1)
+
+    def worse(query: Query) -> tuple[float, float]:
+        loss, error = bowl(query)
+        return (loss + 1.0, error) if query.arm.name == "grown" else (loss, error)
+
+    _, table = run(design, worse)
+    objective = LedgerObjective(with_curves(table, design, worse), design)
+    random, arm = design.arms
+    told = set(zip(table["arm"].to_pylist(), table["val_loss"].to_pylist(), strict=True))
+    shared = min(completed(table, "random") & completed(table, "grown"))
+    (point,) = arm.space.draw(philox_key(design.seed, "propose", 0), shared, shared + 1)
+    for asked in (point, {**point, "lr": float(point["lr"]) * 1.0001}):  # on record, and beside it
+        for own in (random, arm):
+            found, _ = objective(Query(own, 0, asked, describe(0, asked, own.space), STEPS))
+            assert (own.name, found) in told
+
+
+def completed(table: pa.Table, arm: str) -> set[int]:
+    """Numbers of an arm's candidates that were trained to the end."""
+    rows = table.select(["arm", "stage", "outcome", "slot"]).to_pylist()
+    return {r["slot"] for r in rows if (r["arm"], r["stage"], r["outcome"]) == (arm, "trained", "completed")}
+
+
 def test_between_evaluations_the_last_one_counts() -> None:
     table = finished(design_of(DESIGN.arms[0], replicates=1))
     sparse = table.set_column(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from sparsefront.errors import LedgerError
 from sparsefront.search.ledger.disk import Disk, require_plain, write_atomically
+from sparsefront.search.schema import LATER
 
 #: The one temporary name in a folder; one is enough for one writer.
 TEMPORARY = "incoming.tmp"
@@ -128,7 +129,7 @@ class Part:
                 f"{self.path} is no Parquet file ({_one_line(error)}): another program wrote it; "
                 "move it out of the ledger"
             ) from None
-        if n_rows != self.name.n_rows or not schema.equals(self.schema):
+        if n_rows != self.name.n_rows or not _has_columns(schema, self.schema):
             raise LedgerError(
                 f"{self.path} holds {n_rows} rows of {len(schema)} columns, not {self.name.n_rows} rows of the "
                 f"ledger's {len(self.schema)} columns: another program or version wrote it; move it out of the ledger"
@@ -224,6 +225,12 @@ def split(rows: pa.Table) -> Iterator[pa.Table]:
     n_rows = min(GROUP_ROWS, max(1, GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
     for start in range(0, rows.num_rows, n_rows):
         yield rows.slice(start, n_rows)
+
+
+def _has_columns(schema: pa.Schema, accepted: pa.Schema) -> bool:
+    """Whether a part has a ledger's columns, in order; those that came later may be lacking."""
+    lacking = LATER - set(schema.names)
+    return bool(schema.equals(pa.schema([field for field in accepted if field.name not in lacking])))
 
 
 def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:

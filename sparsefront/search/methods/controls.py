@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from sparsefront.search.methods.method import Context, EveryLevel, Method, Missing
 from sparsefront.search.methods.pruned import Pruned
 from sparsefront.spaces.candidate import Candidate
 from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.pruning import Pruning
 
 
 class ControlArm(EveryLevel):
-    """One control of one arm, at every level that the study asks for."""
+    """One control of one arm, at every level of the study at which the arm has a network."""
 
     source = "Frankle and Carbin 2019; Frankle et al. 2021; Liu et al. 2019"
     goes_alone = True
@@ -18,30 +22,42 @@ class ControlArm(EveryLevel):
         self._arm, self._method, self._control = arm, method, control
         self.summary = f"{arm}: {CONTROLS[control].summary}"
 
+    def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
+        """Those of the arm, without the ones on its way."""
+        return tuple(s for s in self._method.levels(sparsities) if s in sparsities)
+
     def candidates(self, context: Context) -> list[Candidate] | Missing | None:
         """The control, once the network that it is held against is trained."""
         place = context.replicate, context.sparsity
         row = CONTROLS[self._control]
         if row.network == "parent":
-            return [Candidate(*place, "parent", steps=self._n_trainings(context) * context.steps)]
+            return [Candidate(*place, "parent", steps=self._n_steps(context))]
         original = context.trained.get(self._arm)
         if original is None or isinstance(original, Missing):
             return original
         if row.network == "small" or original.mask is None:
             return [Candidate(*place, "small_dense")]
+        control = Candidate(*place, "masked", mask=original.mask, control=self._control)
         method = self._method.method if isinstance(self._method, Pruned) else None
-        step = 0 if method is None or row.fresh_weights else method.rewind_step(context.steps)
-        if not step:
-            return [Candidate(*place, "masked", mask=original.mask, control=self._control)]
-        return [
-            Candidate(*place, "masked", mask=original.mask, control=self._control, start="rewound", rewind_step=step)
-        ]
+        if method is None:
+            return [control]
+        if row.shuffle is not None and method.pattern != "unstructured":
+            control = replace(control, method=Pruning("trained", pattern=method.pattern))
+        if method.needs_parent and not row.fresh_weights:
+            if method.survivors == "fresh":
+                control = replace(control, start="fresh")
+            elif step := method.rewind_step(context.steps):
+                control = replace(control, start="rewound", rewind_step=step)
+        return [control]
 
-    def _n_trainings(self, context: Context) -> int:
-        """Trainings that the arm needs for one network of this level, those of its parent and its chain included."""
+    def _n_steps(self, context: Context) -> int:
+        """Steps that the arm takes for one network of this level, those of its parent and its chain included."""
+        if not isinstance(self._method, Pruned):
+            return context.steps
         levels = self._method.levels(context.sparsities)
         before = sum(s < context.sparsity for s in levels) if self._method.goes_alone else 0
-        return 1 + self._method.needs_parent + before
+        parent = context.steps if self._method.needs_parent else 0
+        return parent + (1 + before) * self._method.method.steps_after(context.steps)
 
 
 def control_name(arm: str, control: str) -> str:

@@ -63,7 +63,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "gmp": Pruner(
         "gradual magnitude pruning by a cubic schedule",
         "Zhu and Gupta 2017",
-        Pruning("during", update="gradual"),
+        Pruning("during", update="gradual", begin_fraction=0.1),
     ),
     "snip": Pruner(
         "prune at initialisation by connection sensitivity",

@@ -31,11 +31,31 @@ const sparsefront = (() => {
 
   const logAxis = (colours, values, more) => {
     const known = values.filter((v) => v > 0);
-    const low = known.reduce((a, b) => Math.min(a, b), Infinity);
-    const wide = known.length > 0 && extent(known) > 500;
-    // SI prefixes for counts, powers for what is smaller than 1.
-    return axis(colours, { type: "log", exponentformat: low < 0.1 ? "power" : "SI", minexponent: 3, dtick: wide ? 1 : "D2", ...more });
+    if (!known.length) return axis(colours, { type: "log", ...more });
+    const low = known.reduce((a, b) => Math.min(a, b));
+    return axis(colours, { type: "log", ...logTicks(low, low * extent(known)), ...more });
   };
+
+  // Ticks at 1, 2 and 5 of a decade, or at decades only; a decade to either side for who zooms out. Plotly's own are
+  // written by their leading digit between decades ("2", "5", "1k").
+  function logTicks(low, high) {
+    const digits = high / low > 500 ? [1] : [1, 2, 5];
+    const first = Math.floor(Math.log10(low)) - 1;
+    const last = Math.ceil(Math.log10(high)) + 1;
+    const ticks = [];
+    for (let exponent = first; exponent <= last; exponent += 1) {
+      for (const digit of digits) ticks.push([digit, exponent]);
+    }
+    return { tickvals: ticks.map(([digit, exponent]) => Number(`${digit}e${exponent}`)),
+      ticktext: ticks.map(([digit, exponent]) => tickText(digit, exponent, low)) };
+  }
+
+  // SI prefixes for counts, powers of ten where an axis goes below a thousandth: the same form all along it.
+  function tickText(digit, exponent, low) {
+    if (low < 1e-3) return `${digit === 1 ? "" : `${digit}·`}10<sup>${exponent}</sup>`;
+    const thousands = Math.max(0, Math.min(5, Math.floor(exponent / 3)));
+    return `${Number(`${digit}e${exponent - 3 * thousands}`)}${["", "k", "M", "G", "T", "P"][thousands]}`;
+  }
 
   const layout = (colours, height, more) => ({
     height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
@@ -93,5 +113,5 @@ const sparsefront = (() => {
     return draw;
   }
 
-  return { data, plain, percent, extent, translucent, axis, logAxis, layout, marks, legendTraces, panels, show };
+  return { data, plain, percent, extent, translucent, axis, logAxis, layout, marks, legendTraces, panels, show, tickText };
 })();

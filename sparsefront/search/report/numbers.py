@@ -19,6 +19,7 @@ from scipy import stats
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
+from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
@@ -45,6 +46,7 @@ _POINT_COLUMNS = (
     "val_loss",
     "val_error",
     "test_error",
+    "test_psnr_worst",
 )
 
 #: Measured before training: recorded when a mask was scored, and not again when it was trained.
@@ -106,8 +108,9 @@ def report_numbers(
         max_points: scatter charts show this many candidates at most: the front, and a sample of the rest.
 
     Returns:
-        Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``accuracy`` (test accuracy of each
-        arm and level, fractions), ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
+        Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``metric`` (of ``METRICS``),
+        ``accuracy`` (test accuracy of each arm and level, fractions, or what the metric has in its place),
+        ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
         ``mean_front``, ``curves``, ``correlation_texts`` and ``failures``.
     """
     trained = _trained(rows)
@@ -123,7 +126,8 @@ def report_numbers(
             "study": dataclasses.asdict(design),
             "arms": [{"name": arm, **dataclasses.asdict(style)} for arm, style in arm_styles(arms).items()],
             "levels": _levels(trained, design),
-            "accuracy": _accuracy(trained, arms),
+            "metric": design.metric,
+            "accuracy": _accuracy(trained, arms, METRICS[design.metric]),
             "verdict": verdict.to_dict(),
             "points": _points(trained, members, rng=sample_rng, max_points=max_points),
             "front": _members(members),
@@ -296,26 +300,27 @@ def _levels(trained: Any, design: Design) -> list[Record]:
     return described
 
 
-def _accuracy(trained: Any, arms: Sequence[str]) -> list[Record]:
+def _accuracy(trained: Any, arms: Sequence[str], metric: Metric) -> list[Record]:
     """Average test accuracy over an arm's candidates in each replicate, then over replicates."""
-    done = _completed(trained, "test_error")
+    column = metric.test_column
+    done = _completed(trained, column)
     sizes = ("node_sparsity", "weight_sparsity", "n_params", "macs")
     groups = done.group_by(["arm", "target_sparsity", "replicate"], use_threads=False).aggregate(
-        [("test_error", "mean"), ("test_error", "count"), *((size, "mean") for size in sizes)]
+        [(column, "mean"), (column, "count"), *((size, "mean") for size in sizes)]
     )
     cells: dict[tuple[str, float], list[Record]] = {}
     for group in groups.sort_by("replicate").to_pylist():
         cells.setdefault((group["arm"], group["target_sparsity"]), []).append(group)
     rows = []
     for (arm, level), members in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1])):
-        values = [1.0 - member["test_error_mean"] for member in members]
+        values = [metric.of_column(member[f"{column}_mean"]) for member in members]
         mean, low, high = mean_interval(values)
         rows.append(
             {
                 "arm": arm,
                 "sparsity": level,
                 "n_replicates": len(values),
-                "n_candidates": sum(member["test_error_count"] for member in members),
+                "n_candidates": sum(member[f"{column}_count"] for member in members),
                 "mean": mean,
                 "low": low,
                 "high": high,

@@ -6,6 +6,14 @@
   const levels = data.levels;
   const state = { loss: "initial_loss", level: levels.length ? levels[levels.length - 1].sparsity : null };
 
+  // Results are accuracies, or decibels of restored images, whose errors are mean squares and whose losses mean distances.
+  const isPsnr = data.metric === "psnr";
+  const resultName = isPsnr ? "test PSNR of the worst degradation" : "test accuracy";
+  const result = (v) => (isPsnr ? `${v.toFixed(2)} dB` : percent(v, 2));
+  const error = (v) => (isPsnr && v !== null ? v.toPrecision(4) : percent(v, 2));
+  const errorFormat = isPsnr ? ".3~g" : ".2~%";
+  const lossUnit = isPsnr ? "intensity" : "nats";
+
   const count = (n) => (n === null ? "unknown" : n.toLocaleString("en"));
   const short = (x) => (x === null ? "unknown" : x.toPrecision(4));
   const levelText = (sparsity) => {
@@ -50,13 +58,13 @@
       shapes,
       xaxis: axis(colours, { title: "sparsity realised at each level (levels evenly spaced)", showgrid: false, range: edges,
         tickvals: levels.map((_, l) => l), ticktext: levels.map((level) => level.tick) }),
-      yaxis: axis(colours, { title: "test accuracy", tickformat: ".2~%" }),
+      yaxis: axis(colours, { title: isPsnr ? `${resultName} (dB)` : resultName, tickformat: isPsnr ? ".3~f" : ".2~%" }),
     }) };
   }
 
   function hover(row) {
-    const range = row.low === null ? "one replicate: no interval" : `95% interval ${percent(row.low, 2)} to ${percent(row.high, 2)}`;
-    return `<b>${plain(row.arm)}</b>, ${levelText(row.sparsity)}<br>test accuracy ${percent(row.mean, 2)}<br>${range}` +
+    const range = row.low === null ? "one replicate: no interval" : `95% interval ${result(row.low)} to ${result(row.high)}`;
+    return `<b>${plain(row.arm)}</b>, ${levelText(row.sparsity)}<br>${resultName} ${result(row.mean)}<br>${range}` +
       `<br>${row.n_candidates} candidates in ${row.n_replicates} replicates` +
       `<br>realised sparsity: nodes ${percent(row.node_sparsity, 2)}, weights ${percent(row.weight_sparsity, 2)}`;
   }
@@ -64,7 +72,7 @@
   function describe(points, i) {
     return `<b>${plain(points.arm[i])}</b>, ${levelText(points.sparsity[i])}, replicate ${points.replicate[i]}` +
       `<br>${plain(points.candidate[i])}` +
-      `<br>validation error ${percent(points.val_error[i], 2)}, test error ${percent(points.test_error[i], 2)}` +
+      `<br>validation error ${error(points.val_error[i])}, test error ${error(points.test_error[i])}` +
       `<br>realised sparsity: nodes ${percent(points.node_sparsity[i], 2)}, weights ${percent(points.weight_sparsity[i], 2)}` +
       `<br>${count(points.n_params[i])} parameters, ${count(points.macs[i])} MACs` +
       `<br>loss: initial ${short(points.initial_loss[i])}, scale-free ${short(points.scalefree_loss[i])}, final ${short(points.val_loss[i])}`;
@@ -106,8 +114,8 @@
       grid: { rows: 1, columns: 2, pattern: "independent", xgap: 0.12 },
       xaxis: logAxis(colours, points.n_params, { title: "remaining parameters (log scale)" }),
       xaxis2: logAxis(colours, points.macs, { title: "MACs per example (log scale)" }),
-      yaxis: axis(colours, { title: "validation error", tickformat: ".2~%" }),
-      yaxis2: axis(colours, { tickformat: ".2~%", matches: "y" }),
+      yaxis: axis(colours, { title: "validation error", tickformat: errorFormat }),
+      yaxis2: axis(colours, { tickformat: errorFormat, matches: "y" }),
     }) };
   }
 
@@ -124,8 +132,8 @@
     shown.forEach((level, l) => {
       const { suffix, x, y, isLeft, isFoot } = place(l);
       axes[`xaxis${suffix}`] = axis(colours, { domain: x, anchor: `y${suffix}`, nticks: 6,
-        title: isFoot ? (column === "initial_loss" ? "initial loss (nats)" : "scale-free initial loss (nats)") : "" });
-      axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, nticks: 6, title: isLeft ? "final validation loss (nats)" : "" });
+        title: isFoot ? (column === "initial_loss" ? `initial loss (${lossUnit})` : `scale-free initial loss (${lossUnit})`) : "" });
+      axes[`yaxis${suffix}`] = axis(colours, { domain: y, anchor: `x${suffix}`, nticks: 6, title: isLeft ? `final validation loss (${lossUnit})` : "" });
       const own = [...points.candidate.keys()].filter((i) =>
         points.sparsity[i] === level.sparsity && points.drawn[i] && points[column][i] !== null && points.val_loss[i] !== null);
       for (const arm of data.arms) {
@@ -167,13 +175,13 @@
         type: "scatter", mode: row.step.length > 1 ? "lines" : "markers", name: plain(arm.name), legendgroup: arm.name,
         x: row.step, y: row.val_error, line: { color: arm.colour, width: 2.2, dash: arm.dash },
         marker: { color: arm.colour, symbol: arm.symbol, size: 9 }, hoverinfo: "text",
-        text: row.step.map((step, i) => `<b>${plain(arm.name)}</b>, ${levelText(row.sparsity)}<br>step ${count(step)}: validation error ${percent(row.val_error[i], 2)}` +
+        text: row.step.map((step, i) => `<b>${plain(arm.name)}</b>, ${levelText(row.sparsity)}<br>step ${count(step)}: validation error ${error(row.val_error[i])}` +
           `<br>mean of ${row.n_replicates[i]} replicates`),
       });
     }
     return { traces, layout: layout(colours, 440, {
       xaxis: axis(colours, { title: "optimiser steps", rangemode: "tozero" }),
-      yaxis: axis(colours, { title: "validation error", tickformat: ".2~%" }),
+      yaxis: axis(colours, { title: "validation error", tickformat: errorFormat }),
     }) };
   }
 

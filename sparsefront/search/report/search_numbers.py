@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from sparsefront.search.attainment import Attainment, attain, attainment_columns, breaks_constraints, mean_curves
 from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.search.design import RungSettings, SearchDesign
+from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
 from sparsefront.search.front import is_nondominated
 from sparsefront.search.importance import ArmImportance, active_values, arm_importances, importance_columns
 from sparsefront.search.objective import OBJECTIVES, losses, natural
@@ -29,6 +30,7 @@ from sparsefront.search.report.numbers import (
     ledger_batches,
     plain,
 )
+from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits, Choice
 
 #: Panels of dimensions against validation error: those that matter most.
@@ -50,8 +52,8 @@ def search_report_numbers(
 
     Returns:
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``verdict``, ``curves``, ``axes``, ``points``
-        (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions`` and
-        ``failures``.
+        (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions``, ``unmet``
+        and ``failures``.
     """
     attainment = attain(ledger_batches(rows, columns=attainment_columns(design)), design)
     importances = arm_importances(ledger_batches(rows, columns=importance_columns(design), where=_TRAINED), design)
@@ -81,6 +83,7 @@ def search_report_numbers(
             "importances": [dataclasses.asdict(found) for found in importances],
             "dimensions": dimensions,
             "n_panels": min(len(dimensions), MAX_PANELS),
+            "unmet": unmet_constraints(ledger_batches(rows, columns=feasibility_columns(design)), design),
             "failures": failures(rows),
         }
     )
@@ -100,6 +103,7 @@ def _study(design: SearchDesign, attainment: Attainment) -> Record:
         "margin": design.equivalence_margin,
         "reference": reference,
         "is_settled": box.is_settled,
+        "is_given": design.reference is not None,
     }
 
 
@@ -129,11 +133,16 @@ def _rungs_text(rungs: RungSettings) -> str:
 
     >>> _rungs_text(RungSettings()), _rungs_text(RungSettings("asha", eta=4, bracket=32))
     ('none', 'asha (eta 4, val_loss, bracket of 32)')
+    >>> _rungs_text(RungSettings("hyperband"))  # it has sizes of its own
+    'hyperband (eta 3, val_loss)'
     """
     if rungs.kind == "none":
         return "none"
     parts = [f"eta {rungs.eta}", " and ".join(rungs.objectives)]
-    parts.append("asynchronous" if rungs.asynchronous else f"bracket of {rungs.bracket}")
+    if rungs.asynchronous:
+        parts.append("asynchronous")
+    elif RUNGS[rungs.kind].has_bracket_size:
+        parts.append(f"bracket of {rungs.bracket}")
     if rungs.bands:
         parts.append(f"{len(rungs.bands) + 1} bands of sparsity")
     return f"{rungs.kind} ({', '.join(parts)})"

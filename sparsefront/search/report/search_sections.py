@@ -142,7 +142,7 @@ def comparison_section(numbers: Record) -> Markup:
         difference=_difference,
         reach=reach,
         after={
-            "#budget to catch up": _ratio,
+            "#budget to catch up": budget_to_catch_up,
             "#passes: arm / other": lambda row: (
                 f"{engineering(row['arm_passes'])} / {engineering(row['against_passes'])}"
             ),
@@ -180,8 +180,12 @@ def search_front_section(numbers: Record) -> Markup:
     """Show the front over all arms."""
     title = "3. The front of all arms"
     points, members, axes = numbers["points"], numbers["front"], numbers["axes"]
+    unmet = [
+        note_of(f"{clause[0].upper()}{clause[1:]}; what breaks a constraint is on no front.")
+        for clause in numbers["unmet"]
+    ]
     if not points["n_completed"]:
-        return section("front", title, note_of("No candidate was trained to the end yet."))
+        return section("front", title, *(unmet or [note_of("No candidate was trained to the end yet.")]))
     objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
     words = (
         "<p>Large outlined markers are the front over all arms and replicates: no other candidate beats them in "
@@ -212,7 +216,7 @@ def search_front_section(numbers: Record) -> Markup:
     )
     folded = front_details("The front", members, columns)
     described = f"{axes[0]['label'].capitalize()} against {' and '.join(axis['label'] for axis in axes[1:])}."
-    return section("front", title, words, sampled, chart("front", described), counts, folded)
+    return section("front", title, words, *unmet, sampled, chart("front", described), counts, folded)
 
 
 def outcome_section(numbers: Record) -> Markup:
@@ -319,10 +323,11 @@ def search_words_section(numbers: Record) -> Markup:
     words = {
         "candidate": "One network that was proposed: the settings of the space, with its masks and training.",
         "replicate": "One data split, initial weights and data order, shared by all arms: comparisons are paired.",
-        "run": "One arm in one replicate. It is an independent search, with its own draws.",
+        "run": "One arm in one replicate: a whole search of its own. Random draws of arms that search the same "
+        "dimensions are the same points, in the same order.",
         "rung": "A point of the training at which candidates are compared and some are stopped.",
-        "hypervolume": "The share of a fixed box of the objectives that is dominated by what was found; more is better."
-        " It ranges from errors of 0 to that of guessing, and over sizes and costs on a log scale.",
+        "hypervolume": "The share of a box of the objectives that is dominated by what was found; more is better. The "
+        "box is the same for all arms. " + _extent_of_box(study),
         "equivalent": f"Two one-sided tests show that the difference is smaller than {margin} (level "
         f"{study['alpha']:g}, corrected for all comparisons).",
         "better, worse": "A paired t-test shows a difference, and it was not shown to be smaller than that margin.",
@@ -331,6 +336,16 @@ def search_words_section(numbers: Record) -> Markup:
     }
     items = "".join(f"<dt>{text(word)}</dt><dd>{text(meaning)}</dd>" for word, meaning in words.items())
     return section("words", "8. How to read this", f'<dl class="words">{items}</dl>')
+
+
+def _extent_of_box(study: Record) -> str:
+    if study["is_given"]:
+        return "Its far corner is the reference that the study gives."
+    moves = "" if study["is_settled"] else ", so that its far corner can move while the study grows"
+    return (
+        "Errors run from 0 to that of guessing; sizes and costs, on a log scale, to somewhat more than those of the "
+        f"largest network that was trained{moves}."
+    )
 
 
 def _metric(numbers: Record) -> str:
@@ -355,11 +370,16 @@ def _difference(row: Record) -> str:
     return shown_difference(row, scale=scale, digits=digits)
 
 
-def _ratio(row: Record) -> str:
+def budget_to_catch_up(row: Record) -> str:
+    """Write the share of the other's budget that an arm needed, with its interval as far as it is known."""
     if row["cost_ratio_text"] is None:
         return UNKNOWN
     low, high = row["cost_ratio_low_text"], row["cost_ratio_high_text"]
-    return str(row["cost_ratio_text"]) + (f" [{low}, {high}]" if low and high and low != high else "")
+    if low is None or high is None:
+        return f"{row['cost_ratio_text']} [unknown]"
+    if low == high:
+        return str(row["cost_ratio_text"])
+    return f"{row['cost_ratio_text']} " + (f"[{low} or more]" if high == "never" else f"[{low}, {high}]")
 
 
 def _share(row: Record, name: str) -> float:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
+from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.report.markup import (
     UNKNOWN,
     Markup,
@@ -75,10 +76,11 @@ def fact_list(*facts: Mapping[str, str]) -> Markup:
 
 def accuracy_section(numbers: Record) -> Markup:
     """Show test accuracy against sparsity."""
-    title = "1. Test accuracy against sparsity"
+    metric = METRICS[numbers["metric"]]
+    title = f"1. {metric.title} against sparsity"
     rows = numbers["accuracy"]
     if not rows:
-        return section("accuracy", title, note_of("No network has a test accuracy yet."))
+        return section("accuracy", title, note_of("No network has a test result yet."))
     parent = (
         "The dashed line with its band is the unpruned parent."
         if any(row["sparsity"] == 0 for row in rows)
@@ -90,12 +92,12 @@ def accuracy_section(numbers: Record) -> Markup:
         'overlap do not make arms equal: the paired comparison is in <a href="#verdict">section 2</a>.</p>'
     )
     listed = table(
-        "Test accuracy: mean over replicates and its 95% interval",
+        f"{metric.title}: mean over replicates and its 95% interval",
         [
             "arm",
             "level",
             "realised sparsity",
-            "#accuracy",
+            "#accuracy" if numbers["metric"] == "accuracy" else "#PSNR",
             "interval",
             "#replicates",
             "#networks",
@@ -107,10 +109,10 @@ def accuracy_section(numbers: Record) -> Markup:
                 arm_name(numbers, row["arm"]),
                 _level(numbers, row["sparsity"]),
                 _both_sparsities(row),
-                percent(row["mean"], digits=2),
+                _result(numbers, row["mean"]),
                 "one replicate"
                 if row["low"] is None
-                else f"{percent(row['low'], digits=2)} to {percent(row['high'], digits=2)}",
+                else f"{_result(numbers, row['low'])} to {_result(numbers, row['high'])}",
                 whole(row["n_replicates"]),
                 whole(row["n_candidates"]),
                 whole(row["n_params"]),
@@ -120,22 +122,23 @@ def accuracy_section(numbers: Record) -> Markup:
         ],
         grouped=True,
     )
-    described = "Test accuracy of each arm against sparsity; the table below has the same numbers."
+    described = f"{metric.title} of each arm against sparsity; the table below has the same numbers."
     return section("accuracy", title, words, chart("accuracy", described), details("The same as a table", listed))
 
 
 def answer(numbers: Record) -> str:
-    """Give the verdicts on accuracy at a glance, and all findings in sentences to unfold."""
-    rows = [row for row in numbers["verdict"]["comparisons"] if row["metric"] == "accuracy"]
+    """Give the verdicts on test results at a glance, and all findings in sentences to unfold."""
+    metric = METRICS[numbers["metric"]]
+    rows = [row for row in numbers["verdict"]["comparisons"] if row["metric"] == numbers["metric"]]
     levels = sorted({row["sparsity"] for row in rows})
     cells = {(row["arm"], row["sparsity"]): row for row in rows}
     glance = ""
     if any(row["n"] for row in rows):
         glance = table(
-            "Test accuracy against random search with the same budget: verdict, and difference in accuracy points",
+            f"{metric.title} against random search with the same budget: verdict, and difference in {_unit(numbers)}",
             ["arm", *(level_text(level, numbers["study"]["mask_kind"]) for level in levels)],
             [
-                [arm_name(numbers, arm), *(_glance(cells.get((arm, level))) for level in levels)]
+                [arm_name(numbers, arm), *(_glance(cells.get((arm, level)), metric) for level in levels)]
                 for arm in dict.fromkeys(row["arm"] for row in rows)
             ],
         )
@@ -148,10 +151,30 @@ def finding_details(numbers: Record) -> str:
     return details("All findings in sentences", sentences) if sentences else ""
 
 
-def _glance(row: Record | None) -> Markup:
+def _unit(numbers: Record) -> str:
+    """The unit of differences between test results."""
+    return "accuracy points" if numbers["metric"] == "accuracy" else METRICS[numbers["metric"]].unit
+
+
+def _result(numbers: Record, value: float) -> str:
+    """Write a test result with its unit."""
+    if numbers["metric"] == "accuracy":
+        return percent(value, digits=2)
+    metric = METRICS[numbers["metric"]]
+    return f"{metric.shown(value)} {metric.unit}"
+
+
+def _error(numbers: Record, value: float | None) -> str:
+    """Write a validation or test error: a fraction in percent, a mean squared error as it is."""
+    if value is None or numbers["metric"] == "accuracy":
+        return percent(value, digits=2)
+    return f"{value:.4g}"
+
+
+def _glance(row: Record | None, metric: Metric) -> Markup:
     if row is None or row["difference"] is None:
         return Markup(UNKNOWN)
-    return Markup(f"{label_badge(row['label'])} {signed(100 * row['difference'], digits=2)}")
+    return Markup(f"{label_badge(row['label'])} {signed(metric.scale * row['difference'], digits=2)}")
 
 
 def verdict_section(numbers: Record) -> Markup:
@@ -166,7 +189,8 @@ def verdict_section(numbers: Record) -> Markup:
         "are corrected for all of its rows (Holm)."
     )
     parts: list[str] = [paragraph(words)]
-    for metric, heading in (("accuracy", "Test accuracy"), ("convergence", "Speed of convergence")):
+    result = numbers["metric"]
+    for metric, heading in ((result, METRICS[result].title), ("convergence", "Speed of convergence")):
         rows = [row for row in comparisons if row["metric"] == metric]
         parts.append(f"<h3>{heading}</h3>")
         if rows:
@@ -179,7 +203,8 @@ def verdict_section(numbers: Record) -> Markup:
 
 def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Markup:
     study = numbers["study"]
-    what, scale, digits = ("accuracy points", 100.0, 2) if metric == "accuracy" else ("optimiser steps", 1.0, 0)
+    what = "optimiser steps" if metric == "convergence" else _unit(numbers)
+    scale, digits = METRICS[metric].scale, METRICS[metric].digits
     margin = UNKNOWN if rows[0]["margin"] is None else f"{scale * rows[0]['margin']:.3g}"
     caption = (
         f"Difference to random search in {what} (positive = arm better) with its {100 * (1 - study['alpha']):.4g}% "
@@ -303,8 +328,8 @@ def front_section(numbers: Record) -> Markup:
         "realised sparsity": _both_sparsities,
         "#parameters": lambda row: whole(row["n_params"]),
         "#MACs": lambda row: whole(row["macs"]),
-        "#val. error": lambda row: percent(row["val_error"], digits=2),
-        "#test error": lambda row: percent(row["test_error"], digits=2),
+        "#val. error": lambda row: _error(numbers, row["val_error"]),
+        "#test error": lambda row: _error(numbers, row["test_error"]),
     }
     described = "Validation error against remaining parameters and against MACs; the table below lists the front."
     folded = front_details("The networks of the front", members, columns)
@@ -346,7 +371,7 @@ def _mean_front(numbers: Record) -> str:
         [
             arm_name(numbers, row["arm"]),
             _level(numbers, row["target_sparsity"]),
-            *(_objective(name, row[name]) for name in names),
+            *(_objective(numbers, name, row[name]) for name in names),
             "yes" if row["on_front"] else "no",
             percent(row["front_probability"], digits=0),
             whole(row["n_replicates"]),
@@ -357,10 +382,12 @@ def _mean_front(numbers: Record) -> str:
     return "<h3>The front over means of replicates</h3>\n" + table(caption, headers, body)
 
 
-def _objective(name: str, value: float | None) -> str:
+def _objective(numbers: Record, name: str, value: float | None) -> str:
     if value is None:
         return UNKNOWN
-    if name.endswith(("_error", "_accuracy", "_sparsity")):
+    if name.endswith("_error"):
+        return _error(numbers, value)
+    if name.endswith(("_accuracy", "_sparsity")):
         return percent(value, digits=2)
     return whole(value) if name in ("n_params", "macs") else f"{value:.4g}"
 
@@ -495,9 +522,14 @@ def words_section(numbers: Record) -> Markup:
     words = resources.files(__package__).joinpath("words.html").read_text(encoding="utf-8")
     filled = string.Template(words).substitute(
         alpha=f"{study['alpha']:g}",
-        margin_points=f"{100 * study['equivalence_margin']:.3g}",
+        margin_points=f"{METRICS[numbers['metric']].scale * study['equivalence_margin']:.3g} {_unit(numbers)}",
         margin_steps=f"{study['convergence_margin_fraction'] * study['steps']:.4g}",
         target_percent=f"{100 * study['convergence_target_fraction']:.4g}",
+        result=METRICS[numbers["metric"]].title,
+        result_in_text="accuracy" if numbers["metric"] == "accuracy" else "PSNR",
+        guessing="the accuracy of guessing"
+        if numbers["metric"] == "accuracy"
+        else "the PSNR of the images as they were degraded",
     )
     return section("words", "7. How to read this", filled)
 

@@ -46,6 +46,17 @@ def check_settings(settings: RungSettings, steps: int) -> None:
         )
     if not kind.has_rungs:
         return
+    if kind.is_scheduled and (settings.bands or settings.fidelity != "steps"):
+        key = f"bands={list(settings.bands)}" if settings.bands else f"fidelity={settings.fidelity!r}"
+        raise ConfigError(
+            f"rungs.{key} with rungs.kind={settings.kind!r}: Ray's scheduler compares all candidates, by steps; "
+            "leave it out, or use 'asha'"
+        )
+    if kind.is_scheduled and settings.objectives != ("val_loss",):
+        raise ConfigError(
+            f"rungs.objectives={list(settings.objectives)} with rungs.kind={settings.kind!r}: Ray's scheduler is told "
+            "'val_loss'; leave it out, or use 'asha'"
+        )
     if settings.eta < 2:
         raise ConfigError(f"rungs.eta={settings.eta}: must be at least 2; one of eta goes on")
     if settings.bracket < 1:

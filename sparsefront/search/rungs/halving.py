@@ -51,11 +51,6 @@ class Halving:
         # First rung that a candidate never reaches, where that is known.
         self._ends: dict[int, int] = {}
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether no decision is left to take; never in an asynchronous run."""
-        return all(cursor == self.bracket.stop for cursor in self._cursors.values())
-
     def arrive(
         self, number: int, rung: int, losses: Sequence[float], *, weight_sparsity: float = 0.0
     ) -> list[RungDecision]:

@@ -49,3 +49,8 @@ class RungKind:
     is_multi_objective: bool = False
     has_rungs: bool = True
     is_scheduled: bool = False
+
+    @property
+    def has_bracket_size(self) -> bool:
+        """Whether the study's size of a bracket matters."""
+        return self.has_rungs and self.cycle is one_size and not self.is_scheduled

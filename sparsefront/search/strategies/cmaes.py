@@ -45,7 +45,7 @@ class CmaEs:
                     f"dimension {dimension.name!r} is conditional: every candidate needs all; use 'tpe' or 'evolution'"
                 )
         if len(space.dimensions) < 2:
-            return f"{len(space.dimensions)} dimensions: it needs at least two"
+            return f"{len(space.dimensions) or 'no'} dimension: it needs at least two"
         measured = [c.quantity for c in space.constraints if not c.is_known_before_training]
         if measured:
             return f"constraint on {measured[0]}: it cannot learn from measured constraints; use 'tpe' or 'evolution'"

@@ -46,9 +46,11 @@ def strategy_family(name: str) -> StrategyFamily:
         raise ConfigError(f"strategy={name!r}: {nearest(name, STRATEGIES)}; or your own, as 'package.module:Class'")
     try:
         family = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # the user's module may raise anything
+        place = "; its module must be in the current folder, beside the study or on PYTHONPATH"
         raise ConfigError(
-            f"strategy={name!r}: must name an importable class that is made without arguments ({error})"
+            f"strategy={name!r}: must name an importable class that is made without arguments "
+            f"({type(error).__name__}: {error}){place if isinstance(error, ModuleNotFoundError) else ''}"
         ) from error
     missing = [
         part for part in ("summary", "source", "is_adaptive", "options", "refusal", "make") if not hasattr(family, part)

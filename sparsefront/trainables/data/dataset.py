@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,19 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-#: The arrays of a data set, in the order in which its digest reads them.
+#: The arrays of a data set, in the order in which its digest reads them; images to restore have targets besides.
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+TARGET_NAMES = ("target_train", "target_test")
+#: What a network may have to do with examples: name their class, or give their image back undegraded.
+TASKS = ("classification", "restoration")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples for classification, in a training and a test part; every array is read-only.
+    """Examples for classification or restoration, in a training and a test part; every array is read-only.
+
+    Restoration makes images of images: x is degraded, `target` is what it was before, and y says by which of the
+    `degradations` it was degraded, so that classes and degradations are counted, split and balanced alike.
 
     Build one with :meth:`from_arrays`, which checks and freezes the arrays. ``torch.from_numpy`` warns about read-only
     arrays: copy with ``torch.tensor``.
@@ -37,11 +43,14 @@ class Dataset:
         y_train: (n_train,) int64 class indices in [0, n_classes).
         x_test: (n_test, ...) float32, finite; read once, for what is reported.
         y_test: (n_test,) int64 class indices.
-        n_classes: number of classes.
-        digest: sha256 (64 hex digits) over names, types, shapes and little-endian bytes of the four arrays; two data
-            sets with the same digest are the same data.
+        n_classes: number of classes, or of degradations.
+        digest: sha256 (64 hex digits) over names, types, shapes and little-endian bytes of the arrays; two data sets
+            with the same digest are the same data.
         source: where the examples come from.
         licence: under which terms.
+        degradations: names of the degradations by index; empty for classification.
+        target_train: undegraded images of the shape of `x_train`, intensities in [0, 1]; None for classification.
+        target_test: those of `x_test`.
     """
 
     name: str
@@ -53,24 +62,39 @@ class Dataset:
     digest: str
     source: str
     licence: str
+    degradations: tuple[str, ...] = ()
+    target_train: FloatArray | None = None
+    target_test: FloatArray | None = None
 
     @classmethod
-    def from_arrays(cls, name: str, arrays: Arrays, *, n_classes: int, source: str, licence: str) -> Dataset:
+    def from_arrays(
+        cls,
+        name: str,
+        arrays: Arrays,
+        *,
+        n_classes: int,
+        source: str,
+        licence: str,
+        degradations: tuple[str, ...] = (),
+    ) -> Dataset:
         """Check, copy, freeze and digest the arrays of a data set.
 
         Args:
             name: name in the registry.
-            arrays: the four arrays of ``ARRAY_NAMES``; converted to float32 (x) and int64 (y).
-            n_classes: number of classes.
+            arrays: the four arrays of ``ARRAY_NAMES``, and with degradations the two of ``TARGET_NAMES``; converted to
+                float32 (x, target) and int64 (y).
+            n_classes: number of classes, or of degradations.
             source: where the examples come from.
             licence: under which terms.
+            degradations: names by index, if images are to be restored.
 
         Raises:
             ConfigError: if an array is missing, empty, not finite, of another shape than its partner, or holds labels
-                that are no integers in [0, n_classes).
+                that are no integers in [0, n_classes), or targets outside [0, 1].
         """
-        if set(arrays) != set(ARRAY_NAMES):
-            raise ConfigError(f"arrays={sorted(arrays)} of data set {name!r}: must be {sorted(ARRAY_NAMES)}")
+        names = (*ARRAY_NAMES, *TARGET_NAMES) if degradations else ARRAY_NAMES
+        if set(arrays) != set(names):
+            raise ConfigError(f"arrays={sorted(arrays)} of data set {name!r}: must be {sorted(names)}")
         x_train, y_train = _part(name, "train", arrays, n_classes)
         x_test, y_test = _part(name, "test", arrays, n_classes)
         if x_train.shape[1:] != x_test.shape[1:]:
@@ -79,12 +103,30 @@ class Dataset:
                 f"examples, {x_train.shape[1:]}"
             )
         digest = hashlib.sha256()
-        parts: tuple[npt.NDArray[np.generic], ...] = (x_train, y_train, x_test, y_test)
-        for array_name, array in zip(ARRAY_NAMES, parts, strict=True):
+        targets = [_target(name, part, arrays, x) for part, x in (("train", x_train), ("test", x_test)) if degradations]
+        parts: tuple[npt.NDArray[np.generic], ...] = (x_train, y_train, x_test, y_test, *targets)
+        for array_name, array in zip(names, parts, strict=True):
             digest.update(json.dumps([array_name, array.dtype.str, array.shape]).encode())
             digest.update(array.tobytes())
             array.setflags(write=False)
-        return cls(name, x_train, y_train, x_test, y_test, n_classes, digest.hexdigest(), source, licence)
+        examples = cls(name, x_train, y_train, x_test, y_test, n_classes, digest.hexdigest(), source, licence)
+        if not degradations:
+            return examples
+        return replace(examples, degradations=degradations, target_train=targets[0], target_test=targets[1])
+
+    @property
+    def task(self) -> str:
+        """What is to be done with an example: one of ``TASKS``."""
+        return "restoration" if self.degradations else "classification"
+
+    @property
+    def untouched_psnr(self) -> float | None:
+        """PSNR of the test images as they are degraded, under the worst degradation, dB; None for classification."""
+        if self.target_test is None:
+            return None
+        squared = np.square(self.x_test.astype(np.float64) - self.target_test).reshape(self.n_test, -1).mean(axis=1)
+        worst = max(squared[self.y_test == i].mean() for i in np.unique(self.y_test))
+        return float(-10 * np.log10(worst)) if worst > 0 else None
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -146,13 +188,14 @@ class DatasetSource:
         name: name in studies.
         summary: one line for a listing.
         example_shape: shape of one example.
-        n_classes: number of classes.
+        n_classes: number of classes, or of degradations.
         n_train: training examples under the default options.
         n_test: test examples under the default options.
         source: where the examples come from.
         licence: under which terms.
         options: what a study may set.
         load: makes the data set from complete options; the path is the folder of the cache.
+        task: one of ``TASKS``.
     """
 
     name: str
@@ -165,6 +208,7 @@ class DatasetSource:
     licence: str
     options: tuple[Option, ...]
     load: Callable[[Mapping[str, int], Path | None], Dataset]
+    task: str = "classification"
 
     def resolve(self, options: Mapping[str, object]) -> dict[str, int]:
         """Complete options: every option once, in the declared order, checked.
@@ -212,3 +256,13 @@ def _part(name: str, part: str, arrays: Arrays, n_classes: int) -> tuple[FloatAr
             f"y_{part} of data set {name!r}: labels run from {y.min()} to {y.max()}, must lie in [0, {n_classes})"
         )
     return x, y
+
+
+def _target(name: str, part: str, arrays: Arrays, x: FloatArray) -> FloatArray:
+    """A checked copy of the undegraded images of one part."""
+    target = np.array(arrays[f"target_{part}"], dtype="<f4", order="C")
+    if target.shape != x.shape or not ((target >= 0) & (target <= 1)).all():
+        raise ConfigError(
+            f"target_{part} of data set {name!r}: must be images of shape {x.shape} with intensities in [0, 1]"
+        )
+    return target

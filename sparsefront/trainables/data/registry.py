@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sparsefront.errors import ConfigError
-from sparsefront.trainables.data import digits, mnist1d, xor_cluster
+from sparsefront.trainables.data import digits, mnist1d, restoration, xor_cluster
 from sparsefront.trainables.data.dataset import Dataset, DatasetSource, unknown_name
 
 DATASETS: Mapping[str, DatasetSource] = MappingProxyType(
@@ -17,6 +17,7 @@ DATASETS: Mapping[str, DatasetSource] = MappingProxyType(
             mnist1d.SOURCE,
             digits.SOURCE,
             xor_cluster.SOURCE,
+            restoration.SOURCE,
         )
     }
 )

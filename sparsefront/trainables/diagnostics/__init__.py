@@ -1,6 +1,6 @@
 """What became of trained networks: densities, dead units, collapse, and how trained siblings are connected."""
 
-from sparsefront.trainables.diagnostics.columns import COLUMNS, diagnose
+from sparsefront.trainables.diagnostics.columns import COLUMNS, RealSize, diagnose
 from sparsefront.trainables.diagnostics.connectivity import (
     Connectivity,
     Distances,
@@ -9,4 +9,13 @@ from sparsefront.trainables.diagnostics.connectivity import (
     smallest_stable,
 )
 
-__all__ = ["COLUMNS", "Connectivity", "Distances", "diagnose", "distances", "instability", "smallest_stable"]
+__all__ = [
+    "COLUMNS",
+    "Connectivity",
+    "Distances",
+    "RealSize",
+    "diagnose",
+    "distances",
+    "instability",
+    "smallest_stable",
+]

@@ -8,6 +8,7 @@ sparsity, 2023 (effective density); Liu et al., Activate-while-pruning (dead-neu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,29 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class RealSize:
+    """What a padded lane really is.
+
+    Attributes:
+        shapes: of each tensor of the layout, without padding.
+        n_weights: prunable weights of the lane's own parent.
+        n_params: trained parameters of it.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    n_weights: int
+    n_params: int
+
+
 @torch.no_grad()
 def diagnose(
-    model: Model, lanes: LaneStack, examples: Examples | None, *, kind: str
+    model: Model,
+    lanes: LaneStack,
+    examples: Examples | None,
+    *,
+    kind: str = "weight",
+    real: Sequence[RealSize] | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Every column of `COLUMNS` for every lane.
 
@@ -55,6 +76,7 @@ def diagnose(
         lanes: trained lanes with their masks.
         examples: the fixed evaluation batch, or None.
         kind: of the masks; a node that a node mask removed is no unit of the lane, one without weights is.
+        real: of each lane, where lanes of several networks are padded to one size; `kind` says nothing then.
 
     Returns:
         Column -> (L,) array of float64, int64 or bool.
@@ -71,17 +93,28 @@ def diagnose(
     weights = [t.name for t in structure.prunable]
     trained = [t.name for t in structure.tensors if t.trained]
     is_collapsed = ~paths.is_connected
-    if kind == "weight":  # a node mask leaves a node in every group; what is empty then is padding
+    if real is not None:
+        exists = _existing_really(structure, lanes, real)
         for name in weights:
-            is_collapsed = is_collapsed | (n_kept[name] == 0)
-    exists = _existing(structure, paths, kind)
+            place = lanes.layout.names.index(name)
+            is_there = torch.tensor([0 not in r.shapes[place] for r in real], device=lanes.flat.device)
+            is_collapsed = is_collapsed | (is_there & (n_kept[name] == 0))
+    else:
+        exists = _existing(structure, paths, kind)
+        if kind == "weight":  # a node mask leaves a node in every group; what is empty then is padding
+            for name in weights:
+                is_collapsed = is_collapsed | (n_kept[name] == 0)
+    sizes = real or [RealSize((), structure.n_weights, structure.n_params)] * len(lanes)
+    n_weights, n_params = torch.tensor(
+        [[r.n_weights for r in sizes], [r.n_params for r in sizes]], dtype=torch.float64, device=lanes.flat.device
+    )
     is_dead = [e & ~a for e, a in zip(exists, paths.is_alive, strict=True)]
     is_constant = [e & ~r for e, r in zip(exists, paths.is_reached, strict=True)]
     static, dynamic = _dead_fractions(model, lanes, examples, paths, exists)
     columns = {
-        "density_prunable": _total(n_kept, weights, lanes).double() / structure.n_weights,
-        "density_total": _total(n_kept, trained, lanes).double() / structure.n_params,
-        "effective_density": _total(n_effective, weights, lanes).double() / structure.n_weights,
+        "density_prunable": _total(n_kept, weights, lanes) / n_weights,
+        "density_total": _total(n_kept, trained, lanes) / n_params,
+        "effective_density": _total(n_effective, weights, lanes) / n_weights,
         "effective_params": _total(n_effective, trained, lanes),
         "macs": sum((n_kept[t.name] * t.positions for t in structure.multiplied), start=_zeros(lanes)),
         "is_collapsed": is_collapsed,
@@ -125,6 +158,19 @@ def _existing(structure: Structure, paths: Paths, kind: str) -> list[torch.Tenso
             by_entry = entries[..., None].flatten(2).any(dim=2)
             nodes |= by_entry.view(*nodes.shape, axis.repeat).any(dim=2)
     return exists
+
+
+def _existing_really(structure: Structure, lanes: LaneStack, real: Sequence[RealSize]) -> list[torch.Tensor]:
+    """Nodes that are part of the lane, which are the first of every group: one (L, nodes) bool a group."""
+    found: list[torch.Tensor] = []
+    places = {name: i for i, name in enumerate(lanes.layout.names)}
+    for group in structure.groups:
+        axis = group.axes[0]
+        place = places[axis.tensor]
+        width = lanes.layout.shapes[place][axis.dim] // axis.repeat
+        counts = torch.tensor([r.shapes[place][axis.dim] // axis.repeat for r in real], device=lanes.flat.device)
+        found.append(torch.arange(width, device=lanes.flat.device) < counts[:, None])
+    return found
 
 
 def _count(entries: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from sparsefront.trainables.models.hourglass import HourglassFamily
 from sparsefront.trainables.models.mlp import LeNet300100Family, MLPFamily
 from sparsefront.trainables.models.model import Model, ModelFamily
 from sparsefront.trainables.models.residual_mlp import ResidualMLPFamily
+from sparsefront.trainables.models.restorer import RestorerFamily
 
 MODELS: Mapping[str, ModelFamily] = {
     "mlp": MLPFamily(),
@@ -19,6 +20,7 @@ MODELS: Mapping[str, ModelFamily] = {
     "conv1d": Conv1dFamily(),
     "hourglass": HourglassFamily(),
     "lenet_300_100": LeNet300100Family(),
+    "restorer": RestorerFamily(),
 }
 
 
@@ -35,8 +37,12 @@ def model_family(name: str) -> ModelFamily:
     module_name, _, attribute = name.partition(":")
     try:
         return cast(ModelFamily, getattr(importlib.import_module(module_name), attribute))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model.name={name!r}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+    except Exception as error:  # the user's module may raise anything
+        place = "; its module must be in the current folder, beside the study or on PYTHONPATH"
+        raise ConfigError(
+            f"model.name={name!r}: cannot be imported ({type(error).__name__}: {error})"
+            f"{place if isinstance(error, ModuleNotFoundError) else ''}"
+        ) from error
 
 
 def build_model(name: str, options: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int) -> Model:

@@ -1,6 +1,7 @@
 """Derivatives of the scoring loss for all lanes at once: gradient, Hessian times gradient, squares by example.
 
-The loss is the mean cross-entropy over the scoring batch. These run once for each mask: unlike a training step they
+The loss is that of training, over the scoring batch: cross-entropy, or the absolute error of restored images, to which
+no temperature applies. These run once for each mask: unlike a training step they
 are not recorded (`trainables.gradients`), which would cost as much as two of them.
 """
 
@@ -14,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from sparsefront.errors import SpaceError
-from sparsefront.trainables.losses import cross_entropy
+from sparsefront.trainables.losses import LOSSES
 from sparsefront.trainables.pruning.layers import observed_layers, prunable_layers
 from sparsefront.trainables.pruning.state import ScoringState
 
@@ -76,7 +77,7 @@ def mean_squared_gradients(state: ScoringState) -> Parameters:
 
         with observed_layers(layers, shift):
             logits = functional_call(model.module, parameters, (examples.x,))
-        return cross_entropy(logits, examples.one_hot) * n, inputs
+        return LOSSES[examples.loss](logits, examples.targets(), None) * n, inputs
 
     deltas, inputs = vmap(grad(total_loss, has_aux=True), in_dims=(None, 0))(zeros, state.parameters)
     shapes = {name: view.shape for name, view in state.parameters.items()}
@@ -98,7 +99,10 @@ def _loss(state: ScoringState, temperature: float) -> Callable[[Parameters], tor
     examples, module = state.examples, state.model.module
 
     def loss(parameters: Parameters) -> torch.Tensor:
-        return cross_entropy(functional_call(module, parameters, (examples.x,)) / temperature, examples.one_hot)
+        outputs = functional_call(module, parameters, (examples.x,))
+        if examples.images is None:
+            outputs = outputs / temperature
+        return LOSSES[examples.loss](outputs, examples.targets(), None)
 
     return loss
 

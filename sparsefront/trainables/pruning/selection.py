@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from sparsefront.errors import SpaceError
@@ -33,8 +34,8 @@ def keep_best(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int])
             raise SpaceError(f"counts={list(counts)}: at least one survivor in each of {len(sizes)} sections is needed")
         masks = _top(scores, counts[0])
         # In numpy, which stops at the first one that it finds.
-        parts = [part.numpy() for part in torch.split(masks.cpu(), list(sizes), dim=1)]
-        if not all(part.any(axis=1).all() for part in parts):
+        host = torch.split(masks.cpu(), list(sizes), dim=1)
+        if not all(part.numpy().any(axis=1).all() for part in host):
             masks = _top(_with_best_first(scores, sizes), counts[0])
         return masks
     if len(counts) != len(sizes):
@@ -48,7 +49,7 @@ def _with_best_first(scores: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor
     lifted = scores.clone()
     for a, b in itertools.pairwise(itertools.accumulate(sizes, initial=0)):
         best, where = scores[:, a:b].max(dim=1, keepdim=True)
-        _check(best)
+        _check(best == -torch.inf)
         lifted[:, a:b].scatter_(1, where, torch.inf)
     return lifted
 
@@ -60,11 +61,12 @@ def _top(scores: torch.Tensor, k: int) -> torch.Tensor:
         raise SpaceError(f"count={k} of {n} entries: must lie in 1..{n}")
     masks = keep_top(scores, k)
     if bool(scores.amin() == -torch.inf):
-        _check(scores.masked_fill(~masks, torch.inf).amin(dim=1, keepdim=True))
+        _check(masks & (scores == -torch.inf))
     return masks
 
 
-def _check(lowest: torch.Tensor) -> None:
-    if bool((lowest == -torch.inf).any()):
-        lanes = (lowest[:, 0] == -torch.inf).nonzero()[:, 0].tolist()
+def _check(is_gone: torch.Tensor) -> None:
+    """Refuse masks that keep what is gone already: (L, any) bool."""
+    lanes = np.flatnonzero(is_gone.cpu().numpy().any(axis=1)).tolist()
+    if lanes:
         raise SpaceError(f"lanes={lanes}: fewer entries are left than are to be kept; lower the density")

@@ -43,14 +43,14 @@ def check_qualities(names: Sequence[str], *, has_parent: bool) -> None:
     """
     for name in names:
         if name not in QUALITIES:
-            raise ConfigError(f"qualities={list(names)}: {name!r} is none, {nearest(name, QUALITIES)}")
+            raise ConfigError(f"quality={list(names)}: {name!r} is none, {nearest(name, QUALITIES)}")
         if QUALITIES[name].needs_parent and not has_parent:
             raise ConfigError(
-                f"qualities={list(names)}: {name!r} compares candidates with their trained parent, and there is "
+                f"quality={list(names)}: {name!r} compares candidates with their trained parent, and there is "
                 "none; leave it out"
             )
     if len(set(names)) < len(names):
-        raise ConfigError(f"qualities={list(names)}: every name must be there once")
+        raise ConfigError(f"quality={list(names)}: every name must be there once")
 
 
 def passes(names: Sequence[str], n_examples: int) -> float:
@@ -95,6 +95,10 @@ def measure(
         ConfigError: see `check_qualities`; a model of which 'shift' finds no last Linear layer.
     """
     check_qualities(names, has_parent=parent is not None)
+    if names and examples.images is not None:
+        raise ConfigError(
+            f"quality={list(names)}: are measured on classes, and these examples are images to restore; leave them out"
+        )
     inputs = Inputs(examples, seed=seed)
     parents: dict[str, Observed] = {}
     if parent is not None:

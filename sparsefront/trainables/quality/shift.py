@@ -96,8 +96,8 @@ def _last_layer(subject: Subject, x: torch.Tensor) -> tuple[torch.Tensor, torch.
             if bool(((made - logits).abs()[is_finite] <= 1e-3 * scale).all()):
                 return features, vectors, logits
     raise ConfigError(
-        "qualities=['shift'] of a model whose logits are not those of its last torch.nn.Linear layer: such a layer "
-        "must come last; leave 'shift' out of the study's qualities"
+        "quality=['shift'] of a model whose logits are not those of its last torch.nn.Linear layer: such a layer "
+        "must come last; leave 'shift' out of the study's quality"
     )
 
 
@@ -164,6 +164,7 @@ QUALITY = Quality(
             f"indices of the {N_FRAGILE} fragile examples whose margins changed most, the largest change first; -1 "
             "where there are fewer",
             "neither",
+            kind="indices",
         ),
     },
     forward_passes=1 + len(CORRUPTIONS),

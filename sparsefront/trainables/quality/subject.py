@@ -138,10 +138,14 @@ Observed = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a quality: its meaning with unit, and what is better ('lower', 'higher', or 'neither')."""
+    """A column of a quality: its meaning with unit, what is better ('lower', 'higher', or 'neither'), and its kind.
+
+    The kind is 'float64', or 'indices' for several whole numbers.
+    """
 
     meaning: str
     better: str = "lower"
+    kind: str = "float64"
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,14 @@ def test_an_asynchronous_run_is_one_bracket():
     [
         (RungSettings("ahsa"), r"rungs.kind='ahsa': must be one of none, .*; did you mean 'asha'\?"),
         (RungSettings("hyperband", asynchronous=True), "only asha, mo_asha decide as candidates arrive"),
+        (
+            RungSettings("ray_asha", bands=(0.5, 0.9)),
+            r"rungs.bands=\[0.5, 0.9\] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps; leave",
+        ),
+        (
+            RungSettings("ray_asha", fidelity="data_fraction"),
+            r"rungs.fidelity='data_fraction' with rungs.kind='ray_asha': .* leave it out, or use 'asha'",
+        ),
         (RungSettings("asha", eta=1), "rungs.eta=1: must be at least 2"),
         (RungSettings("asha", bracket=0), "rungs.bracket=0: must be at least 1"),
         (RungSettings("asha", min_steps=100), "rungs.min_steps=100: .* less than the full training, 100"),

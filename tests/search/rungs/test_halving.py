@@ -43,7 +43,6 @@ def test_successive_halving_by_hand():
         [],
         [(1, 1, False), (3, 1, True), (5, 1, False)],  # of equals the lower number
     ]
-    assert halving.is_decided
 
 
 def test_those_that_ended_are_not_waited_for_and_not_counted():
@@ -53,7 +52,6 @@ def test_those_that_ended_are_not_waited_for_and_not_counted():
     # Three of five are left, and one of two of them is one.
     assert [(d.number, d.continues) for d in halving.leave(13)] == [(10, False), (11, False), (14, True)]
     assert halving.leave(14) == []  # diverged on the way to the second rung
-    assert halving.is_decided
 
 
 def test_a_hyperband_bracket_by_hand():
@@ -83,9 +81,7 @@ def test_arrivals_are_taken_in_the_order_of_their_numbers():
     # The second rung waits for lower numbers that may still come, and for no others.
     assert decided(halving, [(1, 1, [0.5]), (2, 1, [0.4])]) == [[], []]
     assert [(d.number, d.rung, d.continues) for d in halving.leave(0)] == [(1, 1, True), (2, 1, True)]
-    assert not halving.is_decided
-    halving.leave(3)
-    assert halving.is_decided
+    assert halving.leave(3) == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -192,7 +188,6 @@ def test_decisions_do_not_depend_on_the_order_of_arrival(kind, data):
                 found[d.number, d.rung] = d.continues
                 if d.continues:
                     waiting.append((d.number, d.rung + 1))
-        assert halving.is_decided
         return found
 
     first = run()
@@ -274,7 +269,3 @@ def test_nobody_arrives_twice_or_where_it_cannot_be():
     ]:
         with pytest.raises(ValueError, match=message):
             halving.arrive(number, rung, [0.3])
-
-
-def test_without_rungs_nothing_is_decided():
-    assert Halving(RungSettings(), bracket_of(RungSettings(), 0, 100)).is_decided

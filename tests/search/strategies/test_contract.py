@@ -195,6 +195,7 @@ def test_a_users_strategy_is_named_by_module_and_class() -> None:
         ),
         ("nsga3", "did you mean 'nsga2'?"),
         ("no_such_module:Class", "strategy='no_such_module:Class': must name an importable class"),
+        ("no_such_module:Class", "; its module must be in the current folder, beside the study or on PYTHONPATH"),
         ("math:NoClass", "strategy='math:NoClass': must name an importable class"),
         ("sparsefront.search.strategies.strategy:Task", "made without arguments"),
         ("collections:Counter", "has no 'summary'"),

@@ -15,10 +15,10 @@ from sparsefront.spaces.masks import remains, split_sections
 from sparsefront.trainables.diagnostics import COLUMNS, diagnose
 from sparsefront.trainables.diagnostics.activity import SILENT_BELOW
 from sparsefront.trainables.lanes import node_masked_lanes, weight_masked_lanes
-from sparsefront.trainables.models import MODELS, Model, build_model
+from sparsefront.trainables.models import Model, build_model
 from sparsefront.trainables.models.model import StagedModule
 from sparsefront.trainables.pack import Examples
-from tests.oracles.networks import small_model
+from tests.oracles.networks import CLASSIFIERS, small_model
 
 BUILDERS = {"node": node_masked_lanes, "weight": weight_masked_lanes}
 
@@ -38,7 +38,7 @@ def random_masks(structure, kind, n, *, seed=0, density=0.3):
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_counts_are_those_of_the_mask(family, kind, examples):
     model = small_model(family)
     masks = random_masks(model.structure, kind, 5)
@@ -60,7 +60,7 @@ def test_counts_are_those_of_the_mask(family, kind, examples):
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_packed_equals_alone(family, kind, examples):
     """Lanes of unlike size are padded when packed: padding is no unit, and no weight."""
     model = small_model(family)
@@ -89,7 +89,7 @@ def recorded(model, lanes, lane, x):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "silu"])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_dynamic_dead_fraction(family, activation, examples):
     model = small_model(family, activation=activation)
     masks = random_masks(model.structure, "weight", 3)

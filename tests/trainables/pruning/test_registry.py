@@ -13,9 +13,9 @@ from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.masks import draw
 from sparsefront.spaces.seeds import generator
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
-from sparsefront.trainables.lanes import node_masked_lanes
-from sparsefront.trainables.models import MODELS, initial_weights
-from sparsefront.trainables.pruning import SCORES, iterative_mask, keep_best, pruned_mask
+from sparsefront.trainables.lanes import dense_lanes, node_masked_lanes
+from sparsefront.trainables.models import initial_weights
+from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best, pruned_mask
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
 
@@ -172,9 +172,6 @@ def test_counts_that_rise_from_one_density_to_the_next_lower_bring_nothing_back(
 
 @pytest.fixture(scope="module")
 def state_of_mlp():
-    from sparsefront.trainables.lanes import dense_lanes
-    from sparsefront.trainables.pruning import ScoringState
-
     model = oracle.small_model("mlp")
     weights = initial_weights(model.structure, "torch", generator(0, "scores"))
     return ScoringState(model, dense_lanes(model.structure, [weights], torch.device("cpu")))
@@ -217,7 +214,7 @@ def test_cost_is_counted_in_passes_of_examples():
 
 
 def test_every_bundled_model_can_be_scored(state_of):
-    for family in MODELS:
+    for family in oracle.CLASSIFIERS:
         assert SCORES["synflow"].of(state_of(family), "node").isfinite().all()
 
 
@@ -233,7 +230,7 @@ def test_pruning_keeps_the_largest_and_the_first_of_equals():
     assert kept("weight", 0.5) == [True, True, False, False, True, False, False, True, True, True, False, False]
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.99])
 @pytest.mark.parametrize(("allocation", "kind"), [(a, k) for a, rule in ALLOCATIONS.items() for k in rule.kinds])
 @every_family
 @pytest.mark.parametrize("name", ["magnitude", "lamp"])

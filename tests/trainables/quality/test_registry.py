@@ -155,7 +155,7 @@ def test_wrong_names_are_refused(trained, examples):
     model, _, _, lanes = trained("mlp")
     with pytest.raises(ConfigError, match=r"'calibratoin' is none, must be one of calibration, .*; did you mean 'cal"):
         check_qualities(["calibratoin"], has_parent=True)
-    with pytest.raises(ConfigError, match=r"qualities=\['ood', 'ood'\]: every name must be there once"):
+    with pytest.raises(ConfigError, match=r"quality=\['ood', 'ood'\]: every name must be there once"):
         check_qualities(["ood", "ood"], has_parent=True)
     with pytest.raises(ConfigError, match="'shift' compares candidates with their trained parent"):
         measure(["shift"], model, lanes, examples[1], parent=None, seed=1)

@@ -180,7 +180,7 @@ def test_a_model_that_does_not_end_in_a_linear_layer_is_refused(trained, example
     model, flat, _, lanes = trained("mlp")
     module = meta_module(Tempered((15, 12, 9, 4), activation="relu", bias=True))
     other = Model(module, model.structure, model.init)
-    with pytest.raises(ConfigError, match=r"qualities=\['shift'\] of a model whose logits are not those of its last"):
+    with pytest.raises(ConfigError, match=r"quality=\['shift'\] of a model whose logits are not those of its last"):
         measure(["shift"], other, lanes, examples[1], parent=(other, flat), seed=0)
     for layer in model.module.modules():
         assert not (isinstance(layer, nn.Linear) and layer._forward_pre_hooks)

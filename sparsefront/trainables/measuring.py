@@ -1,0 +1,174 @@
+"""What is measured of lanes once they are trained, beside their errors: diagnostics, and qualities beyond accuracy.
+
+It is the referee's work, the same for every candidate of every arm, and therefore charged to no budget: the column
+`quality_passes` says what it took.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from sparsefront.trainables.diagnostics import RealSize, diagnose
+from sparsefront.trainables.lanes import LaneStack
+from sparsefront.trainables.mask_updates import sections_of
+from sparsefront.trainables.mask_updates.contract import scatter
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.pack import Examples, LaneResult, evaluate_each
+from sparsefront.trainables.quality import QUALITIES, measure, passes
+
+#: Validation examples that units are watched on: the first ones of the replicate.
+N_WATCHED = 512
+#: Diagnostics that the ledger has under another rule already: it counts what a mask leaves, not what training left.
+_COUNTED_ELSEWHERE = ("macs",)
+#: Longest text of a failure that is kept.
+_ERROR_CHARACTERS = 8000
+_FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
+
+
+class Measurer:
+    """Measures the lanes of one recipe that end together."""
+
+    def __init__(self, quality: Sequence[str], seed: int, test: Examples) -> None:
+        """Prepare for `quality`, names of `QUALITIES`, on test examples; noise and shuffles are drawn under `seed`."""
+        self._quality, self._seed, self._test = tuple(quality), seed, test
+
+    def columns(
+        self,
+        model: Model,
+        lanes: LaneStack,
+        ended: Sequence[LaneResult],
+        validation: Examples,
+        *,
+        kind: str = "weight",
+        real: Sequence[RealSize] | None = None,
+        parent: Callable[[], torch.Tensor] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Columns of the ledger for lanes that ended; of those that did not complete, only diagnostics.
+
+        Args:
+            model: the parent.
+            lanes: the pack as it was made: its masks, before any of them changed.
+            ended: some of its lanes.
+            validation: examples of the replicate.
+            kind: of the masks.
+            real: of each lane of the pack, if they are padded to one size.
+            parent: gives the trained weights of the parent, (P,) in the order of its layout; None if there are none.
+
+        Returns:
+            One for each of `ended`: name -> Python value, None for what is not a finite number; `error` says why
+            something could not be measured.
+        """
+        rows: list[dict[str, Any]] = [
+            {"mask_overlap": result.mask_overlap, "exploration_rate": result.exploration_rate, "quality_passes": 0.0}
+            for result in ended
+        ]
+        try:
+            chosen = _trained(model, lanes, ended)
+            self._diagnose(
+                rows, model, chosen, validation, kind, None if real is None else [real[r.lane] for r in ended]
+            )
+            completed = [i for i, result in enumerate(ended) if result.outcome == "completed"]
+            if validation.images is not None:
+                self._compare_images(rows, model, chosen, ended, completed)
+            elif completed:
+                self._measure([rows[i] for i in completed], model, chosen.select(completed), parent)
+        except Exception as error:  # user code: a training that came to its end is not lost with what is measured of it
+            if is_out_of_memory(error):
+                raise
+            for row in rows:
+                row["error"] = "".join(["not all was measured: ", *traceback.format_exception(error)])[
+                    -_ERROR_CHARACTERS:
+                ]
+        return rows
+
+    def _diagnose(
+        self,
+        rows: Sequence[dict[str, Any]],
+        model: Model,
+        lanes: LaneStack,
+        validation: Examples,
+        kind: str,
+        real: Sequence[RealSize] | None,
+    ) -> None:
+        watched = validation.select(torch.arange(min(N_WATCHED, len(validation)), device=validation.x.device))
+        _write(rows, {**diagnose(model, lanes, watched, kind=kind, real=real)})
+        for row in rows:
+            row["quality_passes"] += len(watched) * _FORWARD_PASS
+
+    def _compare_images(
+        self,
+        rows: Sequence[dict[str, Any]],
+        model: Model,
+        lanes: LaneStack,
+        ended: Sequence[LaneResult],
+        completed: Sequence[int],
+    ) -> None:
+        for row, result in zip(rows, ended, strict=True):
+            row |= {} if result.outcome == "diverged" else psnr_columns("val", result.val_squared_errors)
+        if completed:
+            _, _, squared = evaluate_each(model, lanes.select(completed), self._test)
+            for j, i in enumerate(completed):
+                rows[i] |= psnr_columns("test", {name: float(values[j]) for name, values in squared.items()})
+
+    def _measure(
+        self,
+        rows: Sequence[dict[str, Any]],
+        model: Model,
+        lanes: LaneStack,
+        parent: Callable[[], torch.Tensor] | None,
+    ) -> None:
+        names = [name for name in self._quality if parent is not None or not QUALITIES[name].needs_parent]
+        if not names:
+            return
+        reference = None if parent is None else (model, parent())
+        _write(rows, {**measure(names, model, lanes, self._test, parent=reference, seed=self._seed)})
+        for row in rows:
+            row["quality_passes"] += passes(names, len(self._test))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    # The CPU allocator of torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _write(rows: Sequence[dict[str, Any]], columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    for name, values in columns.items():
+        if name not in _COUNTED_ELSEWHERE:
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def psnr_columns(part: str, squared_errors: Mapping[str, float]) -> dict[str, float | None]:
+    """Peak signal-to-noise ratios in dB of images with intensities in [0, 1], by column; None if infinite or unknown.
+
+    Args:
+        part: 'val' or 'test'.
+        squared_errors: mean squared error under each degradation.
+
+    >>> psnr_columns("val", {"noise": 0.01, "rain": 0.001})
+    {'val_psnr_noise': 20.0, 'val_psnr_rain': 30.0, 'val_psnr_worst': 20.0}
+    """
+    worst = {"worst": max(squared_errors.values(), default=math.nan)}
+    return {
+        f"{part}_psnr_{name}": -10 * math.log10(error) if 0 < error < math.inf else None
+        for name, error in {**squared_errors, **worst}.items()
+    }
+
+
+def _trained(model: Model, lanes: LaneStack, ended: Sequence[LaneResult]) -> LaneStack:
+    """The lanes that ended, with their last weights and masks."""
+    flat = torch.stack([result.parameters for result in ended])
+    keep = None if lanes.keep is None else lanes.keep[[result.lane for result in ended]].clone()
+    masks = [result.mask for result in ended if result.mask is not None]
+    if masks:  # of all of them: masks change in whole packs
+        keep = torch.ones_like(flat) if keep is None else keep
+        scatter(sections_of(model.structure, lanes.layout), torch.stack(masks).to(keep), keep)
+    return replace(lanes, flat=flat, keep=keep)

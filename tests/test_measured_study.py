@@ -1,0 +1,190 @@
+"""Diagnostics and qualities as part of a study: columns, the parent that is waited for, fronts and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from sparsefront import load
+from sparsefront.errors import ConfigError
+from sparsefront.results import Results
+from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.plan import Plan, TrainWork
+from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
+from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.study import Study
+from sparsefront.trainables import quality
+from tests.faults.inline_study import run_inline
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 7,
+    "replicates": 2,
+    "sparsities": [0.5, 0.9],
+    "arms": ["random", "small_dense", "rigl"],
+    "quality": ["calibration", "corruption", "shift"],
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "widths": [16, 12]},
+    "masks": {"kind": "weight"},
+    "search": {"draws": 4, "probe_size": 64, "random_draws": 2},
+    "training": {"lr": 0.003, "batch_size": 50, "steps": 12, "eval_every": 6},
+    "verdict": {"objectives": ["val_error", "effective_params"]},
+}
+
+
+def study_of(**changes: Any) -> Study:
+    return Study.from_dict({**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("studies") / "tiny"
+    torch.set_num_threads(1)
+    run_inline(study_of(), folder, masks_per_pack=8, lanes_per_pack=8)
+    return load(folder)
+
+
+def trained(results: Results) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = results.to_arrow(where="stage == 'trained'").to_pylist()
+    return rows
+
+
+def test_a_study_that_names_no_quality_has_no_column_of_one() -> None:
+    assert study_of(quality=[]).identity()["quality"] == []
+    assert "columns" not in study_of(quality=[]).recorded()["resolved"]
+    assert schema_of(study_of(quality=[]).recorded()) == SCHEMA
+    measured = schema_of(study_of().recorded())
+    expected = [name for q in TINY["quality"] for name in quality.QUALITIES[q].columns]
+    assert set(measured.names) - set(SCHEMA.names) == set(expected)
+    assert all(is_test_result(measured.field(name)) for name in expected)
+    assert measured.field("fragile_indices").type == pa.list_(pa.int32())
+
+
+def test_candidates_keep_their_ids_whatever_is_measured_of_them() -> None:
+    assert study_of(quality=[]).base() == study_of().base()
+
+
+def test_every_candidate_is_compared_with_the_trained_parent_of_its_replicate(results: Results) -> None:
+    rows = trained(results)
+    parents = [row for row in rows if row["arm"] == "dense"]
+    assert [row["replicate"] for row in parents] == [0, 1], "no arm asked for them"
+    assert all(row["checkpoint"] and row["angle_shift"] is None for row in parents)
+    others = [row for row in rows if row["arm"] != "dense"]
+    assert len(others) == 2 * 2 * (2 + 1 + 1)
+    for row in others:
+        assert row["error"] is None
+        for name in ("ece", "corrupted_error", "angle_shift", "margin_distance", "lost_fraction", "density_total"):
+            assert row[name] is not None, name
+        assert len(row["fragile_indices"]) == 16
+        assert row["quality_passes"] > 30 * 300 / 3
+    assert any(row["relative_corrupted_error"] is not None for row in others)
+    changing = [row for row in others if row["arm"] == "rigl"]
+    assert all(0 < row["mask_overlap"] <= 1 and 0 < row["exploration_rate"] <= 1 for row in changing)
+    assert all(row["mask_overlap"] is None for row in others if row["arm"] == "random")
+
+
+def test_a_plan_trains_parents_first_where_they_are_compared_with() -> None:
+    study = study_of()
+    plan = Plan(study.design(), CandidateNames(study.base()), masks_per_pack=8, lanes_per_pack=8)
+    first, second, third = (plan.next_work() for _ in range(3))
+    assert third is None
+    for work in (first, second):
+        assert isinstance(work, TrainWork)
+        assert [lane.candidate.network for lane in work.lanes] == ["parent"]
+        assert work.lanes[0].keeps_weights
+
+
+def test_a_parent_that_fails_keeps_nobody_waiting(tmp_path: Path) -> None:
+    study = study_of(arms=["random"], quality=["shift"], training={**TINY["training"], "lr": 1e30})
+    torch.set_num_threads(1)
+    run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=8)
+    rows = trained(load(tmp_path / "tiny"))
+    assert {row["outcome"] for row in rows if row["arm"] == "dense"} == {"diverged"}
+    assert len(rows) == 2 * (1 + 2 * 2)
+    assert {row["angle_shift"] for row in rows} == {None}
+
+
+def test_fronts_over_what_is_measured(results: Results) -> None:
+    own = results.front()
+    assert own.schema.field("ece").type == pa.float64()
+    sizes = results.front(objectives=["effective_density", "ece"])
+    assert 1 <= sizes.num_rows <= 18
+    assert sizes["ece"].to_pylist() == sorted(sizes["ece"].to_pylist(), reverse=True)
+
+
+def test_test_results_select_nothing(results: Results) -> None:
+    with pytest.raises(ConfigError, match=r"where='ece < 0.5': ece is a test result, which is reported and never decides"):
+        results.front(where="ece < 0.5")
+    assert results.to_arrow(where="ece <= 1").num_rows == 18
+
+
+def test_what_was_not_measured_is_no_objective(results: Results) -> None:
+    with pytest.raises(ConfigError, match="objective='pgd_error': was not measured .* must name 'adversarial'"):
+        results.front(objectives=["pgd_error"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quality": ["calibrated"]}, r"quality=\['calibrated'\]: 'calibrated' is none, .*calibration"),
+        ({"quality": ["ood", "ood"]}, r"quality=\['ood', 'ood'\]: every name must be there once"),
+        ({"quality": "ood"}, "quality='ood'"),
+        (
+            {"quality": [], "verdict": {"objectives": ["val_error", "ece"]}},
+            "verdict.objectives: 'ece' is measured only where quality names 'calibration'; add it there",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_of(**changes)
+
+
+SEARCH: dict[str, Any] = {
+    "name": "sweep",
+    "seed": 1,
+    "replicates": 1,
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "widths": [8]},
+    "training": {"steps": 4, "batch_size": 50},
+    "space": {"training": {"lr": {"low": 1e-3, "high": 1e-1, "log": True}}},
+    "search": {"candidates": 4, "batch": 2},
+    "arms": {"random": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quality": ["shift"]}, "'shift' compares candidates with their trained parent, and there is none"),
+        (
+            {"quality": ["calibration"], "verdict": {"objectives": ["val_error", "ece"]}},
+            "'ece' is measured on test examples, and strategies and rungs cannot be led by it",
+        ),
+        (
+            {"verdict": {"objectives": ["val_error", "effective_params"]}},
+            "'effective_params' is measured once a candidate has ended, and strategies",
+        ),
+    ],
+)
+def test_searches_are_not_led_by_what_comes_last(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Study.from_dict({**SEARCH, **changes})
+
+
+def test_a_search_has_columns_of_its_qualities() -> None:
+    recorded = Study.from_dict({**SEARCH, "quality": ["calibration"]}).recorded()
+    assert recorded["resolved"]["columns"] == {"brier": "test_float64", "ece": "test_float64", "nll": "test_float64"}
+
+
+def test_objectives_of_qualities_are_columns_with_their_direction() -> None:
+    of_quality = {name: o for name, o in OBJECTIVES.items() if o.quality}
+    assert len(of_quality) == 11
+    for name, objective in of_quality.items():
+        column = quality.QUALITIES[objective.quality].columns[objective.column]
+        assert column.better == ("higher" if objective.higher_is_better else "lower"), name
+        assert not objective.decides

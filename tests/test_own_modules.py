@@ -1,0 +1,120 @@
+"""A strategy and a parent of the user's own, from modules that lie beside the study or in the current folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparsefront
+from sparsefront.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+TOML = """
+name = "own"
+seed = 3
+replicates = 2
+[data]
+name = "digits"
+[model]
+name = "own_parent:FAMILY"
+[masks]
+sparsity = 0.5
+[training]
+steps = 4
+eval_every = 2
+batch_size = 32
+[space.training]
+lr = { low = 1e-3, high = 1e-1, log = true }
+optimizer = { choices = ["adam", "sgd"] }
+[search]
+candidates = 8
+batch = 4
+[arms.random]
+strategy = "random"
+[arms.own]
+strategy = "mystrategy:NearTheBest"
+[compute]
+workers = 1
+device = "cpu"
+[record]
+enabled = false
+"""
+
+PARENT = """
+from sparsefront.trainables.models.residual_mlp import ResidualMLPFamily
+
+FAMILY = ResidualMLPFamily()
+"""
+
+
+def documented_strategy() -> str:
+    """The module of docs/searching.md, as it stands there."""
+    found = re.search(r"```python\n(# mystrategy\.py\n.*?)```", (ROOT / "docs/searching.md").read_text("utf-8"), re.S)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a folder of studies; neither can be imported from."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "own.toml").write_text(TOML, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    for name in ("mystrategy", "own_parent"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return folder
+
+
+@pytest.mark.parametrize("place", [".", "studies"])
+def test_modules_are_found_in_the_current_folder_and_beside_the_study(
+    studies: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (studies.parent / place / "mystrategy.py").write_text(documented_strategy(), encoding="utf-8")
+    (studies.parent / place / "own_parent.py").write_text(PARENT, encoding="utf-8")
+    before = list(sys.path)
+    assert main(["simulate", "studies/own.toml", "--workers", "1"]) == 0
+    assert re.search(r"^own +\S+ +\S+ +16 ", capsys.readouterr().out, re.MULTILINE)
+    # At the end: a file beside a study hides no module.
+    assert sys.path == [*before, str(studies.parent), str(studies)]
+
+
+def test_a_module_that_is_nowhere_is_said_to_be(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (studies / "own_parent.py").write_text(PARENT, encoding="utf-8")
+    assert main(["simulate", "studies/own.toml"]) == 2
+    assert (
+        "arms.own.strategy='mystrategy:NearTheBest': must name an importable class that is made without arguments "
+        "(ModuleNotFoundError: No module named 'mystrategy'); its module must be in the current folder, beside the "
+        "study or on PYTHONPATH"
+    ) in capsys.readouterr().err
+
+
+def test_a_module_that_cannot_be_read_is_the_users_to_mend(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (studies / "own_parent.py").write_text("FAMILY = (\n", encoding="utf-8")
+    assert main(["simulate", "studies/own.toml"]) == 2
+    assert "model.name='own_parent:FAMILY': cannot be imported (SyntaxError: " in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_find_what_lies_beside_the_study(studies: Path) -> None:
+    (studies / "mystrategy.py").write_text(documented_strategy(), encoding="utf-8")
+    (studies / "own_parent.py").write_text(PARENT, encoding="utf-8")
+    # -P: as the installed command, which does not import from the current folder by itself.
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "sparsefront.cli", "run", "studies/own.toml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    outcomes = sparsefront.load("runs/own").to_arrow(where="arm == 'own'", columns=["outcome"])
+    assert outcomes["outcome"].to_pylist() == ["completed"] * 16

@@ -1,0 +1,133 @@
+"""Studies of images to restore: from the file to the ledger, the verdict and the report."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparsefront.errors import ConfigError
+from sparsefront.results import Results
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.schema import SCHEMA
+from sparsefront.search.verdict import judge
+from sparsefront.study import Study
+from tests.faults.inline_study import run_inline
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "restoration.toml"
+SMALL = [
+    *("model.channels=[4, 3, 4]", "data.patch_size=32", "training.steps=6", "training.eval_every=3"),
+    *("replicates=2", "sparsities=[0.36]", "search.probe_size=12", "search.random_draws=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "restoration"
+    study = Study.from_toml(EXAMPLE, overrides=SMALL)
+    study._checked_data()
+    run_inline(study, folder, masks_per_pack=8, lanes_per_pack=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    with Ledger.read(folder) as ledger:
+        return ledger.table().to_pylist()
+
+
+def test_the_ledger_has_the_psnr_of_every_trained_network(rows):
+    trained = [row for row in rows if row["stage"] in ("trained", "level")]
+    assert {row["arm"] for row in trained} == {"dense", "random", "mirl", "mirl_shuffled_layers"}
+    for row in trained:
+        assert row["outcome"] == "completed"
+        for part in ("val", "test"):
+            each = [row[f"{part}_psnr_{name}"] for name in ("noise", "rain", "haze")]
+            assert row[f"{part}_psnr_worst"] == min(each)
+            assert row[f"{part}_psnr_worst"] == pytest.approx(-10 * math.log10(row[f"{part}_error"]), abs=1e-9)
+    cut = next(row for row in rows if row["stage"] == "trained" and row["arm"] == "mirl")
+    control = next(row for row in rows if row["arm"] == "mirl_shuffled_layers")
+    assert cut["weight_sparsity"] == control["weight_sparsity"] == pytest.approx(0.36, abs=0.01)
+
+
+def test_the_verdict_and_the_report_are_in_decibels(folder, rows):
+    results = Results(folder)
+    verdict = results.verdict()
+    assert {c.metric for c in verdict.comparisons} == {"psnr", "convergence"}
+    (mirl,) = [c for c in verdict.comparisons if (c.arm, c.metric) == ("mirl", "psnr")]
+    own = [row["test_psnr_worst"] for row in rows if row["stage"] == "trained" and row["arm"] == "mirl"]
+    assert mirl.arm_mean == pytest.approx(np.mean(own))
+    assert mirl.margin == 0.1
+    assert not any("accuracy" in sentence for sentence in (verdict.headline, *verdict.sentences))
+    page = results.report().read_text(encoding="utf-8")
+    visible = page[page.index("<body") : page.index("<script", page.index("<body"))]
+    assert "1. Test PSNR of the worst degradation against sparsity" in visible
+    assert f"{mirl.arm_mean:.2f} dB" in visible
+    assert "est accuracy" not in visible
+    assert "accuracy points" not in visible
+
+
+def test_a_diverged_network_counts_as_the_images_as_they_were(folder, rows):
+    design = Results(folder).design
+    assert design.untouched_psnr == pytest.approx(design.value_of_guessing)
+    lost = {"outcome": "diverged", "val_error": None, "test_error": None, "test_psnr_worst": None}
+    changed = [row | lost if row["stage"] == "trained" and row["arm"] == "mirl" else row for row in rows]
+    verdict = judge(pa.Table.from_pylist(changed, schema=SCHEMA), design)
+    (mirl,) = [c for c in verdict.comparisons if (c.arm, c.metric) == ("mirl", "psnr")]
+    assert mirl.arm_mean == pytest.approx(design.untouched_psnr)
+
+
+def test_convergence_is_a_share_of_the_parents_psnr(folder, rows):
+    """By hand: the first point at which the validation PSNR reaches the share of what the parent ended with."""
+    design = dataclasses.replace(Results(folder).design, convergence_target_fraction=0.99)
+    verdict = judge(pa.Table.from_pylist(rows, schema=SCHEMA), design)
+    trained = [row for row in rows if row["stage"] == "trained"]
+    expected = []
+    for replicate in range(2):
+        here = {row["arm"]: row for row in trained if row["replicate"] == replicate}
+        target = 0.99 * -10 * math.log10(here["dense"]["val_error"])
+        points = zip(here["mirl"]["curve_step"], here["mirl"]["curve_val_error"], strict=True)
+        expected.append(min([s for s, e in points if -10 * math.log10(e) >= target - 1e-4], default=design.steps))
+    (mirl,) = [c for c in verdict.comparisons if (c.arm, c.metric) == ("mirl", "convergence")]
+    assert mirl.arm_mean == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ['model={name="mlp"}'],
+            "model.name='mlp': is made for classification, and data set 'restoration' is for rest",
+        ),
+        (["data={}"], "model.name='restorer': is made for restoration, and data set 'mnist1d' is for classification"),
+        (["training.label_smoothing=0.1"], "training.label_smoothing=0.1: .* has no labels to smooth; leave it out"),
+        (['verdict.objectives=["val_accuracy"]'], "verdict.objectives: 'val_accuracy' is not measured in restoration"),
+        (["arms.searched_scalefree={}"], "arms: 'searched_scalefree' chooses by a loss of logits"),
+        (['quality=["calibration"]'], r"quality=\['calibration'\]: are measured on classes, .*; leave them out"),
+    ],
+)
+def test_what_does_not_go_with_the_task_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.from_toml(
+            EXAMPLE, overrides=[*SMALL[:1], "name='r'", *changes] if "data={}" in changes else changes
+        )._checked_data()
+
+
+def test_psnr_is_no_objective_of_classification():
+    study = Study(
+        name="s",
+        seed=1,
+        replicates=1,
+        sparsities=[0.5],
+        training={"steps": 5},
+        verdict={"objectives": ["val_psnr_worst"]},
+    )
+    with pytest.raises(ConfigError, match="'val_psnr_worst' is not measured in classification"):
+        study._checked_data()
+
+
+def test_a_study_of_classes_is_recorded_as_before():
+    recorded = Study(name="s", seed=1, replicates=1, sparsities=[0.5], training={"steps": 5}).recorded()
+    assert set(recorded["resolved"]) == {"data_digest", "n_classes"}

@@ -1,0 +1,139 @@
+"""What a user is told of a search: constraints that cannot be met, and what was run."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+import torch
+
+import sparsefront
+from sparsefront.cli import main
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.report import write_search_report
+from sparsefront.spaces.constraints import Constraint
+from sparsefront.study import MaskStudy, SearchStudy, Study
+from tests.faults.inline_search import run_search
+from tests.test_study import as_toml
+
+Capture = pytest.CaptureFixture[str]
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 1,
+    "replicates": 2,
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "widths": [4, 4], "bias": True},
+    "training": {"steps": 4, "batch_size": 32},
+    "space": {
+        "training": {"lr": {"low": 1e-3, "high": 1e-1, "log": True}},
+        "model": {"widths": {"low": 2, "high": 8, "depth": {"low": 1, "high": 2}}},
+        "masks": {"sparsity": {"low": 0.0, "high": 0.8}},
+    },
+    "search": {"candidates": 4, "batch": 4},
+    "arms": {"random": {}, "other": {"strategy": "qmc"}},
+    "record": {"enabled": False},
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a search that was run to its end."""
+    folder = tmp_path_factory.mktemp("searches") / "tiny"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    study = Study(**BASE)
+    assert isinstance(study, SearchStudy)
+    run_search(study, folder, slots=2)
+    torch.set_num_threads(before)
+    return folder
+
+
+def test_a_constraint_that_nothing_met_is_explained(
+    done: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def bounded(folder: str | Path) -> Any:
+        results = load_results(folder)
+        bound = Constraint.parse("val_error <= 0.0001")
+        arms = [
+            dataclasses.replace(arm, space=dataclasses.replace(arm.space, constraints=(bound,)))
+            for arm in results.design.arms
+        ]
+        results.design = dataclasses.replace(results.design, arms=tuple(arms))
+        return results
+
+    load_results = sparsefront.load
+    monkeypatch.setattr("sparsefront.results.load", bounded)
+    monkeypatch.setenv("COLUMNS", "200")
+    results = load_results(done)
+    assert results.unmet_constraints() == ()
+    errors = results.to_arrow(where="stage == 'trained' and outcome == 'completed'", columns=["val_error", "reused"])
+    n = pc.sum(pc.invert(errors["reused"])).as_py()
+    said = f"no candidate meets val_error <= 0.0001 ({n} completed, best {pc.min(errors['val_error']).as_py():.4g})\n"
+    for command in ("front", "verdict"):
+        assert main([command, str(done)]) == 0
+        out = capsys.readouterr().out
+        assert said in out, command
+    results = bounded(done)
+    with Ledger.read(done) as ledger:
+        write_search_report(ledger, results.design, results.verdict(), tmp_path / "r.html", provenance={})
+    assert f'<p class="note">N{said[1:-1].replace("<", "&lt;")}; what breaks' in (tmp_path / "r.html").read_text(
+        "utf-8"
+    )
+
+
+def test_a_constraint_that_nothing_can_meet_is_refused_before_anything_is_started(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = BASE["space"] | {"constraints": ["n_params <= 10", "weight_sparsity >= 0.2"]}
+    Path("t.toml").write_text(as_toml(BASE | {"space": space}), encoding="utf-8")
+    assert main(["run", "t.toml"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(
+        r"^sparsefront: t\.toml: space\.constraints=\['n_params <= 10', 'weight_sparsity >= 0\.2'\]: cannot be met; of "
+        r"\d+ points of the space the smallest n_params is \d+, the largest weight_sparsity is 0\.\d+; "
+        "loosen the bounds or widen the space$",
+        err,
+        re.MULTILINE,
+    )
+    assert not Path("runs").exists()
+
+
+def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:
+    shown = Study(**BASE).design().model
+    assert "widths searched" in shown
+    assert "bias=true" in shown
+    of_arm = {"arms": {"random": {}, "other": {"space": {"model": {"activation": "tanh"}}}}}
+    assert "activation by arm" in Study(**BASE | of_arm).design().model
+
+
+def test_hooks_of_a_study_must_be_there() -> None:
+    assert inspect.isabstract(Study)
+    assert not any(inspect.isabstract(kind) for kind in (SearchStudy, MaskStudy))
+
+
+def test_the_front_shows_what_was_asked_for_where_there_is_room(
+    done: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def headings(width: int, *options: str) -> tuple[str, str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["front", str(done), *options]) == 0
+        head, _, rest = capsys.readouterr().out.partition("\ncandidate")
+        return " ".join((head + rest.partition("\n")[0]).split()), " ".join(rest.split())
+
+    shown, note = headings(60)
+    assert "lr" not in shown
+    assert re.search(r"on the front; no room for [^:]*, lr, .*: take a wider terminal, or --format csv$", note)
+    # Of a weight mask, nearly every node is there.
+    assert "node" not in shown
+    assert "node" in headings(200, "--where", "node_sparsity < 1")[0]
+    shown, note = headings(60, "--where", "lr > 0 and val_accuracy > 0")
+    assert "lr" in shown
+    assert not re.search(r"no room for .*\blr\b", note)
+    assert headings(200)[1].endswith("on the front")

@@ -1,0 +1,159 @@
+"""What is measured of trained candidates: the same whatever they were trained with, and never at their expense."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.search.schema import LATER, SCHEMA
+from sparsefront.spaces.candidate import Candidate
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.structure import Structure
+from sparsefront.trainables import diagnostics, measuring
+from sparsefront.trainables.optimizers import Hyperparameters
+from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.segments import LaneSpec, SegmentShop
+from sparsefront.trainables.workshop import LaneOrder, Workshop
+from tests.oracles import networks as oracle
+from tests.trainables.test_networks import UNLIKE, recipe_of, settings_of
+
+CPU = torch.device("cpu")
+DIAGNOSED = {name for name in LATER if "psnr" not in name}
+N_VALIDATION, N_TEST = 60, 80
+RECIPE = Recipe(
+    seed=9,
+    model="mlp",
+    model_options=oracle.SMALL["mlp"],
+    validation_fraction=0.25,
+    mask_kind="weight",
+    allocation="uniform",
+    probe_size=50,
+    schedule=Schedule("adam", steps=12, batch_size=16, eval_every=12),
+    hyper=Hyperparameters(lr=0.01),
+)
+
+
+def train(blobs, orders, **changes):
+    workshop = Workshop(replace(RECIPE, **changes), blobs, CPU)
+    ended = [one for part in workshop.train(orders) for one in part]
+    return [next(t for t in ended if t.candidate == o.candidate) for o in orders], workshop
+
+
+def drawn(number, sparsity=0.5):
+    return LaneOrder(Candidate(0, sparsity, "masked", draw=number))
+
+
+def test_the_ledger_has_a_column_for_every_diagnostic():
+    assert set(diagnostics.COLUMNS) - {"macs"} | {"mask_overlap", "exploration_rate", "quality_passes"} == DIAGNOSED
+    assert set(SCHEMA.names) >= LATER
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_every_trained_candidate_is_diagnosed(kind, blobs):
+    parent = LaneOrder(Candidate(0, 0.0, "parent"))
+    orders = [parent, LaneOrder(Candidate(0, 0.5, "small_dense")), *map(drawn, range(3))]
+    (dense, small, *masked), workshop = train(blobs, orders, mask_kind=kind)
+    n_params = workshop.structure.n_params
+    for one in (dense, small, *masked):
+        assert one.error is None
+        assert set(one.columns) == DIAGNOSED
+        assert one.columns["density_total"] == pytest.approx(one.remains.n_params / n_params)
+        assert one.columns["density_prunable"] == pytest.approx(1 - one.remains.weight_sparsity, abs=0.02)
+        assert 0 <= one.columns["static_dead_fraction"] <= one.columns["dynamic_dead_fraction"] < 1
+        assert one.columns["quality_passes"] == pytest.approx(N_VALIDATION / 3)
+        assert (one.columns["mask_overlap"], one.columns["exploration_rate"]) == (None, None)
+    assert (dense.columns["density_total"], dense.columns["effective_params"]) == (1.0, n_params)
+    assert (dense.columns["n_dead_units"], dense.columns["is_collapsed"]) == (0, False)
+
+
+def test_columns_do_not_depend_on_the_pack(blobs):
+    together, _ = train(blobs, [*map(drawn, range(3))])
+    for i, one in enumerate(together):
+        (alone,), _ = train(blobs, [drawn(i)])
+        assert one.columns == pytest.approx(alone.columns, abs=1e-6)
+
+
+def test_a_mask_that_changed_is_diagnosed_as_it_is_at_the_end(blobs):
+    method = Pruning("during", update="gradual")
+    pruned = LaneOrder(Candidate(0, 0.75, "masked", method=method))
+    (one,), workshop = train(blobs, [pruned])
+    assert one.columns["density_prunable"] == pytest.approx(1 - one.remains.weight_sparsity)
+    assert one.columns["density_prunable"] < 0.3
+    assert one.columns["mask_overlap"] == pytest.approx(one.columns["density_prunable"])
+    assert one.columns["exploration_rate"] == 1.0
+    assert workshop.structure.n_params > one.columns["effective_params"]
+
+
+def test_diverged_candidates_have_what_follows_from_their_masks_alone(blobs):
+    (one,), _ = train(blobs, [drawn(0)], hyper=Hyperparameters(lr=1e30), quality=("calibration",))
+    assert one.outcome == "diverged"
+    assert one.columns["density_prunable"] == pytest.approx(0.5, abs=0.02)
+    assert (one.columns["static_dead_fraction"], one.columns["dynamic_dead_fraction"]) == (None, None)
+    assert "ece" not in one.columns
+
+
+def test_qualities_are_measured_on_test_examples_and_paid_by_nobody(blobs):
+    (plain,), _ = train(blobs, [drawn(0)])
+    (one,), _ = train(blobs, [drawn(0)], quality=("calibration", "corruption"))
+    assert one.columns["nll"] == pytest.approx(one.test_loss, rel=1e-5)
+    assert 0 <= one.columns["ece"] <= 1
+    assert one.columns["corrupted_error"] >= 0
+    assert one.columns["relative_corrupted_error"] is None  # there is no parent
+    assert one.columns["quality_passes"] == pytest.approx((N_VALIDATION + 26 * N_TEST) / 3)
+    assert one.passes == plain.passes
+
+
+def test_what_needs_a_parent_is_left_out_without_one(blobs):
+    (one,), _ = train(blobs, [drawn(0)], quality=("shift",))
+    assert one.error is None
+    assert "angle_shift" not in one.columns
+    assert one.columns["quality_passes"] == pytest.approx(N_VALIDATION / 3)
+
+
+def test_a_training_is_not_lost_with_what_is_measured_of_it(blobs, monkeypatch):
+    def broken(*_args, **_options):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(measuring, "diagnose", broken)
+    (one,), _ = train(blobs, [drawn(0)])
+    assert (one.outcome, one.error) == ("completed", None)
+    assert one.test_error is not None
+    assert one.columns["error"].startswith("not all was measured: Traceback")
+    assert "no such thing" in one.columns["error"]
+
+
+@pytest.mark.parametrize("family", UNLIKE)
+def test_unlike_networks_of_one_pack_are_diagnosed_as_each_alone(family, blobs, tmp_path):
+    schedule = Schedule("adam", 8, 16, 8)
+    masks = [{"masks.sparsity": 0.9}, {"masks.kind": "node", "masks.sparsity": 0.4, "masks.draw": 1}, {}]
+    specs = [
+        LaneSpec(f"lane{i}", settings_of(options, mask), 0, 8)
+        for i, (options, mask) in enumerate(zip(UNLIKE[family], masks, strict=True))
+    ]
+
+    def run(chosen):
+        shop = SegmentShop(recipe_of(family, schedule=schedule), blobs, CPU, tmp_path / "checkpoints")
+        return {one.id: one for part in shop.train(chosen, 0) for one in part}, shop
+
+    together, shop = run(specs)
+    for spec in specs:
+        alone = run([spec])[0][spec.id]
+        one = together[spec.id]
+        assert one.columns == pytest.approx(alone.columns, abs=1e-6)
+        network = shop.networks.describe(0, spec.settings)
+        parent: Structure = network.structure
+        assert set(one.columns) == DIAGNOSED
+        assert one.columns["density_prunable"] == pytest.approx(1 - network.weight_sparsity)
+        assert one.columns["density_total"] == pytest.approx(network.n_params / parent.n_params)
+        if network.mask_kind != "weight":
+            assert (one.columns["n_dead_units"], one.columns["is_collapsed"]) == (0, False)
+            assert one.columns["effective_params"] == network.n_params
+        assert np.isfinite(one.columns["dynamic_dead_fraction"])
+
+
+def test_candidates_that_pause_at_a_rung_are_not_measured_yet(blobs, tmp_path):
+    shop = SegmentShop(recipe_of("mlp", schedule=Schedule("adam", 8, 16, 8)), blobs, CPU, tmp_path / "checkpoints")
+    ended = [one for part in shop.train([LaneSpec("a", settings_of(UNLIKE["mlp"][0], {}), 0, 4)], 0) for one in part]
+    assert [(one.outcome, dict(one.columns)) for one in ended] == [(None, {})]
