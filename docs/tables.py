@@ -18,6 +18,7 @@ from sparsefront.spaces.allocations import ALLOCATIONS
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.space import Space
 from sparsefront.study import MaskStudy, SearchStudy, Section, Study
+from sparsefront.trainables.quality import QUALITIES
 from sparsefront.trainables.pruning import CRITERIA
 
 FOLDER = Path(__file__).parent
@@ -39,9 +40,21 @@ def columns() -> str:
     ]
     return (
         "# Columns of the ledger\n\nOne row is one thing that happened to one candidate. Losses are in nats, errors "
-        "are fractions; `--where` filters on any column but those named `test_*`.\n\n"
+        "are fractions; `--where` filters on any column but those that are measured on test examples: `test_*`, and "
+        "those of qualities.\n\n"
         + _table(["column", "type", "hyperparameter", "meaning"], rows)
+        + "\n## Columns of qualities\n\nA ledger has those of the qualities that the study's key `quality` names "
+        "([diagnostics.md](diagnostics.md#qualities)), all measured on test examples.\n\n"
+        + _table(["column", "quality", "better", "meaning"], _quality_columns())
     )
+
+
+def _quality_columns() -> list[list[str]]:
+    return [
+        [f"`{column}`", name, "" if c.better == "neither" else c.better, c.meaning]
+        for name, quality in QUALITIES.items()
+        for column, c in quality.columns.items()
+    ]
 
 
 def study() -> str:
@@ -49,8 +62,8 @@ def study() -> str:
     head = (
         "# Keys of a study\n\nA study is a TOML file. With a `[space]` it is a search, without one a study of masks. "
         "Keys without a default must be written. `[data]` and `[model]` also take the options of the data set and the "
-        "parent they name ([choices.md](choices.md)). `[compute]` and `[record]` are no part of a study's identity and "
-        "may change when it is resumed.\n"
+        "parent they name ([choices.md](choices.md)). `[compute]`, `[record]` and `[claim]` are no part of a study's "
+        "identity and may change when it is resumed.\n"
     )
     parts = [
         head,
@@ -81,6 +94,10 @@ def _keys_of(kind: type[Study], title: str, known: Mapping[str, FieldInfo]) -> l
         about = (section.__doc__ or "").strip() + (" The keys above, and:" if inherited else "")
         about = "\n".join(line.strip() for line in about.splitlines())
         parts.append(f"### [{heading}]\n\n{about}\n\n" + _table(_HEADS, _rows(news)))
+        for key, inner in news.items():
+            if get_origin(inner.annotation) is tuple and (listed := _section_of(inner)) is not None:
+                about = " ".join((listed.__doc__ or "").split())
+                parts.append(f"### [[{name}.{key}]]\n\n{about}\n\n" + _table(_HEADS, _rows(listed.model_fields)))
     return parts
 
 
@@ -98,6 +115,8 @@ def _is_news(field: FieldInfo, known: FieldInfo | None) -> bool:
 def _section_of(field: FieldInfo) -> type[Section] | None:
     """The section that a field holds, alone or under names."""
     inner = get_args(field.annotation)[1] if get_origin(field.annotation) is dict else field.annotation
+    if get_origin(inner) in (UnionType, tuple):  # one that may be left out, or a list of them
+        inner = get_args(inner)[0]
     return inner if _is_section(inner) else None
 
 
@@ -134,7 +153,7 @@ def _accepted(field: FieldInfo) -> str:
     bounds = [f"{sign} {getattr(m, key):,}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
     names = {int: "whole number", float: "number", str: "string", bool: "`true` or `false`"}
     if origin is dict or _is_section(inner):
-        return "table"
+        return f"{prefix}tables" if prefix else "table"
     name = names.get(inner, str(inner)) if isinstance(inner, type) else str(inner)
     return " ".join([prefix + name, *bounds])
 

@@ -34,7 +34,19 @@ if TYPE_CHECKING:
     from sparsefront.search.findings import Verdict
 
 
-_LISTS = ("methods", "strategies", "rungs", "objectives", "simulations", "spaces", "allocations", "criteria", "datasets", "models")
+_LISTS = (
+    "methods",
+    "strategies",
+    "rungs",
+    "objectives",
+    "simulations",
+    "spaces",
+    "allocations",
+    "criteria",
+    "qualities",
+    "datasets",
+    "models",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
         "study", metavar="STUDY.toml|DIR", type=_path, help="a study, or the folder of a finished one"
     )
     simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
-    simulate.add_argument("--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list simulations'")
+    simulate.add_argument(
+        "--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list simulations'"
+    )
     simulate.add_argument("--ledger", metavar="DIR", type=_path, help="replay the results of this finished search")
     simulate.add_argument("--workers", metavar="N", type=int, help="packs at once (default: cores of this machine)")
     simulate.add_argument("--format", choices=("table", "json"), default="table")
@@ -170,8 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="check this machine, or a cluster",
-        description="Check versions, memory, disk, devices, training, Ray and MLflow. Without --address it starts Ray on "
-        "this machine, as a study does, and ends it again: that takes some seconds.",
+        description="Check versions, memory, disk, devices, training, Ray and MLflow. Without --address it starts Ray "
+        "on this machine, as a study does, and ends it again: that takes some seconds.",
         allow_abbrev=False,
     )
     doctor.add_argument("--address", help="address of a running Ray cluster (default: one on this machine)")
@@ -181,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import_beside(path: Path) -> None:
     """Let a study name modules in the current folder and beside its file; they hide no module that is there."""
-    for folder in (os.getcwd(), str(path.absolute().parent)):
+    for folder in (str(Path.cwd()), str(path.absolute().parent)):
         if folder not in sys.path:
             sys.path.append(folder)
 
@@ -443,8 +457,13 @@ class _Column:
 
 _GAP = 2
 _COLOURS = {
-    **{"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"},
-    **{"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"},
+    "better": "green",
+    "worse": "red",
+    "equivalent": "cyan",
+    "undecided": "yellow",
+    "reproduced": "green",
+    "not reproduced": "red",
+    "inconclusive": "yellow",
 }
 
 

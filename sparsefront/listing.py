@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-
 #: What has a summary and a source only: the registry's module, and its name there.
 _REGISTRIES = {
     "rungs": ("sparsefront.search.rungs", "RUNGS"),
     "spaces": ("sparsefront.spaces.ready", "READY_SPACES"),
     "allocations": ("sparsefront.spaces.allocations", "ALLOCATIONS"),
     "criteria": ("sparsefront.trainables.pruning", "CRITERIA"),
+    "qualities": ("sparsefront.trainables.quality", "QUALITIES"),
 }
 
 

@@ -153,6 +153,7 @@ class Results:
             planned = self.design.replicates * sum(arm.candidates for arm in self.design.arms)
             where += " and outcome != 'infeasible' and not reused"
         else:
+            where = "stage in ('trained', 'level')"  # a chain trains networks on its way, too
             planned = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1).totals()[3]
         return self.to_arrow(where=where, columns=["stage"]).num_rows, planned
 
@@ -186,7 +187,8 @@ class Results:
                     write_search_report(ledger, self.design, verdict, path, provenance=provenance)
                 else:
                     assert isinstance(verdict, Verdict)
-                    write_report(ledger, self.design, verdict, path, provenance=provenance)
+                    masks = ledger.get_blob
+                    write_report(ledger, self.design, verdict, path, provenance=provenance, masks=masks)
             except OSError as error:
                 if isinstance(error, SparsefrontError):
                     raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -18,6 +20,7 @@ from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.study import Study
 from sparsefront.trainables import quality
+from tests.chromium import Browser
 from tests.faults.inline_study import run_inline
 
 TINY: dict[str, Any] = {
@@ -117,13 +120,15 @@ def test_fronts_over_what_is_measured(results: Results) -> None:
 
 
 def test_test_results_select_nothing(results: Results) -> None:
-    with pytest.raises(ConfigError, match=r"where='ece < 0.5': ece is a test result, which is reported and never decides"):
+    with pytest.raises(
+        ConfigError, match=r"where='ece < 0.5': ece is a test result, which is reported and never decides"
+    ):
         results.front(where="ece < 0.5")
     assert results.to_arrow(where="ece <= 1").num_rows == 18
 
 
 def test_what_was_not_measured_is_no_objective(results: Results) -> None:
-    with pytest.raises(ConfigError, match="objective='pgd_error': was not measured .* must name 'adversarial'"):
+    with pytest.raises(ConfigError, match=r"objective='pgd_error': was not measured .* must name 'adversarial'"):
         results.front(objectives=["pgd_error"])
 
 
@@ -142,6 +147,66 @@ def test_what_was_not_measured_is_no_objective(results: Results) -> None:
 def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         study_of(**changes)
+
+
+def test_the_report_has_a_section_about_them(results: Results) -> None:
+    page = results.report().read_text(encoding="utf-8")
+    section = page[page.index('<section id="diagnostics">') : page.index('<section id="words">')]
+    assert 'id="chart-silence"' in section
+    assert "What masks and training left" in section
+    assert "Overlap of masks between replicates" in section
+    numbers = json.loads(page.partition('id="sparsefront-data">')[2].partition("</script>")[0])["diagnostics"]
+    rows = trained(results)
+    assert {(row["arm"], row["sparsity"]) for row in numbers["rows"]} == {
+        (row["arm"], row["target_sparsity"]) for row in rows
+    }
+    for shown in numbers["rows"]:
+        own = [r for r in rows if (r["arm"], r["target_sparsity"]) == (shown["arm"], shown["sparsity"])]
+        assert shown["n_networks"] == len(own)
+        assert shown["n_collapsed"] == sum(row["is_collapsed"] for row in own)
+        for name in ("effective_density", "n_dead_units", "dynamic_dead_fraction"):
+            assert shown[name] == pytest.approx(np.mean([row[name] for row in own]))
+    assert [(row["arm"], row["sparsity"], row["n_masks"]) for row in numbers["overlaps"]] == [
+        ("rigl", 0.5, 2),
+        ("rigl", 0.9, 2),
+    ]
+    for row in numbers["overlaps"]:
+        assert 0 < row["shared"] < 1
+        assert row["expected"] == pytest.approx(1 - row["sparsity"], abs=0.3)
+
+
+def test_arms_may_train_siblings(tmp_path: Path) -> None:
+    arms = {"random": {}, "dense": {"siblings": True}, "imp_rewind": {"siblings": True, "controls": ["shuffled"]}}
+    study = study_of(arms=arms, quality=[], replicates=1, sparsities=[0.36])
+    run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=8)
+    rows = load(tmp_path / "tiny").to_arrow(where="stage in ('trained', 'level')").to_pylist()
+    measured = {(row["arm"], row["stage"]) for row in rows if row["instability_error"] is not None}
+    assert measured == {("dense", "trained"), ("imp_rewind", "level"), ("imp_rewind", "trained")}
+    assert all((row["instability_loss"] is None) == (row["instability_error"] is None) for row in rows)
+
+
+def test_siblings_of_changing_masks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"arms.rigl.siblings=true: siblings share a mask"):
+        study_of(arms={"random": {}, "rigl": {"siblings": True}})
+
+
+@pytest.mark.browser
+def test_the_chart_of_silence_shows_its_numbers(results: Results, tmp_path: Path) -> None:
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(results.report(), until="document.documentElement.dataset.rendered")
+        assert browser.errors == []
+        assert "silence" in browser.run("document.documentElement.dataset.rendered").split()
+        chart = "document.getElementById('chart-silence').data"
+        shown = browser.run(f"Object.fromEntries({chart}.map((t) => [t.name, [...t.y]]))")
+        place = Path("/tmp/silence.png")
+        place.write_bytes(browser.picture("#diagnostics"))
+    rows = trained(results)
+    assert set(shown) == {"dense", "random", "small_dense", "rigl"}
+    for arm, values in shown.items():
+        levels = [0.0, 0.0] if arm == "dense" else [0.5, 0.9]
+        for level, value in zip(levels, values, strict=True):
+            own = [r["dynamic_dead_fraction"] for r in rows if (r["arm"], r["target_sparsity"]) == (arm, level)]
+            assert value == pytest.approx(np.mean(own))
 
 
 SEARCH: dict[str, Any] = {

@@ -129,7 +129,7 @@ def test_the_front_shows_what_was_asked_for_where_there_is_room(
 
     shown, note = headings(60)
     assert "lr" not in shown
-    assert re.search(r"on the front; no room for [^:]*, lr, .*: take a wider terminal, or --format csv$", note)
+    assert re.search(r"on the front; no room for lr, .*: take a wider terminal, or --format csv$", note)
     # Of a weight mask, nearly every node is there.
     assert "node" not in shown
     assert "node" in headings(200, "--where", "node_sparsity < 1")[0]

@@ -204,8 +204,8 @@ def test_what_takes_no_effect_makes_no_other_candidate() -> None:
 
 
 def test_a_mask_that_removes_nothing_is_none() -> None:
-    masks = {"draw": {"low": 0, "high": 9}, "sparsity": {"low": 0.0, "high": 0.9}}
-    masks["allocation"] = {"choices": ["uniform", "erk"]}  # type: ignore[dict-item]
+    masks: dict[str, Any] = {"draw": {"low": 0, "high": 9}, "sparsity": {"low": 0.0, "high": 0.9}}
+    masks["allocation"] = {"choices": ["uniform", "erk"]}
     study = made(space={"masks": masks}, arms={"random": {}})
     dense = [{"mask_draw": i, "sparsity": 0.0, "allocation": a} for i in (0, 9) for a in ("uniform", "erk")]
     masked = [{**point, "sparsity": 0.5} for point in dense]

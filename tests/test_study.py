@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefront.errors import ConfigError, LedgerError
-from sparsefront.search.methods import METHODS
+from sparsefront.search.methods import BASELINE, METHODS, PRUNERS
+from sparsefront.spaces.controls import CONTROLS
 from sparsefront.study import Study
+from sparsefront.study.study import versions
 from sparsefront.trainables.data import Dataset, load_dataset
 
 BASE: dict[str, Any] = {
@@ -32,11 +34,14 @@ def made(**changes: Any) -> Study:
 
 def as_toml(table: dict[str, Any], path: str = "") -> str:
     """What a study's plain data look like in a file: every JSON scalar and list of scalars is TOML."""
-    values = "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if not isinstance(v, dict))
+    # TOML has no null: a key that is not set is not there.
+    values = "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if v is not None and not isinstance(v, dict))
     sections = ((f"{path}.{k}".strip("."), v) for k, v in table.items() if isinstance(v, dict))
     return values + "".join(f"\n[{name}]\n{as_toml(section, name)}" for name, section in sections)
 
 
+#: Methods of the kind of mask that a study has by default.
+OF_NODES = [name for name in METHODS if name not in PRUNERS or "node" in PRUNERS[name].kinds]
 fractions = st.floats(0.001, 0.999)
 studies = st.fixed_dictionaries(
     {
@@ -50,7 +55,22 @@ studies = st.fixed_dictionaries(
         ),
     },
     optional={
-        "arms": st.sets(st.sampled_from([a for a in METHODS if a != "random"])).map(lambda s: ["random", *sorted(s)]),
+        "arms": st.one_of(
+            st.sets(st.sampled_from([a for a in OF_NODES if a != "random"])).map(lambda s: ["random", *sorted(s)]),
+            st.fixed_dictionaries(
+                {
+                    "random": st.just({}),
+                    "late": st.fixed_dictionaries(
+                        {"method": st.sampled_from(["imp", "imp_rewind"]), "rewind_fraction": fractions},
+                        optional={"controls": st.lists(st.sampled_from(list(CONTROLS)), unique=True)},
+                    ),
+                    "snip": st.fixed_dictionaries({}, optional={"rounds": st.integers(1, 100)}),
+                    "tuned": st.fixed_dictionaries(
+                        {"method": st.just("magnitude_oneshot"), "retrain_fraction": st.integers(0, 3)}
+                    ),
+                }
+            ),
+        ),
         "data": st.one_of(
             st.fixed_dictionaries({"name": st.just("digits")}, optional={"validation_fraction": fractions}),
             st.fixed_dictionaries({"num_samples": st.integers(10, 500).map(lambda n: 10 * n)}),
@@ -90,7 +110,7 @@ def test_defaults_are_written_down_options_included() -> None:
         "test_samples": 0,
     }
     assert identity["model"]["activation"] == "relu"
-    assert identity["arms"] == list(METHODS)
+    assert identity["arms"] == list(BASELINE)
     assert "compute" not in identity
     assert "record" not in identity
 
@@ -101,6 +121,12 @@ def test_a_study_can_be_resumed_elsewhere_but_not_changed() -> None:
     assert made(seed=2).digest != study.digest
     assert made(model={"activation": "tanh"}).digest != study.digest
     assert made(training={"steps": 10, "lr": 1}).digest == made(training={"steps": 10, "lr": 1.0}).digest
+
+
+def test_a_number_of_an_arm_is_the_same_study_however_it_is_written() -> None:
+    whole, real = ({"random": {}, "magnitude_oneshot": {"retrain_fraction": x}} for x in (2, 2.0))
+    assert made(arms=whole).digest == made(arms=real).digest
+    assert made(arms=whole).digest != made(arms={"random": {}, "magnitude_oneshot": {}}).digest
 
 
 def test_candidates_are_called_the_same_in_a_wider_study() -> None:
@@ -146,7 +172,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"arms": ["searched"]}, "arms=['searched']: 'random' must be among them"),
     ({"arms": ["random", "searchd"]}, "arms: 'searchd' must be one of dense, random,"),
     ({"arms": "random"}, "arms='random': must be a list"),
-    ({"data": {"name": "mnist"}}, "must be one of mnist1d, digits, xor_cluster; did you mean 'mnist1d'?"),
+    ({"data": {"name": "mnist"}}, "must be one of mnist1d, digits, xor_cluster, restoration; did you mean 'mnist1d'?"),
     ({"data": {"name": "digits", "foo": 1}}, "data.foo=1: unknown key; must be one of name, validation_fraction"),
     ({"data": {"num_samples": 7}}, "data.num_samples=7 for data set 'mnist1d': must be a whole number from 100"),
     ({"data": {"num_samples": True}}, "data.num_samples=True for data set 'mnist1d': must be a whole number"),
@@ -164,6 +190,98 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"verdict": {"objectives": ["val_eror"]}}, "verdict.objectives: 'val_eror' must be one of val_error,"),
     ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
 ]
+
+
+def arm(name: str, kind: str = "node", **table: Any) -> dict[str, Any]:
+    """A study with one arm besides the random one."""
+    return {"arms": {"random": {}, name: table}, "masks": {"kind": kind}}
+
+
+#: Tables of arms with which something is wrong.
+WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
+    ({"arms": 5}, "arms=5: must be a list of names, or a section for each arm"),
+    ({"arms": []}, "arms=[]: must have 1 or more values"),
+    ({"arms": {}}, "arms=[]: 'random' must be among them"),
+    ({"arms": [5]}, "arms.0=5: must be text in quotes"),
+    ({"arms": ["random", "random"]}, "arms=['random', 'random']: every value may appear once"),
+    ({"arms": {"random": 5}}, "arms.random=5: must be a section of keys and values"),
+    ({"arms": {"imp": {}}}, "arms=['imp']: 'random' must be among them"),
+    ({"arms": {"random": {"draws": 3}}}, "arms.random.draws: method 'random' has no options; remove it"),
+    ({"arms": {"random": {"controls": ["shuffled"]}}}, "arms.random.controls: method 'random' has no options"),
+    ({"arms": ["random", "gmp"]}, "arms.gmp: prunes weight masks only, and masks.kind is 'node'; change one of them"),
+    ({"arms": {"random": {}, "a-b": {"method": "imp"}}}, "arms: 'a-b' must be letters, digits and _"),
+    ({"arms": {"random": {}, "2nd": {"method": "imp"}}}, "arms: '2nd' must be letters, digits and _"),
+    (arm("mine"), "must be one of dense, random,"),
+    (arm("mine"), "or give [arms.mine] a method"),
+    (arm("mine", method="ipm"), "arms: 'ipm' must be one of dense,"),
+    (arm("mine", method="ipm"), "did you mean 'imp'?"),
+    (arm("mine", method="random"), "arms.mine.method='random': this method has no options; call the arm 'random'"),
+    (arm("imp", method=5), "arms.imp.method=5: must be text in quotes"),
+    (arm("imp", widths=3), "arms.imp.widths: must be one of method, controls, siblings, when,"),
+    (arm("imp", rewind_fractoin=0.1), "did you mean 'rewind_fraction'?"),
+    (arm("imp", controls=3), "arms.imp.controls=3: must be a list"),
+    (arm("imp", controls="shuffled"), "arms.imp.controls='shuffled': must be a list"),
+    (arm("imp", controls=["shufled"]), "arms.imp.controls: 'shufled' must be one of shuffled_layers,"),
+    (arm("imp", controls=["shuffled", "shuffled"]), "arms.imp.controls=['shuffled', 'shuffled']: every value may"),
+    (
+        {"arms": {"random": {}, "imp": {"controls": ["shuffled"]}, "imp_shuffled": {"method": "imp"}}},
+        "arms=['random', 'imp', 'imp_shuffled']: a control and an arm have the same name; rename the arm",
+    ),
+    (arm("imp", when="later"), "arms.imp.when='later': must be one of 'init', 'trained', 'levels', 'during'"),
+    (arm("imp", survivors="dead"), "arms.imp.survivors='dead': must be one of 'rewound', 'trained', 'fresh'"),
+    (arm("lr_rewind", "weight", lr="first"), "arms.lr_rewind.lr='first': must be one of 'last', 'rewound'"),
+    (arm("set", "weight", update="grow"), "arms.set.update='grow': must be one of None, 'gradual', 'set',"),
+    (arm("snip", update="set"), "arms.snip.update='set': belongs to when='during', and when is 'init'"),
+    (arm("imp", rate="0.2"), "arms.imp.rate='0.2': must be a number"),
+    (arm("imp", rate=True), "arms.imp.rate=True: must be a number"),
+    (arm("imp", rate=0), "arms.imp.rate=0.0: must lie in [0.001, 0.999]"),
+    (arm("imp", rate=float("nan")), "arms.imp.rate=nan: must lie in [0.001, 0.999]"),
+    (arm("imp", rewind_fraction=-0.1), "arms.imp.rewind_fraction=-0.1: must lie in [0, 1]"),
+    (arm("imp", rewind_fraction=1.1), "arms.imp.rewind_fraction=1.1: must lie in [0, 1]"),
+    (arm("magnitude_oneshot", retrain_fraction=-1), "retrain_fraction=-1.0: must lie in [0, 100]"),
+    (arm("imp", retrain_fraction=0.5), "arms.imp.retrain_fraction=0.5: has no effect on an arm with when='levels'"),
+    (arm("magnitude_oneshot", rewind_fraction=0.5), "rewind_fraction=0.5: has no effect on an arm with"),
+    (arm("imp", rounds=3), "arms.imp.rounds=3: has no effect on an arm with when='levels'"),
+    (arm("snip", rounds=0), "arms.snip.rounds=0: must lie in [1, 10000]"),
+    (arm("snip", rounds=1.5), "arms.snip.rounds=1.5: must be a whole number"),
+    (arm("snip", rate=0.5), "arms.snip.rate=0.5: has no effect on an arm with when='init'"),
+    (arm("snip", survivors="trained"), "arms.snip.survivors='trained': has no effect on an arm with when='init'"),
+    (arm("imp", score="magntude"), "arms.imp.score='magntude': must be one of random, magnitude,"),
+    (arm("imp", score=["snip"]), "arms.imp.score=['snip']: must be text in quotes"),
+    (arm("imp", "weight", score="apoz"), "arms.imp.score='apoz': scores node masks only, and masks.kind is 'weight'"),
+    (arm("snip", score="movement"), "arms.snip.score='movement': nothing has moved before training"),
+    (arm("gmp", "weight", score="snip"), "arms.gmp.score='snip': has no effect on an arm with when='during'"),
+    (arm("imp", allocation="unifrom"), "arms.imp.allocation='unifrom': must be one of uniform,"),
+    (arm("imp", allocation="erk"), "arms.imp.allocation='erk': divides weight masks only"),
+    (arm("snip", "weight", counts_of="snap"), "arms.snip.counts_of='snap': must be one of random,"),
+    (arm("imp", "weight", counts_of="snip"), "arms.imp.counts_of='snip': has no effect on an arm with when='levels'"),
+    (arm("random_snip_ratio", "weight", rounds=2), "counts_of='snip': gives the layers their counts at once"),
+    (arm("imp", "weight", pattern=7), "arms.imp.pattern=7: must be text in quotes"),
+    (arm("imp", "weight", pattern="2x"), "arms.imp.pattern='2x': must be one of unstructured, node, N:M"),
+    (arm("imp", "weight", pattern="2:4"), "arms.imp.pattern='2:4': is cut at once, and when='levels'"),
+    (arm("magnitude", pattern="2:4"), "arms.magnitude.pattern='2:4': is one of weight masks, not of node masks"),
+    (arm("magnitude", "weight", pattern="node"), "arms.magnitude.pattern='node': is one of node masks, not of weight"),
+    (arm("magnitude", "weight", pattern="1:4"), "pattern='1:4': has sparsity 0.75 alone, which is not among"),
+    (arm("nm_2_4", "weight", controls=["shuffled"]), "arms.nm_2_4.controls: 'shuffled' moves survivors between layers"),
+    (arm("imp", survivors="fresh", controls=["fresh_weights"]), "'fresh_weights' is what survivors='fresh' is already"),
+    (arm("ap", "weight", ap_fraction=0.2), "arms.ap.ap_fraction=0.2: must be less than rate=0.2, it is part of it"),
+    (arm("ap", "weight", allocation="uniform"), "arms.ap.ap_fraction=0.02: removes single weights wherever they are"),
+    (arm("ap", "weight", ap_sign=0), "arms.ap.ap_sign=0: must be -1 or 1"),
+    (arm("ap", "weight", ap_sign=1.0), "arms.ap.ap_sign=1.0: must be a whole number"),
+    (arm("magnitude", "weight", ap_fraction=0.01), "arms.magnitude.ap_fraction=0.01: rides on pruning by levels"),
+    (arm("imp", ap_fraction=0.01), "arms.imp.ap_fraction=0.01: removes single weights wherever they are"),
+    (arm("set", "weight", every=2.5), "arms.set.every=2.5: must be a whole number"),
+    (arm("set", "weight", begin_fraction=0.1), "arms.set.begin_fraction=0.1: has no effect on an arm with"),
+    (arm("gmp", "weight", begin_fraction=0.9), "begin_fraction=0.9: must be at most end_fraction=0.75"),
+    (arm("gmp", "weight", drop_fraction=0.1), "arms.gmp.drop_fraction=0.1: has no effect on an arm with"),
+    (arm("edge_popup", "weight", every=3), "arms.edge_popup.every=3: has no effect on an arm with when='during'"),
+    (
+        {"replicates": 100_000, **arm("imp", rate=0.05)},
+        "must be at most 1,000,000 levels and 1,000,000,000 masks",
+    ),
+]
+assert len(WRONG_ARMS) > 60
+WRONG += WRONG_ARMS
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
@@ -377,3 +495,9 @@ def test_more_batches_than_memory_holds_are_refused() -> None:
         ConfigError, match=r"training\.steps=100000000: must be at most 2500000 with training\.batch_size=100"
     ):
         made(data={"name": "digits"}, training={"steps": 100_000_000}).run("unused")
+
+
+def test_the_versions_of_all_that_proposes_trains_and_judges_are_recorded() -> None:
+    found = versions()
+    assert {"sparsefront", "python", "torch", "ray", "optuna", "cmaes", "numpy", "moocore", "scipy"} <= found.keys()
+    assert all(found.values())

@@ -181,8 +181,10 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Between events: the place to stop, to end workers that went silent, and to let the terminal move."""
         if self._interrupted.is_set():
+            _guarded(self._driver, self._driver.record_decided)
             raise KeyboardInterrupt
         _guarded(self._driver, self._on_tick)
+        _guarded(self._driver, self._driver.commit_if_due)
         for trial_id in self._driver.silent():
             if (actor := self._actors.pop(trial_id, None)) is not None:
                 ray.kill(actor)

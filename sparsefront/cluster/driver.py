@@ -162,15 +162,17 @@ class Driver:
 
     def record_decided(self) -> None:
         """Commit what was heard, and what the plan knows itself: slots never to be filled, candidates it stopped."""
-        self._take_decided()
-        while self._waiting or self._ended:
+        # What is committed may decide more: a level that failed, the next one.
+        while self._take_decided() or self._waiting or self._ended:
             self._commit_waiting()
-            self._take_decided()
 
-    def _take_decided(self) -> None:
-        if found := self._plan.decided():
+    def _take_decided(self) -> bool:
+        """Whether there was anything."""
+        found = self._plan.decided()
+        if found:
             self._waiting.append(decided_rows(found, self._names, self._settings.recipe, self._schema))
-            self._commit_if_due()
+            self.commit_if_due()
+        return bool(found)
 
     # Results in ------------------------------------------------------------------------------------------------------
 
@@ -201,13 +203,13 @@ class Driver:
             fresh = rows if is_new.all() else rows.filter(pa.array(is_new))
             if fresh.num_rows:
                 self._waiting.append(fresh)
-        self._commit_if_due()
+        self.commit_if_due()
 
     def ended(self, trial_id: str) -> None:
         """A pack ran to its end."""
         if trial_id in self._running:
             self._ended[trial_id] = None
-            self._commit_if_due()
+            self.commit_if_due()
 
     def lost(self, trial_id: str, outcome: str, reason: str) -> None:
         """A pack broke off: divide its work, or give up what is a single candidate and was tried often enough.
@@ -266,21 +268,17 @@ class Driver:
         self._plan.give_back(parts)
 
     def silent(self) -> list[str]:
-        """Trials whose workers should have ended themselves long ago; asked for several times a second.
-
-        What has waited for a commit long enough is committed here, should nothing else happen; see `failure`.
-        """
-        try:
-            self._commit_if_due()
-        except Exception as error:
-            self.failure = self.failure or error
+        """Trials whose workers should have ended themselves long ago."""
         limit_s = self._clock() - self._settings.timeout_s - _DRIVER_GRACE_S
         return [
             key for key, running in self._running.items() if running.heard_s is not None and running.heard_s < limit_s
         ]
 
-    def _commit_if_due(self) -> None:
-        """Commit what waits unless more may come soon: another pack is on its way, and the last commit was just now."""
+    def commit_if_due(self) -> None:
+        """Commit what waits; to be called several times a second.
+
+        Not yet where more may come soon: another pack is on its way, and the last commit was just now.
+        """
         may_wait = self._waiting and len(self._running) > len(self._ended)
         if not may_wait or self._clock() - self._committed_s >= _COMMIT_EVERY_S:
             self._commit_waiting()

@@ -80,7 +80,8 @@ class Mirror:
     """Everything MLflow shows of one ledger.
 
     ``ledger_id`` tells the ledgers of two runs of the same study apart: it is made of the study's digest and of the
-    moment of the first commit, and stays the same for the life of a ledger.
+    moment of the first commit, and stays the same for the life of a ledger. ``is_complete`` says whether the study has
+    ended; None where the rows are not asked.
     """
 
     experiment: str
@@ -91,6 +92,7 @@ class Mirror:
     nested: tuple[Page, ...]
     n_members: int
     artifacts: Mapping[str, bytes]
+    is_complete: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def mirror_of(
     members: pa.Table,
     *,
     dimensions: Sequence[str] = (),
+    is_complete: bool | None = None,
 ) -> Mirror:
     """The mirror of a study of these pages, whose front has these members; `dimensions` are columns of its space."""
     page_of = functools.partial(_search_member_page, dimensions) if isinstance(design, SearchDesign) else _member_page
@@ -205,6 +208,7 @@ def mirror_of(
         study=study,
         nested=(*arms, *shown),
         n_members=len(shown),
+        is_complete=is_complete,
         artifacts={
             "front.parquet": _parquet_bytes(members),
             "verdict.json": (json.dumps(_rounded_json(verdict.to_dict()), indent=1, sort_keys=True) + "\n").encode(),
@@ -324,7 +328,7 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment)
 
 def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[dict[str, Any]]:
     """Give the front's members with a page: all, or the best of each objective and an arbitrary but stable choice."""
-    rows = members.to_pylist()
+    rows: list[dict[str, Any]] = members.to_pylist()
     if len(rows) > MAX_MEMBERS:
         columns = [o.column for o in objectives_named(objectives)]
         extremes = {

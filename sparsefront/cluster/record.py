@@ -62,6 +62,8 @@ _PAUSE_S = 1.0
 _REQUEST_TIMEOUT_S = 30
 #: Between live exports pass at least this many times the seconds of the last one: 10% of a core at most.
 _REST_FACTOR = 9.0
+#: Seconds that whoever interrupts a study waits for MLflow at most.
+_CLOSE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def record(
     tracking_uri: str | None,
     design: Design | SearchDesign,
     report: Path | None,
-    status: Status = "FINISHED",
+    status: Status | None = None,
     n_planned: int | None = None,
 ) -> RecordResult:
     """Mirror a study into MLflow, in this process.
@@ -96,7 +98,8 @@ def record(
         tracking_uri: of the MLflow store; None takes ``MLFLOW_TRACKING_URI``, else an SQLite file in ``folder``.
         design: the study's design.
         report: HTML page to attach as ``report.html``, if there is one.
-        status: MLflow status of the study's run.
+        status: MLflow status of the study's run. None leaves that of a search which its rows do not show to have ended,
+            or is KILLED if MLflow does not know it yet; else it is FINISHED.
         n_planned: trainings that the study will have done at its end, for the progress tag.
 
     Returns:
@@ -115,7 +118,8 @@ def record(
     with _only_exporter(folder):
         with Ledger.read(folder) as ledger:
             if isinstance(design, SearchDesign):
-                mirror = build_search_mirror(ledger, design, n_planned=n_planned)
+                is_finished = status == "FINISHED"
+                mirror = build_search_mirror(ledger, design, n_planned=n_planned, is_finished=is_finished)
             else:
                 mirror = build_mirror(ledger, design, n_planned=n_planned)
         artifacts = dict(mirror.artifacts)
@@ -138,7 +142,7 @@ def record_in_process(
     design: Design | SearchDesign,
     report: Path | None,
     timeout_s: float,
-    status: Status = "FINISHED",
+    status: Status | None = None,
     n_planned: int | None = None,
 ) -> RecordResult:
     """Mirror a study into MLflow from a child process that is ended when it is late; never raises.
@@ -162,8 +166,8 @@ def record_in_process(
 class LiveRecorder:
     """Keeps the mirror up to date while a study runs, from one child process at a time.
 
-    Nothing here raises or waits, but :meth:`finish`. The child runs at low priority, and rests nine times as long as it
-    worked.
+    Nothing here raises; only :meth:`finish` and :meth:`close` wait. The child runs at low priority, and rests nine
+    times as long as it worked.
     """
 
     def __init__(
@@ -185,6 +189,7 @@ class LiveRecorder:
         self._child: _Child | None = None
         self._started_s = 0.0
         self._due_s: float | None = None
+        self._is_shown_running = False
         self._last: RecordResult | None = None
 
     @property
@@ -217,6 +222,7 @@ class LiveRecorder:
             self._due_s = now + self._every_s
         else:
             self._child, self._started_s = child, now
+            self._is_shown_running = True
 
     def finish(self, timeout_s: float, *, report: Path | None = None, status: Status = "FINISHED") -> RecordResult:
         """End the export that runs, which the last one supersedes, and make the last one.
@@ -233,10 +239,20 @@ class LiveRecorder:
             self._child.wait(0.0)
             self._child = None
         self._due_s = None
+        self._is_shown_running = False
         child = self._spawn(status, timeout_s, report)
         self._note(child if isinstance(child, RecordResult) else child.wait(timeout_s))
         assert self._last is not None
         return self._last
+
+    def close(self, timeout_s: float = _CLOSE_S) -> None:
+        """Show a study that is left unfinished as KILLED, if it was shown as running; it runs again once it goes on.
+
+        Args:
+            timeout_s: seconds to wait for it.
+        """
+        if self._is_shown_running:
+            self.finish(timeout_s, status="KILLED")
 
     def _spawn(self, status: Status, timeout_s: float, report: Path | None) -> _Child | RecordResult:
         return _Child.start(self._folder, self._tracking_uri, self._design, report, timeout_s, status, self._n_planned)
@@ -362,10 +378,13 @@ class _Export:
         self._mirror = mirror
         self._client = _client(uri)
 
-    def run(self, artifacts: Mapping[str, bytes], status: Status) -> str:
+    def run(self, artifacts: Mapping[str, bytes], status: Status | None) -> str:
         """Bring MLflow up to date; returns the id of the study's run."""
         experiment = self._experiment()
         found = self._found(experiment)
+        shown: str = status or "FINISHED"
+        if status is None and self._mirror.is_complete is False:
+            shown = found[STUDY_KEY].info.status if STUDY_KEY in found else "KILLED"
         pages = {page.key: page for page in (self._mirror.study, *self._mirror.nested)}
         if STUDY_KEY not in found:
             self._create(experiment, self._mirror.study, None)
@@ -384,7 +403,7 @@ class _Export:
                 self._client.set_tag(run.info.run_id, _FRONT_TAG, "former")
         self._fill(found[STUDY_KEY], self._mirror.study, None)
         self._attach(found[STUDY_KEY], artifacts)
-        self._close(found[STUDY_KEY], status)
+        self._close(found[STUDY_KEY], shown)
         return parent
 
     def _experiment(self) -> str:
@@ -492,7 +511,7 @@ class _Export:
                 self._client.log_artifact(run.info.run_id, str(path))
         self._client.set_tag(run.info.run_id, _ARTIFACTS_TAG, json.dumps(have | digests, sort_keys=True))
 
-    def _close(self, run: Any, status: Status) -> None:
+    def _close(self, run: Any, status: str) -> None:
         if status == "RUNNING":
             if run.info.status != status:
                 self._client.update_run(run.info.run_id, status=status)
@@ -524,7 +543,7 @@ class _Child:
         design: Design | SearchDesign,
         report: Path | None,
         timeout_s: float,
-        status: Status,
+        status: Status | None,
         n_planned: int | None,
     ) -> _Child | RecordResult:
         uri = tracking_uri_of(folder, tracking_uri)

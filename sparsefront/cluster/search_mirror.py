@@ -81,4 +81,4 @@ def build_search_mirror(
     completed = within_constraints(ledger.scan(where=pc.field("outcome") == "completed"), design)
     members = front(completed, design.objectives, schema=ledger.schema)
     columns = [name for name in ledger.schema.names if name not in SCHEMA.names]
-    return mirror_of(span, design, verdict, study, arms, members, dimensions=columns)
+    return mirror_of(span, design, verdict, study, arms, members, dimensions=columns, is_complete=is_complete)

@@ -179,6 +179,7 @@ class PackRunner:
                 lane.checkpoint,
                 lane.keeps_weights,
                 lane.parent,
+                lane.siblings,
             )
             for lane in work.lanes
         ]

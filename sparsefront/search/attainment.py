@@ -289,7 +289,8 @@ def has_ended(attainment: Attainment, design: SearchDesign) -> bool:
 def _run_has_ended(run: Run, arm: SearchArm) -> bool:
     if run.n_settled < len(run.number):
         return False
-    return np.count_nonzero(run.is_counted) >= arm.candidates or np.count_nonzero(~run.reused) >= arm.space.size
+    n_counted, n_seen = (int(np.count_nonzero(which)) for which in (run.is_counted, ~run.reused))
+    return n_counted >= arm.candidates or n_seen >= arm.space.size
 
 
 def arm_outcomes(attainment: Attainment, design: SearchDesign) -> tuple[ArmOutcomes, ...]:

@@ -24,7 +24,7 @@ def claim_rows(findings: Sequence[ClaimFinding]) -> list[dict[str, str]]:
     return [
         {
             "study": finding.study,
-            "tested": tested(effect),
+            "tested": difference_of(effect),
             "sparsity": f"{effect.sparsity:g}",
             "metric": effect.metric,
             "expected": effect.expect,
@@ -49,7 +49,7 @@ def claim_dict(finding: ClaimFinding) -> dict[str, object]:
     return plain_data({**dataclasses.asdict(finding), "is_finished": finding.is_finished})
 
 
-def tested(effect: ClaimEffect) -> str:
+def difference_of(effect: ClaimEffect) -> str:
     """Say which difference it is."""
     return f"{effect.arm} - {effect.against}" + (f", less that of {effect.than}" if effect.than else "")
 
@@ -96,7 +96,7 @@ def replaced(page: str, table: str) -> str:
 
 def _tested_cell(effect: ClaimEffect) -> str:
     metric = "" if effect.metric in METRICS else f", `{effect.metric}`"
-    return f"{tested(effect)}{metric} at {effect.sparsity:g}: {effect.expect}"
+    return f"{difference_of(effect)}{metric} at {effect.sparsity:g}: {effect.expect}"
 
 
 def _effect_cell(effect: ClaimEffect, *, alpha: float) -> str:

@@ -15,12 +15,12 @@ class Design:
     """What was asked: arms, levels and replicates, and how the referee judges them.
 
     ``equivalence_margin`` is a difference in accuracy (fraction, 0.01 = one point), or in PSNR (dB) where images are
-    restored; ``convergence_margin_fraction`` is a fraction of ``steps``; ``convergence_target_fraction`` is the share of
-    the parent's accuracy (or PSNR) that counts as converged. ``arms`` are all of them, controls included; ``methods``
-    says of each that the user described what differs from the method it is called after. ``untouched_psnr`` is that of
-    the degraded test images under the worst degradation; None for classification.
-    ``keeps_parents`` says that all candidates are compared with the trained parent of their replicate, which is
-    therefore trained first.
+    restored; ``convergence_margin_fraction`` is a fraction of ``steps``; ``convergence_target_fraction`` is the share
+    of the parent's accuracy (or PSNR) that counts as converged. ``arms`` are all of them, controls included;
+    ``methods`` says of each that the user described what differs from the method it is called after. ``untouched_psnr``
+    is that of the degraded test images under the worst degradation; None for classification. ``keeps_parents`` says
+    that all candidates are compared with the trained parent of their replicate, which is therefore trained first;
+    ``mask_sections`` are the entries of each section of a mask, empty if they are unknown.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Design:
     objectives: tuple[str, ...] = ("val_error", "n_params", "macs")
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keeps_parents: bool = False
+    mask_sections: tuple[int, ...] = ()
     task: str = "classification"
     untouched_psnr: float | None = None
 

@@ -237,7 +237,8 @@ class Exploration:
         candidate = self._runs[lane.arm, work.replicate].unfinished[lane.slot]
         ladder = candidate.run.ladder
         passing = tuple((k, ladder[k]) for k in candidate.rungs[candidate.n_reached :])
-        return replace(work, lanes=(_lane(candidate),), passing=passing)
+        left = (work.stops[0] - candidate.start_step) / (work.stops[0] - lane.start_step)
+        return replace(work, lanes=(_lane(candidate),), passing=passing, predicted_s=left * work.predicted_s)
 
     def without_committed(self, work: SegmentWork) -> list[SegmentWork]:
         """What is left of `work` once committed rows are taken out of it."""

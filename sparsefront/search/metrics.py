@@ -48,6 +48,15 @@ class Metric:
         """
         return 1.0 - mean if self.test_column == "test_error" else mean
 
+    @property
+    def noun(self) -> str:
+        """The title inside a sentence.
+
+        >>> METRICS["accuracy"].noun, METRICS["psnr"].noun
+        ('test accuracy', 'test PSNR of the worst degradation')
+        """
+        return self.title[0].lower() + self.title[1:]
+
     def shown(self, value: float) -> str:
         """A value without its unit.
 

@@ -66,6 +66,7 @@ class Lane:
         checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
         keeps_weights: whether its own weights are to be kept, for a network that goes on from them.
         parent: id of the trained parent that it is compared with, and name of the checkpoint that holds its weights.
+        siblings: whether it is trained again with another order of the data, to be compared with that.
     """
 
     candidate: Candidate
@@ -75,6 +76,7 @@ class Lane:
     checkpoint: str | None = None
     keeps_weights: bool = False
     parent: tuple[str, str] | None = None
+    siblings: bool = False
 
 
 @dataclass(frozen=True)
@@ -430,6 +432,7 @@ class Plan:
                         None if candidate.origin is None else self._checkpoints.get(candidate.origin),
                         any(cut.method.keeps_weights for cut in cuts) or (self._design.keeps_parents and not sparsity),
                         self._parent(replicate) if sparsity else None,
+                        any(self._design.methods.get(arm, {}).get("siblings", False) for arm in arms),
                     )
                 )
         n_packs = -(-len(lanes) // self._lanes_per_pack)

@@ -49,6 +49,7 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         task=identity["resolved"].get("task", "classification"),
         untouched_psnr=identity["resolved"].get("untouched_psnr"),
         keeps_parents=identity["resolved"].get("keeps_parents", False),
+        mask_sections=tuple(identity["resolved"].get("mask_sections", ())),
     )
 
 

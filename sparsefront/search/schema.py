@@ -54,7 +54,15 @@ _DIAGNOSTICS: tuple[Column, ...] = (
     Column("dynamic_dead_fraction", pa.float64(), "hidden activations that are silent, over units and examples"),
     Column("mask_overlap", pa.float64(), "entries in the first and last mask over those in either, if masks change"),
     Column("exploration_rate", pa.float64(), "share of the prunable weights that were ever active, if masks change"),
-    Column("quality_passes", pa.float64(), "passes spent on measuring these columns and qualities; in no budget"),
+    Column(
+        "instability_error", pa.float64(), "rise of the validation error between the network and its sibling, if any"
+    ),
+    Column("instability_loss", pa.float64(), "the same rise of the validation loss"),
+    Column(
+        "quality_passes",
+        pa.float64(),
+        "passes spent on measuring these columns and qualities, siblings included; in no budget",
+    ),
 )
 #: Peak signal-to-noise ratios of restored images, where the examples of a study are images to restore.
 _PSNR: tuple[Column, ...] = tuple(

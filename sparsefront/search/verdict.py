@@ -278,7 +278,8 @@ def _steps_to_target(
         )
     accurate = errors <= allowed_error[of_row] + 1e-6
     np.minimum.at(first, of_row[accurate], steps[accurate])
-    reached = completed & np.isfinite(first)
+    # What trains longer (a control of equal budget) came to the target only if the others had the time for it.
+    reached = completed & (first <= design.steps)
     return np.where(np.isnan(allowed_error), np.nan, np.where(reached, first, float(design.steps))), reached
 
 

@@ -14,7 +14,7 @@ from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.results import write_claim
 from sparsefront.search.claims import Claim, checked_test
 from sparsefront.search.design import Design
-from sparsefront.search.methods import BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
+from sparsefront.search.methods import ARM_KEYS, BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
 from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
@@ -29,7 +29,7 @@ from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
-from sparsefront.trainables.models import build_model
+from sparsefront.trainables.models import Model, build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.quality import QUALITIES, check_qualities
@@ -179,7 +179,7 @@ class MaskStudy(Study):
                     f"arms: {called!r} {nearest(called, METHODS)}{missing if isinstance(self.arms, Mapping) else ''}"
                 )
             if called not in PRUNERS:
-                if odd := [key for key in table if key != "method"]:
+                if odd := [key for key in table if key not in ("method", "siblings")]:
                     raise ConfigError(f"{where}.{odd[0]}: method {called!r} has no options; remove it")
                 if called != arm:
                     raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
@@ -191,8 +191,8 @@ class MaskStudy(Study):
             if len(set(controls)) != len(controls):
                 raise ConfigError(f"{where}.controls={list(controls)}: every value may appear once")
             for key in table:
-                if key not in ("method", "controls") and key not in _PRUNING_FIELDS:
-                    raise ConfigError(f"{where}.{key}: {nearest(key, ('method', 'controls', *_PRUNING_FIELDS))}")
+                if key not in (*ARM_KEYS, *_PRUNING_FIELDS):
+                    raise ConfigError(f"{where}.{key}: {nearest(key, (*ARM_KEYS, *_PRUNING_FIELDS))}")
             self._check_pruner(where, PRUNERS[called], table)
         methods = methods_of(tables)
         n_arms = sum(1 + len(table.get("controls", ())) for table in tables.values())
@@ -206,7 +206,7 @@ class MaskStudy(Study):
             raise ConfigError(
                 f"{where}: prunes {' and '.join(row.kinds)} masks only, and masks.kind is {kind!r}; change one of them"
             )
-        changes = {key: value for key, value in table.items() if key not in ("method", "controls")}
+        changes = {key: value for key, value in table.items() if key not in ARM_KEYS}
         try:
             method = Pruning.of_data({**row.method.as_data(), **changes})
         except SpaceError as error:
@@ -217,6 +217,11 @@ class MaskStudy(Study):
                     f"{where}.{key}={shown(value)}: has no effect on an arm with when={method.when!r}, "
                     f"survivors={method.survivors!r} and update={method.update!r}; remove it"
                 )
+        if table.get("siblings") and method.when == "during":
+            raise ConfigError(
+                f"{where}.siblings=true: siblings share a mask, and that of an arm with when='during' changes in its "
+                "training; remove it"
+            )
         if (pattern := parse_pattern(method.pattern)).kind != kind and (kind, method.pattern) != (
             "node",
             "unstructured",
@@ -276,6 +281,19 @@ class MaskStudy(Study):
         assert isinstance(design, Design)
         return design
 
+    def _resolved(self, dataset: Dataset) -> dict[str, Any]:
+        """With the sections of masks, so that they are compared without building the parent."""
+        try:
+            sections = list(self._parent(dataset).structure.section_sizes(self.masks.kind))
+        except (ConfigError, SpaceError):  # a parent that these data do not fit is refused when the study is run
+            sections = []
+        return {**super()._resolved(dataset), "mask_sections": sections}
+
+    def _parent(self, dataset: Dataset) -> Model:
+        return build_model(
+            self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+        )
+
     def _measured(self) -> dict[str, Any]:
         """With whether the trained parents are kept, which some qualities compare with."""
         is_compared = any(QUALITIES[name].compare is not None for name in self.quality)
@@ -295,11 +313,6 @@ class MaskStudy(Study):
                 f"arms: 'searched_scalefree' chooses by a loss of logits, and data set {self.data.name!r} is for "
                 f"{task}; leave it out"
             )
-        if task != "classification" and self.quality:
-            raise ConfigError(
-                f"quality={list(self.quality)}: are measured on classes, and data set {self.data.name!r} is for {task}; "
-                "leave them out"
-            )
         of_others = "val_psnr" if task == "classification" else "val_accuracy"
         for objective in self.verdict.objectives:
             if objective.startswith(of_others):
@@ -315,15 +328,9 @@ class MaskStudy(Study):
                 "replicate"
             )
         try:
-            model = build_model(
-                self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
-            )
+            model = self._parent(dataset)
             for sparsity in self.sparsities:
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
-            for arm in (method for method in self._methods().values() if isinstance(method, Pruned)):
-                for sparsity in arm.levels(self._ascending):
-                    allocation = arm.method.allocation or self.masks.allocation
-                    kept_counts(model.structure, self.masks.kind, sparsity, allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
 

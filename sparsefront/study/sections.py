@@ -95,13 +95,15 @@ class MasksSection(Section):
 class ArmSection(Section):
     """One arm of a study of masks: a method under a name of its own, with what differs from it, and its controls.
 
-    Besides `method` and `controls` it takes the fields of a pruning method (docs/pruning.md).
+    With `siblings` each of its networks is trained again with another order of the data, to measure instability.
+    Besides these it takes the fields of a pruning method (docs/pruning.md).
     """
 
     model_config = ConfigDict(extra="allow")
 
     method: str = ""
     controls: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    siblings: bool = False
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class ClaimTestSection(Section):
     sparsity: Annotated[tuple[Sparsity, ...], BeforeValidator(_as_list), Field(strict=False)] = ()
     metric: str = "accuracy"
     expect: Literal["higher", "lower", "equivalent"]
-    margin: Annotated[float, Field(gt=0)] | None = None
+    margin: Annotated[float | None, Field(gt=0)] = None
     than: str = ""
 
 

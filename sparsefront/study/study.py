@@ -323,6 +323,7 @@ class Study(Section):
                     n_planned=self._counts(plan)[3],
                 )
                 recorder.start(time.monotonic())
+                stack.callback(recorder.close)
             if view is not None:
                 stack.callback(view.close)
 

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
-from sparsefront.trainables.diagnostics import RealSize, diagnose
+from sparsefront.trainables.diagnostics import RealSize, diagnose, instability
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.mask_updates import sections_of
 from sparsefront.trainables.mask_updates.contract import scatter
 from sparsefront.trainables.models import Model
-from sparsefront.trainables.pack import Examples, LaneResult, evaluate_each
+from sparsefront.trainables.pack import Examples, LaneResult, Pack, evaluate_each
 from sparsefront.trainables.quality import QUALITIES, measure, passes
 
 #: Validation examples that units are watched on: the first ones of the replicate.
 N_WATCHED = 512
 #: Diagnostics that the ledger has under another rule already: it counts what a mask leaves, not what training left.
 _COUNTED_ELSEWHERE = ("macs",)
+#: Points on the line between siblings, ends included.
+_POINTS = 11
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
 _FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
@@ -82,11 +84,50 @@ class Measurer:
         except Exception as error:  # user code: a training that came to its end is not lost with what is measured of it
             if is_out_of_memory(error):
                 raise
-            for row in rows:
-                row["error"] = "".join(["not all was measured: ", *traceback.format_exception(error)])[
-                    -_ERROR_CHARACTERS:
-                ]
+            _complain(rows, error)
         return rows
+
+    def siblings(
+        self,
+        rows: Sequence[dict[str, Any]],
+        model: Model,
+        lanes: LaneStack,
+        trained: Sequence[LaneResult],
+        twins: Pack,
+        validation: Examples,
+    ) -> Iterator[None]:
+        """Train copies of lanes and write into `rows` how the validation error and loss rise on the line to them.
+
+        Args:
+            rows: of the lanes, as `columns` gave them.
+            model: the parent.
+            lanes: as they were before training.
+            trained: what became of them, all completed.
+            twins: the same lanes, about to be trained with another order of the data.
+            validation: examples of the replicate.
+
+        Yields:
+            At every validation point of the copies.
+        """
+        try:
+            flat, n_points = torch.full_like(lanes.flat, torch.nan), 0
+            start = twins.step
+            for ended in twins.run():
+                n_points += 1
+                for result in ended:
+                    if result.outcome == "completed":  # a copy that diverged is connected with nothing
+                        flat[result.lane] = result.parameters
+                yield
+            first = replace(lanes, flat=torch.stack([result.parameters for result in trained]))
+            line = instability(model, first, replace(lanes, flat=flat), validation, points=_POINTS)
+            _write(rows, {"instability_error": line.error_instability, "instability_loss": line.loss_instability})
+            n_passes = (twins.step - start) * twins.batch_size + (n_points + _POINTS) * len(validation) * _FORWARD_PASS
+            for row in rows:
+                row["quality_passes"] += n_passes
+        except Exception as error:  # as in `columns`
+            if is_out_of_memory(error):
+                raise
+            _complain(rows, error)
 
     def _diagnose(
         self,
@@ -131,6 +172,12 @@ class Measurer:
         _write(rows, {**measure(names, model, lanes, self._test, parent=reference, seed=self._seed)})
         for row in rows:
             row["quality_passes"] += passes(names, len(self._test))
+
+
+def _complain(rows: Sequence[dict[str, Any]], error: Exception) -> None:
+    text = "".join(["not all was measured: ", *traceback.format_exception(error)])
+    for row in rows:
+        row["error"] = text[-_ERROR_CHARACTERS:]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

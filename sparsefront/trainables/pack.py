@@ -251,6 +251,11 @@ class Pack:
         self._any_smoothing = any(values)
 
     @property
+    def batch_size(self) -> int:
+        """Examples in a step."""
+        return self._schedule.batch_size
+
+    @property
     def n_lanes(self) -> int:
         """Lanes still in training."""
         return len(self._rows)

@@ -73,6 +73,7 @@ class LaneOrder:
         checkpoint: name of the checkpoint that holds the weights of `candidate.origin`.
         keeps_weights: whether to leave a checkpoint of its own weights.
         parent: id of the trained parent that it is compared with, and name of the checkpoint that holds its weights.
+        siblings: whether it is trained again with another order of the data, to be compared with that.
     """
 
     candidate: Candidate
@@ -82,6 +83,7 @@ class LaneOrder:
     checkpoint: str | None = None
     keeps_weights: bool = False
     parent: tuple[str, str] | None = None
+    siblings: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,11 @@ class Workshop:
             parent={name: torch.from_numpy(w).to(self.device) for name, w in weights.items()},
         )
 
-    def _make_order(self, replicate: int, steps: int) -> torch.Tensor:
+    def _make_order(self, replicate: int, steps: int, use: str = "order") -> torch.Tensor:
         """Indices of the batches of the first steps of a replicate: (steps, batch) int64; longer orders begin alike."""
         n_train = len(self._replicate(replicate).train)
         order = batch_order(
-            n_train, self.recipe.schedule.batch_size, steps, generator(self.recipe.seed, "order", replicate)
+            n_train, self.recipe.schedule.batch_size, steps, generator(self.recipe.seed, use, replicate)
         )
         return torch.from_numpy(order).to(self.device)
 
@@ -491,18 +493,15 @@ class Workshop:
             job.remains = remaining
         scores = score_lanes(self._model, lanes, state.probe)
         start, stop = self._span(jobs[0].order.candidate)
-        order = self._order(jobs[0].order.candidate.replicate, stop)[start:]
+        replicate = jobs[0].order.candidate.replicate
         method = jobs[0].method
         is_anew = jobs[0].order.candidate.start == "trained" and method is not None and method.lr == "rewound"
-        pack = self._pack(
-            lanes,
-            state,
-            order,
-            stop - start,
-            self._updates(jobs, lanes),
-            lr_steps=stop - start if is_anew else jobs[0].order.candidate.steps or recipe.schedule.steps,
-            lr_offset=0 if is_anew else start,
-        )
+        rates = {
+            "lr_steps": stop - start if is_anew else jobs[0].order.candidate.steps or recipe.schedule.steps,
+            "lr_offset": 0 if is_anew else start,
+        }
+        order = self._order(replicate, stop)[start:]
+        pack = self._pack(lanes, state, order, stop - start, self._updates(jobs, lanes), **rates)
         n_points = 0
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
@@ -533,6 +532,20 @@ class Workshop:
                 kind=recipe.mask_kind,
                 parent=None if of is None else partial(self._trained_parent, *of),
             )
+            doubled = [i for i, r in enumerate(ended) if r.outcome == "completed" and jobs[r.lane].order.siblings]
+            if doubled and stop > start:
+                again = lanes.select([ended[i].lane for i in doubled])
+                order = self._order(replicate, stop, "sibling_order")[start:]
+                twins = self._pack(again, state, order, stop - start, None, **rates)
+                compared = self._measurer.siblings(
+                    [measured[i] for i in doubled],
+                    self._model,
+                    again,
+                    [ended[i] for i in doubled],
+                    twins,
+                    state.validation,
+                )
+                yield from ([] for _ in compared)
             rows: list[tuple[_Job, Trained]] = []
             for result, columns in zip(ended, measured, strict=True):
                 job, i = jobs[result.lane], result.lane

@@ -253,7 +253,7 @@ def test_a_commit_that_fails_while_nothing_else_happens_ends_the_study(scene: Sc
     hear_all(scene, "u", second)
     scene.ledger.close()
     scene.now_s[0] += 1
-    scene.driver.silent()
+    scene.driver.commit_if_due()
     assert scene.driver.is_over
     assert "is closed" in str(scene.driver.failure)
 

@@ -28,9 +28,11 @@ from sparsefront.cluster.record import (
     without_password,
 )
 from sparsefront.errors import ConfigError, LedgerError
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.schema import SCHEMA
 from tests import synthetic
+from tests.synthetic_search import make_search_design, make_search_table
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates, and leaves its pooled connections to the garbage collector.
 pytestmark = [
@@ -168,6 +170,41 @@ def test_a_study_that_goes_on_is_followed(study: Study) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_that_is_left_unfinished_is_killed_and_runs_again_once_it_goes_on(study: Study) -> None:
+    folder = study(TABLE.slice(0, 12))
+    shows = []
+    for status in ("RUNNING", "KILLED", "RUNNING", "FINISHED"):
+        mirror_in_process(folder, status=status)
+        shows.append({run["key"]: run["info"][1] for run in shown(folder / "mlflow.db")}["study"])
+    assert shows == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
+
+
+def search_folder(folder: Path, design: SearchDesign, table: pa.Table) -> Path:
+    columns = {name: kind for arm in design.arms for name, kind in arm.space.columns if name not in SCHEMA.names}
+    header = {"name": design.name, "resolved": {"columns": columns}}
+    with Ledger.create(folder, header, digest="e" * 32, versions={}) as ledger:
+        ledger.commit(table)
+    return folder
+
+
+def test_recording_a_search_again_says_whether_it_has_ended(empty_store: Path, tmp_path: Path) -> None:
+    design = make_search_design(arms={"random": {}}, replicates=1, candidates=4)
+    table = make_search_table(design)
+    folder = search_folder(tmp_path / "search", design, table.slice(0, 3))
+    shutil.copy(empty_store, folder / "mlflow.db")
+
+    def status_after(given: str | None) -> Any:
+        record(folder, tracking_uri=None, design=design, report=None, status=given)  # type: ignore[arg-type]
+        return {run["key"]: run["info"][1] for run in shown(folder / "mlflow.db")}["study"]
+
+    assert [status_after(given) for given in (None, "RUNNING", None)] == ["KILLED", "RUNNING", "RUNNING"]
+    assert [status_after(given) for given in ("FINISHED", None)] == ["FINISHED", "FINISHED"], "its driver knows"
+    with Ledger.open(folder) as ledger:
+        ledger.commit(table.slice(3))
+    status_after("RUNNING")
+    assert status_after(None) == "FINISHED"
+
+
 def test_a_former_member_that_returns_is_a_member_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = study()
     mirror_in_process(folder)
@@ -462,6 +499,35 @@ def test_the_live_recorder_ends_a_late_export_and_goes_on(study: Study, caplog: 
     assert "took too long" in str(recorder.last.error)
     assert len(caplog.records) == 1  # said once, not every time
     assert recorder.finish(120.0).error is None
+
+
+@pytest.mark.slow
+def test_the_live_recorder_shows_what_is_left_unfinished_as_killed(study: Study) -> None:
+    folder = study(TABLE.slice(0, 12))
+    recorder = LiveRecorder(folder, tracking_uri=None, design=SMALL, every_s=1.0)
+    recorder.start(0.0)
+    recorder.maybe_export(1.0)
+    child = recorder._child
+    assert child is not None
+    child.process.wait()
+    assert shown(folder / "mlflow.db")[-1]["info"][1] == "RUNNING"
+    recorder.close(120.0)
+    assert recorder.last is not None
+    assert recorder.last.error is None
+    assert shown(folder / "mlflow.db")[-1]["info"][1] == "KILLED"
+    recorder.finish(120.0)
+    recorder.close()
+    assert shown(folder / "mlflow.db")[-1]["info"][1] == "FINISHED"
+
+
+def test_the_live_recorder_closes_without_an_export_where_none_was_begun(study: Study) -> None:
+    folder = study()
+    recorder = LiveRecorder(folder, tracking_uri=None, design=SMALL, every_s=60.0)
+    recorder.start(0.0)
+    recorder.maybe_export(1.0)
+    recorder.close()
+    assert recorder.last is None
+    assert shown(folder / "mlflow.db") == []
 
 
 def test_the_live_recorder_never_raises(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

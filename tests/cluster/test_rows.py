@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,13 +10,16 @@ import pytest
 import torch
 
 from sparsefront.cluster.rows import batch, decided_rows, lost_rows, scored_rows, stamped, trained_rows
+from sparsefront.search.methods import Cut
 from sparsefront.search.plan import Lane, ScoreWork, Slot, TrainWork, Unavailable
 from sparsefront.search.schema import SCHEMA
 from sparsefront.spaces.candidate import Candidate, CandidateNames
+from sparsefront.spaces.masks import mask_digest
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.study import Study
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.recipe import Recipe
-from sparsefront.trainables.workshop import LaneOrder, Workshop
+from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop
 
 STUDY = Study.from_dict(
     {
@@ -98,17 +102,58 @@ def test_a_candidate_in_several_slots_costs_once(workshop: Workshop, recipe: Rec
     assert first["lr"] == STUDY.training.lr
 
 
-def test_masks_cut_from_the_parent_travel_with_its_row(workshop: Workshop, recipe: Recipe) -> None:
-    parent = lane(Candidate(0, 0.0, "parent"), Slot("dense", 0))
-    derive = (("magnitude", 0.5),)
-    ended = [one for part in workshop.train([LaneOrder(parent.candidate)], derive=derive) for one in part]
-    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,), derive), ended, recipe, device="cpu")
-    trained, pruned = rows.to_pylist()
+def test_masks_cut_from_a_network_travel_with_its_row(workshop: Workshop, recipe: Recipe) -> None:
+    cuts = (Cut("magnitude", 0.5, Pruning("trained")), Cut("late", 0.9, Pruning("levels", score="snip")))
+    parent = replace(lane(Candidate(0, 0.0, "parent"), Slot("dense", 0)), cuts=cuts)
+    orders = [LaneOrder(parent.candidate, cuts=tuple(CutOrder(c.arm, c.sparsity, c.method) for c in cuts))]
+    ended = [one for part in workshop.train(orders) for one in part]
+    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,)), ended, recipe, device="cpu")
+    trained, *pruned = rows.to_pylist()
     assert (trained["stage"], trained["mask_kind"], trained["mask_digest"]) == ("trained", "none", None)
-    assert (pruned["stage"], pruned["arm"], pruned["target_sparsity"]) == ("pruned", "magnitude", 0.5)
-    assert pruned["candidate"] == parent.id
-    assert list(blobs) == [pruned["mask_digest"]]
-    assert [pruned[cost] for cost in COSTS] == [0, 0, 0]
+    found = [(row["stage"], row["arm"], row["target_sparsity"], row["slot"]) for row in pruned]
+    assert found == [("pruned", "magnitude", 0.5, 0), ("pruned", "late", 0.9, 0)]
+    assert {row["candidate"] for row in pruned} == {parent.id}
+    assert {row["mask_digest"] for row in pruned} == set(blobs)
+    assert [pruned[0][cost] for cost in COSTS] == [0, 0, 0]
+    # SNIP looks at the gradient of 30 examples, of a network of the parent's size.
+    assert (pruned[1]["passes"], pruned[1]["flops"]) == (30, pytest.approx(6 * trained["macs"] * 30))
+
+
+def test_rows_on_the_way_to_a_level_are_of_a_stage_of_their_own(workshop: Workshop, recipe: Recipe) -> None:
+    one = lane(Candidate(0, 0.2, "masked", draw=0), Slot("imp", 0))
+    ended = [t for part in workshop.train([LaneOrder(one.candidate)]) for t in part]
+    for stage in ("level", "trained"):
+        work = TrainWork(0, 0.2, (one,), stage)
+        (row,) = trained_rows(work, ended, recipe, device="cpu")[0].to_pylist()
+        (lost,) = lost_rows(work, "lost", "gone", NAMES, recipe, seconds_each=1.0).to_pylist()
+        (never,) = decided_rows(
+            [Unavailable(0, 0.2, (Slot("imp", 0),), "why", stage)], NAMES, recipe, SCHEMA
+        ).to_pylist()
+        assert row["stage"] == lost["stage"] == never["stage"] == stage
+
+
+def test_masks_that_a_training_made_are_stored_with_its_row(workshop: Workshop, recipe: Recipe) -> None:
+    weights = Workshop(replace(recipe, mask_kind="weight"), load_dataset("digits", STUDY.data.options), workshop.device)
+    made = [
+        Candidate(0, 0.5, "masked", method=Pruning("init", score="random", allocation="erk")),
+        Candidate(0, 0.5, "masked", method=Pruning("during", update="set")),
+        Candidate(0, 0.5, "masked", draw=0),
+    ]
+    work = TrainWork(0, 0.5, tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate(made)))
+    ended = [t for part in weights.train([LaneOrder(c) for c in made]) for t in part]
+    rows, blobs = trained_rows(work, ended, weights.recipe, device="cpu")
+    digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
+    assert set(blobs) == {digests["arm0"], digests["arm1"]}  # that of a draw follows from its number
+    assert all(mask_digest(bits) == digest for digest, bits in blobs.items())
+    # A control's mask is stored too, under a digest of its own; one that is stored already is not.
+    source = digests["arm0"]
+    shuffled = [Candidate(0, 0.5, "masked", mask=source, control=c) for c in ("shuffled_layers", "fresh_weights")]
+    work = TrainWork(0, 0.5, tuple(lane(c, Slot(c.control, 0)) for c in shuffled))
+    ended = [t for part in weights.train([LaneOrder(c, blobs[source]) for c in shuffled]) for t in part]
+    rows, again = trained_rows(work, ended, weights.recipe, device="cpu")
+    digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
+    assert digests["fresh_weights"] == source
+    assert set(again) == {digests["shuffled_layers"]} != {source}
 
 
 def test_work_that_came_to_nothing_has_the_keys_it_would_have_had(recipe: Recipe) -> None:

@@ -22,8 +22,10 @@ from sparsefront.cluster.worker import (
     decode_rows,
     outcome_of,
 )
+from sparsefront.search.methods import Cut
 from sparsefront.search.plan import Lane, ScoreWork, Slot, TrainWork
 from sparsefront.spaces.candidate import Candidate, CandidateNames
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.study import Study
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.workshop import ScoredMasks, Workshop
@@ -80,7 +82,8 @@ def test_parents_send_the_masks_that_were_cut_from_them() -> None:
     settings = settings_of()
     runner = runner_of(settings)
     parent = lane(settings, Candidate(0, 0.0, "parent"), Slot("dense", 0))
-    runner.start(TrainWork(0, 0.0, (parent,), derive=(("magnitude", 0.5),)), {})
+    parent = dataclasses.replace(parent, cuts=(Cut("magnitude", 0.5, Pruning("trained")),))
+    runner.start(TrainWork(0, 0.0, (parent,)), {})
     reports = work_out(runner)
     rows = rows_of(reports)
     assert [(row["stage"], row["arm"], row["slot"]) for row in rows] == [

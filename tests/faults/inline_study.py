@@ -94,7 +94,9 @@ def run_inline(
         driver.record_decided()
         while not driver.is_over:
             key = driver.next_pack("trial")
-            assert key is not None
+            if key is None:  # the last there was to do was to say what can never be done
+                assert driver.is_over
+                break
             runner.start(*posted.pop(key))
             done = False
             while not done:

@@ -51,6 +51,8 @@ from tests.synthetic_exploration import (
 HALVING = RungSettings("successive_halving", eta=3, min_steps=3, bracket=12)
 ASHA = RungSettings("asha", eta=2, min_steps=3, bracket=10)
 PARETO = RungSettings("mo_asha", eta=2, min_steps=3, bracket=16, objectives=("val_error", "n_params"))
+GROWN = RungSettings("hyperband", eta=3, min_steps=3, fidelity="data_fraction")
+WHOLE = Space.from_table({"training": {"batch_size": {"low": 5, "high": 8}, "lr": {"choices": [0.1, 0.2, 0.3, 0.4]}}})
 FINITE = Space.from_table({"training": {"optimizer": {"choices": ["adam", "sgd"]}, "batch_size": {"choices": [5, 10]}}})
 
 MIXED = design_of(
@@ -61,6 +63,7 @@ MIXED = design_of(
     arm_of("evolving", "evolution", candidates=16, rungs=HALVING),
     arm_of("pareto", "evolution", candidates=16, rungs=PARETO),
     arm_of("few", space=FINITE, rungs=ASHA),
+    arm_of("grown", "evolution", space=WHOLE, candidates=14, rungs=GROWN),
     arm_of("small", space=replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", 600.0),))),
 )
 ASYNCHRONOUS = design_of(

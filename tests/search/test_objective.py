@@ -7,20 +7,24 @@ import pytest
 from sparsefront.errors import ConfigError
 from sparsefront.search import objective
 from sparsefront.search.objective import OBJECTIVES, ideal_point, losses, natural, objectives_named, worst_bounds
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
+from sparsefront.trainables import quality
+
+MEASURED = schema_of({"resolved": {"columns": {name: f"test_{c.kind}" for name, c in quality.COLUMNS.items()}}})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_reads_a_numeric_column_that_is_no_test_result(name):
-    kind = SCHEMA.field(OBJECTIVES[name].column).type
-    assert pa.types.is_floating(kind) or pa.types.is_integer(kind)
-    assert not OBJECTIVES[name].column.startswith("test_")
+    column = MEASURED.field(OBJECTIVES[name].column)
+    assert pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+    assert not column.name.startswith("test_")
+    assert is_test_result(column) == bool(OBJECTIVES[name].quality), "those of a quality say so"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_better_is_lower_for_every_objective(name):
     column = OBJECTIVES[name].column
-    low_and_high = pa.table({column: pa.array([0.0, 1.0]).cast(SCHEMA.field(column).type)})
+    low_and_high = pa.table({column: pa.array([0.0, 1.0]).cast(MEASURED.field(column).type)})
     matrix = losses(low_and_high, [name])
     stored_lower_is_better = not OBJECTIVES[name].higher_is_better or OBJECTIVES[name].from_one
     assert (matrix[0, 0] < matrix[1, 0]) == stored_lower_is_better

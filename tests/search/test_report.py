@@ -271,7 +271,7 @@ def test_a_study_that_lacks_something_still_gives_a_page(
     assert "nan" not in found.page.text.lower().replace("finance", "")
     assert "None" not in found.page.text
     headings = [attributes.get("id") for tag, attributes in found.page.elements if tag == "section"]
-    assert headings == ["run", "accuracy", "verdict", "front", "losses", "curves", "spent", "words"]
+    assert headings == ["run", "accuracy", "verdict", "front", "losses", "curves", "spent", "diagnostics", "words"]
 
 
 def test_an_empty_study_gives_a_page_that_says_so(build: Callable[..., Study]) -> None:

@@ -19,6 +19,7 @@ from sparsefront.search.attainment import attainment_columns
 from sparsefront.search.comparison import compare_arms
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.report.markup import UNKNOWN
 from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.report.search_page import render_search_page, write_search_report
 from sparsefront.search.report.search_sections import budget_to_catch_up
@@ -239,7 +240,7 @@ def test_the_columns_of_the_schema_are_enough_where_a_space_adds_none() -> None:
         ("never", "82%", "never", "never [82% or more]"),
         ("95%", "82%", "never", "95% [82% or more]"),
         ("64%", None, None, "64% [unknown]"),
-        (None, None, None, "unknown"),
+        (None, None, None, UNKNOWN),
     ],
 )
 def test_what_it_takes_to_catch_up_is_never_an_interval_that_says_nothing(

@@ -241,7 +241,7 @@ def test_a_study_with_rungs_repeats_itself_what_was_stopped_and_what_diverged_in
 
 
 def test_of_equals_the_one_of_the_same_arm_is_asked() -> None:
-    """Two arms trained the same candidates, and came to different results: their rungs give different shares of data."""
+    """Two arms trained the same candidates to different ends: the rungs of one give shares of the data."""
     grown = RungSettings("asha", eta=3, min_steps=3, fidelity="data_fraction")
     design = design_of(arm_of("random", candidates=8), arm_of("grown", candidates=8, rungs=grown), replicates=1)
 

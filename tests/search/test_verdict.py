@@ -11,6 +11,7 @@ from scipy import stats
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.findings import LABELS
+from sparsefront.search.methods import METHODS
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
@@ -377,6 +378,65 @@ def test_what_was_trained_for_another_slot_costs_its_arm_as_much(small):
     searched = table.filter(pc.and_(pc.equal(table["arm"], "searched"), pc.equal(table["stage"], "trained")))
     assert sum(searched["reused"].to_pylist()) > 0, "the seed must make the searched mask one of the random ones"
     assert of(judge(table, design), "searched", 0.9).arm_passes == design.steps * 100
+
+
+@pytest.fixture
+def chains(make_design, make_table):
+    """Two chains of one network each, trained once for both: `again` has the rows and `imp` the cost."""
+    arms = {"random": {}, "dense": {}, "imp": {}, "again": {"method": "imp"}, "ap": {}}
+    design = make_design(arms=tuple(arms), methods=arms, replicates=2, sparsities=(0.36, 0.5), random_draws=2, draws=2)
+    rows = make_table(design, reuse=False).to_pylist()
+    levels = METHODS["imp"].levels((0.36, 0.5))
+    assert [round(s, 3) for s in levels] == [0.2, 0.36, 0.434, 0.5]
+    like = {
+        level: next(r for r in rows if (r["stage"], r["target_sparsity"]) == ("trained", level))
+        for level in (0.36, 0.5)
+    }
+    for row in rows:
+        if row["arm"] in ("imp", "again") and row["stage"] == "trained":
+            row["candidate"] = f"chain-{row['replicate']}-{row['target_sparsity']}"
+            row |= {"reused": row["arm"] == "again", "passes": 1000.0 if row["arm"] == "imp" else 0.0}
+    for r, arm, (i, level) in itertools.product(range(2), ("imp", "again", "ap"), enumerate(levels)):
+        cut = {"stage": "pruned", "passes": 10.0 ** (i - 2), "candidate": "a network", "slot": 0}
+        rows.append({**like[0.36], "arm": arm, "replicate": r, "target_sparsity": level, **cut})
+        if level not in (0.36, 0.5):
+            trained = {"stage": "level", "candidate": f"{'ap' if arm == 'ap' else 'chain'}-{r}-{level}", "slot": 0}
+            cost = {"passes": 0.0 if arm == "again" else 3.0 * (i + 1), "reused": arm == "again"}
+            rows.append({**like[0.36], "arm": arm, "replicate": r, "target_sparsity": level, **trained, **cost})
+    return design, pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def test_a_chain_pays_for_its_parent_and_for_all_levels_and_cuts_on_its_way(chains):
+    design, table = chains
+    parent, own = design.steps * 100, 1000
+    found = judge(table, design)
+    for arm in ("imp", "again"):
+        # At 0.36: the parent, level 0.2 (3 passes), two cuts (0.01 + 0.1), and its own training.
+        assert of(found, arm, 0.36).arm_passes == pytest.approx(parent + 3 + 0.11 + own)
+        # At 0.5 also the network at 0.36, level 0.434 (9), and two more cuts.
+        assert of(found, arm, 0.5).arm_passes == pytest.approx(parent + 3 + own + 9 + 11.11 + own)
+    assert of(found, "ap", 0.5).arm_passes == pytest.approx(
+        parent + 3 + design.steps * 100 + 9 + 11.11 + design.steps * 100
+    )
+    shuffled = table.take(np.random.default_rng(0).permutation(table.num_rows))
+    assert of(judge(shuffled, design), "again", 0.5).arm_passes == of(found, "again", 0.5).arm_passes
+    # What was spent is what the rows say: each network once.
+    spent = {one.arm: one.passes for one in found.spent}
+    assert spent["imp"] - spent["again"] == pytest.approx(2 * (2 * own + 3 + 9))
+
+
+def test_a_network_that_trains_longer_is_given_no_more_time_to_converge(make_design, make_table):
+    arms = {"random": {}, "dense": {}, "snip": {"controls": ["dense_budget"]}}
+    design = make_design(
+        arms=("random", "dense", "snip", "snip_dense_budget"), methods=arms, replicates=3, sparsities=(0.5,)
+    )
+    table = changed(
+        make_table(design),
+        lambda row: {"curve_step": [s + design.steps for s in row["curve_step"]]},
+        stage="trained",
+        arm="snip_dense_budget",
+    )
+    assert of(judge(table, design), "snip_dense_budget", 0.5, "convergence").arm_mean == design.steps
 
 
 @pytest.mark.parametrize("replicates", [1, 2])

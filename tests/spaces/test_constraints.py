@@ -58,7 +58,10 @@ def test_measured_quantities_are_columns_that_may_be_decided_on():
         ("n_param <= 5", "did you mean 'n_params'"),
         ("test_error <= 0.1", "must be one of n_params"),
         # What searches do not measure is not offered.
-        ("initial_loss <= 1", "'initial_loss' must be one of n_params, .*, val_loss, val_error, passes, flops, seconds;"),
+        (
+            "initial_loss <= 1",
+            "'initial_loss' must be one of n_params, .*, val_loss, val_error, passes, flops, seconds;",
+        ),
         ("n_params <= 5\nmacs <= 3", "must be a quantity"),
         ("x" * 5000, r"xxx\.\.\.: must be a quantity"),
     ],

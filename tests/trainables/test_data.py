@@ -62,6 +62,11 @@ def xor_cluster():
     return data.load_dataset("xor_cluster")
 
 
+@pytest.fixture(scope="module")
+def restoration(folder):
+    return data.load_dataset("restoration", cache=folder)
+
+
 # The data sets.
 
 
@@ -200,7 +205,7 @@ def test_the_registry_loads_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("|") == [
         "[]",
-        "['mnist1d', 'digits', 'xor_cluster']",
+        "['mnist1d', 'digits', 'xor_cluster', 'restoration']",
         "a whole number from 100 to 1000000, a multiple of 10\n",
     ]
 

@@ -11,16 +11,18 @@ from sparsefront.spaces.candidate import Candidate
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables import diagnostics, measuring
+from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
-from sparsefront.trainables.workshop import LaneOrder, Workshop
+from sparsefront.trainables.workshop import LaneOrder, Workshop, _Job
 from tests.oracles import networks as oracle
 from tests.trainables.test_networks import UNLIKE, recipe_of, settings_of
 
 CPU = torch.device("cpu")
 DIAGNOSED = {name for name in LATER if "psnr" not in name}
+INSTABILITY = {"instability_error", "instability_loss"}
 N_VALIDATION, N_TEST = 60, 80
 RECIPE = Recipe(
     seed=9,
@@ -46,7 +48,10 @@ def drawn(number, sparsity=0.5):
 
 
 def test_the_ledger_has_a_column_for_every_diagnostic():
-    assert set(diagnostics.COLUMNS) - {"macs"} | {"mask_overlap", "exploration_rate", "quality_passes"} == DIAGNOSED
+    assert (
+        set(diagnostics.COLUMNS) - {"macs"} | {"mask_overlap", "exploration_rate", "quality_passes"}
+        == DIAGNOSED - INSTABILITY
+    )
     assert set(SCHEMA.names) >= LATER
 
 
@@ -58,7 +63,7 @@ def test_every_trained_candidate_is_diagnosed(kind, blobs):
     n_params = workshop.structure.n_params
     for one in (dense, small, *masked):
         assert one.error is None
-        assert set(one.columns) == DIAGNOSED
+        assert set(one.columns) == DIAGNOSED - INSTABILITY
         assert one.columns["density_total"] == pytest.approx(one.remains.n_params / n_params)
         assert one.columns["density_prunable"] == pytest.approx(1 - one.remains.weight_sparsity, abs=0.02)
         assert 0 <= one.columns["static_dead_fraction"] <= one.columns["dynamic_dead_fraction"] < 1
@@ -112,6 +117,38 @@ def test_what_needs_a_parent_is_left_out_without_one(blobs):
     assert one.columns["quality_passes"] == pytest.approx(N_VALIDATION / 3)
 
 
+class Elsewise(Workshop):
+    """A workshop whose networks see the data in the order of siblings."""
+
+    def _make_order(self, replicate, steps, use="order"):
+        return super()._make_order(replicate, steps, "sibling_order")
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_siblings_differ_in_the_order_of_the_data_alone(kind, blobs):
+    alone = [drawn(i) for i in range(3)]
+    orders = [alone[0], *(replace(order, siblings=True) for order in alone[1:])]
+    found, workshop = train(blobs, orders, mask_kind=kind)
+    plain, _ = train(blobs, alone, mask_kind=kind)
+    elsewise = Elsewise(replace(RECIPE, mask_kind=kind), blobs, CPU)
+    twins = {one.candidate: one for part in elsewise.train(alone) for one in part}
+    validation = workshop._replicate(0).validation
+    for one, other in zip(found, plain, strict=True):
+        assert one.result.curve_val_loss == other.result.curve_val_loss, "it is trained as without a sibling"
+        assert (one.passes, one.error) == (other.passes, None)
+    assert "instability_error" not in found[0].columns
+    for one in found[1:]:
+        ends = [one.result.parameters, twins[one.candidate].result.parameters]
+        assert not torch.equal(*ends)
+        layout = workshop._lanes([_Job(o) for o in alone], workshop._replicate(0))[0].layout
+        a, b = (LaneStack(layout, end[None], None) for end in ends)
+        line = diagnostics.instability(workshop._model, a, b, validation)
+        assert one.columns["instability_error"] == pytest.approx(line.error_instability[0], abs=1e-6)
+        assert one.columns["instability_loss"] == pytest.approx(line.loss_instability[0], abs=1e-6)
+        n_passes = 12 * 16 + (1 + 11) * N_VALIDATION / 3
+        assert one.columns["quality_passes"] - found[0].columns["quality_passes"] == pytest.approx(n_passes)
+
+
 def test_a_training_is_not_lost_with_what_is_measured_of_it(blobs, monkeypatch):
     def broken(*_args, **_options):
         raise ValueError("no such thing")
@@ -144,7 +181,7 @@ def test_unlike_networks_of_one_pack_are_diagnosed_as_each_alone(family, blobs, 
         assert one.columns == pytest.approx(alone.columns, abs=1e-6)
         network = shop.networks.describe(0, spec.settings)
         parent: Structure = network.structure
-        assert set(one.columns) == DIAGNOSED
+        assert set(one.columns) == DIAGNOSED - INSTABILITY
         assert one.columns["density_prunable"] == pytest.approx(1 - network.weight_sparsity)
         assert one.columns["density_total"] == pytest.approx(network.n_params / parent.n_params)
         if network.mask_kind != "weight":

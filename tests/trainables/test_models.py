@@ -310,7 +310,10 @@ def test_an_unknown_name_lists_the_known_ones():
     [
         (
             "no_such_package:FAMILY",
-            r"\(ModuleNotFoundError: .*\); its module must be in the current folder, beside the study or on PYTHONPATH$",
+            (
+                r"\(ModuleNotFoundError: .*\); its module must be in the current folder, beside the study or on "
+                "PYTHONPATH$"
+            ),
         ),
         ("math:FAMILY", r"\(AttributeError: .*\)$"),
     ],

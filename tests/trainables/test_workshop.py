@@ -10,19 +10,32 @@ import numpy as np
 import pytest
 import torch
 
+from sparsefront.errors import CheckpointError
+from sparsefront.search.methods import PRUNERS
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import Candidate
-from sparsefront.spaces.masks import draw, mask_digest, pack_bits, remains, remains_of
+from sparsefront.spaces.masks import (
+    draw,
+    mask_digest,
+    pack_bits,
+    remains,
+    remains_of,
+    split_sections,
+    unpack_bits,
+)
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.trainables import workshop as workshop_module
+from sparsefront.trainables.checkpoints import read_checkpoint
 from sparsefront.trainables.data import split
+from sparsefront.trainables.lanes import Layout, dense_lanes
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
 from sparsefront.trainables.pruning import pruned_mask
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer
-from sparsefront.trainables.workshop import LaneOrder, Workshop
+from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop, _Job
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
 
@@ -42,6 +55,12 @@ RECIPE = Recipe(
 N_TRAIN, N_VALIDATION, N_TEST, N_PROBE = 180, 60, 80, 50
 CPU = torch.device("cpu")
 PARENT = Candidate(0, 0.0, "parent")
+
+
+def cut_at(*sparsities, arm="magnitude", **method):
+    """The parent, and masks to be cut from it."""
+    pruning = Pruning(**{"when": "trained", **method})
+    return LaneOrder(PARENT, cuts=tuple(CutOrder(arm, s, pruning) for s in sparsities))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +103,7 @@ def mixed_orders(workshop):
         allocation=workshop.recipe.allocation,
     )
     return [
-        LaneOrder(PARENT),
+        cut_at(0.5, 0.75),
         *(drawn(i) for i in range(3)),
         drawn(0, 0.75),
         LaneOrder(Candidate(0, 0.5, "small_dense")),
@@ -93,9 +112,9 @@ def mixed_orders(workshop):
     ]
 
 
-def train(workshop, orders, *, derive=()):
+def train(workshop, orders):
     """Trained by candidate; every candidate exactly once."""
-    ended = [trained for batch in workshop.train(orders, derive=derive) for trained in batch]
+    ended = [trained for batch in workshop.train(orders) for trained in batch]
     assert sorted(map(repr, (t.candidate for t in ended))) == sorted(repr(o.candidate) for o in orders)
     return {t.candidate: t for t in ended}
 
@@ -124,12 +143,13 @@ KINDS = [("node", "uniform"), ("node", "global"), ("weight", "uniform"), ("weigh
 )
 def test_results_do_not_depend_on_order_or_grouping(kind, allocation, blobs):
     together = workshop_of(blobs, mask_kind=kind, allocation=allocation)
-    orders, derive = mixed_orders(together), [("magnitude", 0.5), ("magnitude", 0.75)]
-    expected = train(together, orders, derive=derive)
+    orders = mixed_orders(together)
+    expected = train(together, orders)
+    assert len(expected[PARENT].derived) == 2
     assert {t.outcome for t in expected.values()} == {"completed"}
     for at_once, shuffled in ((1, orders[::-1]), (3, orders[5:] + orders[:5])):
         other = workshop_of(blobs, mask_kind=kind, allocation=allocation, lanes_at_once=at_once)
-        found = train(other, shuffled, derive=derive)
+        found = train(other, shuffled)
         for candidate, trained in expected.items():
             assert_same(found[candidate], trained)
 
@@ -185,8 +205,8 @@ def test_a_candidate_is_what_plain_torch_makes_of_it(family, kind, blobs):
 @pytest.mark.parametrize("kind", ["node", "weight"])
 def test_derived_masks_are_cut_from_the_trained_parent(kind, blobs):
     workshop = workshop_of(blobs, mask_kind=kind)
-    orders = [drawn(0), LaneOrder(PARENT), drawn(1)]
-    results = train(workshop, orders, derive=[("magnitude", 0.5), ("magnitude", 0.9)])
+    orders = [drawn(0), cut_at(0.5, 0.9), drawn(1)]
+    results = train(workshop, orders)
     assert [results[o.candidate].derived for o in (orders[0], orders[2])] == [(), ()]
     parts = split(blobs, validation_fraction=0.25, generator=generator(9, "split", 0))
     training = Examples.of(blobs.x_train[parts.train_indices], blobs.y_train[parts.train_indices], 4, CPU)
@@ -209,7 +229,7 @@ def test_derived_masks_are_cut_from_the_trained_parent(kind, blobs):
             sparsity=sparsity,
             allocation="uniform",
         )
-        assert (derived.criterion, derived.target_sparsity) == ("magnitude", sparsity)
+        assert (derived.arm, derived.target_sparsity, derived.passes) == ("magnitude", sparsity, 0)
         assert derived.bits == pack_bits(mask).tobytes()
         assert derived.digest == mask_digest(derived.bits)
         assert derived.remains == remains(workshop.structure, kind, mask)
@@ -232,9 +252,7 @@ def test_passes_add_up_by_hand(blobs):
 
 def test_a_diverged_candidate_pays_for_the_steps_it_made(blobs):
     hyper = replace(RECIPE.hyper, lr=1e30)
-    results = train(
-        workshop_of(blobs, hyper=hyper), [drawn(0), drawn(1), LaneOrder(PARENT)], derive=[("magnitude", 0.5)]
-    )
+    results = train(workshop_of(blobs, hyper=hyper), [drawn(0), drawn(1), cut_at(0.5)])
     for each in results.values():
         assert each.outcome == "diverged"
         assert (each.test_loss, each.test_error, each.derived, each.error) == (None, None, (), None)
@@ -394,6 +412,377 @@ def test_the_same_candidate_may_be_ordered_twice(blobs):
 
 def test_nothing_ordered_is_nothing_trained(blobs):
     assert list(workshop_of(blobs).train([])) == []
+
+
+# Pruning methods.
+
+
+PARENT_ID = "ab" * 16
+
+
+def survivors_of(derived, **candidate):
+    """The order of a network under a mask that was cut."""
+    return LaneOrder(Candidate(0, derived.target_sparsity, "masked", mask=derived.digest, **candidate), derived.bits)
+
+
+def weights_of(workshop, trained):
+    """Tensors of a trained network that has the parent's shape."""
+    views = Layout.of(workshop.structure).views(trained.result.parameters[None])
+    return {name: view[0] for name, view in views.items()}
+
+
+def mask_of(workshop, bits):
+    return unpack_bits(bits, sum(workshop.structure.section_sizes(workshop.recipe.mask_kind)))
+
+
+def keep_of(workshop, mask):
+    """0/1 tensors of the weights that a weight mask keeps."""
+    bits = slow.weight_parts(workshop.structure, mask.tolist())
+    return {
+        t.name: torch.from_numpy(bits[t.name]).float() if t.name in bits else torch.ones(t.shape)
+        for t in workshop.structure.tensors
+    }
+
+
+def by_plain_torch(workshop, blobs, weights, keep, steps, *, start=0):
+    """Weights after the steps `start`..`steps` in the order of replicate 0, and validation and test results."""
+    parts = split(blobs, validation_fraction=0.25, generator=generator(9, "split", 0))
+    training = Examples.of(blobs.x_train[parts.train_indices], blobs.y_train[parts.train_indices], 4, CPU)
+    validation = Examples.of(blobs.x_train[parts.validation_indices], blobs.y_train[parts.validation_indices], 4, CPU)
+    order = torch.from_numpy(batch_order(N_TRAIN, BATCH, steps, generator(9, "order", 0)))[start:]
+    trained = oracle.train("mlp", weights, training, order, optimizer_name="adam", hyper=RECIPE.hyper, keep=keep)
+    test = Examples.of(blobs.x_test, blobs.y_test, 4, CPU)
+    return trained, oracle.measure("mlp", trained, validation), oracle.measure("mlp", trained, test)
+
+
+def initial(workshop):
+    weights = initial_weights(workshop.structure, "kaiming", generator(9, "parent", 0))
+    return {name: torch.from_numpy(w) for name, w in weights.items()}
+
+
+def assert_results(found, validation, test):
+    assert (found.outcome, found.error) == ("completed", None)
+    assert found.result.val_loss == pytest.approx(validation[0], abs=1e-4)
+    assert (found.test_loss, found.test_error) == (pytest.approx(test[0], abs=1e-4), pytest.approx(test[1], abs=1e-6))
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_survivors_rewound_to_the_beginning_have_the_initial_weights_to_the_bit(kind, blobs):
+    workshop = workshop_of(blobs, mask_kind=kind)
+    (parent,) = train(workshop, [cut_at(0.5)]).values()
+    order = survivors_of(parent.derived[0])
+    job = _Job(order)
+    lanes, _ = workshop._lanes([job], workshop._replicate(0))
+    weights, mask = initial(workshop), mask_of(workshop, parent.derived[0].bits)
+    if kind == "node":
+        expected = oracle.compact_weights(workshop.structure, weights, mask)
+    else:
+        expected = {name: w * keep_of(workshop, mask)[name] for name, w in weights.items()}
+    views = lanes.layout.views(lanes.flat)
+    assert all(torch.equal(views[name][0], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("k", [1, 7, STEPS])
+def test_rewinding_goes_on_from_the_parent_after_k_steps_where_its_order_of_batches_was(k, blobs):
+    workshop = workshop_of(blobs, mask_kind="weight")
+    (parent,) = train(workshop, [cut_at(0.8)]).values()
+    order = survivors_of(parent.derived[0], start="rewound", rewind_step=k)
+    (found,) = train(workshop, [order]).values()
+    after_k, _, _ = by_plain_torch(workshop, blobs, initial(workshop), None, k)
+    rewound = workshop._rewound(0, k)
+    assert all(torch.allclose(rewound[name], after_k[name], atol=1e-5) for name in after_k)
+    keep = keep_of(workshop, mask_of(workshop, parent.derived[0].bits))
+    _, validation, test = by_plain_torch(workshop, blobs, after_k, keep, STEPS, start=k)
+    assert_results(found, validation, test)
+    assert found.result.steps == STEPS - k
+    points = -(-(STEPS - k) // EVERY) or 1
+    steps = (STEPS - k) * BATCH  # the parent paid for those before
+    assert found.passes == pytest.approx(steps + (N_PROBE + points * N_VALIDATION + N_TEST) / 3, rel=1e-12)
+
+
+def test_the_parent_that_is_rewound_to_had_its_own_schedule_of_learning_rates(blobs):
+    schedule = replace(RECIPE.schedule, lr_schedule="cosine", warmup_fraction=0.2)
+    workshop = workshop_of(blobs, schedule=schedule)
+    short = workshop_of(blobs, schedule=replace(schedule, steps=10, eval_every=10, lr_steps=STEPS))
+    rewound = workshop._rewound(0, 10)
+    state = short._replicate(0)
+    lanes = dense_lanes(short.structure, [state.weights], CPU)
+    pack = short._pack(lanes, state, short._order(0, 10), 10, lr_steps=STEPS)
+    ((result,),) = pack.run()
+    expected = lanes.layout.views(result.parameters[None])
+    assert all(torch.equal(rewound[name], expected[name][0]) for name in rewound)
+    (whole,) = train(workshop, [LaneOrder(PARENT)]).values()
+    end = workshop._rewound(0, STEPS)
+    assert all(torch.allclose(end[name], w, atol=1e-6) for name, w in weights_of(workshop, whole).items())
+
+
+def kept_parent(workshop, *cuts):
+    """The parent's results with its weights kept, and its order."""
+    order = replace(cut_at(), cuts=cuts, id=PARENT_ID, keeps_weights=True)
+    (parent,) = train(workshop, [order]).values()
+    assert parent.checkpoint is not None
+    return parent
+
+
+def fine_tuned(parent, derived, method):
+    order = survivors_of(derived, start="trained", origin=PARENT_ID, method=method)
+    return replace(order, checkpoint=parent.checkpoint)
+
+
+@pytest.mark.parametrize("retrain_fraction", [0.0, 0.5, 1.0])
+def test_fine_tuning_goes_on_from_the_weights_that_were_pruned(retrain_fraction, blobs, tmp_path):
+    """Nothing at all is one-shot pruning: the parent's own weights under the mask."""
+    workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind="weight")
+    method = Pruning("trained", survivors="trained", retrain_fraction=retrain_fraction)
+    parent = kept_parent(workshop, CutOrder("tuned", 0.8, method))
+    order = fine_tuned(parent, parent.derived[0], method)
+    (found,) = train(workshop, [order]).values()
+    keep = keep_of(workshop, mask_of(workshop, parent.derived[0].bits))
+    pruned = {name: w * keep[name] for name, w in weights_of(workshop, parent).items()}
+    n_steps = round(retrain_fraction * STEPS)
+    _, validation, test = by_plain_torch(workshop, blobs, pruned, keep, STEPS + n_steps, start=STEPS)
+    assert_results(found, validation, test)
+    if not n_steps:
+        assert all(torch.equal(w, pruned[name]) for name, w in weights_of(workshop, found).items())
+    points = -(-n_steps // EVERY) or 1
+    assert found.result.curve_step[-1] == n_steps == found.result.steps
+    assert found.passes == pytest.approx(n_steps * BATCH + (N_PROBE + points * N_VALIDATION + N_TEST) / 3, rel=1e-12)
+    # Alone or in a pack of others.
+    both = [order, survivors_of(parent.derived[0]), LaneOrder(PARENT), drawn(3, 0.8)]
+    assert_same(train(workshop, both)[order.candidate], found)
+
+
+def test_the_schedule_of_learning_rates_goes_on_or_begins_anew_lane_by_lane(blobs, tmp_path):
+    changes = {"mask_kind": "weight", "schedule": replace(RECIPE.schedule, lr_schedule="cosine")}
+    workshop = shop_with_checkpoints(blobs, tmp_path, **changes)
+    methods = [Pruning("trained", survivors="trained", lr=lr) for lr in ("last", "rewound")]
+    parent = kept_parent(workshop, *(CutOrder("tuned", 0.8, m) for m in methods[:1]))
+    orders = [fine_tuned(parent, parent.derived[0], method) for method in methods]
+    together = train(workshop, orders)
+    moves = []
+    keep = keep_of(workshop, mask_of(workshop, parent.derived[0].bits))
+    for order in orders:
+        (alone,) = train(workshop, [order]).values()
+        assert_same(together[order.candidate], alone)
+        before, after = weights_of(workshop, parent), weights_of(workshop, alone)
+        moves.append(sum(float(((after[n] - before[n]) * keep[n]).abs().sum()) for n in keep))
+    assert moves[0] < 0.1 * moves[1]  # the last rate of half a cosine is next to nothing
+
+
+def shop_with_checkpoints(blobs, folder, **changes):
+    return Workshop(replace(RECIPE, **changes), blobs, CPU, folder / "checkpoints")
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_chain_of_compact_networks_goes_on_from_the_trained_weights_at_their_places(allocation, blobs, tmp_path):
+    workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind="node", allocation=allocation)
+    method = Pruning("levels", survivors="trained", retrain_fraction=0.5)
+    levels = (0.2, 0.4, 0.6)
+    origin = replace(cut_at(), cuts=(CutOrder("tuned", levels[0], method),), id=PARENT_ID, keeps_weights=True)
+    weights, mask = initial(workshop), np.ones(workshop.structure.n_nodes, dtype=np.bool_)
+    start = 0
+    for next_level, name in zip((0.4, 0.6, None), ("1" * 32, "2" * 32, "3" * 32), strict=True):
+        # In company, so that lanes of unequal widths are padded.
+        company = [] if origin.candidate.network == "parent" else [drawn(1, origin.candidate.target_sparsity)]
+        found = train(workshop, [*company, origin])[origin.candidate]
+        assert found.outcome == "completed", found.error
+        n_steps = STEPS if not start else STEPS // 2
+        stop = STEPS if not start else STEPS + n_steps
+        compact = oracle.compact_weights(workshop.structure, weights, mask)
+        trained, validation, test = by_plain_torch(workshop, blobs, compact, None, stop, start=start)
+        assert_results(found, validation, test)
+        (state,) = read_checkpoint(tmp_path / "checkpoints", found.checkpoint, [origin.id]).values()
+        weights = {n: torch.from_numpy(w) for n, w in state.parts["weights"].items()}
+        again = oracle.compact_weights(workshop.structure, weights, mask)
+        assert all(torch.allclose(again[n], trained[n], atol=1e-5) for n in again)
+        start = STEPS
+        (derived,) = found.derived
+        smaller = mask_of(workshop, derived.bits)
+        assert not (smaller & ~mask).any()
+        kept = kept_counts(workshop.structure, "node", derived.target_sparsity, allocation)
+        assert int(smaller.sum()) == sum(kept)
+        mask = smaller
+        order = survivors_of(derived, start="trained", origin=origin.id, method=method)
+        cuts = (CutOrder("tuned", next_level or 0.8, method),)
+        origin = replace(order, id=name, cuts=cuts, checkpoint=found.checkpoint, keeps_weights=True)
+
+
+def test_weights_that_are_lost_fail_their_network_alone_and_say_what_to_do(blobs, tmp_path):
+    workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind="weight")
+    method = Pruning("trained", survivors="trained")
+    parent = kept_parent(workshop, CutOrder("tuned", 0.5, method))
+    order = fine_tuned(parent, parent.derived[0], method)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    whole = path.read_bytes()
+    for damage in ("gone", "damaged", "never kept"):
+        path.write_bytes(whole[:-1])
+        if damage == "gone":
+            path.unlink()
+        asked = replace(order, checkpoint=None) if damage == "never kept" else order
+        found = train(workshop, [drawn(0), asked, drawn(1)])
+        assert [t.outcome for t in found.values() if t.candidate.draw is not None] == ["completed"] * 2
+        failed = found[order.candidate]
+        assert failed.outcome == "failed"
+        assert failed.error.startswith(f"origin={PARENT_ID!r}: ")
+        assert "start the study in another folder" in failed.error
+        assert "\n" not in failed.error
+    path.write_bytes(whole)
+    assert train(workshop, [order])[order.candidate].outcome == "completed"
+    with pytest.raises(CheckpointError, match="this workshop has no folder"):
+        train(workshop_of(blobs), [replace(cut_at(), keeps_weights=True)])
+
+
+def arms_of(kind):
+    """A candidate of every method that makes its own mask, with few rounds, at one level."""
+    return {
+        name: LaneOrder(Candidate(0, 0.5, "masked", method=replace(row.method, rounds=min(row.method.rounds, 3))))
+        for name, row in PRUNERS.items()
+        if kind in row.kinds and not row.method.needs_parent
+    }
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blobs, tmp_path):
+    workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind=kind)
+    rows = {n: r for n, r in PRUNERS.items() if kind in r.kinds}
+    cuts = [CutOrder(n, 0.5, r.method) for n, r in rows.items() if r.method.needs_parent]
+    parent = kept_parent(workshop, *cuts)
+    assert [d.arm for d in parent.derived] == [cut.arm for cut in cuts]
+    orders = arms_of(kind)
+    for derived in parent.derived:
+        method = rows[derived.arm].method
+        if method.survivors == "trained":
+            orders[derived.arm] = fine_tuned(parent, derived, method)
+        else:
+            step = method.rewind_step(STEPS)
+            began = {"start": "rewound", "rewind_step": step} if step else {}
+            orders[derived.arm] = survivors_of(derived, **began)
+    assert set(orders) == set(rows)
+    unique = list({order.candidate: order for order in orders.values()}.values())
+    together = train(workshop, unique)
+    alone = {}
+    for order in unique:
+        alone |= train(shop_with_checkpoints(blobs, tmp_path, mask_kind=kind, lanes_at_once=1), [order])
+    for name, order in orders.items():
+        found = together[order.candidate]
+        assert_same(found, alone[order.candidate])
+        bits = found.mask_bits or order.mask_bits
+        assert mask_digest(bits) == found.mask_digest
+        mask, method = mask_of(workshop, bits), rows[name].method
+        if method.counts_of is None and method.pattern == "unstructured":
+            kept = kept_counts(workshop.structure, kind, 0.5, method.allocation or "uniform")
+            sections = [int(part.sum()) for part in split_sections(workshop.structure, kind, mask)]
+            assert (sections if len(kept) == len(sections) else [sum(sections)]) == list(kept), name
+        assert found.remains == remains(workshop.structure, kind, mask)
+        if kind == "weight":  # a compact network has no place for what is gone
+            weights, keep = weights_of(workshop, found), keep_of(workshop, mask)
+            assert all((weights[n][keep[n] == 0] == 0).all() for n in keep), name
+
+
+def test_a_mask_that_is_scored_pays_for_its_scores(blobs):
+    workshop = workshop_of(blobs, mask_kind="weight")
+    train_passes = STEPS * BATCH + (N_PROBE + N_POINTS * N_VALIDATION + N_TEST) / 3
+    for name, scoring in (("snip", N_PROBE), ("grasp", 3 * N_PROBE), ("random_erk", 0), ("set", 0), ("gmp", 0)):
+        order = LaneOrder(Candidate(0, 0.5, "masked", method=PRUNERS[name].method))
+        (found,) = train(workshop, [order]).values()
+        assert found.passes == pytest.approx(scoring + train_passes, rel=1e-12), name
+
+
+# Controls.
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+@pytest.mark.parametrize("arm", ["snip", "random_erk", "set"])
+def test_controls_change_one_thing_alone(kind, arm, blobs):
+    workshop = workshop_of(blobs, mask_kind=kind)
+    if kind not in PRUNERS[arm].kinds:
+        return
+    order = LaneOrder(Candidate(0, 0.5, "masked", method=PRUNERS[arm].method))
+    (found,) = train(workshop, [order]).values()
+    source = mask_of(workshop, found.mask_bits)
+    orders = {
+        control: LaneOrder(Candidate(0, 0.5, "masked", mask=found.mask_digest, control=control), found.mask_bits)
+        for control in ("shuffled_layers", "shuffled", "fresh_weights")
+    }
+    results = train(workshop, list(orders.values()))
+    jobs = {control: _Job(order) for control, order in orders.items()}
+    lanes = {control: workshop._lanes([job], workshop._replicate(0))[0] for control, job in jobs.items()}
+    sizes = workshop.structure.section_sizes(kind)
+    counts = [int(part.sum()) for part in split_sections(workshop.structure, kind, source)]
+    expected = random_overlap(sizes, counts)
+    for control, order in orders.items():
+        trained = results[order.candidate]
+        assert trained.outcome == "completed"
+        mask = jobs[control].mask
+        found_counts = [int(part.sum()) for part in split_sections(workshop.structure, kind, mask)]
+        if control == "fresh_weights":
+            assert (mask == source).all()
+            assert trained.mask_digest == found.mask_digest
+            continue
+        # Other positions, about as many in common as chance gives.
+        assert trained.mask_digest not in (None, found.mask_digest)
+        common = int((mask & source).sum())
+        assert common < mask.sum()
+        assert abs(common - expected) < 5 * np.sqrt(expected) + 1
+        assert sum(found_counts) == sum(counts)
+        if control == "shuffled_layers":
+            assert found_counts == counts
+    assert (jobs["shuffled"].mask != jobs["shuffled_layers"].mask).any()
+    # The weights: those of the parent where the mask alone is another, and none of them where the weights are.
+    weights = initial(workshop)
+    for control, lane in lanes.items():
+        views = lane.layout.views(lane.flat)
+        if kind == "node":
+            own = oracle.compact_weights(workshop.structure, weights, jobs[control].mask)
+        else:
+            own = {n: w * keep_of(workshop, jobs[control].mask)[n] for n, w in weights.items()}
+        prunable = [t.name for t in workshop.structure.prunable]
+        if control == "fresh_weights":
+            assert not any((views[n][0][own[n] != 0] == own[n][own[n] != 0]).any() for n in prunable)
+        else:
+            assert all(torch.equal(views[n][0], own[n]) for n in own)
+    # ... and drawn alike wherever they are drawn.
+    again = workshop_of(blobs, mask_kind=kind, lanes_at_once=1)
+    for candidate, trained in train(again, list(orders.values())[::-1]).items():
+        assert_same(trained, results[candidate])
+
+
+def random_overlap(sizes, counts):
+    """How many entries two independent masks of these counts have in common, on average."""
+    return sum(k * k / n for n, k in zip(sizes, counts, strict=True))
+
+
+def test_a_shuffled_pattern_is_one_and_other(blobs):
+    workshop = workshop_of(blobs, mask_kind="weight")
+    method = PRUNERS["nm_2_4"].method
+    (parent,) = train(workshop, [cut_at(0.5, pattern="2:4")]).values()
+    (derived,) = parent.derived
+    candidate = Candidate(
+        0, 0.5, "masked", mask=derived.digest, control="shuffled_layers", method=Pruning("trained", pattern="2:4")
+    )
+    job = _Job(LaneOrder(candidate, derived.bits))
+    workshop._lanes([job], workshop._replicate(0))
+    assert method.pattern == "2:4"
+    assert (job.mask != mask_of(workshop, derived.bits)).any()
+    for tensor, part in zip(
+        workshop.structure.prunable, split_sections(workshop.structure, "weight", job.mask), strict=True
+    ):
+        n_whole = tensor.shape[1] // 4 * 4
+        groups = part.reshape(tensor.shape)[:, :n_whole].reshape(tensor.shape[0], -1, 4)
+        assert (groups.sum(axis=2) == 2).all()
+
+
+def test_dense_budget_trains_the_parent_for_as_long_as_it_is_told(blobs):
+    workshop = workshop_of(blobs)
+    long = Candidate(0, 0.5, "parent", steps=2 * STEPS + 5)
+    results = train(workshop, [LaneOrder(long), LaneOrder(PARENT), LaneOrder(Candidate(0, 0.9, "parent", steps=STEPS))])
+    _, validation, test = by_plain_torch(workshop, blobs, initial(workshop), None, 2 * STEPS + 5)
+    assert_results(results[long], validation, test)
+    assert results[long].result.steps == 2 * STEPS + 5
+    assert results[long].remains == results[PARENT].remains
+    assert results[Candidate(0, 0.9, "parent", steps=STEPS)].test_loss == pytest.approx(
+        results[PARENT].test_loss, abs=1e-6
+    )
 
 
 # Scoring.

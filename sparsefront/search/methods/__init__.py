@@ -2,9 +2,10 @@
 
 from sparsefront.search.methods.method import Best, Context, Cut, Method, Missing, Trained
 from sparsefront.search.methods.pruners import PRUNERS, Pruner
-from sparsefront.search.methods.registry import BASELINE, METHODS, methods_of
+from sparsefront.search.methods.registry import ARM_KEYS, BASELINE, METHODS, methods_of
 
 __all__ = [
+    "ARM_KEYS",
     "BASELINE",
     "METHODS",
     "PRUNERS",

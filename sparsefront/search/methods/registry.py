@@ -25,6 +25,9 @@ METHODS: Mapping[str, Method] = {
     **{name: Pruned(name, row.summary, row.source, row.method) for name, row in PRUNERS.items()},
 }
 
+#: What may be written of an arm besides the fields of a pruning method.
+ARM_KEYS = ("method", "controls", "siblings")
+
 #: Arms of a study that names none: the random-search baseline and its controls.
 BASELINE = ("dense", "random", "searched", "searched_scalefree", "worst", "small_dense", "magnitude")
 
@@ -34,7 +37,7 @@ def methods_of(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
 
     Args:
         arms: of each arm what differs from the method that it is called after: `method` (the name of another one),
-            `controls`, and fields of `sparsefront.spaces.pruning.Pruning`.
+            `controls`, `siblings`, and fields of `sparsefront.spaces.pruning.Pruning`.
 
     Raises:
         KeyError: a method that does not exist.
@@ -45,7 +48,7 @@ def methods_of(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """
     found: dict[str, Method] = {}
     for arm, options in arms.items():
-        changes = {k: v for k, v in options.items() if k not in ("method", "controls")}
+        changes = {k: v for k, v in options.items() if k not in ARM_KEYS}
         called = options.get("method") or arm
         if called in PRUNERS:
             row = PRUNERS[called]

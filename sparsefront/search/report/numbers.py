@@ -20,6 +20,7 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.metrics import METRICS, Metric
+from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
@@ -97,7 +98,12 @@ _OTHER_STYLES = (
 
 
 def report_numbers(
-    rows: Scannable | pa.Table, design: Design, verdict: Verdict, *, max_points: int = MAX_POINTS
+    rows: Scannable | pa.Table,
+    design: Design,
+    verdict: Verdict,
+    *,
+    max_points: int = MAX_POINTS,
+    masks: Masks | None = None,
 ) -> Record:
     """Compute what the report shows.
 
@@ -106,12 +112,13 @@ def report_numbers(
         design: what was asked.
         verdict: what was concluded from the same rows.
         max_points: scatter charts show this many candidates at most: the front, and a sample of the rest.
+        masks: gives the packed bits of stored masks, to compare them; None leaves that out.
 
     Returns:
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``metric`` (of ``METRICS``),
         ``accuracy`` (test accuracy of each arm and level, fractions, or what the metric has in its place),
         ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
-        ``mean_front``, ``curves``, ``correlation_texts`` and ``failures``.
+        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics`` and ``failures``.
     """
     trained = _trained(rows)
     columns = list(dict.fromkeys([*front_columns(design.objectives), *_POINT_COLUMNS]))
@@ -136,6 +143,7 @@ def report_numbers(
             ).to_pylist(),
             "curves": _curves(rows, arms),
             "correlation_texts": _correlation_texts(verdict),
+            "diagnostics": diagnosed(_read(rows, DIAGNOSED, is_trained), arms, design.mask_sections, masks),
             "failures": failures(rows),
         }
     )
@@ -236,6 +244,12 @@ def ledger_batches(
         yield from chosen.select(list(columns)).to_batches()
     else:
         yield from rows.scan(columns=columns, where=where)
+
+
+def _read(rows: Scannable | pa.Table, columns: Sequence[str], where: pc.Expression) -> pa.Table:
+    """Some columns of some rows as a table."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    return pa.Table.from_batches(ledger_batches(rows, columns=columns, where=where), schema=schema)
 
 
 def _trained(rows: Scannable | pa.Table) -> Any:

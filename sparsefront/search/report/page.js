@@ -185,7 +185,32 @@
     }) };
   }
 
-  const draw = show({ accuracy, front, losses, curves });
+  function silence(colours) {
+    const rows = data.diagnostics.rows.filter((row) => row.dynamic_dead_fraction !== null);
+    const edges = [-0.5, Math.max(levels.length, 1) - 0.5];
+    const traces = data.arms.map((arm) => {
+      const own = rows.filter((row) => row.arm === arm.name);
+      const parent = own.filter((row) => row.sparsity === 0);
+      const shown = parent.length ? [...parent, ...parent] : own.filter((row) => levels.some((l) => l.sparsity === row.sparsity));
+      return {
+        type: "scatter", mode: parent.length ? "lines" : "lines+markers", name: plain(arm.name),
+        x: parent.length ? edges : shown.map((row) => levels.findIndex((l) => l.sparsity === row.sparsity)),
+        y: shown.map((row) => row.dynamic_dead_fraction),
+        line: { color: arm.colour, width: 2, dash: parent.length ? "dash" : arm.dash },
+        marker: { color: arm.colour, symbol: arm.symbol, size: 8 }, hoverinfo: "text",
+        text: shown.map((row) => `<b>${plain(row.arm)}</b>, ${levelText(row.sparsity)}` +
+          `<br>silent activations ${percent(row.dynamic_dead_fraction, 2)}` +
+          `<br>silent by the mask ${row.static_dead_fraction === null ? "unknown" : percent(row.static_dead_fraction, 2)}`),
+      };
+    }).filter((trace) => trace.x.length && trace.y.length);
+    return { traces, layout: layout(colours, 380, {
+      xaxis: axis(colours, { title: "sparsity realised at each level (levels evenly spaced)", showgrid: false, range: edges,
+        tickvals: levels.map((_, l) => l), ticktext: levels.map((level) => level.tick) }),
+      yaxis: axis(colours, { title: "silent activations", tickformat: ".2~%" }),
+    }) };
+  }
+
+  const draw = show({ accuracy, front, losses, curves, silence });
   for (const input of document.querySelectorAll('input[name="loss"]')) {
     input.addEventListener("change", () => { state.loss = input.value; draw("losses"); });
   }

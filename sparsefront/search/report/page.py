@@ -24,6 +24,8 @@ from plotly.offline import get_plotlyjs
 
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Verdict
+from sparsefront.search.report.diagnosed import Masks
+from sparsefront.search.report.diagnostics import diagnostics_section
 from sparsefront.search.report.markup import text
 from sparsefront.search.report.numbers import Record, Scannable, report_numbers
 from sparsefront.search.report.sections import (
@@ -40,7 +42,13 @@ from sparsefront.search.report.sections import (
 
 
 def write_report(
-    rows: Scannable | pa.Table, design: Design, verdict: Verdict, path: Path, *, provenance: Mapping[str, str]
+    rows: Scannable | pa.Table,
+    design: Design,
+    verdict: Verdict,
+    path: Path,
+    *,
+    provenance: Mapping[str, str],
+    masks: Masks | None = None,
 ) -> None:
     """Write the report of a study as one self-contained HTML file.
 
@@ -52,11 +60,12 @@ def write_report(
         verdict: what was concluded from the same rows.
         path: the file to write; an earlier report there is replaced.
         provenance: further facts to print, such as hardware and versions: {name: value}.
+        masks: gives the packed bits of stored masks, to compare them; None leaves that out.
 
     Raises:
         OSError: if the file can't be written.
     """
-    write_page(render_page(report_numbers(rows, design, verdict), provenance=provenance), path)
+    write_page(render_page(report_numbers(rows, design, verdict, masks=masks), provenance=provenance), path)
 
 
 def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
@@ -77,6 +86,7 @@ def render_page(numbers: Record, *, provenance: Mapping[str, str]) -> str:
         loss_section(numbers),
         curve_section(numbers),
         spent_section(numbers),
+        diagnostics_section(numbers),
         words_section(numbers),
     )
     return fill_page(numbers, answer=answer(numbers), sections=sections, script="page.js")

@@ -52,8 +52,8 @@ def search_report_numbers(
 
     Returns:
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``verdict``, ``curves``, ``axes``, ``points``
-        (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions``, ``unmet``
-        and ``failures``.
+        (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions``,
+        ``unmet`` and ``failures``.
     """
     attainment = attain(ledger_batches(rows, columns=attainment_columns(design)), design)
     importances = arm_importances(ledger_batches(rows, columns=importance_columns(design), where=_TRAINED), design)
@@ -125,7 +125,13 @@ def _arms(design: SearchDesign) -> list[Record]:
 
 
 def _with_options(name: str, options: Mapping[str, Any]) -> str:
-    return f"{name} ({', '.join(f'{k}={v}' for k, v in sorted(options.items()))})" if options else name
+    """A strategy as a study would write its options.
+
+    >>> _with_options("tpe", {"startup": 10, "multivariate": True}), _with_options("random", {})
+    ('tpe (multivariate=true, startup=10)', 'random')
+    """
+    texts = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in sorted(options.items())]
+    return f"{name} ({', '.join(texts)})" if texts else name
 
 
 def _rungs_text(rungs: RungSettings) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from sparsefront.search.metrics import METRICS, Metric
+from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.report.markup import (
     UNKNOWN,
     Markup,
@@ -80,7 +81,7 @@ def accuracy_section(numbers: Record) -> Markup:
     title = f"1. {metric.title} against sparsity"
     rows = numbers["accuracy"]
     if not rows:
-        return section("accuracy", title, note_of("No network has a test result yet."))
+        return section("accuracy", title, note_of(f"No network has a {metric.noun} yet."))
     parent = (
         "The dashed line with its band is the unpruned parent."
         if any(row["sparsity"] == 0 for row in rows)
@@ -107,7 +108,7 @@ def accuracy_section(numbers: Record) -> Markup:
         [
             [
                 arm_name(numbers, row["arm"]),
-                _level(numbers, row["sparsity"]),
+                level_name(numbers, row["sparsity"]),
                 _both_sparsities(row),
                 _result(numbers, row["mean"]),
                 "one replicate"
@@ -217,7 +218,7 @@ def _verdict_table(numbers: Record, metric: str, rows: Sequence[Record]) -> Mark
         rows,
         before={
             "arm": lambda row: arm_name(numbers, row["arm"]),
-            "level": lambda row: _level(numbers, row["sparsity"]),
+            "level": lambda row: level_name(numbers, row["sparsity"]),
         },
         difference=lambda row: shown_difference(row, scale=scale, digits=digits),
         reach=_reach(rows),
@@ -319,12 +320,14 @@ def front_section(numbers: Record) -> Markup:
         "error attained at each size. Hover over a marker for its network's id; click an arm in the legend to hide it. "
         "These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
+    if on_test := [name for name in numbers["study"]["objectives"] if OBJECTIVES[name].quality]:
+        words += f"<p>Measured on test examples, by which nothing may be chosen: {text(', '.join(on_test))}.</p>"
     sampled = sample_note(points, charts="3 and 4", what="networks")
     columns: Columns = {
         "network": lambda row: Markup(f"<code>{text(row['candidate'])}</code>"),
         "arm": lambda row: arm_name(numbers, row["arm"]),
         "#replicate": lambda row: whole(row["replicate"]),
-        "level": lambda row: _level(numbers, row["sparsity"]),
+        "level": lambda row: level_name(numbers, row["sparsity"]),
         "realised sparsity": _both_sparsities,
         "#parameters": lambda row: whole(row["n_params"]),
         "#MACs": lambda row: whole(row["macs"]),
@@ -370,7 +373,7 @@ def _mean_front(numbers: Record) -> str:
     body = [
         [
             arm_name(numbers, row["arm"]),
-            _level(numbers, row["target_sparsity"]),
+            level_name(numbers, row["target_sparsity"]),
             *(_objective(numbers, name, row[name]) for name in names),
             "yes" if row["on_front"] else "no",
             percent(row["front_probability"], digits=0),
@@ -418,7 +421,7 @@ def loss_section(numbers: Record) -> Markup:
         [
             [
                 _PREDICTORS.get(row["predictor"], row["predictor"]),
-                _level(numbers, row["sparsity"]),
+                level_name(numbers, row["sparsity"]),
                 UNKNOWN if row["spearman"] is None else signed(row["spearman"], digits=2),
                 signed_interval(row["low"], row["high"], digits=2) or UNKNOWN,
                 p_value(row["p_adjusted"]),
@@ -531,7 +534,7 @@ def words_section(numbers: Record) -> Markup:
         if numbers["metric"] == "accuracy"
         else "the PSNR of the images as they were degraded",
     )
-    return section("words", "7. How to read this", filled)
+    return section("words", "8. How to read this", filled)
 
 
 def note_of(words: str) -> Markup:
@@ -546,7 +549,7 @@ def arm_name(numbers: Record, name: str) -> Markup:
     return Markup(f"{swatch}{text('pool (scoring)' if name == 'pool' else name)}")
 
 
-def _level(numbers: Record, sparsity: float) -> Markup:
+def level_name(numbers: Record, sparsity: float) -> Markup:
     """Name a level by what was asked for, and by what this removed of the other kind."""
     if sparsity == 0:
         return Markup("unpruned")

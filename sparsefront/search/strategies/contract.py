@@ -4,7 +4,8 @@
     check_strategy(MyFamily())
     check_in_another_process(["mypackage.mymodule:MyFamily"])
 
-``python -m sparsefront.search.strategies.contract NAME ...`` prints a digest of each strategy's proposals.
+``python -m sparsefront.search.strategies.contract '{"NAME": {"OPTION": VALUE}}'`` prints a digest of each strategy's
+proposals.
 """
 
 from __future__ import annotations
@@ -256,34 +257,37 @@ def _require(condition: bool, message: str) -> None:
         raise ContractViolation(message)
 
 
-def proposals_digest(name: str) -> str:
+def proposals_digest(name: str, options: Mapping[str, Any] | None = None) -> str:
     """Hash of what a strategy proposes on the examples that it accepts, after histories of several kinds."""
     family = strategy_family(name)
+    chosen = family.options(**(options or {}))
     answers: list[Any] = []
     for label, task in example_tasks().items():
         if family.refusal(task.space, task.objectives) is None:
             for kind in ("empty", "stopped", "mixed"):
                 history = example_history(task, kind)
-                points = family.make(task, family.options()).propose(
-                    history, range(len(history), len(history) + _BATCH)
-                )
+                points = family.make(task, chosen).propose(history, range(len(history), len(history) + _BATCH))
                 shown = [{k: v.hex() if isinstance(v, bytes) else v for k, v in point.items()} for point in points]
                 answers.append([label, kind, shown])
     return hashlib.sha256(canonical_json(answers).encode()).hexdigest()
 
 
-def check_in_another_process(names: Sequence[str]) -> None:
+def check_in_another_process(names: Sequence[str], *, options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Check that another process, with another hash seed, proposes the same.
+
+    All that a strategy is made from travels as text, as it does in a study: nothing of it is ever pickled.
 
     Args:
         names: strategies as a study names them; a user's own as ``package.module:Class``, importable from this folder.
+        options: by name, where the defaults are not meant.
 
     Raises:
         ContractViolation: a strategy that does not.
     """
-    here = {name: proposals_digest(name) for name in names}
+    given = {name: dict((options or {}).get(name, {})) for name in names}
+    here = {name: proposals_digest(name, given[name]) for name in names}
     there = subprocess.run(
-        [sys.executable, "-m", __name__, *names],
+        [sys.executable, "-m", __name__, json.dumps(given)],
         env={
             **os.environ,
             "PYTHONHASHSEED": "12345",
@@ -301,4 +305,4 @@ def check_in_another_process(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: proposals_digest(name) for name in sys.argv[1:]}))
+    print(json.dumps({name: proposals_digest(name, given) for name, given in json.loads(sys.argv[1]).items()}))

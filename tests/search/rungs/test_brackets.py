@@ -66,7 +66,7 @@ def test_an_asynchronous_run_is_one_bracket():
         (RungSettings("hyperband", asynchronous=True), "only asha, mo_asha decide as candidates arrive"),
         (
             RungSettings("ray_asha", bands=(0.5, 0.9)),
-            r"rungs.bands=\[0.5, 0.9\] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps; leave",
+            r"rungs.bands=\[0.5, 0.9\] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps",
         ),
         (
             RungSettings("ray_asha", fidelity="data_fraction"),

@@ -47,8 +47,39 @@ def test_contract_of_gaussian_processes() -> None:
     check_strategy(STRATEGIES["gp"], examples=["numbers"])
 
 
-def test_same_proposals_in_another_process() -> None:
-    check_in_another_process(_QUICK)
+#: Every option of every strategy at another value than its default.
+_OTHER: dict[str, dict[str, Any]] = {
+    "random": {},
+    "size_stratified": {"bins": 4, "pool": 3},
+    "qmc": {},
+    "grid": {"levels": 3},
+    "tpe": {"n_startup_trials": 3, "n_ei_candidates": 5, "multivariate": False, "constant_liar": False},
+    "nsga2": {"population": 6, "mutation_fraction": 0.5, "crossover_fraction": 0.5, "swap_fraction": 0.2},
+    "cmaes": {"population": 6},
+    "gp": {"n_startup_trials": 3, "deterministic_objective": True},
+    "evolution": {
+        "population": 7,
+        "selection": "rank",
+        "tournament": 3,
+        "crossover_fraction": 0.9,
+        "mutations": 2.0,
+        "step": 0.3,
+        "swap_fraction": 0.3,
+    },
+}
+
+
+@pytest.mark.parametrize("name", _QUICK)
+def test_contract_with_other_options(name: str) -> None:
+    defaults = STRATEGIES[name].options().model_dump()
+    assert set(_OTHER[name]) == set(defaults)
+    assert all(_OTHER[name][key] != value for key, value in defaults.items())
+    check_strategy(STRATEGIES[name], options=_OTHER[name])
+
+
+@pytest.mark.parametrize("options", [{}, _OTHER])
+def test_same_proposals_in_another_process(options: dict[str, dict[str, Any]]) -> None:
+    check_in_another_process(_QUICK, options=options)
 
 
 @pytest.mark.slow
@@ -142,6 +173,28 @@ class _Anything(Mine):
 
 class _Vague(Mine):
     summary = "two\nlines"
+
+
+class Dull(Options):
+    """One option."""
+
+    step: float = 0.5
+
+
+class Forgets(Mine):
+    """Leaves the range where an option is not its default."""
+
+    options = Dull
+
+    def make(self, task: Task, options: Options) -> Mine:
+        assert isinstance(options, Dull)
+        return super().make(task, options) if options.step == 0.5 else _Leaves().make(task, options)
+
+
+def test_a_contract_that_is_kept_with_the_defaults_only_is_noticed() -> None:
+    check_strategy(Forgets())
+    with pytest.raises(ContractViolation, match="which is no point of the space"):
+        check_strategy(Forgets(), options={"step": 0.25})
 
 
 def test_contract_of_a_users_own_strategy() -> None:

@@ -1,0 +1,106 @@
+"""Numbers on what became of the trained networks: densities, dead units, collapse, and what masks have in common.
+
+Not here: how they look (``diagnostics``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sparsefront.errors import LedgerError
+from sparsefront.spaces.masks import unpack_bits
+from sparsefront.spaces.overlap import pairwise_overlap
+
+#: Bytes of a mask, by its digest.
+Masks = Callable[[str], bytes]
+Record = dict[str, Any]
+
+#: Replicates whose masks are compared at most: the first ones.
+MAX_COMPARED = 50
+_AVERAGED = (
+    "density_prunable",
+    "density_total",
+    "effective_density",
+    "effective_params",
+    "n_dead_units",
+    "static_dead_fraction",
+    "dynamic_dead_fraction",
+    "mask_overlap",
+    "exploration_rate",
+)
+#: Columns of the ledger that are read, of trained rows.
+DIAGNOSED = ("arm", "target_sparsity", "replicate", "slot", "mask_draw", "mask_digest", "is_collapsed", *_AVERAGED)
+
+
+def diagnosed(trained: pa.Table, arms: Sequence[str], sections: Sequence[int], masks: Masks | None) -> Record:
+    """Averages of every arm and level, and how much its masks share between replicates.
+
+    Args:
+        trained: trained rows with the columns `DIAGNOSED`; those that were not diagnosed are left out.
+        arms: in the order of the tables.
+        sections: entries of each section of a mask; empty if they are unknown.
+        masks: gives the packed bits of masks that were stored; None if there are none to be had.
+
+    Returns:
+        ``rows``, and ``overlaps`` of arms with two stored masks or more.
+    """
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for row in trained.to_pylist():
+        if row["is_collapsed"] is not None:
+            cells.setdefault((row["arm"], row["target_sparsity"]), []).append(row)
+    ordered = sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1]))
+    found = [{"arm": arm, "sparsity": sparsity, **_averages(members)} for (arm, sparsity), members in ordered]
+    overlaps: list[Record] = []
+    if masks is not None and sections:
+        for (arm, sparsity), members in ordered:
+            shared = _overlap(members, sections, masks)
+            overlaps += [{"arm": arm, "sparsity": sparsity, **shared}] if shared else []
+    return {"rows": found, "overlaps": overlaps}
+
+
+def _averages(members: Sequence[Record]) -> Record:
+    """Means over replicates of the means over a replicate's networks."""
+    replicates: dict[int, list[Record]] = {}
+    for row in members:
+        replicates.setdefault(row["replicate"], []).append(row)
+    means: Record = {}
+    for name in _AVERAGED:
+        values = [_mean(row[name] for row in own) for _, own in sorted(replicates.items())]
+        means[name] = _mean(values)
+    n_collapsed = sum(row["is_collapsed"] for row in members)
+    return {"n_networks": len(members), "n_replicates": len(replicates), "n_collapsed": n_collapsed, **means}
+
+
+def _overlap(members: Sequence[Record], sections: Sequence[int], masks: Masks) -> Record | None:
+    """What the masks of the first networks of an arm share, over pairs of replicates; None if fewer than two are kept.
+
+    Drawn masks are not stored: they share what chance gives them.
+    """
+    kept: list[Any] = []
+    for row in sorted(members, key=lambda row: row["replicate"]):
+        if row["slot"] or row["mask_digest"] is None or row["mask_draw"] is not None or len(kept) == MAX_COMPARED:
+            continue
+        try:
+            kept.append(unpack_bits(masks(row["mask_digest"]), sum(sections)))
+        except LedgerError:
+            continue
+    if len(kept) < 2:
+        return None
+    pairs = pairwise_overlap(np.stack(kept), sections)
+    n_kept = max(1.0, float(np.mean([mask.sum() for mask in kept])))
+    return {
+        "n_masks": len(kept),
+        "shared": _mean(pairs.n_shared / n_kept),
+        "expected": _mean(pairs.n_expected / n_kept),
+        "beyond_chance": _mean(pairs.beyond_chance),
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None

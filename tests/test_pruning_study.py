@@ -1,0 +1,344 @@
+"""Whole studies of pruning arms, without Ray: what their ledgers hold, and what they cost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.search.ledger import Ledger
+from sparsefront.search.methods import METHODS, PRUNERS, methods_of
+from sparsefront.search.plan import Plan
+from sparsefront.search.verdict import judge
+from sparsefront.spaces.allocations import kept_counts
+from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.masks import Mask, split_sections, unpack_bits
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.structure import Structure
+from sparsefront.study import Study
+from sparsefront.trainables import workshop as workshop_module
+from sparsefront.trainables.checkpoints import checkpoint_path
+from sparsefront.trainables.models import build_model
+from tests.faults.inline_study import run_inline
+
+STEPS, BATCH, PROBE = 6, 40, 40
+SPARSITIES = (0.5, 0.7)
+Row = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def study_of(arms: Mapping[str, Mapping[str, Any]], kind: str = "weight", **changes: Any) -> Study:
+    return Study.from_dict(
+        {
+            "name": "pruning",
+            "seed": 3,
+            "replicates": 1,
+            "sparsities": list(SPARSITIES),
+            "arms": {"dense": {}, "random": {}, **arms},
+            "data": {"name": "digits"},
+            "model": {"name": "mlp", "widths": [16, 12]},
+            "masks": {"kind": kind, "allocation": "uniform"},
+            "search": {"draws": 2, "probe_size": PROBE, "random_draws": 2},
+            "training": {"batch_size": BATCH, "steps": STEPS, "eval_every": 3, "lr": 0.01},
+            **changes,
+        }
+    )
+
+
+ALL = {
+    kind: {
+        **{name: {} for name, row in PRUNERS.items() if kind in row.kinds},
+        "synflow": {"rounds": 5},
+        "snip_iterative": {"rounds": 5},
+        "imp": {"controls": list(CONTROLS)},
+        "snip": {"controls": ["shuffled_layers", "fresh_weights"]},
+        "late": {"method": "imp", "rewind_fraction": 0.5, "controls": ["shuffled", "dense_budget"]},
+        "tuned": {"method": "magnitude_oneshot", "retrain_fraction": 0.0, "controls": ["dense_budget"]},
+        "fresh": {"method": "imp", "survivors": "fresh", "rate": 0.5},
+        "walk": {"method": "imp", "survivors": "trained", "retrain_fraction": 0.5, "rate": 0.4},
+        **(
+            {
+                "none": {"method": "ap", "ap_fraction": 0.0},
+                "positive": {"method": "ap", "ap_sign": 1},
+                "nm_2_4": {"controls": ["shuffled_layers"]},
+                "set": {"controls": ["fresh_weights", "shuffled_layers"]},
+            }
+            if kind == "weight"
+            else {}
+        ),
+    }
+    for kind in ("node", "weight")
+}
+
+
+class Done:
+    """A finished study: its rows and its masks."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        with Ledger.read(folder) as ledger:
+            self.table = ledger.table()
+            self.rows = self.table.to_pylist()
+            self.blobs = {d: ledger.get_blob(d) for d in {self._stored(row) for row in self.rows} if d is not None}
+        options = study.model.options
+        self.structure: Structure = build_model("mlp", options, input_shape=(8, 8), n_classes=10).structure
+        self.kind = study.recipe().mask_kind
+        design = study.design()
+        self.methods = methods_of(design.methods)  # type: ignore[union-attr, arg-type]
+
+    @staticmethod
+    def _stored(row: Row) -> str | None:
+        return row["mask_digest"] if row["mask_draw"] is None else None
+
+    def of(self, arm: str, *stages: str) -> dict[float, Row]:
+        """Rows of an arm by level."""
+        return {
+            row["target_sparsity"]: row
+            for row in self.rows
+            if row["arm"] == arm and row["stage"] in (stages or ("trained", "level"))
+        }
+
+    def mask(self, row: Row) -> Mask:
+        return unpack_bits(self.blobs[row["mask_digest"]], sum(self.structure.section_sizes(self.kind)))
+
+    def survivors(self, mask: Mask) -> list[int]:
+        return [int(part.sum()) for part in split_sections(self.structure, self.kind, mask)]
+
+
+@pytest.fixture(scope="module", params=["node", "weight"])
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    study, folder = study_of(ALL[request.param], request.param), tmp_path_factory.mktemp("pruning") / "study"
+    run_inline(study, folder, masks_per_pack=8, lanes_per_pack=64)
+    return Done(study, folder)
+
+
+def pruning_of(done: Done, arm: str) -> Pruning:
+    return done.methods[arm].method  # type: ignore[attr-defined, no-any-return]
+
+
+def pruners(done: Done) -> list[str]:
+    return list(ALL[done.kind])
+
+
+def test_every_arm_trains_at_its_levels_and_completes(done: Done) -> None:
+    assert {row["error"] for row in done.rows} == {None}
+    assert {row["outcome"] for row in done.rows} == {"completed"}
+    for arm, method in done.methods.items():
+        levels = method.levels(SPARSITIES)
+        assert set(done.of(arm)) == set(levels), arm
+        assert set(done.of(arm, "trained")) == {s for s in levels if s in (0.0, *SPARSITIES)}
+        assert set(done.of(arm, "pruned")) == (set(levels) if method.needs_parent else set())
+    if done.kind == "weight":
+        assert set(done.of("nm_2_4")) == set(done.of("nm_2_4_shuffled_layers")) == {0.5}
+
+
+def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
+    for arm in pruners(done):
+        method = pruning_of(done, arm)
+        for sparsity, row in done.of(arm).items():
+            found = done.survivors(done.mask(row))
+            wanted = kept_counts(done.structure, done.kind, sparsity, method.allocation or "uniform")
+            if method.counts_of is not None:
+                wanted = (round((1 - sparsity) * done.structure.n_weights),)
+            if method.pattern == "unstructured":
+                assert (found if len(wanted) == len(found) else [sum(found)]) == list(wanted), (arm, sparsity)
+            assert min(found) > 0
+
+
+def test_chains_bring_nothing_back_and_are_cut_from_their_own_networks(done: Done) -> None:
+    for arm in pruners(done):
+        if not done.methods[arm].needs_parent:
+            continue
+        (parent,) = done.of("dense").values()
+        trained, cut = done.of(arm), done.of(arm, "pruned")
+        before = parent
+        for sparsity in sorted(trained):
+            origin = before if pruning_of(done, arm).when == "levels" else parent
+            assert cut[sparsity]["candidate"] == origin["candidate"]
+            assert cut[sparsity]["mask_digest"] == trained[sparsity]["mask_digest"]
+            if origin is not parent:
+                assert not (done.mask(trained[sparsity]) & ~done.mask(origin)).any(), arm
+            before = trained[sparsity]
+
+
+def test_arms_that_are_the_same_method_are_the_same_networks(done: Done) -> None:
+    """Activating-while-pruning with share zero is its base; every level that two arms share is trained once."""
+    same = [("imp", "none"), ("imp", "mirl")] if done.kind == "weight" else []
+    for arm, other in same:
+        ours, theirs = done.of(arm), done.of(other)
+        for sparsity, row in ours.items():
+            for name in ("candidate", "mask_digest", "val_loss", "test_loss"):
+                assert row[name] == theirs[sparsity][name]
+            assert (row["reused"], theirs[sparsity]["reused"]) == (False, True)
+    if done.kind == "weight":
+        masks = {arm: done.of(arm)[0.7]["mask_digest"] for arm in ("imp", "ap", "positive")}
+        assert len(set(masks.values())) == 3
+    assert len({done.of(arm)[0.7]["candidate"] for arm in ("imp", "late", "fresh", "walk", "magnitude")}) == 5
+
+
+def test_controls_are_matched(done: Done) -> None:
+    for arm, control in ((a, c) for a, table in ALL[done.kind].items() for c in table.get("controls", ())):
+        for sparsity, row in done.of(f"{arm}_{control}").items():
+            source = done.of(arm)[sparsity]
+            if CONTROLS[control].network != "masked":
+                assert row["mask_digest"] is None
+                continue
+            mask, theirs = done.mask(row), done.mask(source)
+            if control == "fresh_weights":
+                assert (mask == theirs).all()
+                assert row["initial_loss"] != source["initial_loss"]
+                continue
+            assert (mask != theirs).any(), arm
+            assert mask.sum() == theirs.sum()
+            if control == "shuffled_layers":
+                assert done.survivors(mask) == done.survivors(theirs)
+    # No control is an arm, or another control of its arm; those of different arms may be drawn alike.
+    shuffled = {row["mask_digest"] for row in done.rows if "_shuffled" in row["arm"]}
+    assert not shuffled & {row["mask_digest"] for row in done.rows if "_shuffled" not in row["arm"]}
+    for sparsity in SPARSITIES:
+        pair = (done.of(f"imp_{control}")[sparsity]["mask_digest"] for control in ("shuffled", "shuffled_layers"))
+        assert len(set(pair)) == 2
+
+
+def test_dense_budget_takes_the_steps_of_the_arm_in_all(done: Done) -> None:
+    for arm in ("imp", "late", "tuned"):
+        trained = done.of(arm)
+        for sparsity, row in done.of(f"{arm}_dense_budget").items():
+            chain = [s for s in trained if s <= sparsity] if arm != "tuned" else [sparsity]
+            assert row["steps"] == STEPS + sum(trained[s]["steps"] for s in chain)
+            assert (row["weight_sparsity"], row["mask_kind"]) == (0.0, "none")
+
+
+def test_survivors_that_are_not_retrained_are_the_parent_under_a_mask(done: Done) -> None:
+    row = done.of("tuned")[0.5]
+    assert (row["steps"], row["curve_step"]) == (0, [0])
+    n_val, n_test = round(0.2 * 1438), 359
+    assert row["passes"] == pytest.approx((PROBE + n_val + n_test) / 3, rel=0.01)
+
+
+def test_verdicts_count_the_parent_and_every_level_and_cut(done: Done) -> None:
+    verdict = judge(done.table, done.study.design())  # type: ignore[arg-type]
+    cost: dict[str, float] = {}
+    for row in done.rows:
+        if row["stage"] in ("trained", "level"):
+            cost[row["candidate"]] = max(cost.get(row["candidate"], 0.0), row["passes"])
+    (parent,) = done.of("dense").values()
+    told = {(c.arm, c.sparsity): c.arm_passes for c in verdict.comparisons if c.metric == "accuracy"}
+    for arm in pruners(done):
+        trained, cut, method = done.of(arm), done.of(arm, "pruned"), done.methods[arm]
+        for sparsity in SPARSITIES:
+            if sparsity not in trained:
+                continue
+            passes = cost[trained[sparsity]["candidate"]]
+            if method.needs_parent:
+                passes += cost[parent["candidate"]]
+                chain = [s for s in trained if s < sparsity] if method.goes_alone else []
+                passes += sum(cost[trained[s]["candidate"]] for s in chain)
+                passes += sum(cut[s]["passes"] for s in (*chain, sparsity))
+            assert told[arm, sparsity] == pytest.approx(passes, rel=1e-12), arm
+
+
+def test_a_finished_study_is_not_done_again(done: Done) -> None:
+    run_inline(done.study, done.folder, masks_per_pack=1, lanes_per_pack=1)
+    with Ledger.read(done.folder) as ledger:
+        assert ledger.table().equals(done.table)
+        plan = Plan(done.study.design(), CandidateNames(done.study.base()), masks_per_pack=1, lanes_per_pack=1)  # type: ignore[arg-type]
+        for batch in ledger.scan(columns=plan.columns):
+            plan.absorb(batch)
+    assert plan.is_complete
+    assert plan.next_work() is None
+    assert not (done.folder / "checkpoints").exists()
+
+
+CHAIN = {"walk": {"method": "lr_rewind", "controls": ["shuffled", "dense_budget"]}, "magnitude_oneshot": {}}
+
+
+@pytest.mark.parametrize("lanes_per_pack", [1, 5])
+def test_packs_of_any_size_come_to_the_same(lanes_per_pack: int, tmp_path: Path) -> None:
+    study = study_of({**CHAIN, "set": {}, "random_erk": {"controls": ["shuffled"]}})
+    runs = []
+    for name, lanes in (("one", 64), ("other", lanes_per_pack)):
+        run_inline(study, tmp_path / name, masks_per_pack=2, lanes_per_pack=lanes)
+        runs.append(Done(study, tmp_path / name))
+    key = ("stage", "arm", "target_sparsity", "slot")
+    one, other = ({tuple(row[k] for k in key): row for row in run.rows} for run in runs)
+    assert one.keys() == other.keys()
+    for place, row in one.items():
+        for name in ("candidate", "mask_digest", "outcome", "steps"):
+            assert row[name] == other[place][name], place
+        if row["val_loss"] is not None:
+            assert row["val_loss"] == pytest.approx(other[place]["val_loss"], abs=1e-4)
+            assert row["passes"] == pytest.approx(other[place]["passes"], rel=1e-9)
+
+
+def test_a_chain_whose_weights_are_lost_ends_there_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(CHAIN)
+    levels = METHODS["lr_rewind"].levels(SPARSITIES)
+    read = workshop_module.read_checkpoint
+    parents: list[str] = []
+
+    def lose(folder: Path, name: str, ids: Any) -> Any:
+        # The parent's is the first to be read; the next is that of the chain's first level.
+        parents.append(name)
+        if name != parents[0]:
+            checkpoint_path(folder, name).unlink()
+        return read(folder, name, ids)
+
+    monkeypatch.setattr(workshop_module, "read_checkpoint", lose)
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=1)
+    found = Done(study, tmp_path / "study")
+    walk = found.of("walk")
+    assert [walk[s]["outcome"] for s in levels] == ["completed", *["failed"] * (len(levels) - 1)]
+    assert "start the study in another folder to train them again" in walk[levels[1]]["error"]
+    assert "Traceback" not in walk[levels[1]]["error"]
+    for before, level in itertools.pairwise(levels[1:]):
+        assert walk[level]["error"] == f"its network at {before:g} did not complete (failed)"
+    for sparsity in SPARSITIES:
+        assert found.of("walk_shuffled")[sparsity]["outcome"] == "failed"
+        assert found.of("walk_dense_budget")[sparsity]["outcome"] == "completed"
+        assert found.of("magnitude_oneshot")[sparsity]["outcome"] == "completed"
+    verdict = judge(found.table, study.design())  # type: ignore[arg-type]
+    (lost,) = (c for c in verdict.comparisons if (c.arm, c.sparsity, c.metric) == ("walk", 0.7, "accuracy"))
+    assert lost.note.startswith("no replicate has both networks")
+
+
+def test_a_chain_that_diverges_fails_at_all_levels_after_it(tmp_path: Path) -> None:
+    study = study_of(
+        {"imp": {"controls": ["small_dense"]}},
+        training={"batch_size": BATCH, "steps": STEPS, "eval_every": 3, "optimizer": "sgd", "lr": 1e30},
+    )
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=8)
+    found = Done(study, tmp_path / "study")
+    (parent,) = found.of("dense").values()
+    assert parent["outcome"] == "diverged"
+    assert {row["outcome"] for row in found.of("imp").values()} == {"failed"}
+    first, *later = (found.of("imp")[s]["error"] for s in sorted(found.of("imp")))
+    assert first == "the parent of replicate 0 did not complete (diverged)"
+    assert all(error.startswith("its network at ") for error in later)
+    assert {row["outcome"] for row in found.of("imp_small_dense").values()} == {"failed"}
+
+
+def test_replicates_and_levels_have_masks_of_their_own(tmp_path: Path) -> None:
+    # SET begins with the mask of random_erk, so that both differ in what becomes of it alone.
+    study = study_of({"random_erk": {"controls": ["shuffled_layers"]}, "snip": {}}, replicates=2)
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    rows = [row for row in Done(study, tmp_path / "study").rows if row["stage"] == "trained" and row["mask_digest"]]
+    digests = [row["mask_digest"] for row in rows]
+    assert len(digests) == 2 * 2 * (2 + 3)
+    assert len(set(digests)) == len(digests)
+    assert np.isfinite([row["val_loss"] for row in rows]).all()

@@ -1,0 +1,257 @@
+"""Masks as methods order them: exact counts, nested, and what activating-while-pruning takes instead."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.search.methods import PRUNERS
+from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.masks import split_sections
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.trainables.lanes import LaneStack, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
+from tests.oracles import networks as oracle
+
+KINDS = ("node", "weight")
+LEVELS = (0.2, 0.36, 0.6, 0.9)
+
+
+def cutter_of(family="mlp", kind="weight", allocation="uniform"):
+    return Cutter(oracle.small_model(family).structure, kind, allocation)
+
+
+def survivors(structure, kind, mask):
+    return [int(part.sum()) for part in split_sections(structure, kind, mask)]
+
+
+def assert_counts(cutter, method, sparsity, mask):
+    """As many in each section, or in all, as the allocation says; and nowhere none."""
+    counts = kept_counts(cutter.structure, cutter.kind, sparsity, method.allocation or cutter.allocation)
+    found = survivors(cutter.structure, cutter.kind, mask)
+    assert min(found) > 0
+    assert found == list(counts) if len(counts) == len(found) else [sum(found)] == list(counts)
+
+
+def trained(state, mask=None, kind="weight"):
+    """A lane under a mask: its weights, and what they were when its training began."""
+    model = state.model
+    parent = {name: view[0] for name, view in state.parameters.items()}
+    if mask is None:
+        return state
+    build = node_masked_lanes if kind == "node" else weight_masked_lanes
+    lanes = build(model.structure, parent, mask[None])
+    start = {name: view[0] for name, view in state.lanes.layout.views(state.start).items()}
+    return replace(state, lanes=lanes, start=build(model.structure, start, mask[None]).flat)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [n for n, row in PRUNERS.items() if row.method.when == "init"])
+def test_masks_of_initial_weights_have_exact_counts_and_a_price(name, kind, state_of):
+    if kind not in PRUNERS[name].kinds:
+        return
+    method, state = PRUNERS[name].method, state_of("mlp", 1)
+    method = replace(method, rounds=min(method.rounds, 4))
+    cutter = cutter_of(kind=kind)
+    for sparsity in LEVELS:
+        cut = cutter.at_init(method, sparsity, state)
+        if method.counts_of is None:
+            assert_counts(cutter, method, sparsity, cut.mask)
+        else:
+            assert sum(survivors(cutter.structure, kind, cut.mask)) == round((1 - sparsity) * len(cut.mask))
+        again = cutter.at_init(method, sparsity, state)
+        assert (again.mask == cut.mask).all()
+    assert (
+        cut.passes
+        == {
+            "snip": 24,
+            "snip_iterative": 4 * 24,
+            "grasp": 3 * 24,
+            "synflow": 4,
+            "random_erk": 0,
+            "random_snip_ratio": 24,
+            "random_grasp_ratio": 3 * 24,
+        }[name]
+    )
+
+
+def test_ratios_are_those_of_the_score_and_positions_are_not(state_of):
+    cutter, state = cutter_of(), state_of("mlp", 1)
+    ratio = cutter.at_init(PRUNERS["random_snip_ratio"].method, 0.8, state).mask
+    snip = cutter.at_init(PRUNERS["snip"].method, 0.8, state).mask
+    assert survivors(cutter.structure, "weight", ratio) == survivors(cutter.structure, "weight", snip)
+    assert (ratio != snip).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", oracle.SMALL)
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize("score", ["magnitude", "movement", "taylor"])
+def test_a_chain_has_exact_counts_at_every_level_and_brings_nothing_back(family, kind, allocation, score, state_of):
+    cutter = cutter_of(family, kind, allocation)
+    method = Pruning("levels", score=score)
+    whole = state_of(family, 1)
+    mask = None
+    for sparsity in LEVELS:
+        cut = cutter.after_training(method, sparsity, trained(whole, mask, kind), mask)
+        assert_counts(cutter, method, sparsity, cut.mask)
+        assert mask is None or not (cut.mask & ~mask).any()
+        mask = cut.mask
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_a_compact_lane_is_cut_as_the_parent_with_zeros_would_be(family, state_of):
+    """Group norms do not see what is gone, wherever the lane keeps the rest of its nodes."""
+    cutter, whole = cutter_of(family, "node", "global"), state_of(family, 1)
+    method = Pruning("levels")
+    first = cutter.after_training(method, 0.4, whole, None).mask
+    compact = trained(whole, first, "node")
+    lanes = whole.masked(torch.from_numpy(first)[None], "node")
+    expected = cutter.after_training(method, 0.7, lanes, None).mask
+    assert (cutter.after_training(method, 0.7, compact, first).mask == expected).all()
+    # The same in a pack with a wider lane, which pads this one.
+    wider = np.ones_like(first)
+    parent = {name: view[0] for name, view in whole.parameters.items()}
+    padded = node_masked_lanes(cutter.structure, parent, np.stack([wider, first])).select([1])
+    assert (cutter.after_training(method, 0.7, replace(compact, lanes=padded), first).mask == expected).all()
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv1d"])
+def test_two_of_every_four_inputs_are_kept_to_the_last_group(family, state_of):
+    cutter, state = cutter_of(family), state_of(family, 1)
+    method = PRUNERS["nm_2_4"].method
+    mask = cutter.after_training(method, 0.5, state, None).mask
+    weights = {name: view[0].abs() for name, view in state.parameters.items()}
+    parts = split_sections(cutter.structure, "weight", mask)
+    for tensor, part in zip(cutter.structure.prunable, parts, strict=True):
+        kept = torch.from_numpy(part).view(tensor.shape[0], tensor.shape[1], -1)
+        n_whole = tensor.shape[1] // 4 * 4
+        groups = kept[:, :n_whole].unflatten(1, (-1, 4))
+        assert (groups.sum(dim=2) == 2).all()
+        assert kept[:, n_whole:].all()
+        sizes = weights[tensor.name].view(kept.shape)[:, :n_whole].unflatten(1, (-1, 4))
+        least = torch.where(groups, sizes, torch.inf).amin(dim=2)
+        assert (torch.where(groups, -torch.inf, sizes).amax(dim=2) <= least).all()
+
+
+# Activating while pruning.
+
+
+def moved(state, seed=0):
+    """The lane after a training in which every weight moved a little."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(state, start=state.lanes.flat + 0.1 * torch.randn(state.lanes.flat.shape, generator=generator))
+
+
+def test_activating_with_share_zero_is_its_base_to_the_bit(state_of):
+    cutter, state = cutter_of(allocation="global"), moved(state_of("mlp", 1))
+    for sparsity in LEVELS:
+        base = cutter.after_training(Pruning("levels"), sparsity, state, None).mask
+        assert (cutter.after_training(Pruning("levels", ap_fraction=0.0), sparsity, state, None).mask == base).all()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_activating_takes_its_share_from_the_weights_of_one_sign_that_moved_least(sign, state_of):
+    cutter, state = cutter_of(allocation="global"), moved(state_of("mlp", 1))
+    method = Pruning("levels", ap_fraction=0.05, ap_sign=sign)
+    n = cutter.structure.n_weights
+    kept = kept_counts(cutter.structure, "weight", 0.2, "global")[0]
+    n_late = int((n - kept) * 0.05 / 0.2)
+    assert n_late > 5
+    mask = torch.from_numpy(cutter.after_training(method, 0.2, state, None).mask)
+    assert int(mask.sum()) == kept
+    weights = state.of_weights(state.lanes.flat)[0]
+    movement = (weights - state.of_weights(state.start)[0]).abs()
+    # What the base score alone would take first, and what else is gone.
+    base = torch.zeros(n, dtype=torch.bool)
+    base[weights.abs().sort(descending=True, stable=True).indices[: kept + n_late]] = True
+    late = base & ~mask
+    assert int(late.sum()) == n_late
+    assert not (mask & ~base).any()
+    assert (weights[late] * sign > 0).all()
+    assert movement[late].max() <= movement[mask & (weights * sign > 0)].min()
+
+
+@pytest.mark.parametrize("n_negative", [0, 1, 7, 40])
+def test_activating_has_exact_counts_when_there_are_few_negative_weights(n_negative, state_of):
+    cutter, state = cutter_of(allocation="global"), moved(state_of("mlp", 1))
+    flat = state.lanes.flat.abs()
+    # The negative ones are among the largest, so that the base score leaves them.
+    largest = state.of_weights(flat)[0].topk(n_negative).indices
+    views = state.lanes.layout.views(flat)
+    position = 0
+    for tensor in cutter.structure.prunable:
+        view = views[tensor.name].view(-1)
+        own = largest[(largest >= position) & (largest < position + len(view))] - position
+        view[own] *= -1
+        position += len(view)
+    state = replace(state, lanes=LaneStack(state.lanes.layout, flat, None))
+    weights = state.of_weights(flat)[0]
+    assert int((weights < 0).sum()) == n_negative
+    method = Pruning("levels", rate=0.5, ap_fraction=0.45, allocation="global")
+    mask = None
+    for sparsity in (0.3, 0.5, 0.8):
+        # The parent of these weights again under the last mask.
+        under = trained(state, mask)
+        found = cutter.after_training(method, sparsity, under, mask).mask
+        assert_counts(cutter, method, sparsity, found)
+        assert mask is None or not (found & ~mask).any()
+        mask = found
+    # Asked for more than there are, it takes all it may: those that are the last of their layer stay.
+    assert int((weights[torch.from_numpy(mask)] < 0).sum()) <= len(cutter.structure.prunable)
+
+
+def test_activating_leaves_every_layer_something(state_of):
+    cutter, state = cutter_of(allocation="global"), moved(state_of("mlp", 1))
+    flat = -state.lanes.flat.abs()
+    views = state.lanes.layout.views(flat)
+    small = views[cutter.structure.prunable[0].name]
+    small *= 1e-6  # its best one stays for its layer alone
+    start = flat.clone()
+    state.lanes.layout.views(start)[cutter.structure.prunable[1].name].add_(1.0)
+    state = replace(state, lanes=LaneStack(state.lanes.layout, flat, None), start=start)
+    method = Pruning("levels", rate=0.9, ap_fraction=0.8, allocation="global")
+    mask = cutter.after_training(method, 0.8, state, None).mask
+    assert_counts(cutter, method, 0.8, mask)
+
+
+def test_activating_is_of_weights_wherever_they_are(state_of):
+    method = Pruning("levels", ap_fraction=0.1)
+    for kind, allocation in (("node", "global"), ("weight", "uniform")):
+        cutter = cutter_of(kind=kind, allocation=allocation)
+        with pytest.raises(SpaceError, match=r"use masks\.kind 'weight' and allocation 'global'"):
+            cutter.after_training(method, 0.5, moved(state_of("mlp", 1)), None)
+
+
+# Weights at their places.
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_what_is_scattered_can_be_gathered_again(family, state_of):
+    structure = oracle.small_model(family).structure
+    state = state_of(family, 1)
+    parent = {name: view[0] for name, view in state.parameters.items()}
+    rng = np.random.Generator(np.random.Philox(key=3))
+    masks = np.concatenate(
+        [rng.permuted(np.arange(g.size) < max(1, g.size - d), axis=0)[None] for d in (2,) for g in structure.groups],
+        axis=1,
+    )
+    lanes = node_masked_lanes(structure, parent, np.concatenate([masks, np.ones_like(masks)]))
+    for lane, mask in enumerate((masks[0], np.ones_like(masks[0]))):
+        compact = {name: view[lane] for name, view in lanes.layout.views(lanes.flat).items()}
+        whole = scatter_nodes(structure, mask, compact)
+        again = node_masked_lanes(structure, whole, np.stack([mask, np.ones_like(mask)]))
+        assert torch.equal(again.flat[lane], lanes.flat[lane])
+        # Nothing but the kept nodes: what a mask of zeros would leave.
+        zeros = state.masked(torch.from_numpy(mask)[None], "node").parameters
+        assert all(torch.equal(whole[name], zeros[name][0]) for name in whole)
+
+
+def test_every_allocation_is_one_of_a_method(state_of):
+    for name, row in ALLOCATIONS.items():
+        for kind in row.kinds:
+            cutter = cutter_of(kind=kind)
+            method = Pruning("trained", allocation=name)
+            assert_counts(cutter, method, 0.7, cutter.after_training(method, 0.7, state_of("mlp", 1), None).mask)
