@@ -20,7 +20,7 @@ from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.study import Study
 from sparsefront.trainables import quality
-from tests.chromium import Browser
+from tests.chromium import CHROMIUM, DRAWN, Browser
 from tests.faults.inline_study import run_inline
 
 TINY: dict[str, Any] = {
@@ -191,15 +191,14 @@ def test_siblings_of_changing_masks_are_refused() -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian package: chromium)")
 def test_the_chart_of_silence_shows_its_numbers(results: Results, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile") as browser:
-        browser.open(results.report(), until="document.documentElement.dataset.rendered")
+        browser.open(results.report(), until=DRAWN)
         assert browser.errors == []
         assert "silence" in browser.run("document.documentElement.dataset.rendered").split()
         chart = "document.getElementById('chart-silence').data"
         shown = browser.run(f"Object.fromEntries({chart}.map((t) => [t.name, [...t.y]]))")
-        place = Path("/tmp/silence.png")
-        place.write_bytes(browser.picture("#diagnostics"))
     rows = trained(results)
     assert set(shown) == {"dense", "random", "small_dense", "rigl"}
     for arm, values in shown.items():

@@ -23,13 +23,17 @@ from sparsefront.search.ledger.disk import Disk
 from sparsefront.search.plan import Plan, Work
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.study import Study
+from sparsefront.trainables import checkpoints
 from sparsefront.trainables.data import load_dataset
 
 DIED = 9
 
 
 class MortalDisk(Disk):
-    """Ends the process at the k-th effect: just before it or, a file, half written."""
+    """Ends the process at the k-th effect: just before it or, a file, half written.
+
+    Checkpoints of trained weights are effects too, once it `holds_checkpoints`.
+    """
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -39,6 +43,17 @@ class MortalDisk(Disk):
         self.n_effects += 1
         self.left -= 1
         return self.left == 0
+
+    def holds_checkpoints(self) -> None:
+        write = checkpoints.write_durably
+
+        def counted(path: Path, content: bytes) -> None:
+            if self._count():
+                path.with_suffix(".part").write_bytes(content[: len(content) // 2])
+                os._exit(DIED)
+            write(path, content)
+
+        checkpoints.write_durably = counted
 
     def write(self, path: Path, chunks: Iterable[bytes]) -> None:
         if self._count():
@@ -142,6 +157,7 @@ def main(toml: str, place: str) -> None:
     def run(name: str, left: int, **sizes: int) -> int:
         def work() -> None:
             disk = MortalDisk(left)
+            disk.holds_checkpoints()
             run_inline(study, root / name, disk=disk, **(sizes or {"masks_per_pack": 5, "lanes_per_pack": 2}))
             (root / f"{name}.effects").write_text(str(disk.n_effects))
 
