@@ -19,12 +19,15 @@ from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.space import Space
 from sparsefront.study import MaskStudy, SearchStudy, Section, Study
 from sparsefront.trainables.quality import QUALITIES
-from sparsefront.trainables.pruning import CRITERIA
 
 FOLDER = Path(__file__).parent
 #: What the command `list` knows -> its title here.
 _LISTED = {
     "methods": "Arms of a study of masks",
+    "scores": "Scores of pruning methods",
+    "patterns": "Patterns of masks",
+    "updates": "Masks that change while a network trains",
+    "controls": "Matched controls of an arm",
     "strategies": "Strategies of a search",
     "rungs": "Rungs",
     "spaces": "Ready spaces",
@@ -177,8 +180,6 @@ def choices() -> str:
             parts.append(_ready_spaces())
     allocations = [[n, a.summary, " and ".join(a.kinds)] for n, a in ALLOCATIONS.items()]
     parts.append("## Allocations\n\n" + _table(["name", "what", "divides masks of"], allocations))
-    criteria = [[n, c.summary, c.source] for n, c in CRITERIA.items()]
-    parts.append("## Pruning criteria\n\n" + _table(["name", "what", "source"], criteria))
     objectives = [[n, o.label, o.unit, "higher" if o.higher_is_better else "lower"] for n, o in OBJECTIVES.items()]
     parts.append("## Objectives\n\n" + _table(["name", "what", "unit", "better"], objectives))
     return "\n".join(parts)
@@ -222,7 +223,8 @@ def _ready_spaces() -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)]) + "\n"
 
 
 PAGES = {"columns.md": columns, "choices.md": choices, "study.md": study}

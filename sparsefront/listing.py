@@ -13,7 +13,8 @@ _REGISTRIES = {
     "rungs": ("sparsefront.search.rungs", "RUNGS"),
     "spaces": ("sparsefront.spaces.ready", "READY_SPACES"),
     "allocations": ("sparsefront.spaces.allocations", "ALLOCATIONS"),
-    "criteria": ("sparsefront.trainables.pruning", "CRITERIA"),
+    "patterns": ("sparsefront.spaces.patterns", "PATTERNS"),
+    "updates": ("sparsefront.trainables.mask_updates", "UPDATES"),
     "qualities": ("sparsefront.trainables.quality", "QUALITIES"),
 }
 
@@ -46,6 +47,22 @@ def listing(what: str) -> dict[str, dict[str, str]]:
             name: {"what": o.label, "unit": o.unit, "better": "higher" if o.higher_is_better else "lower"}
             for name, o in OBJECTIVES.items()
         }
+    if what == "scores":
+        from sparsefront.trainables.pruning import SCORES
+
+        return {
+            name: {
+                "what": s.summary,
+                "masks": " and ".join(s.kinds),
+                "passes": f"{s.passes_each:.3g} an example" if s.passes_each else "none",
+                "source": s.source,
+            }
+            for name, s in SCORES.items()
+        }
+    if what == "controls":
+        from sparsefront.spaces.controls import CONTROLS
+
+        return {name: {"what": c.summary, "a difference says": c.question} for name, c in CONTROLS.items()}
     if what == "simulations":
         from sparsefront.search.simulator import SYNTHETIC
 

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from sparsefront.search.methods import METHODS, PRUNERS, Best, Context, Missing, Trained, methods_of
+from sparsefront.search.methods import METHODS, Best, Context, Missing, Trained, methods_of
 from sparsefront.search.methods.method import Method
 from sparsefront.spaces.controls import CONTROLS
 
@@ -16,18 +16,17 @@ MASK = Trained("ab" * 16, "cd" * 16)
 BESTS = (None, Best(3, 4, 5), Best(None, None, None), Best(0, 0, 0))
 SPARSITIES = (0.5, 0.9)
 
-#: Every arm, and every control of an arm that trains before it prunes, of one that does not and of a chain.
-ARMS: dict[str, Method] = {
-    **METHODS,
-    **methods_of({arm: {"controls": list(CONTROLS)} for arm in ("magnitude", "snip", "imp_rewind")}),
-}
+#: Arms with all controls: one that trains before it prunes, one that does not, and a chain.
+CONTROLLED = ("magnitude", "snip", "imp_rewind")
+ARM_OF = {f"{arm}_{control}": arm for arm in CONTROLLED for control in CONTROLS}
+ARMS: dict[str, Method] = {**METHODS, **methods_of({arm: {"controls": list(CONTROLS)} for arm in CONTROLLED})}
 
 
 def contexts(name: str, method: Method) -> list[Context]:
     """Everything that an arm may be asked in: what is known of it, of the arm that it is a control of, of others."""
     levels = method.levels(SPARSITIES)[:2]
     about = ({}, {name: MASK}, {name: NO_MASK}, {"another": MASK})
-    arm = next((arm for arm in ("magnitude", "snip", "imp_rewind") if name.startswith(f"{arm}_")), name)
+    arm = ARM_OF.get(name, name)
     results = ({}, {arm: MASK}, {arm: NO_MASK}, {"another": MASK})
     return [
         Context(replicate, sparsity, random_draws, 100, SPARSITIES, best, dict(derived), dict(trained))
@@ -107,9 +106,8 @@ def _missing(name: str, method: Method, context: Context) -> list[object]:
         needs.append(context.best)
     if method.needs_parent:
         needs.append(context.derived.get(name))
-    arm = next((arm for arm in PRUNERS if name.startswith(f"{arm}_") and name not in METHODS), None)
-    if arm is not None and not name.endswith("_dense_budget"):
-        needs.append(context.trained.get(next(a for a in ("magnitude", "snip", "imp_rewind") if name.startswith(a))))
+    if name in ARM_OF and not name.endswith("_dense_budget"):
+        needs.append(context.trained.get(ARM_OF[name]))
     return needs
 
 

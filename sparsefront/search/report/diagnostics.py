@@ -28,7 +28,7 @@ def diagnostics_section(numbers: Record) -> Markup:
         [
             *("arm", "level", "#weights kept", "#effective", "#effective parameters", "#collapsed", "#dead units"),
             *("#silent by the mask", "#silent activations"),
-            *(("#first mask kept", "#ever active") if is_dynamic else ()),
+            *(("#overlap with first mask", "#ever active") if is_dynamic else ()),
         ],
         [
             [
