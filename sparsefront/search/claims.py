@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError, did_you_mean, nearest
 from sparsefront.search.design import Design
-from sparsefront.search.methods import methods_of
+from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import KEY
 from sparsefront.search.statistics import equivalence_test, holm, paired_interval, paired_t_test
@@ -379,7 +379,7 @@ def _differences(test: ClaimTest, sparsity: float, other: Evidence, design: Desi
 def _values(evidence: Evidence, arm: str, sparsity: float, metric: str) -> dict[int, float]:
     """What an arm is worth in each replicate: the mean over its networks that have a value."""
     design, rows = evidence.design, evidence.rows
-    methods = methods_of(design.methods or {name: {} for name in design.arms})
+    methods = known_methods(design.methods or {name: {} for name in design.arms})
     level = 0.0 if methods[arm].is_dense else sparsity
     here = rows.filter(
         (pc.field("stage") == "trained") & (pc.field("arm") == arm) & (pc.field("target_sparsity") == level)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.design import Design, RungSettings, SearchArm, SearchDesign
-from sparsefront.search.methods import methods_of
+from sparsefront.search.methods import arm_names
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.space import Effect, Space
@@ -30,7 +30,7 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         seed=identity["seed"],
         replicates=identity["replicates"],
         sparsities=tuple(identity["sparsities"]),
-        arms=tuple(methods_of(tables)),
+        arms=arm_names(tables),
         methods=tables,
         draws=search["draws"],
         random_draws=search["random_draws"],

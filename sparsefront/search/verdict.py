@@ -33,7 +33,7 @@ from sparsefront.errors import ConfigError
 from sparsefront.search.design import Design
 from sparsefront.search.findings import PREDICTORS, Comparison, Correlation, Spent, Verdict
 from sparsefront.search.front import Batches, chunks
-from sparsefront.search.methods import Method, methods_of
+from sparsefront.search.methods import Method, known_methods
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.statistics import (
     best_of_draws,
@@ -177,7 +177,7 @@ class _Pairs:
 
 def _read(batches: Batches, design: Design) -> _Record:
     trained: list[pa.Table] = []
-    record = _Record(pa.table({}), methods_of(design.methods or {arm: {} for arm in design.arms}))
+    record = _Record(pa.table({}), known_methods(design.methods or {arm: {} for arm in design.arms}))
     for chunk in chunks(batches):
         missing = [name for name in VERDICT_COLUMNS if name not in chunk.schema.names]
         if missing:

@@ -23,8 +23,8 @@ from sparsefront.search.schema import schema_of
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS
-from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.patterns import parse_pattern
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
@@ -231,14 +231,14 @@ class MaskStudy(Study):
             )
         if not Pruned(where, "", "", method).levels(self._ascending):
             raise ConfigError(
-                f"{where}.pattern={method.pattern!r}: has sparsity {1 - (pattern.density or 0.0):g} alone, which is not "
-                f"among sparsities={list(self.sparsities)}; add it, or remove the arm"
+                f"{where}.pattern={method.pattern!r}: has sparsity {1 - (pattern.density or 0.0):g} alone, which is "
+                f"not among sparsities={list(self.sparsities)}; add it, or remove the arm"
             )
         controls = table.get("controls", ())
         if "shuffled" in controls and method.pattern not in ("unstructured", "node"):
             raise ConfigError(
-                f"{where}.controls: 'shuffled' moves survivors between layers, which pattern {method.pattern!r} ties to "
-                "them; use 'shuffled_layers'"
+                f"{where}.controls: 'shuffled' moves survivors between layers, which pattern {method.pattern!r} ties "
+                "to them; use 'shuffled_layers'"
             )
         if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
             raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
@@ -250,8 +250,8 @@ class MaskStudy(Study):
                 raise ConfigError(f"{where}.{key}={score!r}: {nearest(score, SCORES)}")
             if score is not None and kind not in SCORES[score].kinds:
                 raise ConfigError(
-                    f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind is "
-                    f"{kind!r}"
+                    f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind "
+                    f"is {kind!r}"
                 )
         allocation = method.allocation or self.masks.allocation
         if allocation not in ALLOCATIONS:

@@ -2,7 +2,7 @@
 
 from sparsefront.search.methods.method import Best, Context, Cut, Method, Missing, Trained
 from sparsefront.search.methods.pruners import PRUNERS, Pruner
-from sparsefront.search.methods.registry import ARM_KEYS, BASELINE, METHODS, methods_of
+from sparsefront.search.methods.registry import ARM_KEYS, BASELINE, METHODS, arm_names, known_methods, methods_of
 
 __all__ = [
     "ARM_KEYS",
@@ -16,5 +16,7 @@ __all__ = [
     "Missing",
     "Pruner",
     "Trained",
+    "arm_names",
+    "known_methods",
     "methods_of",
 ]

@@ -32,6 +32,24 @@ ARM_KEYS = ("method", "controls", "siblings")
 BASELINE = ("dense", "random", "searched", "searched_scalefree", "worst", "small_dense", "magnitude")
 
 
+def arm_names(arms: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of a study's arms, each followed by its controls, whether their methods are known here or not.
+
+    >>> arm_names({"random": {}, "imp": {"controls": ["shuffled"]}})
+    ('random', 'imp', 'imp_shuffled')
+    """
+    return tuple(
+        name
+        for arm, options in arms.items()
+        for name in (arm, *(control_name(arm, control) for control in options.get("controls", ())))
+    )
+
+
+def known_methods(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
+    """`methods_of` those arms whose methods are known here: a ledger can name others, and is read all the same."""
+    return methods_of({arm: options for arm, options in arms.items() if (options.get("method") or arm) in METHODS})
+
+
 def methods_of(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """The methods of a study's arms, each followed by its controls.
 
