@@ -127,6 +127,7 @@ class Adam:
     def _step_apart(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """The same for lanes that agree on nothing."""
         step = self._n_steps
+        self._n_steps_there.add_(1)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
         rate = self._columns["lr"] * self.rate * roots / (1 - self._columns["beta1"] ** step)
