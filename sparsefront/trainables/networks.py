@@ -1,8 +1,9 @@
 """Networks of a search: what the settings of a candidate describe, its initial weights, and packs of unlike ones.
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
-(sparsity, allocation, shares, bits, draw) say what is removed, `training.*` how it is trained. Describing a candidate
-needs neither torch nor, with counts that the allocation fixes, its mask.
+(sparsity, allocation, shares, bits, draw; of a pruning chain sparsity, rate, ap_fraction, rewind_fraction) say what is
+removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that the allocation
+fixes, its mask.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
 from sparsefront.spaces.masks import Mask, Remains, draw, remains, remains_of, split_sections, unpack_bits
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.schedules import levels
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
@@ -41,6 +44,30 @@ _Key = tuple[str, tuple[tuple[str, Any], ...]]
 _KEPT_ARCHITECTURES, _KEPT_PARENTS, _KEPT_MODULES = 4096, 8, 64
 
 _HYPERPARAMETERS = tuple(f.name for f in fields(Hyperparameters))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Trainings of one candidate, each after the first on what a method prunes of the one before.
+
+    Attributes:
+        method: how it prunes, and what the survivors begin with.
+        sparsities: of each level, from 0 (dense) to the candidate's own.
+        level_steps: optimiser steps of a level, those that rewinding to a later step than 0 skips included.
+    """
+
+    method: Pruning
+    sparsities: tuple[float, ...]
+    level_steps: int
+
+    @property
+    def rewind_step(self) -> int:
+        """Step of the dense training whose weights every level begins with."""
+        return self.method.rewind_step(self.level_steps)
+
+
+#: Fields of its method that a chain's candidate may set.
+CHAINED = ("rate", "ap_fraction", "rewind_fraction")
 
 
 class _Data(TypedDict):
@@ -85,15 +112,16 @@ class Network:
         structure: of the parent.
         compact: of what is trained: the parent, or what a node mask leaves of it.
         mask_kind: 'node', 'weight', or 'none' for a dense network.
-        kept: survivors of each section, or one number over all; empty for a dense network.
+        kept: survivors of each section, or one number over all; empty for a dense network, and of a chain.
         sparsity: as it was asked for.
-        n_params: parameters that remain, biases included.
-        macs: multiply-accumulates of one example's forward pass.
+        n_params: parameters that remain (of a chain: in the end), biases included.
+        macs: multiply-accumulates of one example's forward pass; of a chain whose weights are used unequally often (a
+            convolution), as if all tensors lost the same share.
         weight_sparsity: fraction of the parent's prunable weights that are removed.
         shape: what packing needs to know.
         optimizer: a name of `OPTIMIZERS`.
         hyper: what a lane is trained with.
-        steps: of the full training.
+        steps: of the full training; of a chain, of all its levels.
         batch_size: examples in a step.
         data_fraction: share of the training examples that is trained on.
         precision: of matrix products in training.
@@ -117,10 +145,16 @@ class Network:
     precision: str
     architecture: _Architecture
     draw_mask: Callable[[], Mask] | None
+    chain: Chain | None = None
+
+    @property
+    def level_steps(self) -> int:
+        """Steps of one training: all, but for a chain."""
+        return self.steps if self.chain is None else self.chain.level_steps
 
     @cached_property
     def mask(self) -> Mask | None:
-        """The mask, flat over the parent's sections: drawn when it is first asked for; None for a dense network."""
+        """The mask, flat over the parent's sections: drawn when it is first asked for; None for what begins dense."""
         return None if self.draw_mask is None else self.draw_mask()
 
     @cached_property
@@ -190,16 +224,18 @@ class Networks:
             raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
+        chain = None if recipe.pruning is None else self._chain(recipe.pruning, masks, steps)
         return Network(
             replicate=replicate,
             optimizer=optimizer,
             hyper=hyper,
-            steps=steps,
+            steps=steps if chain is None else steps * len(chain.sparsities),
             batch_size=batch_size,
             data_fraction=data_fraction,
             precision=precision,
             architecture=arch,
             structure=arch.structure,
+            chain=chain,
             **self._masked(
                 arch,
                 masks,
@@ -208,6 +244,18 @@ class Networks:
                 batch_size,
             ),
         )
+
+    def _chain(self, method: Pruning, masks: dict[str, Any], steps: int) -> Chain:
+        """The levels of a candidate; takes what is theirs alone out of its settings."""
+        own = {name: masks.pop(name) for name in CHAINED if name in masks}
+        try:
+            method = replace(method, **own)
+        except SpaceError as error:
+            raise SpaceError(f"masks.{error}; correct the space") from error
+        final = float(masks.get("sparsity", self.recipe.sparsity))
+        if not 0 < final < 1:  # what is no sparsity is refused with its key
+            return Chain(method, (0.0,), steps)
+        return Chain(method, (*(1 - density for density in levels([final], method.rate)[:-1]), final), steps)
 
     def _masked(
         self, arch: _Architecture, masks: dict[str, Any], replicate: int, group: str, batch_size: int
@@ -223,6 +271,7 @@ class Networks:
         if not 0 <= sparsity < 1:
             raise SpaceError(f"masks.sparsity={sparsity!r}: must lie in [0, 1); correct the space")
         draw_mask: Callable[[], Mask] | None = None
+        n_left: int | None = None
         kept: tuple[int, ...] = ()
         sizes = structure.section_sizes(kind)
         if bits is not None:
@@ -232,6 +281,9 @@ class Networks:
             def draw_mask() -> Mask:
                 return mask
 
+        elif sparsity and recipe.pruning is not None:
+            # What is left in the end is known; where, is not.
+            n_left = sum(kept_counts(structure, kind, sparsity, recipe.pruning.allocation or allocation))
         elif sparsity:
             if allocation == SEARCHED:
                 if shares is None or len(shares) < len(sizes):
@@ -252,7 +304,11 @@ class Networks:
 
         compact = structure
         n_params, macs, n_kept = structure.n_params, structure.macs, structure.n_weights
-        if draw_mask is None:
+        if n_left is not None:
+            n_removed = structure.n_weights - n_left
+            macs_each = sum(t.size * t.positions for t in structure.prunable) / structure.n_weights
+            n_params, macs, n_kept = n_params - n_removed, macs - round(n_removed * macs_each), n_left
+        elif draw_mask is None:
             kind = "none"
         elif kind == "node":
             counts = kept

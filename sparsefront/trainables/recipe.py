@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 
@@ -27,6 +28,7 @@ class Recipe:
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
+        pruning: method by whose chain of levels every candidate of a search comes to its sparsity; None: masks are drawn.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
     """
 
@@ -43,4 +45,5 @@ class Recipe:
     lanes_at_once: int | None = None
     sparsity: float = 0.0
     data_fraction: float = 1.0
+    pruning: Pruning | None = None
     quality: tuple[str, ...] = ()

@@ -2,6 +2,10 @@
 
 A segment begins at step 0 or at a checkpoint, and ends at a rung or with the training. What a lane's result is does
 neither depend on the pack it travels in nor on how its training is divided into segments (float32, 1e-4).
+
+A pruning chain is a training of several levels. Its steps are counted through: level l ends at step (l + 1) x the steps
+of a level, and segments of it end there. A level after the first (dense) one begins with the mask cut from the weights
+at the end of the level before, and with the weights of its rewind step, those of all steps before it being skipped.
 """
 
 from __future__ import annotations
@@ -20,20 +24,24 @@ import numpy as np
 import torch
 
 from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
-from sparsefront.spaces.masks import Remains, mask_digest, pack_bits
+from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, remains, remains_of, split_sections
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
-from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
-from sparsefront.trainables.networks import Network, Networks, padded_layout, padded_rows, real_tensors, stack
+from sparsefront.trainables.networks import Built, Network, Networks, padded_layout, padded_rows, real_tensors, stack
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.pruning.cutting import Cutter
+from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
 
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
+#: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with.
+_KEEP, _REWOUND = "keep", "rewound"
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class SegmentResult:
         id: the candidate's.
         outcome: None if it reached the end of a segment that is not the last; else completed, diverged, failed or
             out_of_memory.
-        steps: done since the beginning of the training.
+        steps: done since the beginning of the training; of a chain with those that rewinding skips.
         val_loss: validation loss at the end, nats; None if it never came to a validation point.
         val_error: validation error there.
         curve_step: steps at which validation was measured, those of earlier segments included.
@@ -69,7 +77,8 @@ class SegmentResult:
         passes: examples passed forward and backward in this segment, and in attempts at it; a forward pass counts 1/3.
         seconds: wall time of the pack divided over its lanes.
         checkpoint: what the next segment goes on from; None unless `outcome` is.
-        remains: what the mask leaves, exactly; None if the network could not be built.
+        remains: what the mask leaves, exactly; of a chain that of the level it is in. None if the network could not be
+            built.
         mask_kind: 'none', 'node' or 'weight'.
         mask_digest: of the packed bits; None without a mask.
         error: what failed, with traceback.
@@ -98,17 +107,44 @@ class SegmentResult:
 
 @dataclass(eq=False)  # a job is itself
 class _Job:
-    """One lane on its way through the shop; what was wasted is that of packs that broke off."""
+    """One lane on its way through the shop; what was wasted is that of packs that broke off.
+
+    `mask` is that of the level that a chain is in; None for its dense one, and where masks are drawn.
+    """
 
     spec: LaneSpec
     network: Network | None = None
     state: LaneState | None = None
+    mask: Mask | None = None
     wasted_passes: float = 0.0
     wasted_s: float = 0.0
 
     @property
     def start_step(self) -> int:
         return 0 if self.state is None else self.state.step
+
+    def part(self, name: str) -> Mapping[str, npt.NDArray[np.float32]]:
+        """One part of its state; nothing if there is none."""
+        return {} if self.state is None else self.state.parts.get(name, {})
+
+    def left(self) -> tuple[str, Mask | None, Remains]:
+        """Kind of its mask, the mask, and what that leaves."""
+        network = self.network
+        assert network is not None
+        if network.chain is None:
+            return network.mask_kind, network.mask, network.remains
+        if self.mask is None:
+            return "none", None, remains_of(network.structure, network.structure)
+        return "weight", self.mask, remains(network.structure, "weight", self.mask)
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """A stretch of a segment within one training: of level `level`, from its step `start` to its step `stop`."""
+
+    level: int
+    start: int
+    stop: int
 
 
 class SegmentShop:
@@ -210,17 +246,24 @@ class SegmentShop:
                 state = states[job.spec.id]
                 trained = {t.name: t.shape for t in job.network.compact.tensors if t.trained}
                 fits = all({n: a.shape for n, a in part.items()} == trained for part in state.parts.values())
+                fits = fits and _parts_at(job.network, state.step) <= state.parts.keys()
                 if fits and state.step == job.spec.start_step:
                     job.state = state
 
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
-        """Jobs that train together: of one group, start and stop, and as many as the device takes."""
-        classes: dict[tuple[str, int, int, int], list[_Job]] = {}
+        """Jobs that train together: of one group, start and stop, and as many as the device takes.
+
+        Chains have one rewind step, too, and levels of one length.
+        """
+        classes: dict[tuple[str, int, int, int, int, int], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
-            rates = job.network.steps if self.recipe.schedule.has_rates else 0
-            classes.setdefault((job.network.shape.group, job.start_step, stop, rates), []).append(job)
+            chain = job.network.chain
+            rates = job.network.level_steps if self.recipe.schedule.has_rates else 0
+            length, rewind = (0, 0) if chain is None else (chain.level_steps, chain.rewind_step)
+            key = (job.network.shape.group, job.start_step, stop, rates, length, rewind)
+            classes.setdefault(key, []).append(job)
         groups: list[list[_Job]] = []
         for members in classes.values():
             at_once = self.recipe.lanes_at_once or self._lanes_at_once(members, padded)
