@@ -66,13 +66,15 @@ class RungSettings:
     Attributes:
         kind: a name of `sparsefront.search.rungs.RUNGS`; 'none' trains everything to the end.
         eta: one of `eta` goes on.
-        min_steps: the first rung; 0 means full steps / eta^3, at least 1.
+        min_steps: the first rung, in steps or levels; 0 means the full training / eta^3, at least 1.
         bracket: candidates, by number, that are compared with each other (Hyperband has sizes of its own).
         objectives: what they are compared by, minimised.
         bands: ascending edges of weight sparsity; candidates are compared within their band only. Empty: with all.
         asynchronous: compare with all that came before in the whole run, in the order of their commits: uses the
             machine best, and is not reproducible.
-        fidelity: what grows from rung to rung: 'steps', or 'data_fraction' (steps and examples alike).
+        fidelity: what grows from rung to rung: 'steps', 'data_fraction' (steps and examples alike), or 'level'
+            (trainings of a pruning chain, the dense one among them).
+        level_steps: steps of a level, where rungs lie at ends of levels; else 1.
     """
 
     kind: str = "none"
@@ -83,6 +85,15 @@ class RungSettings:
     bands: tuple[float, ...] = ()
     asynchronous: bool = False
     fidelity: str = "steps"
+    level_steps: int = 1
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """Pruning chains of candidates: their last sparsity and the rate of a level, where the space does not say them."""
+
+    sparsity: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class SearchDesign:
     """What was asked of a search study: its arms, replicates and objectives, and how the referee judges them.
 
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
-    point (one objective: a difference of that objective).
+    point (one objective: a difference of that objective). ``steps`` are those of a level, where there is a ``chain``.
     """
 
     name: str
@@ -121,3 +132,4 @@ class SearchDesign:
     reference: tuple[float, ...] | None = None
     equivalence_margin: float = 0.01
     alpha: float = 0.05
+    chain: ChainSettings | None = None

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sparsefront.errors import SpaceError
-from sparsefront.search.design import Design, RungSettings, SearchArm, SearchDesign
+from sparsefront.search.design import ChainSettings, Design, RungSettings, SearchArm, SearchDesign
 from sparsefront.search.methods import arm_names
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.space import Effect, Space
@@ -119,6 +120,8 @@ def search_design_of(
     identity: Mapping[str, Any], *, structure: Structure | None = None, effect: Effect | None = None
 ) -> SearchDesign:
     """The same of a search; `structure` and `effect`: see `spaces_of`."""
+    masks = identity["masks"]
+    method = None if masks.get("method") is None else PRUNERS[masks["method"]].method
     verdict, spaces = identity["verdict"], spaces_of(identity, structure=structure, effect=effect)
     return SearchDesign(
         name=identity["name"],
@@ -132,7 +135,11 @@ def search_design_of(
                 candidates=arm["candidates"],
                 batch=arm["batch"],
                 options=arm["options"],
-                rungs=_rungs(arm["rungs"], tuple(verdict["objectives"])),
+                rungs=_rungs(
+                    arm["rungs"],
+                    tuple(verdict["objectives"]),
+                    level_steps=spaces[name].constants.get("training.steps", identity["training"]["steps"]),
+                ),
                 against=arm["against"],
             )
             for name, arm in _ordered(identity["arms"])
@@ -147,6 +154,7 @@ def search_design_of(
         reference=tuple(verdict["reference"]) or None,
         equivalence_margin=verdict["equivalence_margin"],
         alpha=verdict["alpha"],
+        chain=None if method is None else ChainSettings(masks["sparsity"], method.rate),
     )
 
 
@@ -169,8 +177,9 @@ def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return sorted(arms.items(), key=lambda item: (item[0] not in against, item[0]))
 
 
-def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...]) -> RungSettings:
+def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...], *, level_steps: int) -> RungSettings:
     """What a rung compares: what it is told to, else all objectives if its rule knows several, else the loss."""
     usual = objectives if RUNGS[settings["kind"]].is_multi_objective else ("val_loss",)
     compared = tuple(settings.get("objectives", ())) or usual
-    return RungSettings(**{**settings, "bands": tuple(settings["bands"]), "objectives": compared})
+    own = {**settings, "bands": tuple(settings["bands"]), "objectives": compared}
+    return RungSettings(**own, level_steps=level_steps if own.get("fidelity") == "level" else 1)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparsefront.errors import LedgerError, SparsefrontError
-from sparsefront.search.design import SearchArm, SearchDesign
+from sparsefront.search.design import ChainSettings, SearchArm, SearchDesign
 from sparsefront.search.objective import OBJECTIVES, losses, objectives_named
 from sparsefront.search.rungs import RUNGS, Halving, RungDecision, bracket_of, rung_steps
 from sparsefront.search.schema import OUTCOMES
@@ -36,7 +36,8 @@ from sparsefront.search.strategies import (
     strategy_family,
 )
 from sparsefront.spaces.candidate import canonical_json
-from sparsefront.spaces.domains import Choice, Integer, Point
+from sparsefront.spaces.domains import Choice, Float, Integer, Point
+from sparsefront.spaces.schedules import levels
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.space import Space
 
@@ -62,7 +63,7 @@ class Described:
         weight_sparsity: fraction of prunable weights removed.
         node_sparsity: fraction of hidden nodes removed.
         shape: sizes of its tensors, for packing.
-        steps: optimiser steps of its full training.
+        steps: optimiser steps of its full training; of a pruning chain, of all its levels.
         data_fraction: share of the training examples in its full training.
     """
 
@@ -201,8 +202,9 @@ class Run:
         self._family = strategy_family(arm.strategy)
         self.is_adaptive = self._family.is_adaptive
         self._strategy: Strategy | None = None
-        self.steps = longest_training(arm.space, design.steps)
-        self._varies_steps = any(d.key == "training.steps" for d in arm.space.dimensions)
+        self.steps = longest_training(arm.space, design.steps, design.chain)
+        lengths = {"training.steps", *(() if design.chain is None else ("masks.sparsity", "masks.rate"))}
+        self._varies_steps = any(d.key in lengths for d in arm.space.dimensions)
         #: Steps of the rungs, ascending.
         self.ladder = rung_steps(arm.rungs, self.steps)
         #: Whether candidates train alone, past all rungs, until the cluster's scheduler stops them.
@@ -253,7 +255,7 @@ class Run:
         Where data grow from rung to rung, the steps at which they do are part of what is trained: another ladder, or
         none, trains another network on the same settings.
         """
-        if self.arm.rungs.fidelity == "steps" or not self.ladder:
+        if self.arm.rungs.fidelity != "data_fraction" or not self.ladder:
             return described
         rungs = bracket_of(self.arm.rungs, number, self.steps, batch=self._batch).rungs
         met = [self.ladder[k] for k in rungs if self.ladder[k] < described.steps]
@@ -710,19 +712,35 @@ def _id_on_ladder(identity: str, fidelity: str, steps: Sequence[int]) -> str:
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
-def longest_training(space: Space, steps: int) -> int:
+def longest_training(space: Space, steps: int, chain: ChainSettings | None = None) -> int:
     """Optimiser steps of the longest training in a space; `steps` where it does not say.
+
+    Of pruning chains (`chain`: where the space does not say what they are) those of all levels.
 
     >>> longest_training(Space.from_table({"training": {"steps": {"low": 100, "high": 900}}}), 500)
     900
+    >>> space = Space.from_table({"masks": {"rate": {"low": 0.2, "high": 0.5}}})
+    >>> longest_training(space, 500, ChainSettings(sparsity=0.5, rate=0.2))
+    2500
     """
+    longest = int(ends_of(space, "training.steps", steps)[1])
+    if chain is None:
+        return longest
+    sparsity, rate = ends_of(space, "masks.sparsity", chain.sparsity)[1], ends_of(space, "masks.rate", chain.rate)[0]
+    return longest * len(levels([sparsity], rate))
+
+
+def ends_of(space: Space, key: str, usual: float) -> tuple[float, float]:
+    """Smallest and largest number that a space sets a key to; `usual` where it does not say."""
     for dimension in space.dimensions:
-        if dimension.key == "training.steps":
-            if isinstance(dimension.domain, Integer):
-                return dimension.domain.high
+        if dimension.key == key:
+            if isinstance(dimension.domain, Integer | Float):
+                return dimension.domain.low, dimension.domain.high
             if isinstance(dimension.domain, Choice):
-                return max(int(v) for v in dimension.domain.values)
-    return int(space.constants.get("training.steps", steps))
+                numbers = [float(v) for v in dimension.domain.values if isinstance(v, int | float)]
+                return min(numbers), max(numbers)
+    value = space.constants.get(key, usual)
+    return value, value
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

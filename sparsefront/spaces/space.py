@@ -65,6 +65,9 @@ _RANGE, _CHOICES, _FLAG = ("low", "high", "log", "int", "step"), ("choices",), (
 _LIMITS: Mapping[str, tuple[float, float, str, bool]] = {
     "masks.sparsity": (0.0, 1.0, "[)", False),
     "masks.draw": (0.0, 2.0**31, "[)", True),
+    "masks.rate": (0.001, 0.999, "[]", False),
+    "masks.ap_fraction": (0.0, 0.999, "[]", False),
+    "masks.rewind_fraction": (0.0, 1.0, "[)", False),
     "training.lr": (0.0, math.inf, "()", False),
     "training.weight_decay": (0.0, math.inf, "[)", False),
     "training.beta1": (0.0, 1.0, "[)", False),

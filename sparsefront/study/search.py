@@ -16,10 +16,11 @@ from sparsefront.errors import ConfigError, SpaceError, SparsefrontError, neares
 from sparsefront.results import Results
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Describe, Described, Exploration
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
 from sparsefront.search.resolved import search_design_of, spaces_of
-from sparsefront.search.run import MAX_PROPOSALS_EACH, longest_training
+from sparsefront.search.run import MAX_PROPOSALS_EACH, ends_of, longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
@@ -27,6 +28,7 @@ from sparsefront.search.strategies import strategy_family
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Choice, Point, shown
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
@@ -35,7 +37,7 @@ from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import Dataset, load_dataset
 from sparsefront.trainables.models import model_family
-from sparsefront.trainables.networks import Network, Networks
+from sparsefront.trainables.networks import CHAINED, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
 from sparsefront.trainables.quality import check_qualities
@@ -47,6 +49,8 @@ _SEARCHED_TRAINING = (
     *("batch_size", "steps", "data_fraction"),
 )
 _SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
+#: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights.
+_CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
 
 #: Masks are not scored before training here.
 _OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
@@ -59,8 +63,13 @@ _MAX_CANDIDATES = 10**8
 
 
 class MasksSection(Section):
-    """What masks remove from every candidate, where the space does not say otherwise."""
+    """What masks remove from every candidate, where the space does not say otherwise.
 
+    With a `method` they are not drawn: every candidate is a chain of trainings that prunes itself, level by level, to
+    its sparsity; the method brings its allocation.
+    """
+
+    method: str | None = None
     kind: Literal["node", "weight"] = "weight"
     allocation: str = "uniform"
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -100,6 +109,7 @@ class RungsSection(Section):
     """At which steps candidates are compared, and how many go on; every arm may change any key.
 
     `objectives` are what they are compared by; empty: those of the verdict where the kind knows several, else val_loss.
+    With fidelity 'level' rungs are ends of a pruning chain's levels, and `min_steps` counts levels.
     """
 
     kind: str = "none"
@@ -109,7 +119,7 @@ class RungsSection(Section):
     objectives: Annotated[tuple[str, ...], Field(max_length=4, strict=False)] = ()
     bands: Annotated[tuple[Fraction, ...], Field(max_length=100, strict=False)] = ()
     asynchronous: bool = False
-    fidelity: Literal["steps", "data_fraction"] = "steps"
+    fidelity: Literal["steps", "data_fraction", "level"] = "steps"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -177,6 +187,10 @@ class SearchStudy(Study):
                 own = values.get(section, {})
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
+        masks = values.get("masks")
+        if isinstance(masks, dict) and masks.get("method") in _CHAINS:
+            own_allocation = PRUNERS[masks["method"]].method.allocation
+            values = {**values, "masks": {"allocation": own_allocation, **masks}}
         arms, search, rungs = (values.get(key, {}) for key in ("arms", "search", "rungs"))
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
@@ -203,6 +217,7 @@ class SearchStudy(Study):
         if allocation not in ALLOCATIONS:
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
         self._check_allocation("masks", allocation)
+        self._check_method()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
         _check_objectives("verdict.objectives", chosen)
@@ -227,6 +242,90 @@ class SearchStudy(Study):
                 "candidates; make it several studies"
             )
         return self
+
+    @property
+    def _pruning(self) -> Pruning | None:
+        """How candidates prune themselves."""
+        return None if self.masks.method is None else PRUNERS[self.masks.method].method
+
+    def _check_method(self) -> None:
+        """Refuse what is no chain, and masks that it does not make."""
+        name = self.masks.method
+        if name is None:
+            return
+        if name not in _CHAINS:
+            raise ConfigError(
+                f"masks.method={name!r}: {nearest(name, _CHAINS)}; a search prunes level by level and rewinds, other "
+                "methods are arms of a study of masks"
+            )
+        if self.masks.kind != "weight":
+            raise ConfigError(
+                f"masks.kind={self.masks.kind!r}: masks.method={name!r} removes single weights in a search, for nodes "
+                "would change the shapes of its networks; use 'weight'"
+            )
+        own = PRUNERS[name].method.allocation
+        if own is not None and self.masks.allocation != own:
+            raise ConfigError(
+                f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
+                "leave it out"
+            )
+
+    def _check_chains(self, where: str, space: Space) -> None:
+        """What a space must and may say of pruning chains."""
+        method, keys = self._pruning, {*space.constants, *(d.key for d in space.dimensions)}
+        if method is None:
+            for key in (f"masks.{name}" for name in CHAINED):
+                if key in keys:
+                    raise ConfigError(f"{where}.{key}: is of pruning chains; set masks.method = 'imp', or remove it")
+            return
+        for key in sorted(keys):
+            if key.startswith("masks.") and key.removeprefix("masks.") not in ("sparsity", *CHAINED):
+                raise ConfigError(
+                    f"{where}.{key}: cannot be set beside masks.method={self.masks.method!r}, which says what is "
+                    "removed; remove one of them"
+                )
+        if not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+            raise ConfigError(
+                f"masks.method={self.masks.method!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
+                "nothing is pruned"
+            )
+        rate, share = (
+            ends_of(space, "masks.rate", method.rate)[0],
+            ends_of(space, "masks.ap_fraction", method.ap_fraction),
+        )
+        if share[1] >= rate:
+            raise ConfigError(
+                f"{where}.masks.ap_fraction: up to {share[1]:g} must be less than every masks.rate, from {rate:g} on; "
+                "it is part of what a level removes"
+            )
+
+    def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
+        """Refuse rungs that lie elsewhere than at the ends of levels, and levels where there are none."""
+        rungs, method = arm.rungs, self.masks.method
+        if method is None:
+            if rungs.fidelity == "level":
+                raise ConfigError(
+                    f"arms.{name}.rungs.fidelity='level': needs a chain of levels; set masks.method = 'imp', or use "
+                    "'steps'"
+                )
+            return
+        if not RUNGS[rungs.kind].has_rungs:
+            return
+        if RUNGS[rungs.kind].is_scheduled:
+            raise ConfigError(
+                f"arms.{name}.rungs.kind={rungs.kind!r}: Ray's scheduler knows steps alone, and masks.method="
+                f"{method!r} trains level by level; use 'asha'"
+            )
+        if rungs.fidelity != "level":
+            raise ConfigError(
+                f"arms.{name}.rungs.fidelity={rungs.fidelity!r}: must be 'level' with masks.method={method!r}, whose "
+                "networks are compared at ends of levels; min_steps then counts levels"
+            )
+        if any(d.key == "training.steps" for d in space.dimensions):
+            raise ConfigError(
+                f"{self._place_of_space(name)}.training.steps: cannot be searched with rungs.fidelity='level', for "
+                "levels must end at the same step in all candidates; set one value"
+            )
 
     def _check_arm(self, name: str, arm: ArmSection) -> Space:
         """Refuse what contradicts itself or the study in one arm; returns its space."""
@@ -260,7 +359,9 @@ class SearchStudy(Study):
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
         # Written down with those that were left to their defaults: another default is another study.
         arm.options.update(options.model_dump(mode="json", exclude_none=True))
+        self._check_chains(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
+        self._check_fidelity(name, arm, space)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
                 raise ConfigError(
@@ -317,11 +418,18 @@ class SearchStudy(Study):
         options = model_family(self.model.name).options.model_fields
         return {
             *(f"training.{key}" for key in _SEARCHED_TRAINING),
-            *(f"masks.{key}" for key in _SEARCHED_MASKS),
+            *(f"masks.{key}" for key in (*_SEARCHED_MASKS, *CHAINED)),
             *(f"model.{key}" for key in options),
         }
 
     # What it is ------------------------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """As of every study; without a method the masks say nothing of one, as they did before there were any."""
+        identity = super().identity()
+        if self.masks.method is None:
+            del identity["masks"]["method"]
+        return identity
 
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
@@ -343,6 +451,7 @@ class SearchStudy(Study):
             allocation=self.masks.allocation,
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
+            pruning=self._pruning,
         )
 
     def _networks(self, dataset: Dataset) -> Networks:
@@ -403,7 +512,8 @@ class SearchStudy(Study):
         for arm in design.arms:
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
-            longest, batch_size = max(end.steps for end in ends), max(end.batch_size for end in ends)
+            batch_size = max(end.batch_size for end in ends)
+            longest = longest_training(arm.space, design.steps, design.chain)
             try:
                 check_settings(arm.rungs, longest)
             except ConfigError as error:
@@ -413,10 +523,17 @@ class SearchStudy(Study):
                     f"{where}.training.batch_size: {batch_size} must be at most {n_train}, the training examples of a "
                     "replicate"
                 )
-            if longest * batch_size > MAX_BATCHED_EXAMPLES:
+            each = max(end.level_steps for end in ends)
+            if each * batch_size > MAX_BATCHED_EXAMPLES:
                 raise ConfigError(
-                    f"{where}.training.steps: {longest} must be at most {MAX_BATCHED_EXAMPLES // batch_size} with a "
+                    f"{where}.training.steps: {each} must be at most {MAX_BATCHED_EXAMPLES // batch_size} with a "
                     f"batch size of {batch_size}; the order of all batches is held in memory"
+                )
+            is_uneven = any(t.positions != 1 for end in ends for t in end.structure.prunable)
+            if design.chain is not None and is_uneven and any(c.quantity == "macs" for c in arm.space.constraints):
+                raise ConfigError(
+                    f"{where}.constraints: macs of a convolution that prunes itself are known only once its masks are "
+                    "cut; constrain n_params"
                 )
             fraction = min(end.data_fraction for end in ends)
             if arm.rungs.fidelity == "data_fraction":

@@ -62,8 +62,8 @@ class Chain:
 
     @property
     def rewind_step(self) -> int:
-        """Step of the dense training whose weights every level begins with."""
-        return self.method.rewind_step(self.level_steps)
+        """Step of the dense training whose weights every later level begins with."""
+        return self.method.rewind_step(self.level_steps) if len(self.sparsities) > 1 else 0
 
 
 #: Fields of its method that a chain's candidate may set.

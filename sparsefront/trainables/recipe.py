@@ -28,7 +28,7 @@ class Recipe:
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
-        pruning: method by whose chain of levels every candidate of a search comes to its sparsity; None: masks are drawn.
+        pruning: method by whose chain of levels candidates of a search come to their sparsity; None: masks are drawn.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
     """
 

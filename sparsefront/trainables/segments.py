@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
@@ -31,7 +32,16 @@ from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
-from sparsefront.trainables.networks import Built, Network, Networks, padded_layout, padded_rows, real_tensors, stack
+from sparsefront.trainables.networks import (
+    Arrays,
+    Built,
+    Network,
+    Networks,
+    padded_layout,
+    padded_rows,
+    real_tensors,
+    stack,
+)
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import Cutter
 from sparsefront.trainables.pruning.state import ScoringState
@@ -138,6 +148,14 @@ class _Job:
         return "weight", self.mask, remains(network.structure, "weight", self.mask)
 
 
+@dataclass
+class _Spent:
+    """Passes and seconds of one lane that is still in training."""
+
+    passes: float = 0.0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class _Leg:
     """A stretch of a segment within one training: of level `level`, from its step `start` to its step `stop`."""
@@ -199,7 +217,7 @@ class SegmentShop:
             jobs = groups.pop(0)
             waiting = {id(job): job for job in jobs}
             began = perf_counter()
-            spent = [0.0]
+            spent = _Spent()
             try:
                 for ended in self._train_together(jobs, padded, spent):
                     for job, _ in ended:
@@ -210,7 +228,7 @@ class SegmentShop:
             except Exception as error:  # the candidate boundary: user code or the device failed, which is data
                 left = list(waiting.values())
                 for job in left:
-                    job.wasted_passes += spent[0]
+                    job.wasted_passes += spent.passes
                     job.wasted_s += (perf_counter() - began) / len(jobs)
                 if len(left) == 1:
                     yield [_broken(left[0], error)]
@@ -280,19 +298,30 @@ class SegmentShop:
         return lanes_at_once(layout.width, networks[0].batch_size * n_outputs, self.device)
 
     def _train_together(
-        self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None, spent: list[float]
+        self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None, spent: _Spent
     ) -> Iterator[list[tuple[_Job, SegmentResult]]]:
+        first = jobs[0].network
+        assert first is not None
+        legs = _legs(first, jobs[0].start_step, min(jobs[0].spec.stop_step, first.steps))
+        for leg in legs:
+            jobs = yield from self._train_leg(jobs, leg, padded, spent, is_last=leg is legs[-1])
+
+    def _train_leg(
+        self, jobs: Sequence[_Job], leg: _Leg, padded: Sequence[tuple[int, ...]] | None, spent: _Spent, *, is_last: bool
+    ) -> Generator[list[tuple[_Job, SegmentResult]], None, list[_Job]]:
+        """Train lanes through one leg; returns those that go on, in the state that they go on from."""
+        if not jobs:
+            return []
         began = perf_counter()
         networks = [job.network for job in jobs if job.network is not None]
-        first, start = networks[0], jobs[0].start_step
-        stop = min(jobs[0].spec.stop_step, first.steps)
+        first = networks[0]
+        stop = leg.level * first.level_steps + leg.stop
         train, validation = self._examples(first.replicate)
-        built = [self.networks.build(network) for network in networks]
-        weights = [
-            each.weights if job.state is None else {**each.weights, **job.state.parts[WEIGHTS]}
-            for job, each in zip(jobs, built, strict=True)
-        ]
-        lanes = stack(networks, weights, [each.keep for each in built], padded, self.device)
+        # The first level goes on where it was; later ones begin anew, at a later step of the same batches and rates.
+        n_skipped = leg.start if leg.level else 0
+        offset = leg.level * first.level_steps + n_skipped
+        built = [self._begin(job, leg) for job in jobs]
+        lanes = stack(networks, [each.weights for each in built], [each.keep for each in built], padded, self.device)
         model = self.networks.model(first)
         pack = Pack(
             model,
@@ -301,32 +330,39 @@ class SegmentShop:
             replace(
                 self.recipe.schedule,
                 optimizer=first.optimizer,
-                steps=stop,
+                steps=leg.stop - n_skipped,
                 batch_size=first.batch_size,
-                lr_steps=first.steps,
+                lr_steps=first.level_steps,
+                lr_offset=n_skipped,
             ),
             train=train,
             validation=validation,
-            order=self._order(first.replicate, first.batch_size, first.data_fraction, stop),
+            order=self._order(first.replicate, first.batch_size, first.data_fraction, leg.stop)[n_skipped:],
             precision=first.precision,
-            start_step=start,
-            slots=self._slots(jobs, lanes.layout),
+            start_step=leg.start - n_skipped,
+            slots={} if leg.level else self._slots(jobs, lanes.layout),
         )
+        before, start = spent.passes, pack.step
         real = [RealSize(n.shape.tensors, n.structure.n_weights, n.structure.n_params) for n in networks]
         n_left = len(jobs)
-        seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
+        going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
-            spent[0] = (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
-            finished = [r for r in ended if r.outcome == "completed" and networks[r.lane].steps <= stop]
-            pausing = [r for r in ended if r.outcome == "completed" and networks[r.lane].steps > stop]
+            spent.passes = before + (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
+            completed = [r for r in ended if r.outcome == "completed"]
+            staying = [] if is_last else completed
+            if staying:
+                ended, completed = [r for r in ended if r.outcome != "completed"], []
+            finished = [r for r in completed if networks[r.lane].steps <= stop]
+            pausing = [r for r in completed if networks[r.lane].steps > stop]
             test: dict[int, tuple[float, float]] = {}
             if finished:
                 final = LaneStack(lanes.layout, torch.stack([r.parameters for r in finished]), None)
                 losses, errors = evaluate(model, final, self._test)
                 test = {r.lane: (float(a), float(b)) for r, a, b in zip(finished, losses, errors, strict=True)}
-            checkpoint = self._save(jobs, pausing, lanes.layout) if pausing else None
+            states = {jobs[r.lane].spec.id: _state(jobs[r.lane], r, leg, lanes.layout, offset) for r in pausing}
+            checkpoint = write_checkpoint(self._folder, states) if pausing else None
             now = perf_counter()
-            seconds += (now - began) / n_left
+            spent.seconds += (now - began) / n_left  # each interval is divided over the lanes it served
             began = now
             n_left -= len(ended)
             paused = {r.lane for r in pausing}
@@ -335,16 +371,17 @@ class SegmentShop:
             columns = {r.lane: found for r, found in zip(over, measured, strict=True)}
             rows: list[tuple[_Job, SegmentResult]] = []
             for r in ended:
-                job, network = jobs[r.lane], networks[r.lane]
+                job = jobs[r.lane]
+                kind, mask, left = job.left()
                 test_loss, test_error = test.get(r.lane, (None, None))
-                curve = _curve(job.state, r)
+                curve = _curve(job.state, r, offset)
                 rows.append(
                     (
                         job,
                         SegmentResult(
                             id=job.spec.id,
                             outcome=None if r.lane in paused else r.outcome,
-                            steps=r.steps,
+                            steps=curve.step,
                             val_loss=r.val_loss,
                             val_error=r.val_error,
                             curve_step=curve.curve_step,
@@ -353,22 +390,63 @@ class SegmentShop:
                             test_loss=test_loss,
                             test_error=test_error,
                             passes=job.wasted_passes
-                            + spent[0]
+                            + spent.passes
                             + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
-                            seconds=job.wasted_s + seconds,
+                            seconds=job.wasted_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
-                            remains=network.remains,
-                            mask_kind=network.mask_kind,
-                            mask_digest=None if network.mask is None else mask_digest(pack_bits(network.mask)),
+                            remains=left,
+                            mask_kind=kind,
+                            mask_digest=None if mask is None else mask_digest(pack_bits(mask)),
                             columns=columns.get(r.lane, {}),
                         ),
                     )
                 )
             yield rows
+            # All at once and last: should anything have failed until here, the pack trains this leg again as it was.
+            reached = [_state(jobs[r.lane], r, leg, lanes.layout, offset) for r in staying]
+            going_on = [jobs[r.lane] for r in staying]
+            for job, state in zip(going_on, reached, strict=True):
+                job.state = state
+        return going_on
+
+    def _begin(self, job: _Job, leg: _Leg) -> Built:
+        """What a lane goes on from; a chain's level after the first one from the weights and the mask that it has."""
+        network = job.network
+        assert network is not None
+        built = self.networks.build(network)
+        if not leg.level:
+            return Built({**built.weights, **job.part(WEIGHTS)}, built.keep)
+        origin = {**built.weights, **job.part(_REWOUND)}
+        # The dense level had begun with the initial weights, whatever the others rewind to.
+        start = built.weights if leg.level == 1 else origin
+        job.mask = self._cut(job, {**built.weights, **job.part(WEIGHTS)}, start, leg.level)
+        parts = split_sections(network.structure, "weight", job.mask)
+        keep = {
+            t.name: part.reshape(t.shape).astype(np.float32)
+            for t, part in zip(network.structure.prunable, parts, strict=True)
+        }
+        return Built({name: w * keep[name] if name in keep else w for name, w in origin.items()}, keep)
+
+    def _cut(self, job: _Job, weights: Arrays, start: Arrays, level: int) -> Mask:
+        """The mask of a level, from the weights at the end of the one before and those that it had begun with."""
+        network = job.network
+        assert network is not None
+        assert network.chain is not None
+        structure, chain = network.structure, network.chain
+        lanes, began = (dense_lanes(structure, [each], self.device) for each in (weights, start))
+        before = None
+        if job.part(_KEEP):
+            kept = {**{name: np.ones_like(w) for name, w in weights.items()}, **job.part(_KEEP)}
+            lanes = replace(lanes, keep=dense_lanes(structure, [kept], self.device).flat)
+            before = np.concatenate([kept[t.name].reshape(-1) for t in structure.prunable]) > 0
+        state = ScoringState(replace(self.networks.model(network), structure=structure), lanes, start=began.flat)
+        cutter = Cutter(structure, network.mask_kind, self.recipe.allocation)
+        return cutter.after_training(chain.method, chain.sparsities[level], state, before).mask
 
     def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
         """The optimiser's state of a pack that goes on, (L, trained part of P) by name."""
-        names = {part for job in jobs if job.state is not None for part in job.state.parts} - {WEIGHTS}
+        names = {part for job in jobs if job.state is not None for part in job.state.parts}
+        names -= {WEIGHTS, _KEEP, _REWOUND}
         return {
             part: torch.from_numpy(
                 padded_rows(layout, [{} if job.state is None else job.state.parts.get(part, {}) for job in jobs])
@@ -376,27 +454,66 @@ class SegmentShop:
             for part in sorted(names)
         }
 
-    def _save(self, jobs: Sequence[_Job], pausing: Sequence[LaneResult], layout: Layout) -> str:
-        """Write the checkpoint of the lanes that may go on; returns its name."""
-        states: dict[str, LaneState] = {}
-        for r in pausing:
-            job = jobs[r.lane]
-            assert job.network is not None
-            rows = {WEIGHTS: r.parameters, **r.slots}
-            parts = {part: real_tensors(layout, job.network, row.cpu().numpy()) for part, row in rows.items()}
-            states[job.spec.id] = _curve(job.state, r, parts)
-        return write_checkpoint(self._folder, states)
+
+def _legs(network: Network, start: int, stop: int) -> list[_Leg]:
+    """The stretches of a segment: one, but for a chain, whose levels are one each.
+
+    The first level is divided where the weights lie that later ones rewind to.
+    """
+    chain = network.chain
+    if chain is None:
+        return [_Leg(0, start, stop)]
+    length, rewind = chain.level_steps, chain.rewind_step
+    legs: list[_Leg] = []
+    while start < stop:
+        level, done = divmod(start, length)
+        end = rewind if not level and done < rewind else length
+        legs.append(_Leg(level, rewind if level else done, end))
+        start = level * length + end
+    return legs
+
+
+def _parts_at(network: Network, step: int) -> set[str]:
+    """Parts that the state of a lane needs after so many steps."""
+    parts = {WEIGHTS}
+    chain = network.chain
+    if chain is not None and chain.rewind_step:
+        parts.add(_REWOUND)
+    if chain is not None and step > chain.level_steps:
+        parts.add(_KEEP)
+    return parts
+
+
+def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int) -> LaneState:
+    """What a lane goes on from after a leg."""
+    network = job.network
+    assert network is not None
+    chain = network.chain
+    is_level = chain is not None and leg.stop == chain.level_steps  # the next one has an optimiser of its own
+    rows = {WEIGHTS: result.parameters} if is_level else {WEIGHTS: result.parameters, **result.slots}
+    parts: dict[str, Arrays] = {part: real_tensors(layout, network, row.cpu().numpy()) for part, row in rows.items()}
+    if chain is not None and chain.rewind_step:
+        is_there = not leg.level and leg.stop == chain.rewind_step
+        parts[_REWOUND] = parts[WEIGHTS] if is_there else job.part(_REWOUND)
+    if job.mask is not None:
+        ones = {name: np.ones_like(w) for name, w in parts[WEIGHTS].items()}
+        sections = split_sections(network.structure, "weight", job.mask)
+        parts[_KEEP] = ones | {
+            t.name: part.reshape(t.shape).astype(np.float32)
+            for t, part in zip(network.structure.prunable, sections, strict=True)
+        }
+    return _curve(job.state, result, offset, parts)
 
 
 def _curve(
-    before: LaneState | None, result: LaneResult, parts: Mapping[str, Mapping[str, Any]] | None = None
+    before: LaneState | None, result: LaneResult, offset: int, parts: Mapping[str, Mapping[str, Any]] | None = None
 ) -> LaneState:
-    """Where a lane stands, its curves joined to those of earlier segments."""
+    """Where a lane stands, its curves joined to those of earlier segments; the pack's steps come after `offset`."""
     before = before or LaneState(0, {})
     return LaneState(
-        step=result.steps,
+        step=offset + result.steps,
         parts=parts or {},
-        curve_step=before.curve_step + result.curve_step,
+        curve_step=before.curve_step + [offset + step for step in result.curve_step],
         curve_val_loss=before.curve_val_loss + result.curve_val_loss,
         curve_val_error=before.curve_val_error + result.curve_val_error,
     )

@@ -32,12 +32,12 @@ from sparsefront.trainables.lanes import Layout, dense_lanes
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
-from sparsefront.trainables.pruning import pruned_mask
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer
 from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop, _Job
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
+from tests.oracles.pruning import pruned_mask
 
 STEPS, BATCH, EVERY = 30, 16, 12
 N_POINTS = 3  # after 12, 24 and 30 steps

@@ -31,7 +31,7 @@ def check_settings(settings: RungSettings, steps: int) -> None:
 
     Args:
         settings: of one arm.
-        steps: full training of a candidate; the longest, where the space varies it.
+        steps: full training of a candidate; the longest, where the space varies it. Of a chain, of all its levels.
 
     Raises:
         ConfigError: naming the key and what is accepted.
@@ -61,9 +61,12 @@ def check_settings(settings: RungSettings, steps: int) -> None:
         raise ConfigError(f"rungs.eta={settings.eta}: must be at least 2; one of eta goes on")
     if settings.bracket < 1:
         raise ConfigError(f"rungs.bracket={settings.bracket}: must be at least 1, candidates that are compared")
-    if not 0 <= settings.min_steps < steps:
+    longest = steps // settings.level_steps
+    if not 0 <= settings.min_steps < longest:
+        unit = " levels" if settings.fidelity == "level" else ""
         raise ConfigError(
-            f"rungs.min_steps={settings.min_steps}: must be 0 (automatic) or less than the full training, {steps}"
+            f"rungs.min_steps={settings.min_steps}: must be 0 (automatic) or less than the full training, "
+            f"{longest}{unit}"
         )
     if len(settings.objectives) != 1 and not kind.is_multi_objective:
         accepted = ", ".join(name for name, other in RUNGS.items() if other.is_multi_objective)
@@ -78,6 +81,8 @@ def check_settings(settings: RungSettings, steps: int) -> None:
 def rung_steps(settings: RungSettings, steps: int) -> tuple[int, ...]:
     """Steps of the rungs, ascending: min_steps x eta^k for k = 0, 1, ..., strictly below the full training.
 
+    Where fidelity is a level, both are counted in levels: a rung is the end of one.
+
     Where candidates differ in their steps, `steps` is the longest training of the run, so that a rung lies at the same
     step for all; each candidate meets those below its own.
 
@@ -89,15 +94,18 @@ def rung_steps(settings: RungSettings, steps: int) -> tuple[int, ...]:
     (1, 3, 9)
     >>> rung_steps(RungSettings("asha", eta=3), 1200)
     (45, 135, 405)
+    >>> rung_steps(RungSettings("asha", eta=2, min_steps=1, fidelity="level", level_steps=100), 500)
+    (100, 200, 400)
     >>> rung_steps(RungSettings("none"), 1200)
     ()
     """
     if not RUNGS[settings.kind].has_rungs:
         return ()
-    first = settings.min_steps or -(-steps // settings.eta**_N_AUTOMATIC)
+    longest = steps // settings.level_steps
+    first = settings.min_steps or -(-longest // settings.eta**_N_AUTOMATIC)
     found = []
-    while first < steps:
-        found.append(first)
+    while first < longest:
+        found.append(first * settings.level_steps)
         first *= settings.eta
     return tuple(found)
 

@@ -10,12 +10,6 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.allocations import kept_counts
-from sparsefront.spaces.masks import Mask
-from sparsefront.spaces.structure import Structure
-from sparsefront.trainables.lanes import dense_lanes
-from sparsefront.trainables.models import Model
-from sparsefront.trainables.models.model import StagedModule
 from sparsefront.trainables.pruning.scores import (
     apoz,
     fisher,
@@ -200,9 +194,6 @@ SCORES: Mapping[str, Score] = {
     ),
 }
 
-#: Scores that need nothing but weights and have arms already.
-CRITERIA: Mapping[str, Score] = {"magnitude": SCORES["magnitude"]}
-
 
 def iterative_mask(
     score: Score,
@@ -245,14 +236,3 @@ def iterative_mask(
     if masks is None:
         raise SpaceError(f"rounds={rounds}: must be at least 1")
     return masks
-
-
-def pruned_mask(
-    name: str, structure: Structure, weights: Weights, *, kind: str, sparsity: float, allocation: str
-) -> Mask:
-    """Mask of exactly the counts of `allocation` that keeps what score `name` likes best, of weights alone."""
-    lanes = dense_lanes(structure, [weights], torch.device("cpu"))
-    # A score that needs examples, which would run the module, is refused for their lack.
-    state = ScoringState(Model(StagedModule(), structure, "torch"), lanes)
-    counts = kept_counts(structure, kind, sparsity, allocation)
-    return np.asarray(keep_best(SCORES[name].of(state, kind), structure.section_sizes(kind), counts)[0].numpy())

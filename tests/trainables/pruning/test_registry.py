@@ -15,9 +15,10 @@ from sparsefront.spaces.seeds import generator
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from sparsefront.trainables.lanes import dense_lanes, node_masked_lanes
 from sparsefront.trainables.models import initial_weights
-from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best, pruned_mask
+from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
+from tests.oracles.pruning import pruned_mask
 
 CASES = [(name, kind) for name, score in SCORES.items() for kind in score.kinds]
 every_case = pytest.mark.parametrize(("name", "kind"), CASES)

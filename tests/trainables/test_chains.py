@@ -1,0 +1,270 @@
+"""Pruning chains as candidates of a search: as a study of masks trains the same, packed or alone, in one go or not."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.search.methods.pruners import PRUNERS
+from sparsefront.spaces.candidate import Candidate
+from sparsefront.spaces.masks import mask_digest, pack_bits, remains
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.trainables.checkpoints import read_checkpoint, write_checkpoint
+from sparsefront.trainables.networks import CHAINED
+from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.segments import LaneSpec, SegmentShop
+from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop
+from tests.trainables.test_networks import UNLIKE, networks_of, recipe_of, settings_of
+
+CPU = torch.device("cpu")
+#: Steps of a level, and of its validation points.
+STEPS, EVERY, BATCH = 20, 8, 32
+N_TRAIN, N_VALIDATION, N_TEST = 180, 60, 80
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def shop_of(blobs, tmp_path):
+    def make(family="mlp", method="imp", folder="checkpoints", **more):
+        schedule = Schedule(more.pop("optimizer", "adam"), STEPS, BATCH, EVERY, **more.pop("rates", {}))
+        recipe = recipe_of(family, schedule=schedule, allocation="global", pruning=PRUNERS[method].method, **more)
+        return SegmentShop(recipe, blobs, CPU, tmp_path / folder)
+
+    return make
+
+
+def run(shop, specs, replicate=0, padded=None):
+    results = list(itertools.chain.from_iterable(shop.train(specs, replicate, padded)))
+    assert sorted(r.id for r in results) == sorted(s.id for s in specs)
+    return {r.id: r for r in results}
+
+
+def steps_of(shop, settings):
+    return shop.networks.describe(0, settings).steps
+
+
+def level_by_level(shop, settings, replicate=0):
+    """A chain whose every level is a segment: results of all."""
+    results, checkpoint = [], None
+    for start in range(0, steps_of(shop, settings), STEPS):
+        (one,) = run(shop, [LaneSpec("a", settings, start, start + STEPS, checkpoint)], replicate).values()
+        results.append(one)
+        checkpoint = one.checkpoint
+    return results
+
+
+def in_a_study_of_masks(shop, blobs, settings, replicate=0):
+    """The same chain as the workshop trains it, from the same initial weights: results by level."""
+    network = shop.networks.describe(replicate, settings)
+    chain = network.chain
+    own = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
+    recipe = replace(shop.recipe, pruning=None, hyper=network.hyper, model_options=shop.recipe.model_options | own)
+    workshop = Workshop(recipe, blobs, CPU)
+    weights = shop.networks.build(network).weights
+    state = replace(
+        workshop._replicate(replicate),
+        weights=dict(weights),
+        parent={name: torch.from_numpy(w) for name, w in weights.items()},
+    )
+    workshop._replicate = lambda number: state if number == replicate else pytest.fail("another replicate")
+    found, bits = [], None
+    for level, sparsity in enumerate(chain.sparsities):
+        rewound = {"start": "rewound", "rewind_step": chain.rewind_step} if chain.rewind_step else {}
+        candidate = (
+            Candidate(replicate, 0.0, "parent")
+            if bits is None
+            else Candidate(replicate, sparsity, "masked", mask=mask_digest(bits), **rewound)
+        )
+        cuts = [CutOrder("imp", s, chain.method) for s in chain.sparsities[level + 1 : level + 2]]
+        (one,) = [t for ended in workshop.train([LaneOrder(candidate, bits, cuts=tuple(cuts))]) for t in ended]
+        assert one.outcome == "completed"
+        found.append(one)
+        bits = one.derived[0].bits if one.derived else None
+    return found
+
+
+CASES = {
+    "imp": {"masks.sparsity": 0.7, "masks.rate": 0.3},
+    "one level": {"masks.sparsity": 0.2},
+    "rewind": {"masks.sparsity": 0.5, "masks.rate": 0.3, "masks.rewind_fraction": 0.25},
+    "rewind to a validation point": {"masks.sparsity": 0.4, "masks.rate": 0.3, "masks.rewind_fraction": 0.4},
+    "ap": {"masks.sparsity": 0.6, "masks.rate": 0.3, "masks.ap_fraction": 0.1, "masks.rewind_fraction": 0.1},
+}
+
+
+@pytest.mark.parametrize("rates", [{}, {"lr_schedule": "cosine", "warmup_fraction": 0.2}], ids=["constant", "cosine"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_chain_is_that_of_a_study_of_masks(name, rates, shop_of, blobs):
+    """Same masks, same losses, level by level; `lr_schedule` says that the rates of a level are rewound with it."""
+    shop = shop_of(rates=rates)
+    settings = settings_of(UNLIKE["mlp"][1], {**CASES[name], "training.lr": 0.01, "training.weight_decay": 0.01})
+    chain = shop.networks.describe(1, settings).chain
+    expected, results = in_a_study_of_masks(shop, blobs, settings, 1), level_by_level(shop, settings, 1)
+    assert len(results) == len(expected) == len(chain.sparsities) > 1
+    for level, (result, one) in enumerate(zip(results, expected, strict=True)):
+        assert result.outcome == (None if level + 1 < len(expected) else "completed")
+        assert result.steps == (level + 1) * STEPS
+        assert result.mask_kind == ("weight" if level else "none")
+        assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
+        assert result.val_error == pytest.approx(one.result.val_error, abs=1e-6)
+    assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
+
+
+def test_what_remains_in_the_end_is_known_before_training(shop_of):
+    for family in ("mlp", "residual_mlp", "conv1d", "hourglass"):
+        shop = shop_of(family)
+        for options in UNLIKE[family][:2]:
+            settings = settings_of(options, {"masks.sparsity": 0.6, "masks.rate": 0.4})
+            network = shop.networks.describe(0, settings)
+            result = run(shop, [LaneSpec("a", settings, 0, network.steps)])["a"]
+            assert result.outcome == "completed", result.error
+            left = result.remains
+            assert (network.n_params, network.weight_sparsity) == (left.n_params, left.weight_sparsity)
+            if family != "conv1d":  # a weight of a convolution is used as often as its layer is long
+                assert network.macs == left.macs
+
+
+def unlike_chains():
+    """Chains of several rates, lengths and sizes, one of them dense and one that rewinds."""
+    masks = [
+        {"masks.sparsity": 0.6, "masks.rate": 0.3},
+        {"masks.sparsity": 0.7, "masks.rate": 0.5, "masks.ap_fraction": 0.05},
+        {"masks.sparsity": 0.0},
+    ]
+    own = [settings_of(o, {**m, "training.lr": 0.01}) for o, m in zip(UNLIKE["mlp"], masks, strict=True)]
+    return [*own, {**own[0], "masks.rewind_fraction": 0.2}, {**own[1], "masks.rewind_fraction": 0.2}]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_packs_of_unlike_chains_and_their_segments_are_each_alone_and_in_one_go(optimizer, shop_of):
+    shop, more = shop_of(optimizer=optimizer), {"training.momentum": 0.9} if optimizer == "sgd" else {}
+    chains = {f"c{i}": {**settings, **more} for i, settings in enumerate(unlike_chains())}
+    lengths = {name: steps_of(shop, settings) for name, settings in chains.items()}
+    assert {n // STEPS for n in lengths.values()} == {1, 3, 4}
+    whole, parts, checkpoints = {}, {}, {}
+    for name, settings in chains.items():
+        whole |= run(shop_of(optimizer=optimizer), [LaneSpec(name, settings, 0, lengths[name])])
+    for start in range(0, max(lengths.values()), STEPS):
+        specs = [
+            LaneSpec(name, settings, start, start + STEPS, checkpoints.get(name))
+            for name, settings in chains.items()
+            if lengths[name] > start
+        ]
+        for name, result in run(shop, specs).items():
+            parts.setdefault(name, []).append(result)
+            checkpoints[name] = result.checkpoint
+    for name, one in whole.items():
+        last = parts[name][-1]
+        assert [r.outcome for r in parts[name]] == [None] * (lengths[name] // STEPS - 1) + ["completed"]
+        assert (one.outcome, one.steps, one.curve_step) == ("completed", last.steps, last.curve_step)
+        assert (one.mask_digest, one.remains) == (last.mask_digest, last.remains)
+        np.testing.assert_allclose(last.curve_val_loss, one.curve_val_loss, rtol=0, atol=TOLERANCE)
+        assert last.test_loss == pytest.approx(one.test_loss, abs=TOLERANCE)
+        assert sum(r.passes for r in parts[name]) == pytest.approx(one.passes)
+
+
+def test_a_chain_pays_for_every_step_of_every_level(shop_of):
+    """And for validation; not for the steps that rewinding skips."""
+    shop = shop_of()
+    plain = {"masks.sparsity": 0.6, "masks.rate": 0.3}
+    result = run(shop, [LaneSpec("a", plain, 0, 4 * STEPS)])["a"]
+    validated = [8, 16, 20]
+    assert result.curve_step == [level * STEPS + step for level in range(4) for step in validated]
+    assert result.passes == pytest.approx(4 * STEPS * BATCH + (12 * N_VALIDATION + N_TEST) / 3)
+    result = run(shop, [LaneSpec("a", {**plain, "masks.rewind_fraction": 0.25}, 0, 4 * STEPS)])["a"]
+    # The dense level is validated at step 5, too; later ones begin there, and are validated 8 steps later.
+    assert result.curve_step == [5, 8, 16, 20, 33, 40, 53, 60, 73, 80]
+    assert result.passes == pytest.approx((STEPS + 3 * 15) * BATCH + (10 * N_VALIDATION + N_TEST) / 3)
+
+
+def test_a_checkpoint_without_what_the_next_level_needs_begins_anew(shop_of):
+    settings = {"masks.sparsity": 0.6, "masks.rate": 0.3, "masks.rewind_fraction": 0.25}
+    shop = shop_of()
+    whole = run(shop, [LaneSpec("a", settings, 0, 4 * STEPS)])["a"]
+    reached = run(shop, [LaneSpec("a", settings, 0, 2 * STEPS)])["a"]
+    (state,) = read_checkpoint(shop._folder, reached.checkpoint, ["a"]).values()
+    assert set(state.parts) == {"weights", "keep", "rewound"}
+    assert state.step == 2 * STEPS
+    resumed = run(shop, [LaneSpec("a", settings, 2 * STEPS, 4 * STEPS, reached.checkpoint)])["a"]
+    assert (resumed.mask_digest, resumed.val_loss) == (whole.mask_digest, whole.val_loss)
+    assert resumed.passes < whole.passes
+    for part in ("keep", "rewound"):
+        fewer = replace(state, parts={name: arrays for name, arrays in state.parts.items() if name != part})
+        name = write_checkpoint(shop._folder, {"a": fewer})
+        anew = run(shop, [LaneSpec("a", settings, 2 * STEPS, 4 * STEPS, name)])["a"]
+        assert (anew.mask_digest, anew.val_loss, anew.passes) == (whole.mask_digest, whole.val_loss, whole.passes)
+
+
+def test_a_chain_that_diverges_changes_nothing_for_the_others(shop_of):
+    shop = shop_of(optimizer="sgd")
+    good = {"masks.sparsity": 0.6, "masks.rate": 0.3, "training.lr": 0.05}
+    bad = {**good, "training.lr": 1e6}
+    alone = run(shop, [LaneSpec("good", good, 0, 4 * STEPS)])["good"]
+    both = run(shop, [LaneSpec("bad", bad, 0, 4 * STEPS), LaneSpec("good", good, 0, 4 * STEPS)])
+    assert both["bad"].outcome == "diverged"
+    assert both["bad"].steps < STEPS
+    assert both["good"].mask_digest == alone.mask_digest
+    np.testing.assert_allclose(both["good"].curve_val_loss, alone.curve_val_loss, rtol=0, atol=TOLERANCE)
+
+
+def test_a_pack_that_breaks_at_a_later_level_goes_on_from_there(shop_of, monkeypatch):
+    """What was done until then is paid for once."""
+    shop = shop_of()
+    settings = [{"masks.sparsity": 0.6, "masks.rate": rate} for rate in (0.3, 0.28)]
+    specs = [LaneSpec(f"c{i}", each, 0, 4 * STEPS) for i, each in enumerate(settings)]
+    whole = run(shop, specs)
+    begin, broken = SegmentShop._begin, []
+
+    def breaks_once(self, job, leg):
+        if leg.level == 2 and not broken:
+            broken.append(job)
+            raise RuntimeError("out of luck")
+        return begin(self, job, leg)
+
+    monkeypatch.setattr(SegmentShop, "_begin", breaks_once)
+    for name, one in run(shop, specs).items():
+        assert broken
+        assert (one.outcome, one.mask_digest) == ("completed", whole[name].mask_digest)
+        assert one.passes == pytest.approx(whole[name].passes)
+        assert one.curve_step == whole[name].curve_step
+
+
+def test_masks_of_a_chain_are_nested_and_come_to_its_sparsities(shop_of):
+    shop = shop_of()
+    settings = {"masks.sparsity": 0.7, "masks.rate": 0.3}
+    network, checkpoint, kept = shop.networks.describe(0, settings), None, []
+    for start in range(0, network.steps, STEPS):
+        one = run(shop, [LaneSpec("a", settings, start, start + STEPS, checkpoint)])["a"]
+        assert one.remains.weight_sparsity == pytest.approx(network.chain.sparsities[start // STEPS], abs=0.01)
+        checkpoint = one.checkpoint
+        if start and checkpoint:
+            (state,) = read_checkpoint(shop._folder, checkpoint, ["a"]).values()
+            keep, weights = state.parts["keep"], state.parts["weights"]
+            assert all((weights[name][keep[name] == 0] == 0).all() for name in keep)
+            kept.append(np.concatenate([keep[t.name].ravel() for t in network.structure.prunable]) > 0)
+            assert one.mask_digest == mask_digest(pack_bits(kept[-1]))
+            assert one.remains == remains(network.structure, "weight", kept[-1])
+    assert len(kept) == 3
+    assert all((later <= earlier).all() for earlier, later in itertools.pairwise(kept))
+
+
+def test_settings_of_a_chain_are_those_of_its_method(shop_of):
+    networks = networks_of(pruning=Pruning("levels", allocation="global"), sparsity=0.8)
+    chain = networks.describe(0, {}).chain
+    assert (chain.sparsities[0], chain.sparsities[-1], len(chain.sparsities)) == (0.0, 0.8, 9)
+    settings = dict(zip((f"masks.{name}" for name in CHAINED), (0.5, 0.1, 0.3), strict=True))
+    network = networks.describe(0, {**settings, "training.steps": 10})
+    method = network.chain.method
+    assert (method.rate, method.ap_fraction, method.rewind_fraction) == (0.5, 0.1, 0.3)
+    assert (network.chain.rewind_step, network.level_steps, network.steps) == (3, 10, 40)
+    dense = networks.describe(0, {"masks.sparsity": 0.0, "masks.rewind_fraction": 0.5})
+    assert (dense.chain.sparsities, dense.chain.rewind_step, dense.mask_kind) == ((0.0,), 0, "none")
+    assert dense.steps == 50
+    with pytest.raises(SpaceError, match=r"^masks.ap_fraction=0.5: must be less than rate=0.2"):
+        networks.describe(0, {"masks.ap_fraction": 0.5})
+    with pytest.raises(SpaceError, match=r"^masks.sparsity=1.5: must lie in \[0, 1\)"):
+        networks.describe(0, {"masks.sparsity": 1.5})
