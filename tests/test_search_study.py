@@ -22,7 +22,8 @@ from sparsefront.errors import ConfigError
 from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.objective import OBJECTIVES
-from sparsefront.search.rungs import RUNGS
+from sparsefront.search.run import longest_training
+from sparsefront.search.rungs import RUNGS, rung_steps
 from sparsefront.search.simulator import SYNTHETIC
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.canonical import permuted
@@ -273,8 +274,51 @@ def test_what_the_depth_of_an_hourglass_and_its_lift_add_is_counted() -> None:
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
+def test_candidates_may_prune_themselves() -> None:
+    """Rungs are ends of levels; the longest chain of a space says where the last one may lie."""
+    space = {"sparsity": {"low": 0.0, "high": 0.8}, "rate": {"low": 0.2, "high": 0.5}, "ap_fraction": 0.05}
+    rungs = {"kind": "asha", "eta": 2, "fidelity": "level", "min_steps": 1}
+    study = made(**chained(space, rungs=rungs))
+    assert study.masks.allocation == "global"
+    recipe = study.recipe()
+    assert recipe.pruning is not None
+    assert (recipe.pruning.when, recipe.pruning.rate) == ("levels", 0.2)
+    design = study.design()
+    assert design.chain is not None
+    (arm,) = design.arms
+    assert longest_training(arm.space, design.steps, design.chain) == 9 * 18
+    assert rung_steps(arm.rungs, 9 * 18) == (18, 36, 72, 144)
+    automatic = made(**chained(space, rungs={"kind": "asha", "eta": 2, "fidelity": "level"})).design().arms[0]
+    assert rung_steps(automatic.rungs, 9 * 18) == (36, 72, 144)
+    point = {"lr": 0.01, "sparsity": 0.8, "rate": 0.2}
+    describe = study._describer(load_dataset("digits", {}))
+    described = describe(0, point, arm.space)
+    assert described.steps == 9 * 18
+    assert described.weight_sparsity == pytest.approx(0.8, abs=1e-3)
+    assert describe(0, point | {"rate": 0.5}, arm.space).steps == 4 * 18
+    # Of a fixed length of training that an arm sets, levels have that.
+    shorter = made(**chained(space, rungs=rungs) | {"arms": {"random": {"space": {"training": {"steps": 6}}}}})
+    assert shorter.design().arms[0].rungs.level_steps == 6
+
+
+def test_without_a_method_a_study_says_nothing_of_one() -> None:
+    """So that what was begun before there were chains is the same study, with the same candidates."""
+    study = made()
+    assert "method" not in study.identity()["masks"]
+    assert study.design().arms[0].rungs.level_steps == 1
+    pruning = made(**chained({}))
+    assert pruning.identity()["masks"]["method"] == "imp"
+    assert made(**pruning.identity()).identity() == pruning.identity()
+
+
 def arms_with(**arm: Any) -> dict[str, Any]:
     return {"arms": {"random": {}, "b": arm}}
+
+
+def chained(space: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A study of pruning chains to half their weights: of five levels, if the space does not say otherwise."""
+    masks = {"method": "imp", "sparsity": 0.5}
+    return {"masks": masks, "space": {"training": {"lr": LR}, "masks": space}, "arms": {"random": {}}} | more
 
 
 BITS: dict[str, Any] = {"space": {"masks": {"bits": True}}, "masks": {"sparsity": 0.9}, "arms": {"random": {}}}
@@ -309,7 +353,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rungs": {"kind": "ahsa"}}, "rungs.kind='ahsa': must be one of none, successive_halving, hyperband, asha,"),
     ({"rungs": {"kinds": "asha"}}, "rungs.kinds='asha': unknown key; must be one of kind, eta,"),
     ({"rungs": {"eta": 1}}, "rungs.eta=1: must be at least 2"),
-    ({"rungs": {"fidelity": "imp"}}, "rungs.fidelity='imp': must be 'steps' or 'data_fraction'"),
+    ({"rungs": {"fidelity": "imp"}}, "rungs.fidelity='imp': must be 'steps', 'data_fraction' or 'level'"),
     ({"rungs": {"kind": "asha", "bands": [0.9, 0.5]}}, "rungs.bands=[0.9, 0.5]: must ascend"),
     ({"rungs": {"kind": "asha", "bands": [1.5]}}, "rungs.bands.0=1.5: must be less than 1.0"),
     ({"rungs": {"kind": "asha", "min_steps": -1}}, "rungs.min_steps=-1: must be at least 0"),
@@ -339,6 +383,58 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"rungs": {"kind": "asha", "fidelity": "data_fraction"}, "training": {"steps": 18, "batch_size": 128}},
         "arms.random: trains on as little as 0.0556 of the 1150 training examples",
+    ),
+    # Pruning chains.
+    ({"masks": {"method": "ipm"}}, "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl; did you mean 'imp'?"),
+    ({"masks": {"method": "snip"}}, "masks.method='snip': must be one of imp, imp_rewind, ap, mirl; a search prunes"),
+    ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl"),
+    ({"masks": {"method": 1}}, "masks.method=1: must be text in quotes"),
+    ({"masks": {"method": "imp", "kind": "node"}}, "masks.kind='node': masks.method='imp' removes single weights in a"),
+    (
+        {"masks": {"method": "imp", "allocation": "erk"}},
+        "masks.allocation='erk': masks.method='imp' divides a sparsity",
+    ),
+    (chained({"sparsity": 0.0}), "masks.method='imp': needs masks.sparsity > 0, in [masks] or in the space; else"),
+    (chained({"draw": 3}), "space.masks.draw: cannot be set beside masks.method='imp', which says what is removed"),
+    (chained({"bits": True}), "space.masks.bits: cannot be set beside masks.method='imp'"),
+    (chained({"rate": {"low": 0.0, "high": 0.5}}), "space.masks.rate.low=0.0: must lie in [0.001, 0.999]"),
+    (chained({"rewind_fraction": 1.0}), "space.masks.rewind_fraction=1.0: must lie in [0, 1)"),
+    (
+        chained({"rate": {"low": 0.1, "high": 0.5}, "ap_fraction": {"choices": [0.0, 0.1]}}),
+        "space.masks.ap_fraction: up to 0.1 must be less than every masks.rate, from 0.1 on; it is part of what a",
+    ),
+    (
+        {"space": {"masks": {"rate": {"low": 0.1, "high": 0.5}}}},
+        "space.masks.rate: is of pruning chains; set masks.method = 'imp', or remove it",
+    ),
+    (
+        {"rungs": {"kind": "asha", "fidelity": "level"}},
+        "arms.random.rungs.fidelity='level': needs a chain of levels; set masks.method = 'imp', or use 'steps'",
+    ),
+    (
+        chained({}, rungs={"kind": "asha"}),
+        "arms.random.rungs.fidelity='steps': must be 'level' with masks.method='imp', whose networks are compared at",
+    ),
+    (
+        chained({}, rungs={"kind": "asha", "fidelity": "data_fraction"}),
+        "arms.random.rungs.fidelity='data_fraction': must be 'level' with masks.method='imp'",
+    ),
+    (
+        chained({}, rungs={"kind": "ray_asha"}),
+        "arms.random.rungs.kind='ray_asha': Ray's scheduler knows steps alone, and masks.method='imp' trains level by",
+    ),
+    (
+        chained({}, rungs={"kind": "asha", "fidelity": "level", "min_steps": 5}),
+        "arms.random.rungs.min_steps=5: must be 0 (automatic) or less than the full training, 5 levels",
+    ),
+    (
+        chained({}, rungs={"kind": "asha", "fidelity": "level"})
+        | {"arms": {"random": {"space": {"training": {"steps": {"low": 9, "high": 18}}}}}},
+        "arms.random.space.training.steps: cannot be searched with rungs.fidelity='level', for levels must end at the",
+    ),
+    (
+        chained({}) | {"model": {"name": "conv1d"}, "space": {"training": {"lr": LR}, "constraints": ["macs <= 9"]}},
+        "space.constraints: macs of a convolution that prunes itself are known only once its masks are cut; constrain",
     ),
     # The arms.
     ({"arms": ["random"]}, "arms=['random']: must be a section of keys and values"),

@@ -120,6 +120,8 @@ class Driver:
         self._names = CandidateNames(settings.base)
         self._schema = settings.schema
         self._checkpoints = CheckpointKeeper(Path(settings.checkpoints)) if settings.checkpoints else None
+        if self._checkpoints is not None and plan.is_complete:  # a driver died between its last commit and this
+            self._checkpoints.clear()
         self._running: dict[str, _Running] = {}
         #: Rows that are not committed yet in the order they came, and trials whose packs ended with them.
         self._waiting: list[pa.RecordBatch] = []

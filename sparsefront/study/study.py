@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sparsefront.cluster.address import check_address
+from sparsefront.cluster.checkpoints import CheckpointKeeper
 from sparsefront.cluster.dispatch import dispatch
 from sparsefront.cluster.halving import RayHalving
 from sparsefront.cluster.ray_cluster import Resources, available_cores, ray_cluster
@@ -364,6 +365,8 @@ class Study(Section):
                     raise SparsefrontError(
                         f"{error}; what was committed is safe, run the same command to go on"
                     ) from error
+            else:  # a driver that died after its last commit left them behind
+                CheckpointKeeper(Path(settings.checkpoints)).clear()
             if view is not None:
                 view.finish(progress, seconds=time.monotonic() - began)
             results = Results(folder)

@@ -216,6 +216,64 @@ def test_what_loses_its_checkpoint_trains_anew_and_pays_for_it(tmp_path: Path) -
             assert found[key]["steps"] == row["steps"]
 
 
+def chain_study(**rungs: Any) -> Study:
+    """Candidates that prune themselves to unlike sparsities at unlike rates, compared at ends of levels."""
+    masks = {
+        "sparsity": {"low": 0.0, "high": 0.8},
+        "rate": {"low": 0.3, "high": 0.5},
+        "ap_fraction": {"choices": [0.0, 0.1]},
+        "rewind_fraction": {"choices": [0.0, 0.5]},
+    }
+    return study_of(
+        {"random": {}},
+        masks={"method": "imp"},
+        space={"training": {"lr": LR}, "model": {"widths": {"low": 4, "high": 8, "depth": 2}}, "masks": masks},
+        training={"steps": 6, "eval_every": 4, "batch_size": 32},
+        rungs={"kind": "asha", "eta": 2, "bracket": 6, "fidelity": "level", "min_steps": 1} | rungs,
+    )
+
+
+@pytest.mark.fault
+def test_chains_that_are_cut_off_go_on_at_their_level(tmp_path: Path) -> None:
+    study = chain_study()
+    run_search(study, tmp_path / "whole")
+    expected = rows_of(tmp_path / "whole")
+    rungs = [row for row in expected.values() if row["stage"] == "rung"]
+    assert {row["rung"] for row in rungs} >= {0, 1}
+    for row in rungs:
+        assert row["steps"] == 6 * 2 ** row["rung"]
+        assert (row["mask_digest"] is None) == (row["mask_kind"] == "none") == (row["rung"] == 0)
+        assert (row["weight_sparsity"] == 0) == (row["rung"] == 0)
+    ends = trained(expected)
+    assert {row["outcome"] for row in ends.values()} == {"completed", "stopped"}
+    for row in ends.values():
+        if row["outcome"] == "completed":
+            assert row["weight_sparsity"] == pytest.approx(row["sparsity"], abs=0.01)
+    run_search(study, tmp_path / "otherwise", slots=3, max_lanes=2, order=1)
+    assert_same_study(rows_of(tmp_path / "otherwise"), expected)
+    n_deaths = 0
+    for seed in range(4):
+        folder = tmp_path / f"deaths{seed}"
+        n_deaths += run_with_deaths(study, folder, Random(seed))
+        assert_same_study(rows_of(folder), expected)
+    assert n_deaths > 4
+
+
+@pytest.mark.fault
+def test_chains_that_lose_their_checkpoints_begin_anew(tmp_path: Path) -> None:
+    study = chain_study(kind="successive_halving")
+    run_search(study, tmp_path / "whole")
+
+    def lose(work: SegmentWork) -> None:
+        for path in (tmp_path / "lost" / "checkpoints").glob("*.safetensors"):
+            path.unlink()
+
+    run_search(study, tmp_path / "lost", max_lanes=3, on_report=lose)
+    expected, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "lost")
+    assert_same_study(found, expected, but=("passes", "flops"))
+    assert sum(row["passes"] for row in found.values()) > sum(row["passes"] for row in expected.values())
+
+
 @pytest.mark.fault
 def test_without_any_checkpoint_a_search_is_resumed(tmp_path: Path) -> None:
     study = study_of({"random": {"rungs": {"kind": "asha"}}}, space=MIXED)
