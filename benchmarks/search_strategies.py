@@ -13,14 +13,14 @@ from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.study import Study
 
 REPLICATES = 10
-CANDIDATES, BATCH = 128, 16
+CANDIDATES, BATCH = 256, 16
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
     "tpe": {"strategy": "tpe"},
     "nsga2": {"strategy": "nsga2", "options": {"population": BATCH}},
     "evolution": {"strategy": "evolution", "options": {"population": BATCH}},
 }
-#: Optimiser steps of each candidate, by ready space: such that each space takes a few minutes on four cores.
+#: Optimiser steps of each candidate, by ready space: such that each space takes some minutes on four cores.
 STEPS = {"mlp": 200, "residual_mlp": 200, "conv1d": 100, "hourglass": 200}
 #: The goal: one of these is better on at least so many spaces.
 JUDGED, GOAL = ("tpe", "nsga2"), 3
