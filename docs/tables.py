@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeGuard, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from sparsefront.listing import listing
+from sparsefront.search.methods import PRUNERS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.strategies import STRATEGIES
@@ -174,7 +175,9 @@ def choices() -> str:
             found = {name: {k: v for k, v in facts.items() if k != "options"} for name, facts in found.items()}
         heads = ["name", *next(iter(found.values()))]
         parts.append(f"## {title}\n\n" + _table(heads, [[name, *facts.values()] for name, facts in found.items()]))
-        if what == "strategies":
+        if what == "methods":
+            parts.append(_made_of())
+        elif what == "strategies":
             parts.append(_strategy_options())
         elif what == "spaces":
             parts.append(_ready_spaces())
@@ -183,6 +186,18 @@ def choices() -> str:
     objectives = [[n, o.label, o.unit, "higher" if o.higher_is_better else "lower"] for n, o in OBJECTIVES.items()]
     parts.append("## Objectives\n\n" + _table(["name", "what", "unit", "better"], objectives))
     return "\n".join(parts)
+
+
+def _made_of() -> str:
+    """What each pruning method is made of: the keys of `docs/pruning.md` that are not at their defaults."""
+    rows = []
+    for name, row in PRUNERS.items():
+        fields = {"allocation": "that of `[masks]`", **row.method.as_data()}
+        when, score = fields.pop("when"), fields.pop("score", row.method.score)
+        rest = ", ".join(f"{key} = {value}" for key, value in fields.items() if key != "allocation")
+        rows.append([name, " and ".join(row.kinds), when, score, fields["allocation"], rest])
+    heads = ["name", "masks", "when", "score", "allocation", "other keys"]
+    return "### What the pruning methods are made of\n\nSee [pruning.md](pruning.md).\n\n" + _table(heads, rows)
 
 
 def _strategy_options() -> str:

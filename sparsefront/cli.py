@@ -572,9 +572,9 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
 
 
 def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
-    from sparsefront.search.wording import verdict_rows
+    from sparsefront.search.wording import control_rows, verdict_rows
 
-    rows = verdict_rows(verdict)
+    rows, controls = verdict_rows(verdict), control_rows(verdict)
     left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         # What neither side ever came to has no numbers: the notes below say so.
@@ -599,19 +599,52 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
         title = f"{metric} against random search at equal budget, in {of_metric[0]['unit']}"
         if chosen:
             left_out += [c for c in _table(console, columns, title=title) if c not in left_out]
-        notes: dict[str, list[str]] = {}
-        for row in of_metric:
-            if row["note"]:
-                notes.setdefault(row["note"], []).append(f"{row['arm']} at {row['sparsity']}")
-        for note, places in notes.items():
-            console.print(Padding(Text(f"{note}: {', '.join(places)}", style="dim"), (0, 0, 0, 2)))
-        console.print()
+        _print_notes(console, of_metric)
+    if controls:
+        left_out += [c for c in _print_controls(console, controls, alpha=alpha) if c not in left_out]
     console.print(Text(verdict.headline, style="bold"))
-    n_of_table = len({(c.metric, c.arm) for c in verdict.comparisons})
+    n_of_table = len({(row["metric"], row["arm"]) for row in rows}) + len({(r["arm"], r["control"]) for r in controls})
     for sentence in verdict.sentences[n_of_table:]:  # the first ones say what the table does
         console.print(Text(sentence))
     if left_out:
         console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
+
+
+def _print_controls(console: Console, rows: list[dict[str, str]], *, alpha: float) -> list[str]:
+    """Print what arms came to against their controls, and return the headings that had no room."""
+
+    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
+        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("arm", "control", "verdict"))
+
+    columns = (
+        column("arm", "arm"),
+        column("control", "control"),
+        column("sparsity", "sparsity"),
+        column("arm", "arm mean", rank=1),
+        column("control", "control mean", rank=2),
+        column("diff.", "difference"),
+        column(f"{100 * (1 - alpha):g}% interval", "interval"),
+        column("p (Holm)", "p", rank=4),
+        column("p equiv.", "p equivalence", rank=5),
+        column("verdict", "verdict"),
+        column("needs n", "replicates needed", rank=3),
+    )
+    title = f"Arms against their controls, one network each: {rows[0]['metric']} in {rows[0]['unit']}"
+    left_out = _table(console, columns, title=title)
+    _print_notes(console, rows)
+    return left_out
+
+
+def _print_notes(console: Console, rows: Iterable[Mapping[str, str]]) -> None:
+    """Print the remarks on rows of a table, each once with its places, and an empty line."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            who = f"{row['arm']} against {row['control']}" if "control" in row else row["arm"]
+            notes.setdefault(row["note"], []).append(f"{who} at {row['sparsity']}")
+    for note, places in notes.items():
+        console.print(Padding(Text(f"{note}: {', '.join(places)}", style="dim"), (0, 0, 0, 2)))
+    console.print()
 
 
 def _dimensions(results: Results) -> list[str]:

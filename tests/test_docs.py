@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,9 @@ def test_every_command_in_the_readme_exists() -> None:
     assert commands
     known = parser.format_help()
     assert all(f"    {command} " in known for command in commands)
+
+
+def test_the_study_of_the_pruning_page_can_be_copied() -> None:
+    block = (ROOT / "docs" / "pruning.md").read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    study = Study.from_dict(tomllib.loads(block))
+    assert study.design().arms[-1] == "late"

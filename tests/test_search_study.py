@@ -296,6 +296,8 @@ def test_candidates_may_prune_themselves() -> None:
     assert described.steps == 9 * 18
     assert described.weight_sparsity == pytest.approx(0.8, abs=1e-3)
     assert describe(0, point | {"rate": 0.5}, arm.space).steps == 4 * 18
+    ready = {"ready": "lenet_300_100", "masks": {"allocation": "global"}}
+    assert made(space=ready, masks={"method": "imp"}, arms={"random": {}}).masks.allocation == "global"
     # Of a fixed length of training that an arm sets, levels have that.
     shorter = made(**chained(space, rungs=rungs) | {"arms": {"random": {"space": {"training": {"steps": 6}}}}})
     assert shorter.design().arms[0].rungs.level_steps == 6
@@ -396,6 +398,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (chained({"sparsity": 0.0}), "masks.method='imp': needs masks.sparsity > 0, in [masks] or in the space; else"),
     (chained({"draw": 3}), "space.masks.draw: cannot be set beside masks.method='imp', which says what is removed"),
+    (chained({"allocation": "uniform"}), "space.masks.allocation: cannot be set beside masks.method='imp', which says"),
     (chained({"bits": True}), "space.masks.bits: cannot be set beside masks.method='imp'"),
     (chained({"rate": {"low": 0.0, "high": 0.5}}), "space.masks.rate.low=0.0: must lie in [0.001, 0.999]"),
     (chained({"rewind_fraction": 1.0}), "space.masks.rewind_fraction=1.0: must lie in [0, 1)"),

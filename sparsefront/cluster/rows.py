@@ -387,7 +387,7 @@ def _candidate_columns(lane: Lane, recipe: Recipe) -> dict[str, Any]:
         "stage": "trained",
         "mask_kind": recipe.mask_kind if c.network == "masked" else "none",
         "mask_draw": c.draw,
-        "mask_digest": c.mask,
+        "mask_digest": c.mask if c.network == "masked" else None,
     }
 
 

@@ -24,7 +24,7 @@ from sparsefront.search.design import Design
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import KEY
-from sparsefront.search.statistics import equivalence_test, holm, paired_interval, paired_t_test
+from sparsefront.search.statistics import paired_effects
 from sparsefront.spaces.seeds import generator
 
 Floats = npt.NDArray[np.float64]
@@ -184,19 +184,19 @@ def judge_claim(
         for sparsity in checked_test(test, design, evidence.rows.schema, where=f"claim.tests.{number}")
     ]
     pairs = [_pairs(test, sparsity, evidence, others or {}) for test, sparsity in placed]
-    p_values = [float(paired_t_test(p.differences)) for p in pairs]
     margins = [_margin(test, design) for test, _ in placed]
-    p_equivalences = [
-        math.nan if margin is None else float(equivalence_test(p.differences, margin=margin))
-        for p, margin in zip(pairs, margins, strict=True)
-    ]
-    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
+    effects = paired_effects(
+        [p.differences for p in pairs],
+        margins=margins,
+        rngs=[
+            generator(design.seed, f"claim/{test.metric}/{test.arm}/{test.against}/{test.than}/{sparsity!r}")
+            for test, sparsity in placed
+        ],
+        level=1.0 - design.alpha,
+    )
     findings = []
     for i, (test, sparsity) in enumerate(placed):
-        differences = pairs[i].differences
-        what = f"claim/{test.metric}/{test.arm}/{test.against}/{test.than}/{sparsity!r}"
-        interval = paired_interval(differences, rng=generator(design.seed, what), level=1.0 - design.alpha)
-        difference = interval.estimate if len(differences) else math.nan
+        effect = effects[i]
         findings.append(
             ClaimEffect(
                 arm=test.arm,
@@ -205,23 +205,23 @@ def judge_claim(
                 sparsity=sparsity,
                 metric=test.metric,
                 expect=test.expect,
-                n=len(differences),
-                n_missing=max(0, design.replicates - len(differences)),
+                n=effect.n,
+                n_missing=max(0, design.replicates - effect.n),
                 arm_mean=_mean(pairs[i].arm_values),
                 against_mean=_mean(pairs[i].against_values),
-                difference=difference,
-                low=interval.low,
-                high=interval.high,
-                p_value=p_values[i],
-                p_adjusted=float(p_adjusted[i]),
-                p_equivalence=p_equivalences[i],
-                p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
+                difference=effect.difference,
+                low=effect.low,
+                high=effect.high,
+                p_value=effect.p_value,
+                p_adjusted=effect.p_adjusted,
+                p_equivalence=effect.p_equivalence,
+                p_equivalence_adjusted=effect.p_equivalence_adjusted,
                 margin=margins[i],
                 verdict=verdict_of(
                     test.expect,
-                    difference,
-                    float(p_adjusted[i]),
-                    float(p_equivalence_adjusted[i]),
+                    effect.difference,
+                    effect.p_adjusted,
+                    effect.p_equivalence_adjusted,
                     margin=margins[i],
                     alpha=design.alpha,
                 ),

@@ -20,7 +20,8 @@ class Design:
     ``methods`` says of each that the user described what differs from the method it is called after. ``untouched_psnr``
     is that of the degraded test images under the worst degradation; None for classification. ``keeps_parents`` says
     that all candidates are compared with the trained parent of their replicate, which is therefore trained first;
-    ``mask_sections`` are the entries of each section of a mask, empty if they are unknown.
+    ``mask_sections`` are the entries of each section of a mask, empty if they are unknown. ``making_steps`` are the
+    optimiser steps that one mask of an arm costs before it is trained, where it costs any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Design:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keeps_parents: bool = False
     mask_sections: tuple[int, ...] = ()
+    making_steps: Mapping[str, int] = field(default_factory=dict)
     task: str = "classification"
     untouched_psnr: float | None = None
 

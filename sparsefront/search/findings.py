@@ -1,4 +1,4 @@
-"""What a verdict consists of: comparisons, correlations, and what was spent.
+"""What a verdict consists of: comparisons with random search and with controls, correlations, and what was spent.
 
 Not here: how they are found (``verdict``) and how they are put into words (``wording``).
 """
@@ -51,6 +51,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ControlComparison:
+    """One arm against one of its controls at one level: single networks, paired over replicates.
+
+    Units are those of the study's metric (test accuracy as a fraction, or dB). Every difference is positive where the
+    arm is better than its control. What can't be known is NaN or None.
+    """
+
+    arm: str
+    control: str  #: its kind; in the ledger it is the arm ``control_name(arm, control)``
+    sparsity: float
+    metric: str
+    n: int  #: paired replicates
+    n_missing: int  #: replicates of the design without a pair
+    arm_mean: float
+    control_mean: float
+    difference: float
+    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
+    high: float
+    p_value: float  #: paired t-test, two-sided
+    p_adjusted: float  #: Holm over all arms with controls, their controls and levels
+    p_equivalence: float  #: two one-sided tests against the margin
+    p_equivalence_adjusted: float
+    margin: float  #: the smallest difference that matters
+    label: str  #: better, equivalent, worse or undecided
+    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
+    note: str  #: what the reader must know about this comparison; empty if nothing
+
+
+@dataclass(frozen=True)
 class Correlation:
     """How well a score before training ranks networks by their validation loss after it, at one level."""
 
@@ -82,6 +111,7 @@ class Verdict:
     """Everything that was found, in numbers and in sentences."""
 
     comparisons: tuple[Comparison, ...]
+    controls: tuple[ControlComparison, ...]
     correlations: tuple[Correlation, ...]
     spent: tuple[Spent, ...]
     headline: str

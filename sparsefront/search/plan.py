@@ -202,6 +202,7 @@ class Plan:
             level.best() if sparsity in self._design.sparsities else None,
             level.derived,
             level.results,
+            self._design.making_steps,
         )
 
     def resize(self, *, masks_per_pack: int, lanes_per_pack: int) -> None:

@@ -50,6 +50,7 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         task=identity["resolved"].get("task", "classification"),
         untouched_psnr=identity["resolved"].get("untouched_psnr"),
         keeps_parents=identity["resolved"].get("keeps_parents", False),
+        making_steps=identity["resolved"].get("making_steps", {}),
         mask_sections=tuple(identity["resolved"].get("mask_sections", ())),
     )
 

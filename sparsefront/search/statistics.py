@@ -12,7 +12,7 @@ for estimating Pearson, Kendall and Spearman correlations, Psychometrika 65, 200
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -172,6 +172,76 @@ def paired_interval(
     t = (drawn_means[usable] - mean) / drawn_errors[usable]
     upper, lower = np.quantile(t, [1.0 - tail, tail])
     return Interval(mean, mean - float(upper) * error, mean - float(lower) * error)
+
+
+@dataclass(frozen=True)
+class PairedEffect:
+    """The mean of paired differences, its interval, and tests corrected over the family that it is one of."""
+
+    n: int  #: pairs
+    difference: float
+    low: float  #: interval of this comparison alone
+    high: float
+    p_value: float  #: paired t-test, two-sided
+    p_adjusted: float  #: Holm over the family
+    p_equivalence: float  #: two one-sided tests against the margin
+    p_equivalence_adjusted: float
+
+
+def paired_effects(
+    family: Sequence[Floats],
+    *,
+    margins: Sequence[float | None],
+    rngs: Sequence[np.random.Generator],
+    level: float = 0.95,
+    is_tested: Sequence[bool] | None = None,
+) -> list[PairedEffect]:
+    """Test a family of paired comparisons together: for a difference, and for equivalence.
+
+    Args:
+        family: (n,) float, finite, of each comparison: its differences; n may differ.
+        margins: of each, the largest difference that does not matter; None: equivalence is not tested.
+        rngs: of each, of the resampling.
+        level: coverage of the intervals, in (0, 1).
+        is_tested: of each, whether a difference is tested; None for all. What is not tested is NaN, and not counted.
+
+    Returns:
+        One effect for each comparison, in the order given; without a pair all of its numbers are NaN.
+
+    >>> rngs = [np.random.default_rng(0), np.random.default_rng(1)]
+    >>> family = [np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.5, 0.5])]
+    >>> [round(effect.p_adjusted, 3) for effect in paired_effects(family, margins=[None, 1.0], rngs=rngs)]
+    [0.148, 0.25]
+    """
+    tested = [True] * len(family) if is_tested is None else is_tested
+    p_values = [
+        float(paired_t_test(differences)) if is_one else math.nan
+        for differences, is_one in zip(family, tested, strict=True)
+    ]
+    p_equivalences = [
+        math.nan if margin is None else float(equivalence_test(differences, margin=margin))
+        for differences, margin in zip(family, margins, strict=True)
+    ]
+    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
+    intervals = [
+        paired_interval(differences, rng=rng, level=level)
+        if len(differences)
+        else Interval(math.nan, math.nan, math.nan)
+        for differences, rng in zip(family, rngs, strict=True)
+    ]
+    return [
+        PairedEffect(
+            n=len(differences),
+            difference=intervals[i].estimate,
+            low=intervals[i].low,
+            high=intervals[i].high,
+            p_value=p_values[i],
+            p_adjusted=float(p_adjusted[i]),
+            p_equivalence=p_equivalences[i],
+            p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
+        )
+        for i, differences in enumerate(family)
+    ]
 
 
 def rank_correlation(

@@ -14,6 +14,9 @@ accuracy of guessing, as one that never converged, and is kept only where nothin
 another reason (failed, timeout, out_of_memory, lost, stopped at a rung) says nothing about accuracy: such a random
 draw is left out, such a network of an arm leaves its replicate without a pair; both are counted and reported.
 
+Controls are not compared with random search: each says what the arm that it belongs to owes its result to. They are
+compared with that arm, as a family of their own, single network against single network: nobody is granted a budget.
+
 Not here: the statistics themselves (``statistics``) and the front (``front``).
 """
 
@@ -31,16 +34,17 @@ import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.design import Design
-from sparsefront.search.findings import PREDICTORS, Comparison, Correlation, Spent, Verdict
+from sparsefront.search.findings import PREDICTORS, Comparison, ControlComparison, Correlation, Spent, Verdict
 from sparsefront.search.front import Batches, chunks
 from sparsefront.search.methods import Method, known_methods
+from sparsefront.search.methods.controls import control_name
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.statistics import (
+    PairedEffect,
     best_of_draws,
-    equivalence_test,
     holm,
+    paired_effects,
     paired_interval,
-    paired_t_test,
     rank_correlation,
     replicates_needed,
 )
@@ -57,12 +61,14 @@ VERDICT_COLUMNS = (
 
 
 def judge(batches: Batches, design: Design) -> Verdict:
-    """Judge every arm of a study against its random arm.
+    """Judge every arm of a study against its random arm, and against its controls.
 
     Labels, per comparison: *equivalent* when two one-sided tests show a difference smaller than the margin (even if it
     is not zero); otherwise *better* or *worse* when the paired t-test finds a difference; otherwise *undecided*. Both
     tests are corrected by Holm over all arms and levels of the metric, each at ``design.alpha``; the intervals are of
-    each comparison alone, at level 1 - ``design.alpha``.
+    each comparison alone, at level 1 - ``design.alpha``. Levels at which an arm does not exist (of an N:M pattern: all
+    but one) are left out. Arms against their controls are labelled alike, by the study's metric only: means over
+    an arm's networks in a replicate, corrected over all arms, controls and levels.
 
     Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Where images are
     restored, the test PSNR of the worst degradation takes its place, in dB, and that of the images as they were
@@ -86,22 +92,36 @@ def judge(batches: Batches, design: Design) -> Verdict:
     metrics = [design.metric]
     if any(arm == "dense" for arm, _, _ in networks.cells):
         metrics.append("convergence")
+    controls = {
+        control_name(arm, kind): (arm, kind)
+        for arm, options in design.methods.items()
+        for kind in options.get("controls", ())
+    }
     for metric in metrics:
         pairs = [
             _pair(networks, record, design, arm=arm, level=level, metric=metric)
             for arm in design.arms
-            if arm != "random"
-            for level in design.sparsities
+            if arm != "random" and arm not in controls
+            for level in _levels(record, design, arm)
         ]
         comparisons.extend(_compare(pairs, design))
+    controlled = _compare_controls(
+        [
+            _pair_control(networks, design, arm=arm, control=kind, level=level)
+            for name, (arm, kind) in controls.items()
+            for level in _levels(record, design, name)
+        ],
+        design,
+    )
     correlations = _correlations(record, design)
     spent = _spent(record, design)
     return Verdict(
         tuple(comparisons),
+        controlled,
         correlations,
         spent,
         headline(comparisons, design),
-        sentences(comparisons, correlations, spent, design),
+        sentences(comparisons, controlled, correlations, spent, design),
     )
 
 
@@ -173,6 +193,18 @@ class _Pairs:
     n_both_censored: int
     n_arm_censored: int
     n_lost_draws: int
+
+
+@dataclass(frozen=True)
+class _ControlPairs:
+    """One arm against one of its controls at one level: (n,) values of each replicate that has both."""
+
+    arm: str
+    control: str
+    level: float
+    arm_values: Floats
+    control_values: Floats
+    n_nothing_to_control: int  # replicates in which the arm diverged, and left no mask
 
 
 def _read(batches: Batches, design: Design) -> _Record:
@@ -278,9 +310,18 @@ def _steps_to_target(
         )
     accurate = errors <= allowed_error[of_row] + 1e-6
     np.minimum.at(first, of_row[accurate], steps[accurate])
-    # What trains longer (a control of equal budget) came to the target only if the others had the time for it.
+    # What trains longer (a retrain_fraction above 1) came to the target only if the others had the time for it.
     reached = completed & (first <= design.steps)
     return np.where(np.isnan(allowed_error), np.nan, np.where(reached, first, float(design.steps))), reached
+
+
+def _levels(record: _Record, design: Design, arm: str) -> tuple[float, ...]:
+    """The study's levels at which an arm exists."""
+    method = record.methods.get(arm)
+    if method is None or method.is_dense:
+        return design.sparsities
+    own = set(method.levels(design.sparsities))
+    return tuple(level for level in design.sparsities if level in own)
 
 
 def _pair(networks: _Networks, record: _Record, design: Design, *, arm: str, level: float, metric: str) -> _Pairs:
@@ -357,55 +398,52 @@ def _beforehand(networks: _Networks, record: _Record, design: Design, arm: str, 
 
 def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     """Test a family of comparisons together."""
-    differences, single_differences, p_values, p_equivalences = [], [], [], []
-    for pairs in family:
-        sign = -1.0 if pairs.metric == "convergence" else 1.0
-        difference = sign * (pairs.arm_values - pairs.random_values)
-        differences.append(difference)
-        single_differences.append(sign * (pairs.arm_values - pairs.single_values))
-        n = len(difference)
-        # Where nothing converged the differences are zero by censoring: they prove neither this nor that.
-        p_values.append(math.nan if n and pairs.n_both_censored == n else float(paired_t_test(difference)))
-        mostly_censored = 2 * pairs.n_both_censored > n
-        margin = _margin(pairs.metric, design)
-        p_equivalences.append(math.nan if mostly_censored else float(equivalence_test(difference, margin=margin)))
-    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
-    n_tests = max(1, int(np.count_nonzero(~np.isnan(p_values))))
+    signs = [-1.0 if pairs.metric == "convergence" else 1.0 for pairs in family]
+    differences = [sign * (pairs.arm_values - pairs.random_values) for sign, pairs in zip(signs, family, strict=True)]
+    margins = [_margin(pairs.metric, design) for pairs in family]
+    names = [f"{pairs.metric}/{pairs.arm}/{pairs.level!r}" for pairs in family]
+    # Where nothing converged the differences are zero by censoring: they prove neither this nor that.
+    effects = paired_effects(
+        differences,
+        margins=[
+            None if 2 * pairs.n_both_censored > len(pairs.draws) else margin
+            for pairs, margin in zip(family, margins, strict=True)
+        ],
+        rngs=[_generator(design, f"{name}/equal") for name in names],
+        level=1.0 - design.alpha,
+        is_tested=[pairs.n_both_censored < len(pairs.draws) for pairs in family],
+    )
+    labels = _labels(effects, differences, margins, design)
     comparisons = []
-    for i, pairs in enumerate(family):
-        difference, n = differences[i], len(differences[i])
-        interval, single = (
-            paired_interval(values, rng=_generator(design, pairs, what), level=1.0 - design.alpha)
-            for values, what in ((difference, "equal"), (single_differences[i], "single"))
+    for i, (pairs, effect) in enumerate(zip(family, effects, strict=True)):
+        single = paired_interval(
+            signs[i] * (pairs.arm_values - pairs.single_values),
+            rng=_generator(design, f"{names[i]}/single"),
+            level=1.0 - design.alpha,
         )
-        estimate = interval.estimate if n else math.nan
-        label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
-        needed = None
-        if label == "undecided" and n >= 2 and not math.isnan(p_values[i]):
-            needed = replicates_needed(difference, alpha=design.alpha / n_tests, margin=_margin(pairs.metric, design))
         comparisons.append(
             Comparison(
                 arm=pairs.arm,
                 sparsity=pairs.level,
                 metric=pairs.metric,
-                n=n,
-                n_missing=max(0, design.replicates - n),
+                n=effect.n,
+                n_missing=max(0, design.replicates - effect.n),
                 arm_mean=_mean(pairs.arm_values),
                 random_mean=_mean(pairs.random_values),
-                difference=estimate,
-                low=interval.low,
-                high=interval.high,
-                p_value=p_values[i],
-                p_adjusted=float(p_adjusted[i]),
-                p_equivalence=p_equivalences[i],
-                p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
-                margin=_margin(pairs.metric, design),
-                label=label,
-                replicates_needed=needed,
+                difference=effect.difference,
+                low=effect.low,
+                high=effect.high,
+                p_value=effect.p_value,
+                p_adjusted=effect.p_adjusted,
+                p_equivalence=effect.p_equivalence,
+                p_equivalence_adjusted=effect.p_equivalence_adjusted,
+                margin=margins[i],
+                label=labels[i][0],
+                replicates_needed=labels[i][1],
                 arm_passes=_mean(pairs.arm_passes),
                 random_passes=_mean(pairs.random_passes),
                 random_draws_at_equal_budget=_mean(pairs.draws),
-                single_draw_difference=single.estimate if n else math.nan,
+                single_draw_difference=single.estimate if effect.n else math.nan,
                 single_draw_low=single.low,
                 single_draw_high=single.high,
                 note=_note(pairs, design),
@@ -414,22 +452,102 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     return comparisons
 
 
+def _labels(
+    effects: Sequence[PairedEffect], differences: Sequence[Floats], margins: Sequence[float], design: Design
+) -> list[tuple[str, int | None]]:
+    """The label of each effect of a family, and the replicates that would decide where it is undecided."""
+    n_tests = max(1, sum(not math.isnan(effect.p_value) for effect in effects))
+    found: list[tuple[str, int | None]] = []
+    for effect, values, margin in zip(effects, differences, margins, strict=True):
+        label = label_of(effect.difference, effect.p_adjusted, effect.p_equivalence_adjusted, alpha=design.alpha)
+        is_open = label == "undecided" and not math.isnan(effect.p_value)
+        needed = replicates_needed(values, alpha=design.alpha / n_tests, margin=margin) if is_open else None
+        found.append((label, needed))
+    return found
+
+
+def _pair_control(networks: _Networks, design: Design, *, arm: str, control: str, level: float) -> _ControlPairs:
+    """Pair an arm with a control: in each replicate the mean over the networks of either."""
+    found: list[tuple[float, float]] = []
+    n_nothing = 0
+    for replicate in range(design.replicates):
+        mine, theirs = (
+            indices[networks.counted[indices]]
+            for indices in (
+                networks.cells.get((name, replicate, level), np.zeros(0, dtype=np.int64))
+                for name in (arm, control_name(arm, control))
+            )
+        )
+        if len(mine) and not len(theirs):
+            n_nothing += bool(np.isinf(networks.selector[mine]).all())
+        if len(mine) and len(theirs):
+            value, control_value = float(networks.value[mine].mean()), float(networks.value[theirs].mean())
+            # The mean of equal values need not equal them to the last bit; rounding is no difference.
+            found.append((value, value if math.isclose(value, control_value, rel_tol=1e-12) else control_value))
+    columns = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return _ControlPairs(arm, control, level, columns[0], columns[1], n_nothing)
+
+
+def _compare_controls(family: Sequence[_ControlPairs], design: Design) -> tuple[ControlComparison, ...]:
+    """Test arms against their controls, as one family."""
+    differences = [pairs.arm_values - pairs.control_values for pairs in family]
+    margins = [design.equivalence_margin] * len(family)
+    names = [f"{design.metric}/{control_name(pairs.arm, pairs.control)}/{pairs.level!r}/control" for pairs in family]
+    rngs = [_generator(design, name) for name in names]
+    effects = paired_effects(differences, margins=margins, rngs=rngs, level=1.0 - design.alpha)
+    labels = _labels(effects, differences, margins, design)
+    comparisons = []
+    for pairs, effect, (label, needed) in zip(family, effects, labels, strict=True):
+        notes = _missing_notes(effect.n, design)
+        if pairs.n_nothing_to_control:
+            notes.append(f"the arm diverged in {pairs.n_nothing_to_control} of them and left nothing to control")
+        comparisons.append(
+            ControlComparison(
+                arm=pairs.arm,
+                control=pairs.control,
+                sparsity=pairs.level,
+                metric=design.metric,
+                n=effect.n,
+                n_missing=max(0, design.replicates - effect.n),
+                arm_mean=_mean(pairs.arm_values),
+                control_mean=_mean(pairs.control_values),
+                difference=effect.difference,
+                low=effect.low,
+                high=effect.high,
+                p_value=effect.p_value,
+                p_adjusted=effect.p_adjusted,
+                p_equivalence=effect.p_equivalence,
+                p_equivalence_adjusted=effect.p_equivalence_adjusted,
+                margin=design.equivalence_margin,
+                label=label,
+                replicates_needed=needed,
+                note="; ".join(notes),
+            )
+        )
+    return tuple(comparisons)
+
+
 def _margin(metric: str, design: Design) -> float:
     return design.convergence_margin_fraction * design.steps if metric == "convergence" else design.equivalence_margin
 
 
-def _generator(design: Design, pairs: _Pairs, what: str) -> np.random.Generator:
+def _generator(design: Design, what: str) -> np.random.Generator:
     """Seed a bootstrap by what it is for, so that it does not depend on what else is judged."""
-    return generator(design.seed, f"verdict/{pairs.metric}/{pairs.arm}/{pairs.level!r}/{what}")
+    return generator(design.seed, f"verdict/{what}")
+
+
+def _missing_notes(n: int, design: Design) -> list[str]:
+    """Say how many replicates have no pair."""
+    if n == 0:
+        return ["no replicate has both networks"]
+    if n < design.replicates:
+        return [f"{design.replicates - n} of {design.replicates} replicates have no pair"]
+    return []
 
 
 def _note(pairs: _Pairs, design: Design) -> str:
     n = len(pairs.arm_values)
-    notes = []
-    if n == 0:
-        notes.append("no replicate has both networks")
-    elif n < design.replicates:
-        notes.append(f"{design.replicates - n} of {design.replicates} replicates have no pair")
+    notes = _missing_notes(n, design)
     if pairs.n_lost_draws:
         notes.append(f"random draws without a result, left out: {pairs.n_lost_draws}")
     if pairs.n_short:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sparsefront.search.design import Design
-from sparsefront.search.findings import LABELS, Comparison, Correlation, Spent, Verdict
+from sparsefront.search.findings import LABELS, Comparison, ControlComparison, Correlation, Spent, Verdict
 from sparsefront.search.metrics import METRICS
 
 
@@ -38,6 +38,30 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
             "note": c.note,
         }
         for c in verdict.comparisons
+    ]
+
+
+def control_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """Format the comparisons of arms with their controls, as `verdict_rows` does the others."""
+    return [
+        {
+            "metric": c.metric,
+            "arm": c.arm,
+            "control": c.control,
+            "sparsity": f"{c.sparsity:g}",
+            "verdict": c.label,
+            "difference": _signed(c.difference, c.metric),
+            "interval": _range(c) if c.n else "",
+            "unit": _unit(c.metric),
+            "arm mean": _shown(c.arm_mean, c.metric),
+            "control mean": _shown(c.control_mean, c.metric),
+            "p": shown_p(c.p_adjusted),
+            "p equivalence": shown_p(c.p_equivalence_adjusted),
+            "pairs": shown_pairs(c.n, c.n_missing),
+            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+            "note": c.note,
+        }
+        for c in verdict.controls
     ]
 
 
@@ -105,30 +129,31 @@ def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> 
 
 
 def sentences(
-    comparisons: Sequence[Comparison], correlations: Sequence[Correlation], spent: Sequence[Spent], design: Design
+    comparisons: Sequence[Comparison],
+    controls: Sequence[ControlComparison],
+    correlations: Sequence[Correlation],
+    spent: Sequence[Spent],
+    design: Design,
 ) -> tuple[str, ...]:
-    """Say in words what was found: each arm by each metric, the scores before training, and what failed."""
+    """Say in words what was found: arms by each metric, arms and controls, scores before training, and what failed."""
     sentences = []
     interval = f"{100 * (1 - design.alpha):g}% interval"
     for metric in METRICS:
         for arm in design.arms:
             found = [c for c in comparisons if c.metric == metric and c.arm == arm]
-            parts = [
-                f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, metric)} {_unit(metric)}, "
-                f"{interval} {_range(c)})"
-                if math.isfinite(c.p_value)
-                else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
-                for c in found
-            ]
-            if parts:
+            if found:
                 what = METRICS[metric].title
-                sentences.append(f"{what} of {arm} against random search at equal budget: {', '.join(parts)}")
+                parts = _findings(found, interval)
+                sentences.append(f"{what} of {arm} against random search at equal budget: {parts}")
+    for arm, control in dict.fromkeys((c.arm, c.control) for c in controls):
+        parts = _findings([c for c in controls if (c.arm, c.control) == (arm, control)], interval)
+        sentences.append(f"{METRICS[design.metric].title} of {arm} against its control {control}: {parts}")
     initial = [c for c in correlations if c.predictor == "initial_loss"]
     if initial:
-        parts = [
+        ranked = [
             f"{c.spearman:+.2f} at sparsity {c.sparsity:g} ({interval} {c.low:+.2f} to {c.high:+.2f})" for c in initial
         ]
-        sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(parts)}")
+        sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(ranked)}")
     failed = [
         f"{n} {outcome} ({s.arm})"
         for s in spent
@@ -138,6 +163,17 @@ def sentences(
     if failed:
         sentences.append(f"Not every candidate completed: {', '.join(failed)}")
     return tuple(sentences)
+
+
+def _findings(found: Sequence[Comparison | ControlComparison], interval: str) -> str:
+    """Say what comparisons came to, level by level."""
+    return ", ".join(
+        f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, "
+        f"{interval} {_range(c)})"
+        if math.isfinite(c.p_value)
+        else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
+        for c in found
+    )
 
 
 def _unit(metric: str) -> str:
@@ -150,7 +186,7 @@ def _signed(value: float, metric: str) -> str:
     return f"{METRICS[metric].scale * value:+.{METRICS[metric].digits}f}"
 
 
-def _range(comparison: Comparison) -> str:
+def _range(comparison: Comparison | ControlComparison) -> str:
     if not math.isfinite(comparison.low):
         return "unknown"
     return f"{_signed(comparison.low, comparison.metric)} to {_signed(comparison.high, comparison.metric)}"

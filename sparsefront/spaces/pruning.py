@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.allocations import EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
+from sparsefront.spaces.schedules import Decay
 
 When = Literal["init", "trained", "levels", "during"]
 Survivors = Literal["rewound", "trained", "fresh"]
@@ -30,6 +32,7 @@ class Pruning:
         pattern: which sets of entries may be kept, as `sparsefront.spaces.patterns.parse_pattern` reads it; for masks
             of nodes any set.
         allocation: how the sparsity is divided over sections; None for the study's.
+        densities: of allocation 'explicit', one for each section; they belong to one sparsity.
         counts_of: score whose global mask gives each section its count, positions being left to `score`; None for the
             allocation.
         rounds: of scoring at initialisation, the density falling geometrically.
@@ -40,10 +43,12 @@ class Pruning:
         retrain_fraction: length of the training after pruning, in trainings, where the weights stay as they were.
         lr: 'last' goes on with the last learning rate, 'rewound' replays the schedule from its beginning.
         update: of 'during': 'gradual', 'set', 'rigl' or 'edge_popup'.
-        begin_fraction: of the training, at which gradual pruning begins.
+        begin_fraction: of the training, before which no update of 'gradual', 'set' or 'rigl' comes.
         end_fraction: of the training, at which they end.
         every: steps between updates; 0 for about forty of them.
-        drop_fraction: share of the connections that the first dynamic update replaces.
+        power: of the polynomial by which the sparsity of 'gradual' rises.
+        drop_fraction: share of the connections that the first dynamic update replaces, were it at step 0.
+        decay: of that share to 0 at the end; None for the rule's own ('set' constant, 'rigl' cosine).
         ap_fraction: share of the survivors that each level removes by activating-while-pruning, of `rate`.
         ap_sign: sign of the weights that this takes: -1, or +1 as the control.
     """
@@ -52,6 +57,7 @@ class Pruning:
     score: str = "magnitude"
     pattern: str = "unstructured"
     allocation: str | None = None
+    densities: tuple[float, ...] = ()
     counts_of: str | None = None
     rounds: int = 1
     rate: float = 0.2
@@ -63,7 +69,9 @@ class Pruning:
     begin_fraction: float = 0.0
     end_fraction: float = 0.75
     every: int = 0
+    power: float = 3.0
     drop_fraction: float = 0.3
+    decay: Decay | None = None
     ap_fraction: float = 0.0
     ap_sign: int = -1
 
@@ -100,8 +108,23 @@ class Pruning:
             raise SpaceError(
                 f"ap_fraction={self.ap_fraction!r}: must be less than rate={self.rate!r}, it is part of it"
             )
+        self._check_densities()
         if self.ap_sign not in (-1, 1):
             raise SpaceError(f"ap_sign={self.ap_sign!r}: must be -1 or 1")
+
+    def _check_densities(self) -> None:
+        """Explicit densities are those of one sparsity: what passes through others on its way has none there."""
+        if (self.allocation == EXPLICIT) != bool(self.densities):
+            raise SpaceError(
+                f"densities={list(self.densities)}: belong to allocation='explicit', which needs one for each layer; "
+                f"allocation is {self.allocation!r}"
+            )
+        if self.densities and (self.when == "levels" or self.rounds > 1 or self.update == "gradual" or self.counts_of):
+            raise SpaceError(
+                f"densities={list(self.densities)}: are those of one sparsity, and when={self.when!r} with "
+                f"rounds={self.rounds}, update={self.update!r} and counts_of={self.counts_of!r} has other counts too; "
+                "choose another allocation"
+            )
 
     def _check_kinds(self) -> None:
         """Fields may come from a file: whole numbers are taken for real ones, all else must be what it says."""
@@ -112,6 +135,11 @@ class Pruning:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("allocation", "counts_of")):
                 raise SpaceError(f"{name}={value!r}: must be text in quotes")
+        if not isinstance(self.densities, tuple) or not all(
+            isinstance(x, int | float) and not isinstance(x, bool) and 0 < x <= 1 for x in self.densities
+        ):
+            raise SpaceError(f"densities={self.densities!r}: must be a list of numbers in (0, 1], one for each layer")
+        object.__setattr__(self, "densities", tuple(map(float, self.densities)))
         for name in (*(name for name, _, _ in _RANGES), "ap_sign"):
             value, is_whole = getattr(self, name), name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
@@ -129,11 +157,11 @@ class Pruning:
             return self.keeps_weights
         if name == "rewind_fraction":
             return self.needs_parent and self.survivors == "rewound"
-        if name == "begin_fraction":
+        if name == "power" or (name == "score" and self.when == "during"):
             return self.update == "gradual"
-        if name in ("end_fraction", "every"):
+        if name in ("begin_fraction", "end_fraction", "every"):
             return self.update not in (None, "edge_popup")
-        if name == "drop_fraction":
+        if name in ("drop_fraction", "decay"):
             return self.update in ("set", "rigl")
         return self.when in _READ_WHEN.get(name, get_args(When))
 
@@ -168,7 +196,8 @@ class Pruning:
         {'when': 'levels', 'ap_fraction': 0.02}
         """
         default = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if value != default[name]}
+        found = {name: value for name, value in asdict(self).items() if value != default[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Pruning:
@@ -177,7 +206,8 @@ class Pruning:
         >>> Pruning.of_data({"when": "init", "score": "snip"}).score
         'snip'
         """
-        return cls(**data)
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**given)
 
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -185,6 +215,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "survivors": get_args(Survivors),
     "lr": get_args(Rates),
     "update": (None, *get_args(Update)),
+    "decay": (None, *get_args(Decay)),
 }
 #: Where a field is read only by some methods: by those of these.
 _READ_WHEN: Mapping[str, tuple[str, ...]] = {
@@ -207,6 +238,7 @@ _RANGES = (
     ("begin_fraction", 0.0, 1.0),
     ("end_fraction", 0.0, 1.0),
     ("every", 0, 10**9),
+    ("power", 0.1, 100.0),
     ("drop_fraction", 0.0, 1.0),
     ("ap_fraction", 0.0, 0.999),
 )

@@ -20,9 +20,9 @@ from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
 from sparsefront.search.schema import schema_of
-from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.allocations import ALLOCATIONS, EXPLICIT, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
-from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.study.reading import first_error, shown
@@ -64,7 +64,10 @@ def _with_real_numbers(table: Any) -> Any:
     """An arm's table in which 1 and 1.0 are the same study."""
     if not isinstance(table, Mapping):
         return table
-    return {k: float(v) if k in _REAL_FIELDS and type(v) is int else v for k, v in table.items()}
+    found = {k: float(v) if k in _REAL_FIELDS and type(v) is int else v for k, v in table.items()}
+    if isinstance(densities := found.get("densities"), list | tuple):
+        found["densities"] = [float(v) if type(v) is int else v for v in densities]
+    return found
 
 
 class MaskStudy(Study):
@@ -90,6 +93,11 @@ class MaskStudy(Study):
                 raise ConfigError(f"{key}={list(values)}: every value may appear once")
         if len({f"{s:g}" for s in self.sparsities}) != len(self.sparsities):
             raise ConfigError(f"sparsities={list(self.sparsities)}: must differ in their first six digits")
+        if self.masks.allocation == EXPLICIT:
+            raise ConfigError(
+                f"masks.allocation={EXPLICIT!r}: densities of your own are for an arm; give [arms.NAME] allocation and "
+                "densities"
+            )
         if self.masks.allocation not in ALLOCATIONS:
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: {nearest(self.masks.allocation, ALLOCATIONS)}"
@@ -179,7 +187,13 @@ class MaskStudy(Study):
                     f"arms: {called!r} {nearest(called, METHODS)}{missing if isinstance(self.arms, Mapping) else ''}"
                 )
             if called not in PRUNERS:
-                if odd := [key for key in table if key not in ("method", "siblings")]:
+                odd = [key for key in table if key not in ("method", "siblings")]
+                if odd and odd[0] == "controls":
+                    raise ConfigError(
+                        f"{where}.controls: are of pruning methods ({', '.join(list(PRUNERS)[:3])}, ...), and method "
+                        f"{called!r} is none; remove them"
+                    )
+                if odd:
                     raise ConfigError(f"{where}.{odd[0]}: method {called!r} has no options; remove it")
                 if called != arm:
                     raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
@@ -217,6 +231,12 @@ class MaskStudy(Study):
                     f"{where}.{key}={shown(value)}: has no effect on an arm with when={method.when!r}, "
                     f"survivors={method.survivors!r} and update={method.update!r}; remove it"
                 )
+        steps = self.training.steps
+        if method.needs_parent and method.survivors == "rewound" and method.rewind_step(steps) >= steps:
+            raise ConfigError(
+                f"{where}.rewind_fraction={method.rewind_fraction!r}: goes back to the end of the training "
+                f"({steps} steps), after which nothing is left to train; lower it, or use survivors='trained'"
+            )
         if table.get("siblings") and method.when == "during":
             raise ConfigError(
                 f"{where}.siblings=true: siblings share a mask, and that of an arm with when='during' changes in its "
@@ -240,6 +260,17 @@ class MaskStudy(Study):
                 f"{where}.controls: 'shuffled' moves survivors between layers, which pattern {method.pattern!r} ties "
                 "to them; use 'shuffled_layers'"
             )
+        shuffles = [control for control in controls if CONTROLS[control].shuffle is not None]
+        if shuffles and method.when == "levels" and method.survivors == "trained":
+            raise ConfigError(
+                f"{where}.controls: {shuffles[0]!r} needs weights at other positions, and a level with "
+                "survivors='trained' goes on from those of its own mask alone; remove it"
+            )
+        masked = [control for control in controls if CONTROLS[control].network == "masked"]
+        if masked and method.update == "edge_popup":
+            raise ConfigError(
+                f"{where}.controls: {masked[0]!r} would train weights, and edge_popup trains scores alone; remove it"
+            )
         if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
             raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
         if method.score == "movement" and not method.needs_parent and method.reads("score"):
@@ -253,10 +284,16 @@ class MaskStudy(Study):
                     f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind "
                     f"is {kind!r}"
                 )
+        if method.update == "gradual" and SCORES[method.score].of_entries is None:
+            able = [name for name, score in SCORES.items() if score.of_entries is not None]
+            raise ConfigError(
+                f"{where}.score={method.score!r}: looks at more than the weights, and update='gradual' ranks them in "
+                f"training; must be one of {', '.join(able)}"
+            )
         allocation = method.allocation or self.masks.allocation
-        if allocation not in ALLOCATIONS:
-            raise ConfigError(f"{where}.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
-        if kind not in ALLOCATIONS[allocation].kinds:
+        if allocation not in (*ALLOCATIONS, EXPLICIT):
+            raise ConfigError(f"{where}.allocation={allocation!r}: {nearest(allocation, (*ALLOCATIONS, EXPLICIT))}")
+        if allocation in ALLOCATIONS and kind not in ALLOCATIONS[allocation].kinds:
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: divides {' and '.join(ALLOCATIONS[allocation].kinds)} masks only"
             )
@@ -264,6 +301,12 @@ class MaskStudy(Study):
             raise ConfigError(
                 f"{where}.ap_fraction={method.ap_fraction!r}: removes single weights wherever they are; it needs "
                 "masks.kind 'weight' and allocation 'global'"
+            )
+        activation = self.model.options.get("activation", "relu")
+        if method.ap_fraction and activation != "relu":
+            raise ConfigError(
+                f"{where}.ap_fraction={method.ap_fraction!r}: removes negative weights to keep rectified units active; "
+                f"it needs model.activation='relu', which is {activation!r}"
             )
 
     def base(self) -> dict[str, object]:
@@ -295,9 +338,25 @@ class MaskStudy(Study):
         )
 
     def _measured(self) -> dict[str, Any]:
-        """With whether the trained parents are kept, which some qualities compare with."""
+        """With whether the trained parents are kept, which some qualities compare with, and what making a mask takes."""
         is_compared = any(QUALITIES[name].compare is not None for name in self.quality)
-        return {**super()._measured(), **({"keeps_parents": True} if is_compared else {})}
+        making = {
+            arm: budget_steps(passes, self.training.batch_size)
+            for arm, method in self._methods().items()
+            if isinstance(method, Pruned) and (passes := self._making_passes(method.method))
+        }
+        return {
+            **super()._measured(),
+            **({"keeps_parents": True} if is_compared else {}),
+            **({"making_steps": making} if making else {}),
+        }
+
+    def _making_passes(self, method: Pruning) -> float:
+        """Forward+backward passes of an example that scoring takes each time that a mask is made."""
+        if method.when == "during":
+            return 0.0
+        ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0
+        return ratios + SCORES[method.score].passes(self.search.probe_size, method.rounds)
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
@@ -333,6 +392,13 @@ class MaskStudy(Study):
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
+        for arm, method in self._methods().items():
+            if isinstance(method, Pruned) and (densities := method.method.densities):
+                try:
+                    for sparsity in method.levels(self._ascending):
+                        kept_counts(model.structure, self.masks.kind, sparsity, EXPLICIT, explicit=densities)
+                except SpaceError as error:
+                    raise ConfigError(f"arms.{arm}.densities: {error}") from error
 
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Plan:
         return Plan(self.design(), CandidateNames(self.base()), **self._pack_sizes(workers, device))

@@ -279,6 +279,8 @@ class SearchStudy(Study):
                     raise ConfigError(f"{where}.{key}: is of pruning chains; set masks.method = 'imp', or remove it")
             return
         for key in sorted(keys):
+            if key == "masks.allocation" and space.constants.get(key) == self.masks.allocation:
+                continue  # in place of what a ready space brings
             if key.startswith("masks.") and key.removeprefix("masks.") not in ("sparsity", *CHAINED):
                 raise ConfigError(
                     f"{where}.{key}: cannot be set beside masks.method={self.masks.method!r}, which says what is "

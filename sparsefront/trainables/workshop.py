@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,8 +17,18 @@ import torch
 from sparsefront.errors import CandidateFailed, CheckpointError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import Candidate, level_key
-from sparsefront.spaces.controls import CONTROLS, fresh_weights_key
-from sparsefront.spaces.masks import Mask, Remains, draw, mask_digest, pack_bits, remains, remains_of, unpack_bits
+from sparsefront.spaces.controls import CONTROLS, fresh_weights_key, small_dense
+from sparsefront.spaces.masks import (
+    Mask,
+    Remains,
+    draw,
+    mask_digest,
+    pack_bits,
+    remains,
+    remains_of,
+    split_sections,
+    unpack_bits,
+)
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
@@ -29,6 +39,7 @@ from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, UpdateSett
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
@@ -295,19 +306,42 @@ class Workshop:
                 torch.cuda.empty_cache()
 
     def _by_shape(self, jobs: Sequence[_Job]) -> list[list[_Job]]:
-        """Candidates that can share a batch: by network and level.
-
-        Where a level fixes the size of every layer, small dense networks have the shape of the masked ones.
-        """
-        fixed_size = self.recipe.mask_kind == "node" and self.recipe.allocation != "global"
+        """Candidates that can share a batch: by network, level and steps."""
         shapes: dict[tuple[object, ...], list[_Job]] = {}
         for job in jobs:
             c = job.order.candidate
-            network = "masked" if fixed_size and c.network == "small_dense" else c.network
             update = c.method if c.method is not None and c.method.when == "during" else None
             lr = c.method.lr if c.method is not None and c.start == "trained" else ""
-            shapes.setdefault((network, c.target_sparsity, self._span(c), update, lr), []).append(job)
+            key = (self._layout_of(job), c.target_sparsity, self._span(c), update, lr)
+            shapes.setdefault(key, []).append(job)
         return list(shapes.values())
+
+    def _layout_of(self, job: _Job) -> tuple[object, ...]:
+        """What candidates of a level have in common whose lanes have one layout, padded or not."""
+        c = job.order.candidate
+        if c.network == "parent":
+            return ("parent",)
+        if c.network == "small_dense" and c.mask is not None:
+            return ("small_dense", c.mask)
+        if self.recipe.mask_kind == "weight":
+            return (c.network,)
+        if self.recipe.allocation != "global" and self._has_counts_of_level(job):
+            return ("counts of the level",)
+        # Compact networks of unlike sizes are padded to each other where they are cut from the same weights.
+        return (c.network,) if c.network == "small_dense" else (c.network, *_origin_of(c))
+
+    def _has_counts_of_level(self, job: _Job) -> bool:
+        """Whether every layer keeps as many nodes as the study's allocation says."""
+        c = job.order.candidate
+        if c.network == "small_dense" or c.draw is not None:
+            return True
+        bits = job.order.mask_bits
+        if bits is None or mask_digest(bits) != c.mask or (c.control and CONTROLS[c.control].shuffle is not None):
+            return False
+        sizes = self.structure.section_sizes("node")
+        mask = unpack_bits(bits, sum(sizes))
+        counts = tuple(int(np.count_nonzero(part)) for part in split_sections(self.structure, "node", mask))
+        return counts == kept_counts(self.structure, "node", c.target_sparsity, self.recipe.allocation)
 
     def _span(self, candidate: Candidate) -> tuple[int, int]:
         """First and last step of a candidate's training, in the order of its replicate's batches."""
@@ -320,13 +354,23 @@ class Workshop:
         if self.recipe.lanes_at_once is not None:
             return self.recipe.lanes_at_once
         c = job.order.candidate
-        net = self.structure if c.network == "parent" or self.recipe.mask_kind == "weight" else self._small(c)
+        net = (
+            self.structure
+            if c.network == "parent" or self.recipe.mask_kind == "weight"
+            else self._of_level(c.target_sparsity)
+        )
         activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
         return lanes_at_once(net.n_params, activations, self.device)
 
-    def _small(self, candidate: Candidate) -> Structure:
-        """The dense network of the size that a mask of this level leaves."""
-        kind, sparsity = self.recipe.mask_kind, candidate.target_sparsity
+    def _small(self, job: _Job) -> Structure:
+        """A small dense network: of the size that a mask of the level leaves; a control, that its arm's mask leaves."""
+        if job.order.candidate.mask is None:
+            return self._of_level(job.order.candidate.target_sparsity)
+        return small_dense(self.structure, self.recipe.mask_kind, self._stored(job.order))
+
+    def _of_level(self, sparsity: float) -> Structure:
+        """The dense network of the size that a mask of a level leaves."""
+        kind = self.recipe.mask_kind
         counts = kept_counts(self.structure, kind, sparsity, self.recipe.allocation)
         if kind == "node" and len(counts) == len(self.structure.groups):
             return self.structure.compact(counts)
@@ -344,14 +388,12 @@ class Workshop:
                 remains_of(self.structure, self.structure)
             ] * len(jobs)
         masked = [job for job in jobs if job.order.candidate.network == "masked"]
-        origins: dict[tuple[bool, int, str | None], list[_Job]] = {}
+        origins: dict[_OriginKey, list[_Job]] = {}
         for job in masked:
             job.mask = self._mask(job, state)
             if self._model.check_mask is not None:
                 self._model.check_mask(job.mask)
-            c = job.order.candidate
-            is_fresh = c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights)
-            origins.setdefault((is_fresh, c.rewind_step, c.origin), []).append(job)
+            origins.setdefault(_origin_of(job.order.candidate), []).append(job)
         stacks: list[LaneStack] = []
         in_order: list[_Job] = []
         left: dict[int, Remains] = {}
@@ -363,7 +405,7 @@ class Workshop:
             in_order += members
         fresh = [job for job in jobs if job.order.candidate.network == "small_dense"]
         if fresh:
-            small = self._small(first)
+            small = self._small(fresh[0])
             weights = [
                 initial_weights(
                     small,
@@ -424,15 +466,20 @@ class Workshop:
                 return np.ones(sum(sizes), dtype=np.bool_)
             first: Mask = draw(sizes, self._cutter.counts(c.method, c.target_sparsity), key, start=0, stop=1)[0]
             return first
-        if order.mask_bits is None or mask_digest(order.mask_bits) != c.mask:
-            raise CandidateFailed(f"mask={c.mask!r}: its stored bits are missing or do not match the digest")
-        stored = unpack_bits(order.mask_bits, sum(sizes))
+        stored = self._stored(order)
         shuffle = CONTROLS[c.control].shuffle if c.control else None
         if shuffle is None:
             return stored
         # A key of its own: under that of the arms, shuffled random masks would be the very same again.
         key = philox_key(self.recipe.seed, f"control/{c.control}", c.replicate, c.level_key)
         return shuffle(self.structure, kind, stored, key, 0, pattern=None if c.method is None else c.method.pattern)
+
+    def _stored(self, order: LaneOrder) -> Mask:
+        """The mask that a candidate was given."""
+        digest = order.candidate.mask
+        if order.mask_bits is None or mask_digest(order.mask_bits) != digest:
+            raise CandidateFailed(f"mask={digest!r}: its stored bits are missing or do not match the digest")
+        return unpack_bits(order.mask_bits, sum(self.structure.section_sizes(self.recipe.mask_kind)))
 
     def _whole(self, state: _Replicate, key: npt.NDArray[np.uint64]) -> ScoringState:
         """The parent with its initial weights, to be scored."""
@@ -457,6 +504,9 @@ class Workshop:
             end_fraction=method.end_fraction,
             every=method.every or None,
             drop_fraction=method.drop_fraction,
+            decay=method.decay,
+            score=_ranking(method, self.structure),
+            power=method.power,
         )
         return UPDATES[method.update].make(settings)
 
@@ -638,6 +688,25 @@ def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> in
         free, _ = torch.cuda.mem_get_info(device)
         return max(1, int(free * _GPU_MEMORY_FRACTION) // lane_bytes)
     return max(1, _CPU_WORKING_SET_BYTES // lane_bytes)
+
+
+#: Whether weights are drawn anew, the parent's step that they are of, and the network that they come from.
+_OriginKey = tuple[bool, int, str | None]
+
+
+def _origin_of(c: Candidate) -> _OriginKey:
+    """Which weights of the parent a masked candidate begins with."""
+    return c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights), c.rewind_step, c.origin
+
+
+def _ranking(method: Pruning, structure: Structure) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How a method ranks weights (L, W) while they train."""
+    of_entries = SCORES[method.score].of_entries
+    if of_entries is None:
+        raise CandidateFailed(
+            f"score={method.score!r}: looks at more than the weights, and cannot rank them in training"
+        )
+    return partial(of_entries, sizes=structure.section_sizes("weight"))
 
 
 def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:

@@ -144,7 +144,8 @@ def test_controls_change_one_thing() -> None:
     assert control_of("shuffled", context, survivors="fresh") == [fresh]
     other = Candidate(2, 0.9, "masked", mask=DIGEST, control="fresh_weights")
     assert control_of("fresh_weights", context, rewind_fraction=0.1) == [other]
-    assert control_of("small_dense", context) == [Candidate(2, 0.9, "small_dense")]
+    small = Candidate(2, 0.9, "small_dense", mask=DIGEST, control="small_dense")
+    assert control_of("small_dense", context) == [small]
 
 
 def test_a_shuffled_pattern_stays_one() -> None:

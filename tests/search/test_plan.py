@@ -256,7 +256,8 @@ class Oracle:
         elif self.completed(arm, r, s) is None:
             self.rows["trained", name, r, s, 0] = FAILED
         elif control == "small_dense":
-            self.add(name, r, s, 0, Candidate(r, s, "small_dense"))
+            mask = self.rows["trained", arm, r, s, 0][2]
+            self.add(name, r, s, 0, Candidate(r, s, "small_dense", mask=mask, control=control))
         else:
             mask = self.rows["trained", arm, r, s, 0][2]
             k = 0 if control == "fresh_weights" else round(method.rewind_fraction * STEPS)
@@ -538,14 +539,15 @@ def test_a_failure_in_the_middle_of_a_chain_fails_all_levels_after_it_and_their_
 
 
 def test_an_arm_whose_candidate_another_arm_had_before_is_filled_in_a_resumed_study_too() -> None:
-    arms = {"random": {}, "small_dense": {}, "imp": {"rate": 0.9, "controls": ["small_dense"]}}
+    arms = {"random": {}, "imp": {"rate": 0.9}, "mirl": {"rate": 0.9}}
     design = make_design(arms, replicates=1, sparsities=(0.5,), random_draws=1)
     plan = Plan(design, NAMES, masks_per_pack=4, lanes_per_pack=4)
-    rows = [row_of("trained", arm, 0, 0.5, 0) for arm in ("random", "small_dense", "imp")]
-    plan.absorb(batch_of([row_of("trained", "dense", 0, 0.0, 0), row_of("pruned", "imp", 0, 0.5, 0), *rows]))
+    cut = [{**row_of("pruned", arm, 0, 0.5, 0), "mask_digest": "cd" * 16} for arm in ("imp", "mirl")]
+    rows = [row_of("trained", arm, 0, 0.5, 0) for arm in ("random", "imp")]
+    plan.absorb(batch_of([row_of("trained", "dense", 0, 0.0, 0), *cut, *rows]))
     work = plan.next_work()
     assert isinstance(work, TrainWork)
-    assert [lane.slots for lane in work.lanes] == [(Slot("imp_small_dense", 0),)]
+    assert [lane.slots for lane in work.lanes] == [(Slot("mirl", 0),)]
     assert plan.next_work() is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sparsefront.search.methods.method import Context, EveryLevel, Method, Missing
+from sparsefront.search.methods.method import Context, EveryLevel, Method, Missing, Trained
 from sparsefront.search.methods.pruned import Pruned
 from sparsefront.spaces.candidate import Candidate
 from sparsefront.spaces.controls import CONTROLS
@@ -35,8 +35,10 @@ class ControlArm(EveryLevel):
         original = context.trained.get(self._arm)
         if original is None or isinstance(original, Missing):
             return original
-        if row.network == "small" or original.mask is None:
-            return [Candidate(*place, "small_dense")]
+        if original.mask is None:
+            return Missing(f"{self._arm} has no mask")
+        if row.network == "small":
+            return [Candidate(*place, "small_dense", mask=original.mask, control=self._control)]
         control = Candidate(*place, "masked", mask=original.mask, control=self._control)
         method = self._method.method if isinstance(self._method, Pruned) else None
         if method is None:
@@ -44,6 +46,11 @@ class ControlArm(EveryLevel):
         if row.shuffle is not None and method.pattern != "unstructured":
             control = replace(control, method=Pruning("trained", pattern=method.pattern))
         if method.needs_parent and not row.fresh_weights:
+            if method.survivors == "trained":
+                cut = context.derived.get(self._arm)
+                if not isinstance(cut, Trained):
+                    return cut
+                return [replace(control, start="trained", method=method, origin=cut.id)]
             if method.survivors == "fresh":
                 control = replace(control, start="fresh")
             elif step := method.rewind_step(context.steps):
@@ -51,13 +58,14 @@ class ControlArm(EveryLevel):
         return [control]
 
     def _n_steps(self, context: Context) -> int:
-        """Steps that the arm takes for one network of this level, those of its parent and its chain included."""
+        """Steps that the arm takes for one network of this level: its parent, its chain and the making of masks too."""
         if not isinstance(self._method, Pruned):
             return context.steps
         levels = self._method.levels(context.sparsities)
         before = sum(s < context.sparsity for s in levels) if self._method.goes_alone else 0
         parent = context.steps if self._method.needs_parent else 0
-        return parent + (1 + before) * self._method.method.steps_after(context.steps)
+        each = context.making_steps.get(self._arm, 0) + self._method.method.steps_after(context.steps)
+        return parent + (1 + before) * each
 
 
 def control_name(arm: str, control: str) -> str:

@@ -65,6 +65,7 @@ class Context:
         random_draws: masks that the random arm trains.
         steps: of a training.
         sparsities: all levels of the study, ascending.
+        making_steps: steps that one mask of an arm costs before it is trained, by arm.
         best: outstanding draws; None until all masks of the level are scored.
         derived: mask that an arm's method cut from a trained network, by arm: its digest, and the id of that network;
             absent until known.
@@ -79,6 +80,7 @@ class Context:
     best: Best | None = None
     derived: Mapping[str, Trained | Missing] = field(default_factory=dict)
     trained: Mapping[str, Trained | Missing] = field(default_factory=dict)
+    making_steps: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(Protocol):

@@ -125,9 +125,9 @@ PRUNERS: Mapping[str, Pruner] = {
         Pruning("trained", pattern="2:4", survivors="trained"),
     ),
     "structured_l1": Pruner(
-        "train the parent, remove nodes of smallest group norm, fine-tune",
+        "train the parent, remove nodes of smallest sum of absolute weights, fine-tune",
         "Li et al. 2017; Fang et al. 2023",
-        Pruning("trained", survivors="trained"),
+        Pruning("trained", score="l1", survivors="trained"),
         ("node",),
     ),
     "structured_taylor": Pruner(

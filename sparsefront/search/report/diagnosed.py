@@ -1,4 +1,4 @@
-"""Numbers on what became of the trained networks: densities, dead units, collapse, and what masks have in common.
+"""Numbers on what became of the trained networks: densities, dead units, collapse, overlap of masks, stability.
 
 Not here: how they look (``diagnostics``).
 """
@@ -6,15 +6,20 @@ Not here: how they look (``diagnostics``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from sparsefront.errors import LedgerError
+from sparsefront.search.design import Design
+from sparsefront.search.methods import known_methods
+from sparsefront.search.methods.pruned import Pruned
 from sparsefront.spaces.masks import unpack_bits
 from sparsefront.spaces.overlap import pairwise_overlap
+from sparsefront.spaces.pruning import Pruning
 
 #: Bytes of a mask, by its digest.
 Masks = Callable[[str], bytes]
@@ -22,6 +27,8 @@ Record = dict[str, Any]
 
 #: Replicates whose masks are compared at most: the first ones.
 MAX_COMPARED = 50
+#: A network is stable if the error on the line to its sibling rises by less (Frankle et al. 2020: two points).
+STABLE_BELOW = 0.02
 _AVERAGED = (
     "density_prunable",
     "density_total",
@@ -34,7 +41,10 @@ _AVERAGED = (
     "exploration_rate",
 )
 #: Columns of the ledger that are read, of trained rows.
-DIAGNOSED = ("arm", "target_sparsity", "replicate", "slot", "mask_draw", "mask_digest", "is_collapsed", *_AVERAGED)
+DIAGNOSED = (
+    *("arm", "target_sparsity", "replicate", "slot", "mask_draw", "mask_digest", "is_collapsed", *_AVERAGED),
+    *("instability_error", "instability_loss"),
+)
 
 
 def diagnosed(trained: pa.Table, arms: Sequence[str], sections: Sequence[int], masks: Masks | None) -> Record:
@@ -74,6 +84,84 @@ def _averages(members: Sequence[Record]) -> Record:
         means[name] = _mean(values)
     n_collapsed = sum(row["is_collapsed"] for row in members)
     return {"n_networks": len(members), "n_replicates": len(replicates), "n_collapsed": n_collapsed, **means}
+
+
+def stability(trained: pa.Table, arms: Sequence[str], design: Design) -> Record:
+    """How far apart the siblings of every arm and level end, and from which rewind on all of them end together.
+
+    Arms that differ in their rewinding alone are tried against each other, where there are two or more of them.
+
+    Args:
+        trained: trained rows with the columns `DIAGNOSED`; those without a sibling are left out.
+        arms: in the order of the tables.
+        design: what was asked.
+
+    Returns:
+        ``rows`` (means over replicates; ``rewind_step`` is None of arms that do not rewind), and ``smallest_stable``:
+        of each family of arms and level the step, or None if the longest rewind is not stable.
+    """
+    methods = {
+        arm: method.method
+        for arm, method in known_methods(design.methods or {arm: {} for arm in design.arms}).items()
+        if isinstance(method, Pruned) and method.method.reads("rewind_fraction")
+    }
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for row in trained.to_pylist():
+        if row["instability_error"] is not None:
+            cells.setdefault((row["arm"], row["target_sparsity"]), []).append(row)
+    rows: list[Record] = []
+    families: dict[tuple[Pruning, float], list[Record]] = {}
+    for (arm, sparsity), members in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1])):
+        row = {
+            "arm": arm,
+            "sparsity": sparsity,
+            "rewind_step": methods[arm].rewind_step(design.steps) if arm in methods else None,
+            "instability_error": _mean_of_replicates(members, "instability_error"),
+            "instability_loss": _mean_of_replicates(members, "instability_loss"),
+            "n_stable": sum(member["instability_error"] < STABLE_BELOW for member in members),
+            "n_networks": len(members),
+        }
+        rows.append(row)
+        if arm in methods:
+            families.setdefault((replace(methods[arm], rewind_fraction=0.0), sparsity), []).append(row)
+    found = [
+        {
+            "arms": [row["arm"] for row in tried],
+            "sparsity": sparsity,
+            "rewind_step": smallest_stable([(row["rewind_step"], row["instability_error"]) for row in tried]),
+        }
+        for (_, sparsity), tried in families.items()
+        if len({row["rewind_step"] for row in tried}) > 1
+    ]
+    return {"rows": rows, "smallest_stable": found}
+
+
+def smallest_stable(tried: Iterable[tuple[int, float]]) -> int | None:
+    """The smallest rewind step from which on every one that was tried is stable; None if the largest is not.
+
+    Args:
+        tried: steps and instabilities, in any order; one that is not a number is not stable.
+
+    >>> smallest_stable([(0, 0.01), (20, 0.3), (100, 0.015), (500, 0.0)])
+    100
+    """
+    is_stable: dict[int, bool] = {}
+    for step, instability in tried:
+        is_stable[step] = is_stable.get(step, True) and instability < STABLE_BELOW
+    stable: int | None = None
+    for step in sorted(is_stable, reverse=True):
+        if not is_stable[step]:
+            break
+        stable = step
+    return stable
+
+
+def _mean_of_replicates(members: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Mean over replicates of the means over a replicate's networks; not a number where one of them is not."""
+    replicates: dict[int, list[float]] = {}
+    for row in members:
+        replicates.setdefault(row["replicate"], []).append(math.nan if row[name] is None else row[name])
+    return float(np.mean([np.mean(values) for _, values in sorted(replicates.items())]))
 
 
 def _overlap(members: Sequence[Record], sections: Sequence[int], masks: Masks) -> Record | None:

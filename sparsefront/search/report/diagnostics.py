@@ -1,17 +1,18 @@
-"""The section on what became of the trained networks: densities, dead units, collapse, and overlap of masks.
+"""The section on what became of the trained networks: densities, dead units, collapse, overlap of masks, stability.
 
 Not here: the numbers (``diagnosed``), and the chart, which ``page.js`` draws.
 """
 
 from __future__ import annotations
 
-from sparsefront.search.report.markup import Markup, chart, paragraph, percent, section, table, whole
+from sparsefront.search.report.diagnosed import STABLE_BELOW
+from sparsefront.search.report.markup import UNKNOWN, Markup, bullets, chart, paragraph, percent, section, table, whole
 from sparsefront.search.report.numbers import Record
 from sparsefront.search.report.sections import arm_name, level_name, note_of
 
 
 def diagnostics_section(numbers: Record) -> Markup:
-    """Show densities, dead units, collapse and overlap of every arm and level."""
+    """Show densities, dead units, collapse, stability and overlap of every arm and level."""
     title = "7. Diagnostics"
     found = numbers["diagnostics"]
     if not found["rows"]:
@@ -54,7 +55,47 @@ def diagnostics_section(numbers: Record) -> Markup:
     several = len({row["sparsity"] for row in found["rows"] if row["sparsity"] > 0}) > 1
     described = "Share of silent activations of each arm against sparsity; the table has the same numbers."
     drawn = chart("silence", described) if several else ""
-    return section("diagnostics", title, paragraph(words), drawn, listed, _overlap_table(numbers))
+    return section(
+        "diagnostics", title, paragraph(words), drawn, listed, _stability_table(numbers), _overlap_table(numbers)
+    )
+
+
+def _stability_table(numbers: Record) -> str:
+    """Show how far apart siblings end; nothing if there are none."""
+    rows, families = numbers["stability"]["rows"], numbers["stability"]["smallest_stable"]
+    if not rows:
+        return ""
+    words = (
+        "A sibling has the same start and the same mask, and another order of the data. Instability is by how much the "
+        "validation error (loss) at the worst point on the straight line between the two exceeds the mean of its ends; "
+        f"below {100 * STABLE_BELOW:g}% of error a network is stable. Means over networks, then replicates."
+    )
+    listed = table(
+        "Instability of networks with siblings",
+        ["arm", "level", "#rewound to step", "#instability", "#of the loss", "#stable"],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                level_name(numbers, row["sparsity"]),
+                UNKNOWN if row["rewind_step"] is None else whole(row["rewind_step"]),
+                percent(row["instability_error"], digits=2),
+                UNKNOWN if row["instability_loss"] is None else f"{row['instability_loss']:.4g}",
+                f"{row['n_stable']:,} of {row['n_networks']:,}",
+            ]
+            for row in rows
+        ],
+        grouped=True,
+    )
+    found = bullets(
+        (
+            f"Smallest stable rewind at {100 * family['sparsity']:.4g}%: "
+            + ("none of those tried" if family["rewind_step"] is None else f"step {family['rewind_step']:,}")
+            + f" ({', '.join(family['arms'])}; from it on all that were tried are stable on average)"
+            for family in families
+        ),
+        css="sentences",
+    )
+    return f"<h3>Stability</h3>\n{paragraph(words)}{listed}{found}"
 
 
 def _overlap_table(numbers: Record) -> str:

@@ -20,7 +20,7 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.metrics import METRICS, Metric
-from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed
+from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed, stability
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
@@ -118,7 +118,8 @@ def report_numbers(
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``metric`` (of ``METRICS``),
         ``accuracy`` (test accuracy of each arm and level, fractions, or what the metric has in its place),
         ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
-        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics`` and ``failures``.
+        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics``, ``stability`` and
+        ``failures``.
     """
     trained = _trained(rows)
     columns = list(dict.fromkeys([*front_columns(design.objectives), *_POINT_COLUMNS]))
@@ -127,6 +128,7 @@ def report_numbers(
     sample_rng, resample_rng = np.random.default_rng([design.seed, trained.num_rows]).spawn(2)
     members = front(ledger_batches(rows, columns=columns, where=is_trained), design.objectives)
     arms = _arm_order(design, trained)
+    networks = _read(rows, DIAGNOSED, is_trained)
     numbers: Record = plain(
         {
             "format": 1,
@@ -143,7 +145,8 @@ def report_numbers(
             ).to_pylist(),
             "curves": _curves(rows, arms),
             "correlation_texts": _correlation_texts(verdict),
-            "diagnostics": diagnosed(_read(rows, DIAGNOSED, is_trained), arms, design.mask_sections, masks),
+            "diagnostics": diagnosed(networks, arms, design.mask_sections, masks),
+            "stability": stability(networks, arms, design),
             "failures": failures(rows),
         }
     )

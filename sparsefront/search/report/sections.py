@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
+from sparsefront.search.methods.controls import control_name
 from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.report.markup import (
@@ -124,7 +125,40 @@ def accuracy_section(numbers: Record) -> Markup:
         grouped=True,
     )
     described = f"{metric.title} of each arm against sparsity; the table below has the same numbers."
-    return section("accuracy", title, words, chart("accuracy", described), details("The same as a table", listed))
+    folded = details("The same as a table", listed)
+    return section("accuracy", title, words, chart("accuracy", described), folded, _controls(numbers))
+
+
+def _controls(numbers: Record) -> str:
+    """Show what each arm came to against its controls; nothing if there are none."""
+    rows = numbers["verdict"]["controls"]
+    if not any(row["n"] for row in rows):
+        return ""
+    words = (
+        "A control changes one thing about an arm: a difference to it says that this thing matters. One network is "
+        "compared with one network, whatever they cost, paired over replicates. The p-values are corrected for all "
+        "rows of this table (Holm) and for no others."
+    )
+    metric = METRICS[numbers["metric"]]
+    caption = (
+        f"Difference of the arm to its control in {_unit(numbers)} (positive = arm better) with its "
+        f"{100 * (1 - numbers['study']['alpha']):.4g}% interval; shaded: the margin of equivalence, "
+        f"±{metric.scale * rows[0]['margin']:.3g}; a triangle points to what lies beyond the scale."
+    )
+    judged = judged_table(
+        caption,
+        rows,
+        before={
+            "arm": lambda row: arm_name(numbers, row["arm"]),
+            "control": lambda row: arm_name(numbers, control_name(row["arm"], row["control"])),
+            "level": lambda row: level_name(numbers, row["sparsity"]),
+        },
+        difference=lambda row: shown_difference(row, scale=metric.scale, digits=metric.digits),
+        reach=_reach(rows),
+        after={},
+    )
+    remarks = _remarks([{**row, "arm": control_name(row["arm"], row["control"])} for row in rows])
+    return f"<h3>Arms against their controls</h3>\n{paragraph(words)}{judged}{remarks}"
 
 
 def answer(numbers: Record) -> str:

@@ -79,12 +79,13 @@ class UpdateSettings:
         seed: of the study.
         replicate: of the lanes.
         lanes: a number of its own for each lane, which its random draws are keyed by.
-        begin_fraction: share of the steps before the first update; None for the rule's own (gradual 0.1).
+        begin_fraction: share of the steps before the first update; None for the rule's own (gradual 0.1, else 0).
         end_fraction: share of the steps after which masks stay as they are.
         every: steps between updates; None for about 40 in all.
         drop_fraction: share of the connections that the first update replaces (SET, RigL).
         decay: of the drop fraction; None for the rule's own (SET constant, RigL cosine).
         score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual).
+        power: of the polynomial by which the sparsity rises (gradual).
     """
 
     sections: tuple[Section, ...]
@@ -100,6 +101,7 @@ class UpdateSettings:
     drop_fraction: float = 0.3
     decay: Decay | None = None
     score: Callable[[torch.Tensor], torch.Tensor] = torch.abs
+    power: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuse what no training can follow.

@@ -10,6 +10,7 @@ Reference: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,9 +37,8 @@ class Gradual:
         begin = min(end, round(begin_fraction * settings.steps))
         every = settings.every or max(1, round((end - begin) / N_UPDATES))
         steps = update_steps(begin, end, every)
-        counts = np.array(
-            [settings.counts(cubic(step, begin=begin, end=end, every=every, final=settings.sparsity)) for step in steps]
-        )
+        rise = partial(cubic, begin=begin, end=end, every=every, final=settings.sparsity, power=settings.power)
+        counts = np.array([settings.counts(rise(step)) for step in steps])
         # Apportioned counts can rise by one as the total falls; nothing grows again, so that a section keeps then what
         # it needs later.
         falling = np.maximum.accumulate(counts[::-1], axis=0)[::-1]

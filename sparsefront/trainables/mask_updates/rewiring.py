@@ -44,7 +44,7 @@ class Rewiring:
     def fraction(self, step: int) -> float:
         """Share of the connections that is replaced at `step`; 0 where masks stay as they are."""
         s = self._settings
-        if step == 0 or step % self.every:
+        if step == 0 or step % self.every or step < round((s.begin_fraction or 0.0) * s.steps):
             return 0.0
         return drop_fraction(step, fraction=s.drop_fraction, end=max(1, s.end), kind=self._decay)
 

@@ -43,7 +43,8 @@ class Cutter:
 
     def counts(self, method: Pruning, sparsity: float) -> tuple[int, ...]:
         """Survivors of each section, or (k,) over all."""
-        return kept_counts(self.structure, self.kind, sparsity, method.allocation or self.allocation)
+        allocation = method.allocation or self.allocation
+        return kept_counts(self.structure, self.kind, sparsity, allocation, explicit=method.densities or None)
 
     def at_init(self, method: Pruning, sparsity: float, state: ScoringState) -> CutMask:
         """The mask that scores of initial weights leave; `state` is one lane, the parent.
@@ -68,7 +69,7 @@ class Cutter:
                 score, state, self.kind, density=1 - sparsity, counts_of=counts_of, rounds=method.rounds
             )
             return CutMask(masks[0].cpu().numpy(), passes)
-        return CutMask(self._select(method, score.of(state, self.kind), counts_of(1 - sparsity)), passes)
+        return CutMask(self._select(method, sparsity, score.of(state, self.kind), counts_of(1 - sparsity)), passes)
 
     def after_training(self, method: Pruning, sparsity: float, state: ScoringState, mask: Mask | None) -> CutMask:
         """The mask that scores of a trained network leave of it.
@@ -86,7 +87,7 @@ class Cutter:
             scores = self._of_parent(scores, state.structure, mask)
         counts = self.counts(method, sparsity)
         if not self._is_free(method):
-            return CutMask(self._select(method, scores, counts), passes)
+            return CutMask(self._select(method, sparsity, scores, counts), passes)
         n_late = self._n_activating(method, scores, counts)
         if not n_late:
             kept = keep_best(scores, self.structure.section_sizes(self.kind), counts)
@@ -96,9 +97,12 @@ class Cutter:
     def _is_free(self, method: Pruning) -> bool:
         return self.kind == "node" or method.pattern == "unstructured"
 
-    def _select(self, method: Pruning, scores: torch.Tensor, counts: Sequence[int]) -> Mask:
-        """The best mask of the method's pattern."""
-        return select(method.pattern, scores[0].double().cpu().numpy(), self.structure, counts)
+    def _select(self, method: Pruning, sparsity: float, scores: torch.Tensor, counts: Sequence[int]) -> Mask:
+        """The best mask of the method's pattern; one count over all is divided as single weights would divide it."""
+        found = scores[0].double().cpu().numpy()
+        if len(counts) != len(self.structure.section_sizes(self.kind)):
+            counts = counts_from_scores(self.structure, self.kind, found, sparsity)
+        return select(method.pattern, found, self.structure, counts)
 
     def _of_parent(self, scores: torch.Tensor, compact: Structure, mask: Mask) -> torch.Tensor:
         """Scores of a compact network's nodes, (1, n), as scores of the parent's: minus infinity for what is gone."""

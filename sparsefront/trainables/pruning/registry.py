@@ -10,11 +10,13 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.schedules import geometric
 from sparsefront.trainables.pruning.scores import (
     apoz,
     fisher,
     gradient_norm,
     grasp,
+    l1,
     lamp,
     magnitude,
     mean_activation,
@@ -45,6 +47,8 @@ class Score:
         uses_labels: whether it reads the labels of the examples.
         passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
+        of_entries: (L, W) weights, sizes of their sections -> (L, W) scores >= 0; only of scores that look at nothing
+            but the weights, and so can rank them while they train.
     """
 
     summary: str
@@ -55,6 +59,7 @@ class Score:
     uses_labels: bool = False
     passes_each: float = 0.0
     is_data_free: bool = False
+    of_entries: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -106,12 +111,24 @@ SCORES: Mapping[str, Score] = {
     "random": Score("any, all masks equally likely", "control", random.nodes, random.weights, ("keys",)),
     "magnitude": Score(
         "largest weights, or nodes of largest group norm",
-        "Han et al. 2015; Li et al. 2017",
+        "Han et al. 2015; Fang et al. 2023",
         magnitude.nodes,
         magnitude.weights,
+        of_entries=magnitude.of_entries,
+    ),
+    "l1": Score(
+        "largest weights, or nodes of largest sum of absolute weights",
+        "Li et al. 2017",
+        l1.nodes,
+        l1.weights,
+        of_entries=l1.of_entries,
     ),
     "lamp": Score(
-        "largest squares relative to the layer's that are not smaller", "Lee et al. 2021", lamp.nodes, lamp.weights
+        "largest squares relative to the layer's that are not smaller",
+        "Lee et al. 2021",
+        lamp.nodes,
+        lamp.weights,
+        of_entries=lamp.of_entries,
     ),
     "movement": Score(
         "what training moved farthest from its start",
@@ -206,7 +223,7 @@ def iterative_mask(
 ) -> torch.Tensor:
     """Masks cut in `rounds`, after each of which what is left is scored anew: (L, entries) bool.
 
-    Round i keeps the share density^(i / rounds); what is gone never comes back. One round is the one-shot mask.
+    Round i keeps `geometric(density, i, rounds)`; what is gone never comes back. One round is the one-shot mask.
 
     Args:
         score: a row of `SCORES`.
@@ -228,7 +245,7 @@ def iterative_mask(
     masks: torch.Tensor | None = None
     for i in range(1, rounds + 1):
         # Apportioned counts can rise by one from a density to a lower one.
-        wanted = zip(counts, counts_of(density ** (i / rounds)), final, strict=True)
+        wanted = zip(counts, counts_of(geometric(density, i, rounds)), final, strict=True)
         counts = [min(before, max(now, last)) for before, now, last in wanted]
         if masks is not None:
             state = state.masked(masks, kind)

@@ -3,15 +3,21 @@
 A weight scores its absolute value. A node scores the L2 norm of everything that leaves with it: its incoming weights
 and bias, and the weights of its consumers (group norm over coupled tensors, p = 2).
 
-References: Han et al., Learning both weights and connections, 2015; Li et al., Pruning filters for efficient ConvNets,
-2017; Fang et al., DepGraph, 2023 (coupled groups).
+References: Han et al., Learning both weights and connections, 2015; Fang et al., DepGraph, 2023 (coupled groups).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sparsefront.trainables.pruning.state import ScoringState
+
+
+def of_entries(entries: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """|w| of weights (L, W), whose sections have `sizes`."""
+    return entries.abs()
 
 
 def weights(state: ScoringState) -> torch.Tensor:
