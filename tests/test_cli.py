@@ -23,6 +23,7 @@ from sparsefront import cli
 from sparsefront.cli import main
 from sparsefront.cluster.doctor import Finding
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
+from sparsefront.search.findings import Verdict
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import BASELINE, METHODS
 from sparsefront.search.strategies import STRATEGIES
@@ -285,6 +286,28 @@ def test_the_verdict_fits_eighty_columns_and_says_what_is_left_out(here: Path, d
         assert re.search(rf"^{comparison.arm} +{comparison.sparsity:g} .*{comparison.label}", out, re.MULTILINE)
     assert verdict.headline in " ".join(out.split())
     assert "(no room for p equiv., p" in out
+
+
+def test_arms_against_their_controls_are_a_table_of_their_own(here: Path, capsys: Capture) -> None:
+    arms = '[arms.random]\n[arms.snip]\ncontrols = ["shuffled_layers", "fresh_weights"]\n'
+    (here / "controlled.toml").write_text(TOML + arms, encoding="utf-8")
+    study = Study.from_toml(here / "controlled.toml", ["replicates=2", "sparsities=[0.5]", "masks.kind='weight'"])
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run_inline(study, here / "controlled", masks_per_pack=8, lanes_per_pack=16)
+    torch.set_num_threads(n_threads)
+    assert main(["verdict", "controlled"]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    first, second = out.split("Arms against their controls, one network each: accuracy in points")
+    assert re.search(r"^snip +0.5 ", first, re.MULTILINE)
+    assert "snip_" not in out
+    verdict = sparsefront.load("controlled").verdict()
+    assert isinstance(verdict, Verdict)
+    assert [(c.control, c.n) for c in verdict.controls] == [("shuffled_layers", 2), ("fresh_weights", 2)]
+    for c in verdict.controls:
+        assert re.search(rf"^snip +{c.control} +0.5 .*{c.label}", second, re.MULTILINE)
+    assert "against its control" not in out  # the table says it
 
 
 def test_the_verdict_as_json_is_the_verdict(here: Path, done: Path, capsys: Capture) -> None:

@@ -207,7 +207,10 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     ({"arms": {"random": 5}}, "arms.random=5: must be a section of keys and values"),
     ({"arms": {"imp": {}}}, "arms=['imp']: 'random' must be among them"),
     ({"arms": {"random": {"draws": 3}}}, "arms.random.draws: method 'random' has no options; remove it"),
-    ({"arms": {"random": {"controls": ["shuffled"]}}}, "arms.random.controls: method 'random' has no options"),
+    (
+        {"arms": {"random": {"controls": ["shuffled"]}}},
+        "arms.random.controls: are of pruning methods (magnitude, magnitude_oneshot, lr_rewind, ...), and method",
+    ),
     ({"arms": ["random", "gmp"]}, "arms.gmp: prunes weight masks only, and masks.kind is 'node'; change one of them"),
     ({"arms": {"random": {}, "a-b": {"method": "imp"}}}, "arms: 'a-b' must be letters, digits and _"),
     ({"arms": {"random": {}, "2nd": {"method": "imp"}}}, "arms: '2nd' must be letters, digits and _"),
@@ -238,6 +241,8 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("imp", rate=float("nan")), "arms.imp.rate=nan: must lie in [0.001, 0.999]"),
     (arm("imp", rewind_fraction=-0.1), "arms.imp.rewind_fraction=-0.1: must lie in [0, 1]"),
     (arm("imp", rewind_fraction=1.1), "arms.imp.rewind_fraction=1.1: must lie in [0, 1]"),
+    (arm("imp", rewind_fraction=1), "arms.imp.rewind_fraction=1.0: goes back to the end of the training ("),
+    (arm("imp", rewind_fraction=0.9999), "arms.imp.rewind_fraction=0.9999: goes back to the end of the training ("),
     (arm("magnitude_oneshot", retrain_fraction=-1), "retrain_fraction=-1.0: must lie in [0, 100]"),
     (arm("imp", retrain_fraction=0.5), "arms.imp.retrain_fraction=0.5: has no effect on an arm with when='levels'"),
     (arm("magnitude_oneshot", rewind_fraction=0.5), "rewind_fraction=0.5: has no effect on an arm with"),
@@ -250,7 +255,9 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("imp", score=["snip"]), "arms.imp.score=['snip']: must be text in quotes"),
     (arm("imp", "weight", score="apoz"), "arms.imp.score='apoz': scores node masks only, and masks.kind is 'weight'"),
     (arm("snip", score="movement"), "arms.snip.score='movement': nothing has moved before training"),
-    (arm("gmp", "weight", score="snip"), "arms.gmp.score='snip': has no effect on an arm with when='during'"),
+    (arm("gmp", "weight", score="snip"), "arms.gmp.score='snip': looks at more than the weights, and update='gradual'"),
+    (arm("gmp", "weight", score="movement"), "must be one of magnitude, l1, lamp"),
+    (arm("set", "weight", score="lamp"), "arms.set.score='lamp': has no effect on an arm with when='during'"),
     (arm("imp", allocation="unifrom"), "arms.imp.allocation='unifrom': must be one of uniform,"),
     (arm("imp", allocation="erk"), "arms.imp.allocation='erk': divides weight masks only"),
     (arm("snip", "weight", counts_of="snap"), "arms.snip.counts_of='snap': must be one of random,"),
@@ -266,12 +273,21 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("imp", survivors="fresh", controls=["fresh_weights"]), "'fresh_weights' is what survivors='fresh' is already"),
     (arm("ap", "weight", ap_fraction=0.2), "arms.ap.ap_fraction=0.2: must be less than rate=0.2, it is part of it"),
     (arm("ap", "weight", allocation="uniform"), "arms.ap.ap_fraction=0.02: removes single weights wherever they are"),
+    (
+        {**arm("ap", "weight"), "model": {"name": "mlp", "activation": "tanh"}},
+        "it needs model.activation='relu', which is 'tanh'",
+    ),
+    (arm("snip", "weight", allocation="explicit"), "arms.snip.densities=[]: belong to allocation='explicit'"),
+    (arm("random_erk", "weight", allocation="explicit", densities=[1, True]), "densities=(1.0, True): must be a list"),
+    ({"masks": {"allocation": "explicit"}}, "densities of your own are for an arm; give [arms.NAME] allocation and"),
     (arm("ap", "weight", ap_sign=0), "arms.ap.ap_sign=0: must be -1 or 1"),
     (arm("ap", "weight", ap_sign=1.0), "arms.ap.ap_sign=1.0: must be a whole number"),
     (arm("magnitude", "weight", ap_fraction=0.01), "arms.magnitude.ap_fraction=0.01: rides on pruning by levels"),
     (arm("imp", ap_fraction=0.01), "arms.imp.ap_fraction=0.01: removes single weights wherever they are"),
     (arm("set", "weight", every=2.5), "arms.set.every=2.5: must be a whole number"),
-    (arm("set", "weight", begin_fraction=0.1), "arms.set.begin_fraction=0.1: has no effect on an arm with"),
+    (arm("edge_popup", "weight", begin_fraction=0.1), "arms.edge_popup.begin_fraction=0.1: has no effect on an arm"),
+    (arm("gmp", "weight", decay="cosine"), "arms.gmp.decay='cosine': has no effect on an arm with"),
+    (arm("rigl", "weight", power=2), "arms.rigl.power=2.0: has no effect on an arm with"),
     (arm("gmp", "weight", begin_fraction=0.9), "begin_fraction=0.9: must be at most end_fraction=0.75"),
     (arm("gmp", "weight", drop_fraction=0.1), "arms.gmp.drop_fraction=0.1: has no effect on an arm with"),
     (arm("edge_popup", "weight", every=3), "arms.edge_popup.every=3: has no effect on an arm with when='during'"),
@@ -294,6 +310,24 @@ def test_what_is_wrong_is_named_with_what_is_accepted(change: dict[str, Any], me
     with pytest.raises(ConfigError) as from_table:
         Study.from_dict({**BASE, **change}, source="a.toml")
     assert str(from_table.value) == f"a.toml: {caught.value}"
+
+
+def test_densities_are_one_for_each_layer_and_belong_to_the_sparsity() -> None:
+    def with_densities(densities: list[float], *sparsities: float) -> Study:
+        table = {"method": "random_erk", "allocation": "explicit", "densities": densities}
+        arms = {"arms": {"random": {}, "mine": table}, "masks": {"kind": "weight"}}
+        return made(model={"name": "mlp", "widths": [10, 10]}, sparsities=list(sparsities), **arms)
+
+    # 64 x 10, 10 x 10 and 10 x 10 weights of digits.
+    study = with_densities([0.1, 0.5, 1], 1 - 214 / 840)
+    study._checked_data()
+    assert study.identity()["arms"] == with_densities([0.1, 0.5, 1.0], 1 - 214 / 840).identity()["arms"]
+    with pytest.raises(
+        ConfigError, match=r"^arms\.mine\.densities=\[0\.1, 0\.5\]: 3 are needed, one for each layer of 'mlp'$"
+    ):
+        with_densities([0.1, 0.5], 0.7)._checked_data()
+    with pytest.raises(ConfigError, match=r"^arms\.mine\.densities: sparsity=0\.5 with .*: these leave sparsity 0\.74"):
+        with_densities([0.1, 0.5, 1], 0.5, 1 - 214 / 840)._checked_data()
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:

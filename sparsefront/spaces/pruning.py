@@ -206,7 +206,9 @@ class Pruning:
         >>> Pruning.of_data({"when": "init", "score": "snip"}).score
         'snip'
         """
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        given = dict(data)
+        if isinstance(given.get("densities"), list):
+            given["densities"] = tuple(given["densities"])
         return cls(**given)
 
 

@@ -273,7 +273,7 @@ class MaskStudy(Study):
             )
         if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
             raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
-        if method.score == "movement" and not method.needs_parent and method.reads("score"):
+        if method.score == "movement" and method.when == "init":
             raise ConfigError(f"{where}.score='movement': nothing has moved before training; use when='trained'")
         for key in ("score", "counts_of"):
             score = getattr(method, key)
@@ -338,7 +338,7 @@ class MaskStudy(Study):
         )
 
     def _measured(self) -> dict[str, Any]:
-        """With whether the trained parents are kept, which some qualities compare with, and what making a mask takes."""
+        """With whether trained parents are kept, which some qualities compare with, and what making a mask takes."""
         is_compared = any(QUALITIES[name].compare is not None for name in self.quality)
         making = {
             arm: budget_steps(passes, self.training.batch_size)
@@ -394,6 +394,12 @@ class MaskStudy(Study):
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
         for arm, method in self._methods().items():
             if isinstance(method, Pruned) and (densities := method.method.densities):
+                sizes = model.structure.section_sizes(self.masks.kind)
+                if len(densities) != len(sizes):
+                    raise ConfigError(
+                        f"arms.{arm}.densities={shown(list(densities))}: {len(sizes)} are needed, one for each layer "
+                        f"of {self.model.name!r}"
+                    )
                 try:
                     for sparsity in method.levels(self._ascending):
                         kept_counts(model.structure, self.masks.kind, sparsity, EXPLICIT, explicit=densities)

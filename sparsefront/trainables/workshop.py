@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparsefront.errors import CandidateFailed, CheckpointError
+from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import Candidate, level_key
 from sparsefront.spaces.controls import CONTROLS, fresh_weights_key, small_dense
@@ -335,11 +335,12 @@ class Workshop:
         c = job.order.candidate
         if c.network == "small_dense" or c.draw is not None:
             return True
-        bits = job.order.mask_bits
-        if bits is None or mask_digest(bits) != c.mask or (c.control and CONTROLS[c.control].shuffle is not None):
+        if c.mask is None or (c.control and CONTROLS[c.control].shuffle is not None):
             return False
-        sizes = self.structure.section_sizes("node")
-        mask = unpack_bits(bits, sum(sizes))
+        try:
+            mask = self._stored(job.order)
+        except SparsefrontError:  # it fails by itself, when it is built
+            return False
         counts = tuple(int(np.count_nonzero(part)) for part in split_sections(self.structure, "node", mask))
         return counts == kept_counts(self.structure, "node", c.target_sparsity, self.recipe.allocation)
 
@@ -706,7 +707,8 @@ def _ranking(method: Pruning, structure: Structure) -> Callable[[torch.Tensor], 
         raise CandidateFailed(
             f"score={method.score!r}: looks at more than the weights, and cannot rank them in training"
         )
-    return partial(of_entries, sizes=structure.section_sizes("weight"))
+    sizes = structure.section_sizes("weight")
+    return lambda entries: of_entries(entries, sizes)
 
 
 def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:

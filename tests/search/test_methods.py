@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -148,9 +149,22 @@ def test_controls_change_one_thing() -> None:
     assert control_of("small_dense", context) == [small]
 
 
-def test_a_shuffled_pattern_stays_one() -> None:
-    (found,) = control_of("shuffled_layers", known(trained={"nm_2_4": CUT}), "nm_2_4")  # type: ignore[misc]
-    assert found.method == Pruning("trained", pattern="2:4")  # type: ignore[union-attr]
+def test_shuffled_controls_of_a_fine_tuned_arm_go_on_from_the_same_weights() -> None:
+    for arm, pattern in (("magnitude_oneshot", "unstructured"), ("nm_2_4", "2:4")):
+        context = known(trained={arm: CUT}, derived={arm: CUT})
+        (found,) = control_of("shuffled_layers", context, arm)  # type: ignore[misc]
+        assert isinstance(found, Candidate)
+        assert (found.start, found.origin, found.mask) == ("trained", CUT.id, CUT.mask)
+        assert found.method is not None
+        assert found.method.pattern == pattern
+
+
+def test_the_dense_budget_pays_for_the_making_of_masks() -> None:
+    context = dataclasses.replace(known(), making_steps={"snip": 7, "imp": 3})
+    (once,) = control_of("dense_budget", context, "snip")  # type: ignore[misc]
+    assert once.steps == 200 + 7  # type: ignore[union-attr]
+    (chain,) = control_of("dense_budget", dataclasses.replace(context, sparsity=0.5))  # type: ignore[misc]
+    assert chain.steps == 200 + 4 * (200 + 3)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +190,22 @@ def test_dense_budget_trains_as_long_as_the_arm_in_all(
 
 
 # Methods as data.
+
+
+EXPLICIT = {"when": "init", "allocation": "explicit", "densities": [0.5, 1]}
+
+
+def test_densities_are_plain_data_and_one_method_however_they_were_written() -> None:
+    method = Pruning.of_data(EXPLICIT)
+    assert method.densities == (0.5, 1.0)
+    assert method.as_data() == {**EXPLICIT, "densities": [0.5, 1.0]}
+    assert Pruning.of_data(method.as_data()) == method
+    names = CandidateNames({})
+    ids = {
+        names.of(Candidate(0, 0.5, "masked", method=Pruning.of_data(EXPLICIT | {"densities": densities})))
+        for densities in ([0.5, 1], [0.5, 1.0], [1, 0.5])
+    }
+    assert len(ids) == 2
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -213,6 +243,18 @@ def test_ids_know_the_method_but_not_how_its_numbers_were_written() -> None:
         ({"when": "init", "update": "set"}, "update='set': belongs to when='during'"),
         ({"when": "levels", "pattern": "2:4"}, "pattern='2:4': is cut at once"),
         ({"when": "init", "score": None}, "score=None: must be text in quotes"),
+        (
+            {"when": "init", "allocation": "explicit"},
+            r"densities=\[\]: belong to allocation='explicit', which needs one",
+        ),
+        ({"when": "init", "densities": [0.5]}, r"densities=\[0.5\]: belong to allocation='explicit'.*is None"),
+        (EXPLICIT | {"densities": [0.5, 0]}, r"densities=\(0.5, 0\): must be a list of numbers in \(0, 1\]"),
+        (EXPLICIT | {"densities": 0.5}, r"densities=0.5: must be a list of numbers"),
+        (EXPLICIT | {"when": "levels"}, r"densities=\[0.5, 1.0\]: are those of one sparsity, and when='levels'"),
+        (EXPLICIT | {"rounds": 2}, "are those of one sparsity, and when='init' with rounds=2"),
+        (EXPLICIT | {"when": "during", "update": "gradual"}, "update='gradual'.*choose another allocation"),
+        ({"when": "during", "update": "set", "decay": "slow"}, "decay='slow': must be one of None, 'constant'"),
+        ({"when": "during", "update": "gradual", "power": 0}, r"power=0.0: must lie in \[0.1, 100\]"),
     ],
 )
 def test_what_is_no_method(data: dict[str, Any], message: str) -> None:

@@ -262,7 +262,9 @@ class Oracle:
             mask = self.rows["trained", arm, r, s, 0][2]
             k = 0 if control == "fresh_weights" else round(method.rewind_fraction * STEPS)
             began: dict[str, Any] = {"start": "rewound", "rewind_step": k} if k else {}
-            if method.pattern != "unstructured" and control == "shuffled_layers":
+            if method.needs_parent and method.survivors == "trained" and control != "fresh_weights":
+                began = {"start": "trained", "method": method, "origin": self.rows["pruned", arm, r, s, 0][3]}
+            elif method.pattern != "unstructured" and control == "shuffled_layers":
                 began["method"] = Pruning("trained", pattern=method.pattern)
             self.add(name, r, s, 0, Candidate(r, s, "masked", mask=mask, control=control, **began))
 

@@ -24,12 +24,15 @@ from scipy import stats
 from sparsefront.search.design import Design
 from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.methods import arm_names
 from sparsefront.search.report import render_page, report_numbers, write_report
+from sparsefront.search.report.diagnosed import smallest_stable
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
 from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, mean_interval, plain
 from sparsefront.search.report.page import script_json
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import judge
+from sparsefront.trainables.diagnostics import smallest_stable as of_diagnostics
 
 PROVENANCE = {"Hardware": "a laptop", "Versions": "sparsefront 0.0"}
 #: What must never arrive in a page as anything but text.
@@ -524,3 +527,66 @@ def test_a_duration_is_right_to_its_last_unit(seconds: float) -> None:
     words = duration(seconds).split()
     written = sum(float(n) * units[unit] for n, unit in zip(words[::2], words[1::2], strict=True))
     assert abs(written - seconds) <= max(units[words[-1]], 0.05 * seconds)
+
+
+CONTROLLED = {"random": {}, "imp": {"controls": ["shuffled_layers"]}, "late": {"method": "imp", "rewind_fraction": 0.1}}
+
+
+def test_arms_stand_beside_their_controls(build: Callable[..., Study], study: Study) -> None:
+    assert "Arms against their controls" not in study.page.text
+    found = build(
+        arms=arm_names(CONTROLLED), methods=CONTROLLED, table={"effect": {"imp": 0.1, "late": 0.1}, "noise": 0.003}
+    )
+    first_section = found.page.text.split("Arms against their controls")[1].split("2. Verdict")[0]
+    assert "Pairs in every row: 3" in first_section
+    rows = [row for row in found.page.rows if "imp_shuffled_layers" in row and any("better" in cell for cell in row)]
+    assert len(rows) == len(found.design.sparsities)
+    for row, compared in zip(rows, found.numbers["verdict"]["controls"], strict=True):
+        assert any(cell.startswith(f"+{100 * compared['difference']:.2f}") for cell in row)
+    assert "imp_shuffled_layers" not in {row["arm"] for row in found.numbers["verdict"]["comparisons"]}
+
+
+def with_siblings(design: Design, table: pa.Table, instability: dict[str, list[float]]) -> pa.Table:
+    """Give networks of some arms the instabilities of their replicates."""
+    rows = table.to_pylist()
+    for row in rows:
+        if row["stage"] == "trained" and row["arm"] in instability:
+            row["instability_error"] = instability[row["arm"]][row["replicate"]]
+            row["instability_loss"] = 2 * row["instability_error"]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def test_stability_and_the_smallest_stable_rewind(
+    build: Callable[..., Study], study: Study, make_design: Callable[..., Design], make_table: Callable[..., pa.Table]
+) -> None:
+    assert "Stability" not in study.page.text
+    arms = {**CONTROLLED, "dense": {}, "later": {"method": "imp", "rewind_fraction": 0.25}}
+    measured = {
+        "dense": [0.3, 0.1, 0.2],
+        "imp": [0.1, 0.05, 0.03],
+        "late": [0.0, 0.03, 0.015],
+        "later": [0.001, 0.002, 0.0],
+    }
+    options = {"arms": arm_names(arms), "methods": arms, "replicates": 3, "steps": 200, "sparsities": (0.5, 0.9)}
+    design = make_design(**options)
+    found = build(**options, table=with_siblings(design, make_table(design, n_points=2), measured))
+    rows = {(row["arm"], row["sparsity"]): row for row in found.numbers["stability"]["rows"]}
+    assert set(rows) == {("dense", 0.0), *((arm, s) for arm in ("imp", "late", "later") for s in (0.5, 0.9))}
+    late = rows["late", 0.9]
+    assert (late["rewind_step"], late["n_stable"], late["n_networks"]) == (20, 2, 3)
+    assert late["instability_error"] == pytest.approx(0.015)
+    assert late["instability_loss"] == pytest.approx(0.03)
+    assert rows["dense", 0.0]["rewind_step"] is None
+    expected = {"arms": ["imp", "late", "later"], "rewind_step": 20}
+    assert found.numbers["stability"]["smallest_stable"] == [{**expected, "sparsity": s} for s in (0.5, 0.9)]
+    assert "Smallest stable rewind at 90%: step 20 (imp, late, later;" in found.page.text
+    assert any("2 of 3" in row and "1.50%" in row for row in found.page.rows)
+    measured["later"][1] = math.nan
+    broken = build(**options, table=with_siblings(design, make_table(design, n_points=2), measured))
+    assert "Smallest stable rewind at 50%: none of those tried" in broken.page.text
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.sampled_from([0.0, 0.019, 0.02, 0.3, math.nan]))))
+def test_the_smallest_stable_rewind_is_that_of_the_diagnostics(tried: list[tuple[int, float]]) -> None:
+    distinct = dict(tried)
+    assert smallest_stable(distinct.items()) == of_diagnostics(list(distinct), list(distinct.values()))

@@ -11,11 +11,11 @@ from scipy import stats
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.findings import LABELS
-from sparsefront.search.methods import METHODS
+from sparsefront.search.methods import METHODS, arm_names
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
-from sparsefront.search.wording import verdict_rows
+from sparsefront.search.wording import control_rows, verdict_rows
 
 
 def of(verdict, arm, sparsity, metric="accuracy"):
@@ -173,7 +173,8 @@ def test_an_arm_is_judged_alike_whatever_else_is_judged(study, found):
 
 def test_the_verdict_is_plain_data(found):
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert set(plain) == {"comparisons", "correlations", "spent", "headline", "sentences"}
+    assert set(plain) == {"comparisons", "controls", "correlations", "spent", "headline", "sentences"}
+    assert plain["controls"] == []
     assert len(plain["comparisons"]) == 24
     rows = verdict_rows(found)
     assert len({tuple(row) for row in rows}) == 1
@@ -426,17 +427,138 @@ def test_a_chain_pays_for_its_parent_and_for_all_levels_and_cuts_on_its_way(chai
 
 
 def test_a_network_that_trains_longer_is_given_no_more_time_to_converge(make_design, make_table):
-    arms = {"random": {}, "dense": {}, "snip": {"controls": ["dense_budget"]}}
-    design = make_design(
-        arms=("random", "dense", "snip", "snip_dense_budget"), methods=arms, replicates=3, sparsities=(0.5,)
-    )
+    arms = {"random": {}, "dense": {}, "magnitude_oneshot": {"retrain_fraction": 2.0}}
+    design = make_design(arms=tuple(arms), methods=arms, replicates=3, sparsities=(0.5,))
     table = changed(
         make_table(design),
         lambda row: {"curve_step": [s + design.steps for s in row["curve_step"]]},
         stage="trained",
-        arm="snip_dense_budget",
+        arm="magnitude_oneshot",
     )
-    assert of(judge(table, design), "snip_dense_budget", 0.5, "convergence").arm_mean == design.steps
+    assert of(judge(table, design), "magnitude_oneshot", 0.5, "convergence").arm_mean == design.steps
+
+
+# --- controls ----------------------------------------------------------------------------------------------------
+
+
+CONTROLLED = {
+    "random": {},
+    "dense": {},
+    "snip": {"controls": ["shuffled_layers", "fresh_weights", "small_dense"]},
+    "late": {"method": "imp", "controls": ["dense_budget"]},
+}
+EFFECTS = {"snip": 0.06, "snip_fresh_weights": 0.06, "snip_small_dense": {0.5: 0.12, 0.9: 0.06}}
+
+
+@pytest.fixture(scope="module")
+def controlled(make_design, make_table):
+    design = make_design(arms=arm_names(CONTROLLED), methods=CONTROLLED, random_draws=3, draws=3)
+    return design, make_table(design, effect=EFFECTS, noise=0.004, reuse=False)
+
+
+def controls_of(verdict, arm, control):
+    return {c.sparsity: c for c in verdict.controls if (c.arm, c.control) == (arm, control)}
+
+
+def test_controls_are_compared_with_their_arms_and_with_nothing_else(controlled):
+    design, table = controlled
+    verdict = judge(table, design)
+    assert {c.arm for c in verdict.comparisons} == {"dense", "snip", "late"}
+    compared = [(c.arm, c.control, c.sparsity) for c in verdict.controls]
+    kinds = [("snip", "shuffled_layers"), ("snip", "fresh_weights"), ("snip", "small_dense"), ("late", "dense_budget")]
+    assert compared == [(*kind, level) for kind in kinds for level in (0.5, 0.9)]
+    accuracy = {
+        (row["arm"], row["target_sparsity"], row["replicate"]): 1 - row["test_error"]
+        for row in table.to_pylist()
+        if row["stage"] == "trained"
+    }
+    for c in verdict.controls:
+        differences = [
+            accuracy[c.arm, c.sparsity, r] - accuracy[f"{c.arm}_{c.control}", c.sparsity, r] for r in range(10)
+        ]
+        assert (c.n, c.n_missing, c.metric, c.margin, c.note) == (10, 0, "accuracy", design.equivalence_margin, "")
+        assert c.difference == pytest.approx(np.mean(differences), abs=1e-12)
+        assert c.difference == pytest.approx(c.arm_mean - c.control_mean, abs=1e-12)
+        assert c.p_value == pytest.approx(float(paired_t_test(differences)))
+        assert c.p_equivalence == pytest.approx(float(equivalence_test(differences, margin=c.margin)))
+        assert c.low < c.difference < c.high
+        assert c.label == label_of(c.difference, c.p_adjusted, c.p_equivalence_adjusted, alpha=0.05)
+    for raw, adjusted in (("p_value", "p_adjusted"), ("p_equivalence", "p_equivalence_adjusted")):
+        assert [getattr(c, adjusted) for c in verdict.controls] == list(
+            holm([getattr(c, raw) for c in verdict.controls])
+        )
+    assert {c.label for c in controls_of(verdict, "snip", "shuffled_layers").values()} == {"better"}
+    assert {c.label for c in controls_of(verdict, "snip", "fresh_weights").values()} == {"equivalent"}
+    small = controls_of(verdict, "snip", "small_dense")
+    assert (small[0.5].label, small[0.9].label) == ("worse", "equivalent")
+
+
+def test_controls_take_nothing_from_the_verdict_on_their_arms(controlled):
+    design, table = controlled
+    plain = {arm: {k: v for k, v in options.items() if k != "controls"} for arm, options in CONTROLLED.items()}
+    alone = dataclasses.replace(design, arms=tuple(plain), methods=plain)
+    rows = table.filter(pc.is_in(table["arm"], pa.array(["pool", *plain])))
+    with_controls, without = judge(table, design), judge(rows, alone)
+    assert with_controls.to_dict()["comparisons"] == without.to_dict()["comparisons"]  # NaN equals nothing
+    assert with_controls.headline == without.headline
+    assert without.controls == ()
+
+
+def test_controls_in_words(controlled):
+    design, table = controlled
+    verdict = judge(table, design)
+    rows = control_rows(verdict)
+    assert len({tuple(row) for row in rows}) == 1
+    assert all(isinstance(value, str) for row in rows for value in row.values())
+    (said,) = (s for s in verdict.sentences if "against its control shuffled_layers" in s)
+    assert said.startswith("Test accuracy of snip against its control shuffled_layers: better at sparsity 0.5 (+")
+    assert len(json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["controls"]) == 8
+
+
+def test_networks_of_a_replicate_count_with_their_mean(controlled):
+    design, table = controlled
+    rows = table.to_pylist()
+    mine = [r for r in rows if (r["stage"], r["arm"]) == ("trained", "snip")]
+    extra = [dict(r, slot=1, candidate=f"second {r['candidate']}", test_error=r["test_error"] - 0.02) for r in mine]
+    before = judge(table, design)
+    after = judge(pa.Table.from_pylist(rows + extra, schema=SCHEMA), design)
+    for one, two in zip(before.controls, after.controls, strict=True):
+        assert two.difference == pytest.approx(one.difference + (0.01 if one.arm == "snip" else 0.0), abs=1e-12)
+
+
+def test_what_has_no_control_has_no_pair(make_design, make_table):
+    arms = {"random": {}, "snip": {"controls": ["shuffled_layers"]}}
+    design = make_design(arms=arm_names(arms), methods=arms, replicates=4, sparsities=(0.5, 0.9), n_classes=8)
+    control = "snip_shuffled_layers"
+    outcomes = {
+        ("snip", 0, 0.5, 0): "diverged",
+        (control, 0, 0.5, 0): "failed",
+        (control, 1, 0.5, 0): "lost",
+        (control, 2, 0.9, 0): "diverged",
+    }
+    found = controls_of(judge(make_table(design, outcomes=outcomes), design), "snip", "shuffled_layers")
+    assert (found[0.5].n, found[0.5].n_missing) == (2, 2)
+    assert found[0.5].note == (
+        "2 of 4 replicates have no pair; the arm diverged in 1 of them and left nothing to control"
+    )
+    assert (found[0.9].n, found[0.9].note) == (4, "")
+    whole = controls_of(judge(make_table(design), design), "snip", "shuffled_layers")
+    assert found[0.9].control_mean < whole[0.9].control_mean
+    nothing = judge(make_table(design).slice(0, 0), design)
+    assert {(c.n, c.label, c.note) for c in nothing.controls} == {(0, "undecided", "no replicate has both networks")}
+    assert any("not judged at sparsity 0.5 (no replicate has both networks)" in s for s in nothing.sentences)
+
+
+def test_levels_at_which_an_arm_does_not_exist_are_left_out(make_design, make_table):
+    arms = {"random": {}, "dense": {}, "nm_2_4": {"controls": ["shuffled_layers"]}, "snip": {}}
+    design = make_design(arms=arm_names(arms), methods=arms, replicates=3, mask_kind="weight")
+    table = make_table(design)
+    absent = pc.and_(pc.match_substring(table["arm"], "nm_2_4"), pc.equal(table["target_sparsity"], 0.9))
+    verdict = judge(table.filter(pc.invert(absent)), design)
+    places = {(c.arm, c.sparsity) for c in verdict.comparisons}
+    assert places == {("dense", 0.5), ("dense", 0.9), ("nm_2_4", 0.5), ("snip", 0.5), ("snip", 0.9)}
+    assert [(c.control, c.sparsity, c.n) for c in verdict.controls] == [("shuffled_layers", 0.5, 3)]
+    assert not any("nm_2_4" in sentence and "0.9" in sentence for sentence in verdict.sentences)
 
 
 @pytest.mark.parametrize("replicates", [1, 2])

@@ -435,6 +435,29 @@ def test_gradual_pruning_ranks_by_the_score_it_is_given(model, examples, order):
         assert found[i].mask.sum() == usual[i].mask.sum()
 
 
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_the_sparsity_of_gradual_pruning_rises_by_its_power(power, model, examples, order):
+    structure = model.structure
+    settings = settings_of(
+        model, (0, 1, 2), counts=lambda s: kept_counts(structure, "weight", s, "uniform"), every=3, power=power
+    )
+    watched = Watched(UPDATES["gradual"].make(settings), settings.sections)
+    run(model, "gradual", examples, order, updates=watched)
+    for step in (5, 11, 20):
+        done = (step - 5) / (38 - 5)
+        wanted = kept_counts(structure, "weight", SPARSITY * (1 - (1 - done) ** power), "uniform")
+        assert watched.counts[step] == [[k] * 3 for k in wanted]
+
+
+@pytest.mark.parametrize("kind", ["set", "rigl"])
+def test_no_connection_is_replaced_before_the_updates_begin(kind, model, examples, order):
+    settings = settings_of(model, (0, 1, 2), begin_fraction=0.3)
+    watched = Watched(UPDATES[kind].make(settings), settings.sections)
+    run(model, kind, examples, order, updates=watched)
+    assert [t for t, changed in enumerate(watched.changed) if changed] == [16, 20, 24, 28, 32, 36]  # 15 is the first
+    assert watched.n_skipped(STEPS) == (6 if kind == "rigl" else 0)
+
+
 def test_edge_popup_leaves_every_weight_as_it_was_drawn(model, examples, order):
     lanes = lanes_of(model, "edge_popup", (0, 1, 2))
     settings = settings_of(model, (0, 1, 2))

@@ -16,7 +16,7 @@ def diagnostics_section(numbers: Record) -> Markup:
     title = "7. Diagnostics"
     found = numbers["diagnostics"]
     if not found["rows"]:
-        return section("diagnostics", title, note_of("No network was diagnosed."))
+        return section("diagnostics", title, note_of("No network was diagnosed."), _stability_table(numbers))
     words = (
         "A weight is effective if it lies on a path from an input to an output. A unit is dead if it lies on none; it "
         "is silent for an example if its activation is zero there (close to zero, if it is no ReLU). Silent by the "

@@ -1,6 +1,7 @@
 """Masks as methods order them: exact counts, nested, and what activating-while-pruning takes instead."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.methods import PRUNERS
-from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.allocations import ALLOCATIONS, counts_from_scores, kept_counts
 from sparsefront.spaces.masks import split_sections
+from sparsefront.spaces.patterns import pattern_counts
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.lanes import LaneStack, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from tests.oracles import networks as oracle
 
@@ -134,6 +137,43 @@ def test_two_of_every_four_inputs_are_kept_to_the_last_group(family, state_of):
         sizes = weights[tensor.name].view(kept.shape)[:, :n_whole].unflatten(1, (-1, 4))
         least = torch.where(groups, sizes, torch.inf).amin(dim=2)
         assert (torch.where(groups, -torch.inf, sizes).amax(dim=2) <= least).all()
+
+
+@pytest.mark.parametrize("when", ["init", "trained"])
+@pytest.mark.parametrize("family", ["mlp", "conv1d"])
+@pytest.mark.parametrize("pattern", ["4x4", "3x1"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_blocks_are_whole_under_every_allocation(when, family, pattern, allocation, state_of):
+    cutter, state = cutter_of(family, allocation=allocation), state_of(family, 1)
+    method, structure = Pruning(when, pattern=pattern), cutter.structure
+    make = cutter.at_init if when == "init" else partial(cutter.after_training, mask=None)
+    scores = SCORES["magnitude"].of(state, "weight")[0].numpy()
+    n_out, n_in = map(int, pattern.split("x"))
+    for sparsity in LEVELS:
+        mask = make(method, sparsity, state=state).mask
+        wanted = cutter.counts(method, sparsity)
+        if allocation == "global":
+            wanted = counts_from_scores(structure, "weight", scores, sparsity)
+        assert survivors(structure, "weight", mask) == list(pattern_counts(pattern, structure, wanted))
+        for tensor, part in zip(structure.prunable, split_sections(structure, "weight", mask), strict=True):
+            grid = part.reshape(*tensor.shape[:2], -1)
+            for i in range(0, tensor.shape[0], n_out):
+                for j in range(0, tensor.shape[1], n_in):
+                    assert np.unique(grid[i : i + n_out, j : j + n_in]).size == 1
+
+
+@pytest.mark.parametrize("when", ["init", "trained"])
+def test_explicit_densities_are_those_of_the_layers(when, state_of):
+    cutter, state = cutter_of(), state_of("mlp", 1)
+    sizes = cutter.structure.section_sizes("weight")
+    densities = (0.1, *[0.5] * (len(sizes) - 2), 1)
+    counts = [max(1, int(d * n + 0.5)) for d, n in zip(densities, sizes, strict=True)]
+    sparsity = 1 - sum(counts) / sum(sizes)
+    method = Pruning(when, allocation="explicit", densities=densities)
+    make = cutter.at_init if when == "init" else partial(cutter.after_training, mask=None)
+    assert survivors(cutter.structure, "weight", make(method, sparsity, state=state).mask) == counts
+    with pytest.raises(SpaceError, match="these leave sparsity"):
+        make(method, 0.99, state=state)
 
 
 # Activating while pruning.

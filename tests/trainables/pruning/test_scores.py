@@ -91,6 +91,23 @@ def test_magnitude_by_hand():
     assert SCORES["magnitude"].of(state, "node").tolist() == [[5, 3, 3]]
 
 
+def test_l1_by_hand():
+    state = small_state(NET, WEIGHTS)
+    assert SCORES["l1"].of(state, "weight").tolist() == SCORES["magnitude"].of(state, "weight").tolist()
+    # 1 + 2 + 2 + 0 + 4 = 9; 0 + 1 + 2 + 2 = 5; 3: the last two are equal by squares, and not by sums.
+    assert SCORES["l1"].of(state, "node").tolist() == [[9, 5, 3]]
+
+
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.of_entries is not None])
+def test_scores_of_weights_in_training_are_those_of_the_state(name, state_of):
+    state = state_of("conv1d")
+    entries = state.of_weights(state.lanes.flat)
+    found = SCORES[name].of_entries(entries, state.structure.section_sizes("weight"))
+    assert torch.equal(found, SCORES[name].of(state, "weight"))
+    assert torch.equal(entries, state.of_weights(state.lanes.flat))  # left as they were
+    assert (found >= 0).all()
+
+
 def test_lamp_by_hand():
     state = small_state(NET, WEIGHTS)
     # Squares 1, 4, 0, 0, 9, 0 in one layer; 0, 16, 4, 4, 0, 0 in the other, where the equal ones share 4 / (4+4+16).
