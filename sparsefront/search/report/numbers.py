@@ -19,6 +19,7 @@ from scipy import stats
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
+from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed, stability
 from sparsefront.search.schema import SCHEMA
@@ -97,6 +98,12 @@ _OTHER_STYLES = (
 )
 
 
+def _scores_masks(design: Design) -> bool:
+    """Whether an arm chooses among masks by a score taken before training."""
+    arms = known_methods(design.methods or {arm: {} for arm in design.arms})
+    return any(method.needs_scores for method in arms.values())
+
+
 def report_numbers(
     rows: Scannable | pa.Table,
     design: Design,
@@ -132,7 +139,7 @@ def report_numbers(
     numbers: Record = plain(
         {
             "format": 1,
-            "study": dataclasses.asdict(design),
+            "study": {**dataclasses.asdict(design), "scores_masks": _scores_masks(design)},
             "arms": [{"name": arm, **dataclasses.asdict(style)} for arm, style in arm_styles(arms).items()],
             "levels": _levels(trained, design),
             "metric": design.metric,

@@ -59,8 +59,12 @@ def run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
         "Sparsity levels": ", ".join(f"{100 * level:.4g}%" for level in study["sparsities"]) or "none",
         "Arms": ", ".join(study["arms"]) or "none",
         "Replicates": f"{study['replicates']:,}, each shared by all arms",
-        "Masks for each replicate and level": f"{study['draws']:,} drawn and scored, {study['random_draws']:,} trained",
-        "Examples that score a mask": f"{study['probe_size']:,}",
+        "Random masks for each replicate and level": (
+            f"{study['draws']:,} drawn and scored, {study['random_draws']:,} trained"
+            if study["scores_masks"]
+            else f"{study['random_draws']:,} trained"
+        ),
+        "Examples that masks are scored on": f"{study['probe_size']:,}",
         "Training of one network": f"{study['steps']:,} optimiser steps",
         "Seed": str(study["seed"]),
         "Networks trained to the end": f"{numbers['points']['n_completed']:,}",
