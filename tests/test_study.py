@@ -61,7 +61,10 @@ studies = st.fixed_dictionaries(
                 {
                     "random": st.just({}),
                     "late": st.fixed_dictionaries(
-                        {"method": st.sampled_from(["imp", "imp_rewind"]), "rewind_fraction": fractions},
+                        {
+                            "method": st.sampled_from(["imp", "imp_rewind"]),
+                            "rewind_fraction": st.sampled_from([0, 0.05, 0.25]),
+                        },
                         optional={"controls": st.lists(st.sampled_from(list(CONTROLS)), unique=True)},
                     ),
                     "snip": st.fixed_dictionaries({}, optional={"rounds": st.integers(1, 100)}),
