@@ -42,6 +42,8 @@ STUDY_KEY = "study"
 #: a quarter of a second, and its tables compare a hundred.
 MAX_MEMBERS = 500
 
+#: Fields of a design that follow from the others and from the data: not all who export it have those.
+_FOLLOWING = ("keeps_parents", "mask_sections", "making_steps")
 #: MLflow's limits on the values of params and tags.
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
@@ -153,7 +155,7 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         verdict,
         n_trained=trained.num_rows,
         n_planned=n_planned,
-        params=dataclasses.asdict(design),
+        params={name: value for name, value in dataclasses.asdict(design).items() if name not in _FOLLOWING},
         points=_study_points(verdict, curve, now),
     )
     return mirror_of(span, design, verdict, study, _arm_pages(trained, verdict, design, now), members)
