@@ -95,10 +95,14 @@ def plain_training(steps: int, threads: int) -> Callable[[], float]:
 
     def train() -> float:
         torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        model = Plain()
-        masks = [(torch.rand_like(p) < 0.1).float() if p.dim() == 2 else None for p in model.parameters()]
+        model, draws = Plain(), torch.Generator().manual_seed(0)
+        masks = [
+            (torch.rand(p.shape, generator=draws) < 0.1).float() if p.dim() == 2 else None for p in model.parameters()
+        ]
         with torch.no_grad():
+            for p in model.parameters():  # as torch initialises a Linear layer
+                bound = (p.shape[1] if p.dim() == 2 else WIDTH) ** -0.5
+                p.uniform_(-bound, bound, generator=draws)
             for p, mask in zip(model.parameters(), masks, strict=True):
                 if mask is not None:
                     p.mul_(mask)
