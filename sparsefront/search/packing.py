@@ -48,7 +48,7 @@ class PackCost:
 #: One core of an Intel Xeon with AMX, torch 2.13, one thread, float32, Adam. Launches, lanes and operations were fitted
 #: to steps of 1 to 48 multilayer perceptrons 40-w-...-10 of one to three hidden layers of 8 to 128 units, batch 32 or
 #: 100, before the optimiser was fused and gradients came without copies; the fused optimiser was timed by itself since
-#: (0.7 to 0.9 ms for 690,000 parameters). A recording takes 25 ms, a trial 10 to 30 ms. A plan depends on the ratios only.
+#: (0.7 to 0.9 ms for 690,000 parameters). A recording takes 25 ms, a trial 10 to 30 ms. A plan depends on ratios only.
 CPU_COST = PackCost(launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=9e8, start_s=0.05)
 
 #: An order of magnitude for a data-centre GPU, not fitted to measurements.
