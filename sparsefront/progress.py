@@ -26,6 +26,8 @@ _REDRAW_S = 0.25
 #: What the stages of the ledger's rows are work on.
 _WORK_OF = {"scored": "scored", "trained": "trained", "rung": "trained"}
 _LINE_S = 60.0
+#: Rows that wait for the next front at most.
+_JUDGED_ROWS = 10_000
 
 
 def _field(name: str) -> pa.Field:
@@ -56,6 +58,9 @@ class Progress:
         self.n_failures = 0
         self._totals, self._clock = totals, clock
         self._front = pa.schema([_field(name) for name in front_columns(design.objectives)]).empty_table()
+        #: Rows since the front was asked for.
+        self._unjudged: list[pa.Table] = []
+        self._n_unjudged = 0
         self._worker_s = {"scored": 0.0, "trained": 0.0}
         self._began = clock()
         self._done_before = 0
@@ -86,8 +91,16 @@ class Progress:
         lowest = pc.min(trained["val_error"]).as_py()
         if lowest is not None:
             self.best_val_error = min(self.best_val_error, lowest)
-        both = pa.concat_tables([self._front, trained.select(self._front.column_names)])
-        self._front = front(both, self.design.objectives)
+        self._unjudged.append(trained.select(self._front.column_names))
+        self._n_unjudged += trained.num_rows
+        if self._n_unjudged >= _JUDGED_ROWS:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Take in the rows since the last call: a front is drawn a few times a second, and commits are many."""
+        if self._unjudged:
+            self._front = front(pa.concat_tables([self._front, *self._unjudged]), self.design.objectives)
+            self._unjudged, self._n_unjudged = [], 0
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -97,6 +110,7 @@ class Progress:
     @property
     def front_size(self) -> int:
         """Candidates on the front now."""
+        self._judge()
         return int(self._front.num_rows)
 
     @property

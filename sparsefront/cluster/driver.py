@@ -54,6 +54,9 @@ class WorkPlan(Protocol):
     def next_work(self) -> Any:
         """Work to hand out now, or None if there is none until more rows are absorbed."""
 
+    def may_open(self, ended: Any, /) -> bool:
+        """Whether something could be handed out once all rows of the works `ended` are absorbed."""
+
     def finished(self, work: Any, /) -> None:
         """All rows of `work` are absorbed."""
 
@@ -98,7 +101,8 @@ class Driver:
     not in the budget; the seconds of the last one are.
 
     What is heard right after a commit may wait for the next one. The plan absorbs it, and its pack is finished, once it
-    is durable and no earlier. No worker goes without work meanwhile: before one does, all that waits is committed.
+    is durable and no earlier. No worker goes without work meanwhile: before one does, all that waits is committed,
+    unless the plan waits for more than that.
     """
 
     def __init__(
@@ -142,12 +146,14 @@ class Driver:
         """Post the next pack for trial `trial_id` and return its key; None if there is none now."""
         self._take_decided()
         work = self._plan.next_work()
-        if work is None:
+        if work is None and self._plan.may_open([self._running[ended].work for ended in self._ended]):
             self.record_decided()
             work = self._plan.next_work()
+        if work is not None:
+            self._running[trial_id] = _Running(work)
+        self.commit_if_due()
         if work is None:
             return None
-        self._running[trial_id] = _Running(work)
         masks: dict[str, bytes] = {}
         if isinstance(work, TrainWork):
             stored = {lane.candidate.mask for lane in work.lanes if lane.candidate.mask is not None}
@@ -173,7 +179,6 @@ class Driver:
         found = self._plan.decided()
         if found:
             self._waiting.append(decided_rows(found, self._names, self._settings.recipe, self._schema))
-            self.commit_if_due()
         return bool(found)
 
     # Results in ------------------------------------------------------------------------------------------------------

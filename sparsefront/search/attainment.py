@@ -335,7 +335,9 @@ def _runs(batches: Batches, design: SearchDesign) -> list[Run]:
                 f"column {missing[0]!r} is missing from this table: read it with the columns that "
                 "sparsefront.search.attainment.attainment_columns lists"
             )
-        parts.append(chunk.select(columns).filter(pc.is_in(chunk["stage"], pa.array(["rung", "trained"]))))
+        chunk = chunk.select(columns)
+        belongs = pc.is_in(chunk["stage"], pa.array(["rung", "trained"]))
+        parts.append(chunk if pc.all(belongs).as_py() else chunk.filter(belongs))
     if not parts:
         return []
     table = pa.concat_tables(parts)
@@ -343,15 +345,20 @@ def _runs(batches: Batches, design: SearchDesign) -> list[Run]:
     table = table.append_column("position", pc.index_in(table["arm"], value_set=names))
     # 'rung' sorts before 'trained': the last row of a candidate is the one that says what became of it.
     by = ["position", "replicate", "slot", "stage", "target_sparsity"]
-    table = table.filter(pc.is_valid(table["position"])).sort_by([(name, "ascending") for name in by])
-    if table.num_rows == 0:
+    # Millions of rows stay where they are: only what is read of them is brought into order, column by column.
+    order = pc.sort_indices(table.select(by), [(name, "ascending") for name in by])
+    order = order.slice(0, table.num_rows - table["position"].null_count)
+    if len(order) == 0:
         return []
-    position, replicate, slot = (np.asarray(table[name]).astype(np.int64) for name in by[:3])
-    is_new = np.concatenate([[True], np.any(np.diff(np.stack([position, replicate, slot]), axis=1) != 0, axis=0)])
+    position, replicate, slot = (np.asarray(table[name].take(order)).astype(np.int64) for name in by[:3])
+    is_new = np.ones(len(order), dtype=np.bool_)
+    is_new[1:] = (np.diff(position) != 0) | (np.diff(replicate) != 0) | (np.diff(slot) != 0)
     first = np.flatnonzero(is_new)
     last = np.concatenate([first[1:], [len(is_new)]]) - 1
-    cost = np.add.reduceat(np.column_stack([np.nan_to_num(_numbers(table, name)) for name in _COSTS]), first, axis=0)
-    ends = table.take(pa.array(last))
+    cost = np.column_stack(
+        [np.add.reduceat(np.nan_to_num(_numbers(table, name))[np.asarray(order)], first) for name in _COSTS]
+    )
+    ends = table.take(order.take(pa.array(last)))
     reused = np.asarray(pc.fill_null(ends["reused"], False), dtype=np.bool_)
     for j, name in enumerate(_COSTS):
         # What a candidate cost is the sum over its rows; what a copy cost is not known from its own.

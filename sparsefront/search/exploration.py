@@ -6,7 +6,7 @@ is proposed and who goes on after a rung is decided in `sparsefront.search.run`;
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -206,6 +206,14 @@ class Exploration:
         if not self._n_in_flight and not self.is_done and not any(run.is_deciding for run in self._open.values()):
             raise RuntimeError(f"nothing is handed out, and yet the study is not complete: {self.totals()}")
         return None
+
+    def may_open(self, ended: Sequence[SegmentWork]) -> bool:
+        """Whether something could be handed out once all rows of `ended` are absorbed.
+
+        Not where all runs wait for a whole batch, and part of each is still away.
+        """
+        back = Counter((lane.arm, work.replicate) for work in ended for lane in work.lanes)
+        return any(run.ladder or not run.is_adaptive or run.n_away <= back[key] for key, run in self._open.items())
 
     def finished(self, work: SegmentWork) -> None:
         """All rows of `work` are absorbed.

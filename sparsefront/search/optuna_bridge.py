@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
@@ -89,12 +88,16 @@ class _Bridge:
         self._arguments = arguments
         self._is_complete = is_complete
         self._distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
-        self._drawn: dict[int, npt.NDArray[np.float64]] = {}  # of the last call: parents stay for many batches
+        #: Of the last call, points by number and what they were completed to: parents stay for many batches.
+        self._completed: dict[int, tuple[Point, dict[str, Value]]] = {}
         self._has_measured_constraints = any(not c.is_known_before_training for c in task.space.constraints)
 
-    def _make_sampler(self, number: int, **changed: object) -> BaseSampler:
-        key = philox_key(self._task.seed, "strategy", self._task.replicate, number)
-        return make_sampler(self._sampler, {**self._arguments, **changed}, int(key[0] % 2**32))
+    def _seed(self, number: int) -> int:
+        """Of the batch that begins at a number."""
+        return int(philox_key(self._task.seed, "strategy", self._task.replicate, number)[0] % 2**32)
+
+    def _make_sampler(self, number: int) -> BaseSampler:
+        return make_sampler(self._sampler, self._arguments, self._seed(number))
 
     def _study(self, sampler: BaseSampler) -> optuna.Study:
         directions = [optuna.study.StudyDirection.MINIMIZE] * len(self._task.objectives)
@@ -106,19 +109,19 @@ class _Bridge:
             return [dict(point) for point in points]
         space = self._task.space
         key = philox_key(self._task.seed, "inactive", self._task.replicate)
-        drawn, whole = {}, []
+        before, self._completed = self._completed, {}
         for point, number in zip(points, numbers, strict=True):
-            values = dict(point)
-            if len(values) < len(space.dimensions):
-                unit = self._drawn.get(number)
-                drawn[number] = unit = space.draw_unit(key, number, number + 1)[0] if unit is None else unit
-                for d, u in zip(space.cube, unit, strict=True):
-                    if d.name not in values:
-                        assert not isinstance(d.domain, Bits)
-                        values[d.name] = d.domain.decode(float(u))
-            whole.append(values)
-        self._drawn = drawn
-        return whole
+            known = before.get(number)
+            if known is None or known[0] != point:
+                values = dict(point)
+                if len(values) < len(space.dimensions):
+                    for d, u in zip(space.cube, space.draw_unit(key, number, number + 1)[0], strict=True):
+                        if d.name not in values:
+                            assert not isinstance(d.domain, Bits)
+                            values[d.name] = d.domain.decode(float(u))
+                known = point, values
+            self._completed[number] = known
+        return [dict(values) for _, values in self._completed.values()]
 
     def _ask(self, study: optuna.Study) -> tuple[optuna.Trial, Point]:
         """One more point, and its trial, which is RUNNING."""
@@ -220,48 +223,74 @@ class WholeHistory(_Bridge):
         return study
 
 
+class _Bred(optuna.samplers.NSGAIISampler):  # type: ignore[misc]
+    """Optuna's NSGA-II, whose parents are given: it would look for them in the storage at each ask."""
+
+    parents: Sequence[FrozenTrial] = ()
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        """Any but the first, which has no parents."""
+        return 1
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """Those that it was given."""
+        return list(self.parents)
+
+
 class Population(_Bridge):
     """A genetic sampler that is given its parents: the elite of the history (NSGA-II).
 
     Optuna would look for them among all trials at each ask, and would wait for a generation of completed ones. Here
-    they are found block by block (`elite.Elite`), and a study of the parents alone is asked for children: the cost of a
+    they are found block by block (`elite.Elite`), and the sampler is asked for children of these alone: the cost of a
     candidate hardly grows with the history, and the candidates of a batch all have the same parents.
     """
 
-    def __init__(self, task: Task, sampler: str, arguments: Mapping[str, Any]) -> None:
-        super().__init__(task, sampler, arguments, is_complete=True)
+    def __init__(self, task: Task, arguments: Mapping[str, Any]) -> None:
+        super().__init__(task, "NSGAIISampler", arguments, is_complete=True)
         self._size = int(arguments["population_size"])
         self._elite = Elite(self._size)
+        with _quiet():
+            # Tells the sampler the directions; nothing is stored in it.
+            self._directed = self._study(optuna.samplers.RandomSampler(seed=0))
+        #: The parents of the last batch by number, with what they were made from.
+        self._told: dict[int, tuple[tuple[dict[str, Value], list[float], float], FrozenTrial]] = {}
+        #: What has but one value is not inherited, but drawn.
+        self._inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The next points; the first population, and all while nothing has completed, are those of random search."""
-        n_parents = len(self._elite.best(history))
-        n_random = len(numbers) if n_parents < 2 else max(0, min(len(numbers), self._size - numbers.start))
-        points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
-        if n_random < len(numbers):
-            with _quiet():
-                study = self.study_of(history, numbers[n_random])
-                points += self._children(study, len(numbers) - n_random)
+        with _quiet():
+            parents = self.parents(history)
+            n_random = len(numbers) if len(parents) < 2 else max(0, min(len(numbers), self._size - numbers.start))
+            points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
+            if n_random < len(numbers):
+                points += self._children(parents, numbers[n_random:])
         return points
 
-    def study_of(self, history: History, number: int) -> optuna.Study:
-        """A study of the parents alone, with the sampler of the batch that begins at `number`."""
-        parents = [int(i) for i in self._elite.best(history)]
-        study = self._study(self._make_sampler(number, population_size=len(parents)))
-        whole = self._complete([history.points[i] for i in parents], parents)
-        for i, values in zip(parents, whole, strict=True):
-            study.add_trial(self._trial(history, i, values, **{f"{self._sampler}:generation": 0}))
-        return study
+    def parents(self, history: History) -> list[FrozenTrial]:
+        """The elite, as Optuna is told of them, best first."""
+        best = [int(i) for i in self._elite.best(history)]
+        whole = self._complete([history.points[i] for i in best], best)
+        before, self._told = self._told, {}
+        for i, values in zip(best, whole, strict=True):
+            told = values, history.losses[i].tolist(), float(history.violations[i])
+            known = before.get(i)
+            if known is None or known[0] != told:  # most parents are those of the last batch
+                trial = self._trial(history, i, values)
+                trial.number = i  # equal candidates are two parents
+                known = told, trial
+            self._told[i] = known
+        return [trial for _, trial in self._told.values()]
 
-    def _children(self, study: optuna.Study, n: int) -> list[Point]:
-        """What n asks would give, from one trial: most of an ask is keeping books, and the books are ours."""
-        sampler = study.sampler
-        study.ask()
-        trial = study.get_trials(deepcopy=False)[-1]
-        inherited = sampler.infer_relative_search_space(study, trial)
+    def _children(self, parents: Sequence[FrozenTrial], numbers: range) -> list[Point]:
+        """What asks would give: most of an ask is keeping books, and the books are ours."""
+        arguments = {**self._arguments, "population_size": len(parents)}
+        sampler = _Bred(**arguments, seed=self._seed(numbers.start))
+        sampler.parents = parents
+        study, trial = self._directed, parents[0]  # no part of the answer depends on the trial
         points = []
-        for _ in range(n):
-            found = sampler.sample_relative(study, trial, inherited)
+        for _ in numbers:
+            found = sampler.sample_relative(study, trial, self._inherited)
             points.append(
                 self._task.space.clip(
                     {

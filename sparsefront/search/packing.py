@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,9 @@ _FLOPS_PER_MAC = 6
 
 #: Fewer candidates than this are not halved any further.
 _LEAF = 4
+
+#: Sizes that are padded at once, at least of one candidate's packs.
+_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -111,27 +116,37 @@ def plan_packs(
     for i, (shape, n_steps) in enumerate(zip(shapes, steps, strict=True)):
         dims = tuple(len(tensor) for tensor in shape.tensors)
         together.setdefault((shape.group, n_steps, shape.batch_size, shape.positions, dims), []).append(i)
-    classes = [_Class(shapes, together[key], key[1], cost) for key in sorted(together)]
+    classes = [_Class(shapes, together[key], key[1], cost, max_lanes) for key in sorted(together)]
 
-    def limited(limit_s: float) -> list[PlannedPack]:
-        plan = [pack for one in classes for pack in one.packs(max_lanes, limit_s)]
-        return sorted(plan, key=lambda pack: -pack.predicted_s)
+    def limited(limit_s: float) -> list[_Part]:
+        plan = [part for one in classes for part in one.parts(limit_s)]
+        return sorted(plan, key=lambda part: -part.seconds)
 
     best = limited(math.inf)
     for packs_each in (1, 2, 4):
-        total_s = math.fsum(pack.predicted_s for pack in best)
+        total_s = math.fsum(part.seconds for part in best)
         if total_s >= (1 - _IDLE_SHARE) * workers * _end_s(best, workers):
             break
         plan = limited(_work_limit_s(classes, max_lanes, packs_each * workers))
         best = min(best, plan, key=lambda plan: _end_s(plan, workers))
-    return best
+    return [part.of.pack(part) for part in best]
+
+
+class _Part(NamedTuple):
+    """Columns of a class that would be a pack, and its predicted seconds."""
+
+    of: _Class
+    columns: npt.NDArray[np.int64]
+    seconds: float
 
 
 class _Class:
     """Candidates that may travel together, by size, and what packs of them cost."""
 
-    def __init__(self, shapes: Sequence[Shape], indices: Sequence[int], steps: int, cost: PackCost) -> None:
-        first = shapes[indices[0]]
+    def __init__(
+        self, shapes: Sequence[Shape], indices: Sequence[int], steps: int, cost: PackCost, max_lanes: int
+    ) -> None:
+        first, self._max_lanes = shapes[indices[0]], max_lanes
         self._dims = [len(tensor) for tensor in first.tensors]
         self.launch_s = cost.start_s + steps * cost.launch_s
         self._lane_s = steps * cost.lane_s
@@ -144,11 +159,11 @@ class _Class:
         # Floats hold sizes exactly, and are multiplied faster.
         sizes = np.array([[size for tensor in shapes[i].tensors for size in tensor] for i in indices], dtype=np.float64)
         sizes = sizes.reshape(len(indices), sum(self._dims)).T
-        by_size = np.lexsort((*sizes[::-1], self._seconds(sizes)))
-        self._indices, self._sizes = np.array(indices)[by_size], sizes[:, by_size]
-        self.work_s = self._seconds(self._sizes)
+        by_size = np.lexsort((*sizes[::-1], self.seconds(sizes)))
+        self._indices, self.sizes = np.array(indices)[by_size], sizes[:, by_size]
+        self.work_s = self.seconds(self.sizes)
 
-    def _seconds(self, sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def seconds(self, sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Seconds of a lane of each column's size, for all steps of the segment."""
         seconds = np.full(sizes.shape[1], self._lane_s)
         row = 0
@@ -160,42 +175,84 @@ class _Class:
             row += n_dims
         return seconds
 
-    def packs(self, max_lanes: int, limit_s: float) -> list[PlannedPack]:
+    def parts(self, limit_s: float) -> list[_Part]:
         """The cheaper of the partitions by size and by halving."""
-        by_size = np.arange(len(self._indices))
-        partitions = [self._cut(order, max_lanes, limit_s) for order in (by_size, _by_halving(self._sizes))]
-        return min(partitions, key=lambda packs: math.fsum(pack.predicted_s for pack in packs))
+        partitions = [self._cut(order, limit_s) for order in self._orders]
+        return min(partitions, key=lambda parts: math.fsum(part.seconds for part in parts))
 
-    def _cut(self, order: npt.NDArray[np.int64], max_lanes: int, limit_s: float) -> list[PlannedPack]:
-        """Contiguous packs of least total time; `order` holds columns of the sizes."""
-        sizes, n = self._sizes[:, order], len(order)
-        work_s = np.concatenate([[0.0], np.cumsum(self.work_s[order])])
+    @cached_property
+    def _orders(self) -> list[_Order]:
+        n = len(self._indices)
+        return [_Order(self, columns, min(self._max_lanes, n)) for columns in (np.arange(n), _by_halving(self.sizes))]
+
+    def _cut(self, order: _Order, limit_s: float) -> list[_Part]:
+        """Contiguous packs of least total time."""
+        n = len(order.columns)
+        work_s = np.concatenate([[0.0], np.cumsum(self.work_s[order.columns])])
+        # A single candidate is a pack whatever its work.
+        lows = np.searchsorted(work_s, work_s[1:] - limit_s * (1 + 1e-9))
+        lows = np.minimum(np.maximum(lows, np.arange(1, n + 1) - order.most), np.arange(n)).tolist()
         least_s = np.zeros(n + 1)  # time of the best partition of the first j
-        starts = np.zeros(n + 1, dtype=np.int64)  # where its last pack begins
-        padded = np.empty_like(sizes)  # column i: maximum of the columns from i to the last
-        for stop in range(1, n + 1):
-            low = max(0, stop - max_lanes)
-            padded[:, stop - 1] = sizes[:, stop - 1]
-            np.maximum(padded[:, low:stop], sizes[:, stop - 1, None], out=padded[:, low:stop])
-            # A single candidate is a pack whatever its work.
-            low = min(max(low, int(np.searchsorted(work_s, work_s[stop] - limit_s * (1 + 1e-9)))), stop - 1)
-            total_s = self._seconds(padded[:, low:stop]) * np.arange(stop - low, 0, -1) + least_s[low:stop]
-            best = int(np.argmin(total_s))
-            least_s[stop], starts[stop] = total_s[best] + self.launch_s, low + best
+        last = [(0, 0.0)] * (n + 1)  # where its last pack begins, and what that takes
+        for stop, (low, lanes_s) in enumerate(zip(lows, order.lanes_s(), strict=True), start=1):
+            total_s = lanes_s[low - stop :] + least_s[low:stop]
+            best = int(total_s.argmin())
+            least_s[stop] = total_s[best] + self.launch_s
+            last[stop] = low + best, self.launch_s + float(lanes_s[low - stop + best])
         found = []
         stop = n
         while stop:
-            start = int(starts[stop])
-            found.append(self._pack(order[start:stop]))
+            start, seconds = last[stop]
+            found.append(_Part(self, order.columns[start:stop], seconds))
             stop = start
         return found[::-1]
 
-    def _pack(self, columns: npt.NDArray[np.int64]) -> PlannedPack:
-        largest = self._sizes[:, columns].max(axis=1)
-        seconds = self.launch_s + len(columns) * float(self._seconds(largest[:, None])[0])
-        dims = iter(largest.astype(int).tolist())
+    def pack(self, part: _Part) -> PlannedPack:
+        """A part of this class as the plan tells it."""
+        dims = iter(self.sizes[:, part.columns].max(axis=1).astype(int).tolist())
         padded = tuple(tuple(next(dims) for _ in range(n_dims)) for n_dims in self._dims)
-        return PlannedPack(tuple(sorted(self._indices[columns].tolist())), padded, seconds)
+        return PlannedPack(tuple(sorted(self._indices[part.columns].tolist())), padded, part.seconds)
+
+
+class _Order:
+    """Candidates of a class in one order, and what packs of neighbours cost.
+
+    Attributes:
+        columns: (n,) columns of the class's sizes.
+        most: lanes of a pack at most.
+    """
+
+    def __init__(self, of: _Class, columns: npt.NDArray[np.int64], most: int) -> None:
+        self._of, self.columns, self.most = of, columns, most
+        self._block = max(1, _BLOCK // (len(of.sizes) * most))
+        self._first: npt.NDArray[np.float64] | None = None
+
+    def lanes_s(self) -> Iterator[npt.NDArray[np.float64]]:
+        """For each column, seconds of the lanes of the packs that end with it: the largest pack first."""
+        for start in range(0, len(self.columns), self._block):
+            seconds, n_before = self._lanes_s_from(start)
+            for i, row in enumerate(seconds, start=n_before + 1):
+                yield row[:i]
+
+    def _lanes_s_from(self, start: int) -> tuple[npt.NDArray[np.float64], int]:
+        """Of the packs that end in a block of columns, a row for each; and how many columns begin them before it."""
+        if start == 0 and self._first is not None:
+            return self._first, 0
+        n_before = min(start, self.most - 1)
+        sizes = self._of.sizes[:, self.columns[start - n_before : start + self._block]]
+        rows, n = sizes.shape
+        padded = np.zeros((rows, n - n_before, n))
+        largest = np.zeros((rows, n))  # column j: maximum of the columns from j on
+        largest[:, :n_before] = np.maximum.accumulate(sizes[:, :n_before][:, ::-1], axis=1)[:, ::-1]
+        for i in range(n_before, n):
+            largest[:, i] = sizes[:, i]
+            np.maximum(largest[:, :i], sizes[:, i, None], out=largest[:, :i])
+            padded[:, i - n_before] = largest
+        lanes = np.arange(n_before + 1, n + 1)[:, None] - np.arange(n)
+        seconds = self._of.seconds(padded.reshape(rows, -1)).reshape(-1, n) * lanes
+        if start == 0:  # small classes have no other block, and are asked again with another limit
+            self._first = seconds
+        return seconds, n_before
 
 
 def _by_halving(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -236,15 +293,15 @@ def _work_limit_s(classes: Sequence[_Class], max_lanes: int, n_wanted: int) -> f
     high = math.fsum(float(work_s[-1]) for work_s in cumulated)
     low = high / n_wanted / 2
     n_most = n_packs(high) + n_wanted - 1
-    for _ in range(40):
+    for _ in range(20):
         middle = (low + high) / 2
         low, high = (low, middle) if n_packs(middle) <= n_most else (middle, high)
     return high
 
 
-def _end_s(plan: Sequence[PlannedPack], workers: int) -> float:
+def _end_s(plan: Sequence[_Part], workers: int) -> float:
     """When the last worker ends if each takes the longest pack that is left."""
     ends_s = [0.0] * workers
-    for pack in plan:
-        heapq.heapreplace(ends_s, ends_s[0] + pack.predicted_s)
+    for part in plan:
+        heapq.heapreplace(ends_s, ends_s[0] + part.seconds)
     return max(ends_s)

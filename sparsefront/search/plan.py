@@ -320,6 +320,10 @@ class Plan:
         self._n_in_flight += 1
         return queue.popleft()
 
+    def may_open(self, ended: Sequence[Work]) -> bool:
+        """Whether something could be handed out once all rows of `ended` are absorbed: there is no telling."""
+        return True
+
     def finished(self, work: Work) -> None:
         """All rows of `work` are absorbed.
 

@@ -81,22 +81,22 @@ class Structure:
         """Tensors that cost multiply-accumulates: the prunable ones, and those that are fixed."""
         return tuple(t for t in self.tensors if t.prunable or not t.trained)
 
-    @property
+    @cached_property
     def n_params(self) -> int:
         """Trained parameters, biases included."""
         return sum(t.size for t in self.tensors if t.trained)
 
-    @property
+    @cached_property
     def n_weights(self) -> int:
         """Prunable weights."""
         return sum(t.size for t in self.prunable)
 
-    @property
+    @cached_property
     def n_nodes(self) -> int:
         """Hidden nodes over all groups."""
         return sum(g.size for g in self.groups)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of one example's forward pass."""
         return sum(t.size * t.positions for t in self.multiplied)

@@ -18,6 +18,7 @@ from sparsefront.search.strategies.gp import Gp, GpOptions
 from sparsefront.search.strategies.nsga2 import Nsga2, Nsga2Options
 from sparsefront.search.strategies.tpe import Tpe, TpeOptions
 from sparsefront.spaces.domains import Point
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
 
 _ARGUMENTS = {
@@ -102,7 +103,7 @@ def test_children_inherit_conditional_dimensions() -> None:
     outcomes = np.full(n, COMPLETED, dtype=np.int8)
     losses = np.stack([np.arange(n), np.arange(n)[::-1]], axis=1).astype(np.float64)
     history = History(points, losses, np.full((n, 2), np.nan), outcomes, np.ones(n), np.zeros(n))
-    children = Population(task, "NSGAIISampler", _ARGUMENTS["NSGAIISampler"]).propose(history, range(n, n + 100))
+    children = Population(task, _ARGUMENTS["NSGAIISampler"]).propose(history, range(n, n + 100))
     third = [p["width_3"] for p in children if "width_3" in p]
     # Lost to mutation (1 of 4), or taken from a parent that has no third layer (2 of 3 parents have none).
     assert third.count(77) > len(third) / 5
@@ -113,10 +114,16 @@ def test_children_are_those_that_asking_gives() -> None:
     task = example_tasks()["conditions"]
     history = example_history(task, "mixed")
     arguments = {**_ARGUMENTS["NSGAIISampler"], "population_size": 6}
-    study = Population(task, "NSGAIISampler", arguments).study_of(history, 24)
+    parents = Population(task, arguments).parents(history)
+    seed = int(philox_key(task.seed, "strategy", task.replicate, 24)[0] % 2**32)
+    sampler = make_sampler("NSGAIISampler", {**arguments, "population_size": len(parents)}, seed)
+    study = optuna.create_study(sampler=sampler, directions=["minimize"] * len(task.objectives))
+    for parent in parents:
+        parent.system_attrs["NSGAIISampler:generation"] = 0
+        study.add_trial(parent)
     distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
     asked = [task.space.clip(study.ask(distributions).params) for _ in range(20)]
-    assert Population(task, "NSGAIISampler", arguments).propose(history, range(24, 44)) == asked
+    assert Population(task, arguments).propose(history, range(24, 44)) == asked
 
 
 def test_first_population_is_that_of_random_search() -> None:

@@ -85,13 +85,13 @@ class Elite:
         """Indices of the best candidates that completed, best first: at most `size`."""
         if self._n_folded > len(history) or history.fingerprint(self._n_folded) != self._fingerprint:
             self._forget()
-        succeeded = history.succeeded()
-        pending = np.flatnonzero(history.outcomes[self._n_folded :] == PENDING)
-        n_settled = self._n_folded + int(pending[0]) if len(pending) else len(history)
         best, before = self._best, self._n_folded
-        for start in range(self._n_folded, len(history), self._size):
+        succeeded = history.succeeded(before)
+        pending = np.flatnonzero(history.outcomes[before:] == PENDING)
+        n_settled = before + int(pending[0]) if len(pending) else len(history)
+        for start in range(before, len(history), self._size):
             stop = min(start + self._size, len(history))
-            found = np.concatenate([best, start + np.flatnonzero(succeeded[start:stop])])
+            found = np.concatenate([best, start + np.flatnonzero(succeeded[start - before : stop - before])])
             best = found[preference(history.losses[found], history.violations[found])][: self._size]
             if stop <= n_settled and stop - start == self._size:
                 self._n_folded, self._best = stop, best

@@ -63,4 +63,4 @@ class Nsga2:
         from sparsefront.search.optuna_bridge import Population
 
         assert isinstance(options, Nsga2Options)
-        return Population(task, "NSGAIISampler", self.arguments(options))
+        return Population(task, self.arguments(options))

@@ -46,9 +46,10 @@ class History:
     def __len__(self) -> int:
         return len(self.outcomes)
 
-    def succeeded(self) -> npt.NDArray[np.bool_]:
-        """(n,) bool: completed with finite losses; what a strategy may learn values from."""
-        return np.asarray((self.outcomes == COMPLETED) & np.isfinite(self.losses).all(axis=1), dtype=np.bool_)
+    def succeeded(self, start: int = 0) -> npt.NDArray[np.bool_]:
+        """(n - start,) bool: completed with finite losses; what a strategy may learn values from."""
+        is_finite = np.isfinite(self.losses[start:]).all(axis=1)
+        return np.asarray((self.outcomes[start:] == COMPLETED) & is_finite, dtype=np.bool_)
 
     def fingerprint(self, n: int) -> int:
         """Checksum of what became of candidates 0..n-1: a cache made from them holds as long as it stays the same."""
