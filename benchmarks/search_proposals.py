@@ -19,9 +19,9 @@ from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import Work, lane_name, segment_rows
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.progress import Progress
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.simulator import SYNTHETIC, Query
+from sparsefront.search.work import SegmentWork
 from sparsefront.spaces.masks import Remains
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.segments import SegmentResult

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from sparsefront.search.design import RungSettings, SearchArm, SearchDesign
-from sparsefront.search.exploration import Decision, Described, Exploration, SegmentWork
+from sparsefront.search.exploration import Exploration
 from sparsefront.search.packing import CPU_COST
 from sparsefront.search.schema import SCHEMA
+from sparsefront.search.work import Decision, Described, SegmentWork
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.shape import Shape

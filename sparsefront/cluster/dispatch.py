@@ -88,7 +88,7 @@ def dispatch(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=_PackSearcher(driver),
-                    scheduler=None if halving is None else LoneTrialScheduler(halving),
+                    scheduler=LoneTrialScheduler(slots, halving or {}),
                     num_samples=-1,
                     reuse_actors=True,
                     max_concurrent_trials=at_once,

@@ -19,10 +19,10 @@ from sparsefront.cluster.rows import Work, decided_rows, lost_rows, stamped
 from sparsefront.cluster.wording import GO_ON, one_line
 from sparsefront.cluster.worker import WorkerSettings, decode_rows
 from sparsefront.errors import SparsefrontError
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import TrainWork
 from sparsefront.search.schema import KEY
+from sparsefront.search.work import SegmentWork
 from sparsefront.spaces.candidate import CandidateNames
 
 _LOG = logging.getLogger(__name__)

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from sparsefront.cluster.kept_workers import KeepingScheduler
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,15 @@ class RayHalving:
     eta: int
 
 
-class LoneTrialScheduler(FIFOScheduler):  # type: ignore[misc]
+class LoneTrialScheduler(KeepingScheduler):
     """Asks Ray's ASHA about trials that report a loss, and lets all others run."""
 
-    def __init__(self, halving: Mapping[str, RayHalving]) -> None:
-        """By arm: what its candidates are compared by."""
-        super().__init__()
+    def __init__(self, slots: int, halving: Mapping[str, RayHalving]) -> None:
+        """Keep `slots` workers; by arm, what its candidates are compared by."""
+        super().__init__(slots)
         self._halving = dict(halving)
         self._schedulers: dict[str, Any] = {}
         self._run_of: dict[str, str] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves a copy that is never restored."""
-        return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial goes on."""

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparsefront.search.exploration import Decision, SearchLane, SegmentWork
 from sparsefront.search.plan import POOL, Lane, ScoreWork, TrainWork, Unavailable
 from sparsefront.search.plan import Work as MaskWork
 from sparsefront.search.schema import COLUMNS, SCHEMA
+from sparsefront.search.work import Decision, SearchLane, SegmentWork
 from sparsefront.spaces.candidate import Candidate, CandidateNames
 from sparsefront.spaces.domains import Value
 from sparsefront.spaces.masks import mask_digest

@@ -26,9 +26,9 @@ from ray import tune
 
 from sparsefront.cluster.rows import Work, lane_name, lost_rows, scored_rows, segment_rows, trained_rows
 from sparsefront.errors import CandidateFailed
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.plan import ScoreWork, TrainWork
 from sparsefront.search.schema import schema_of
+from sparsefront.search.work import SegmentWork
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.recipe import Recipe

@@ -7,9 +7,9 @@ is proposed and who goes on after a rung is decided in `sparsefront.search.run`;
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,87 +18,14 @@ import pyarrow as pa
 from sparsefront.errors import SparsefrontError
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.packing import PackCost, plan_packs
-from sparsefront.search.run import Candidate, Decision, Describe, Described, Measures, Run
-from sparsefront.spaces.domains import Point
-
-__all__ = ["Decision", "Describe", "Described", "Exploration", "SearchLane", "SegmentWork", "Totals"]
+from sparsefront.search.run import Candidate, Measures, Run
+from sparsefront.search.work import Decision, Describe, SearchLane, SegmentWork
 
 #: Columns that tell what a row is about; the first five are its key.
 _COLUMNS = ("stage", "arm", "replicate", "target_sparsity", "slot", "outcome", "candidate", "checkpoint")
 _ROWS_AT_ONCE = 10_000
 #: New candidates that are packed together, as rounds of full packs for all workers: more find more of their size.
 _ROUNDS = 2
-
-
-@dataclass(frozen=True)
-class SearchLane:
-    """A candidate on its way: number `slot` of a run, and where its training goes on.
-
-    Attributes:
-        id: of the candidate.
-        arm: whose candidate it is.
-        slot: its number within the run.
-        point: in the arm's space.
-        settings: study keys that it sets.
-        start_step: optimiser steps done already.
-        checkpoint: name of the checkpoint of that step; None at step 0.
-    """
-
-    id: str
-    arm: str
-    slot: int
-    point: Point
-    settings: Mapping[str, Any]
-    start_step: int
-    checkpoint: str | None
-
-
-@dataclass(frozen=True)
-class SegmentWork:
-    """Candidates of one replicate that train together from one step to another.
-
-    Attributes:
-        replicate: index of the replicate.
-        lanes: the candidates; all start at the same step.
-        stops: for each lane the step at which its segment ends; the same for all lanes.
-        rung: for each lane the index of the rung there; None where full training ends.
-        padded: shape of each tensor, large enough for every lane.
-        predicted_s: what the pack is expected to take.
-        attempt: how often its single candidate was lost before.
-        passing: (index, step) of the rungs that its only lane passes and reports, while the cluster's scheduler decides
-            whether it goes on; empty where the plan decides, between segments.
-    """
-
-    replicate: int
-    lanes: tuple[SearchLane, ...]
-    stops: tuple[int, ...]
-    rung: tuple[int | None, ...]
-    padded: tuple[tuple[int, ...], ...]
-    predicted_s: float
-    attempt: int = 0
-    passing: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Name of the pack."""
-        first, n = self.lanes[0], len(self.lanes)
-        return f"segment-r{self.replicate}-{first.start_step}-{self.stops[0]}-{first.id[:8]}-{n}"
-
-    def only(self, indices: Iterable[int]) -> SegmentWork:
-        """The lanes of these indices, for their share of the predicted time."""
-        kept = list(indices)
-        return replace(
-            self,
-            lanes=tuple(self.lanes[i] for i in kept),
-            stops=tuple(self.stops[i] for i in kept),
-            rung=tuple(self.rung[i] for i in kept),
-            predicted_s=self.predicted_s * len(kept) / len(self.lanes),
-        )
-
-    def halves(self) -> list[SegmentWork]:
-        """The two halves; itself if it cannot be divided."""
-        n = len(self.lanes)
-        return [self] if n < 2 else [self.only(range((n + 1) // 2)), self.only(range((n + 1) // 2, n))]
 
 
 class Totals(NamedTuple):

@@ -223,7 +223,7 @@ class WholeHistory(_Bridge):
         return study
 
 
-class _Bred(optuna.samplers.NSGAIISampler):  # type: ignore[misc]
+class _Bred(optuna.samplers.NSGAIISampler):
     """Optuna's NSGA-II, whose parents are given: it would look for them in the storage at each ask."""
 
     parents: Sequence[FrozenTrial] = ()

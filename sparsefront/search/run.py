@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ from sparsefront.search.strategies import (
     Task,
     strategy_family,
 )
+from sparsefront.search.work import Decision, Describe, Described
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.domains import Choice, Float, Integer, Point
 from sparsefront.spaces.schedules import levels
-from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
@@ -50,79 +50,6 @@ _CODES = {"completed": COMPLETED, "stopped": STOPPED, "infeasible": INFEASIBLE}
 _NO_OUTCOME = -1
 #: What a strategy is told instead of an infinite violation.
 _MAX_VIOLATION = 1e12
-
-
-@dataclass(frozen=True)
-class Described:
-    """What follows from a candidate without training it.
-
-    Attributes:
-        id: hash of everything that defines the candidate, 32 hex digits (`Run.named` adds how its fidelity grows).
-        n_params: parameters that remain.
-        macs: multiply-accumulates of one example's forward pass.
-        weight_sparsity: fraction of prunable weights removed.
-        node_sparsity: fraction of hidden nodes removed.
-        shape: sizes of its tensors, for packing.
-        steps: optimiser steps of its full training; of a pruning chain, of all its levels.
-        data_fraction: share of the training examples in its full training.
-    """
-
-    id: str
-    n_params: int
-    macs: int
-    weight_sparsity: float
-    node_sparsity: float
-    shape: Shape
-    steps: int
-    data_fraction: float = 1.0
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """The quantities that constraints may bound before training."""
-        return {
-            "n_params": float(self.n_params),
-            "macs": float(self.macs),
-            "weight_sparsity": self.weight_sparsity,
-            "node_sparsity": self.node_sparsity,
-        }
-
-
-#: (replicate, point, space of its arm) -> what it is.
-Describe = Callable[[int, Point, Space], Described]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A row of stage 'trained' that no worker reports: the driver commits it; it costs nothing.
-
-    Attributes:
-        arm: of the candidate.
-        replicate: of the candidate.
-        slot: the candidate's number within its run.
-        outcome: 'stopped', 'infeasible', 'diverged' (a rung without a finite loss), 'failed' (its strategy raised, or
-            there can be no such candidate), or that of the candidate it repeats.
-        point: the candidate; None if its strategy raised.
-        settings: study keys that it sets.
-        described: what follows from it; None if nothing does.
-        rung: index of the rung it was stopped at, else None.
-        steps: optimiser steps that it was trained for.
-        reused_from: number of the candidate of the same run that it repeats, else None.
-        values: what was measured last, by ledger column, costs left out.
-        error: why, where it is not obvious: constraints that it violates, or a traceback.
-    """
-
-    arm: str
-    replicate: int
-    slot: int
-    outcome: str
-    point: Point | None
-    settings: Mapping[str, Any]
-    described: Described | None
-    rung: int | None = None
-    steps: int = 0
-    reused_from: int | None = None
-    values: Mapping[str, float] | None = None
-    error: str | None = None
 
 
 class Measures:

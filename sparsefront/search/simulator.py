@@ -20,10 +20,11 @@ import pyarrow as pa
 from sparsefront.errors import ConfigError
 from sparsefront.search.attainment import arm_outcomes, attain, attainment_columns, mean_curves
 from sparsefront.search.design import SearchArm, SearchDesign
-from sparsefront.search.exploration import Decision, Describe, Described, Exploration, SegmentWork, Totals
+from sparsefront.search.exploration import Exploration, Totals
 from sparsefront.search.packing import PackCost
 from sparsefront.search.points import points_from_rows
 from sparsefront.search.schema import SCHEMA
+from sparsefront.search.work import Decision, Describe, Described, SegmentWork
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.space import Space
 

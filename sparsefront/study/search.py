@@ -15,7 +15,7 @@ from sparsefront.cluster.ray_cluster import available_cores
 from sparsefront.errors import ConfigError, SpaceError, SparsefrontError, nearest
 from sparsefront.results import Results
 from sparsefront.search.design import SearchArm, SearchDesign
-from sparsefront.search.exploration import Describe, Described, Exploration
+from sparsefront.search.exploration import Exploration
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
@@ -25,6 +25,7 @@ from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
 from sparsefront.search.strategies import strategy_family
+from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Choice, Point, shown

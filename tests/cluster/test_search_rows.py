@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sparsefront.cluster.rows import decided_rows, lane_name, lost_rows, point_columns, segment_rows
-from sparsefront.search.exploration import Decision, SearchLane, SegmentWork
 from sparsefront.search.schema import SCHEMA, schema_of
+from sparsefront.search.work import Decision, SearchLane, SegmentWork
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.masks import mask_digest, pack_bits

@@ -20,8 +20,8 @@ import torch
 from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import Work
 from sparsefront.cluster.worker import PackRunner, Report, WorkerSettings
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Disk, Ledger
+from sparsefront.search.work import SegmentWork
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.study import SearchStudy, Study
 from sparsefront.study.study import versions

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.strategies import STRATEGIES
+from sparsefront.search.work import SegmentWork
 from sparsefront.study import Study
 from tests.faults.inline_search import CIRCUMSTANCES, Died, MortalDisk, rows_of, run_search
 from tests.test_study import as_toml

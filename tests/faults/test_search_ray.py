@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparsefront.cluster.dispatch import _Messenger
+from sparsefront.study import Study
 from tests.faults.inline_search import rows_of
 from tests.faults.test_search_crash import NUMBERS, TINY, assert_same_study
 from tests.faults.test_study_ray import (
@@ -110,3 +114,29 @@ def test_a_search_whose_driver_and_worker_are_killed_comes_to_the_same_end(
     assert done.items() <= found.items()
     assert_same_study(found, expected)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_no_worker_is_given_up_while_a_strategy_waits_for_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Tune ends a worker that has nothing to do, and a search would go on with one of two."""
+    packs_of: Counter[str] = Counter()
+    began = _Messenger.on_trial_start
+
+    def counted(self: _Messenger, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        packs_of[trial.temporary_state.ray_actor._actor_id.hex()] += 1
+        began(self, iteration, trials, trial, **info)
+
+    monkeypatch.setattr(_Messenger, "on_trial_start", counted)
+    arm = {"strategy": "nsga2", "options": {"population": 4}, "against": "nsga2"}
+    study = {
+        **TINY,
+        "space": NUMBERS,
+        "arms": {"nsga2": arm},
+        "search": {**TINY["search"], "candidates": 48, "batch": 8},
+        "compute": {"device": "cpu", "workers": 2, "lanes_per_pack": 2},
+    }
+    Study.from_dict(study).run(tmp_path / "study")
+    assert len(packs_of) == 2
+    # Twelve packs and more in six batches: half of them each, give or take.
+    assert min(packs_of.values()) >= sum(packs_of.values()) / 4

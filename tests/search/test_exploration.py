@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sparsefront.errors import LedgerError, SpaceError, SparsefrontError
 from sparsefront.search.design import RungSettings, SearchDesign
-from sparsefront.search.exploration import Decision, Described, Exploration, SegmentWork
+from sparsefront.search.exploration import Exploration
 from sparsefront.search.run import MAX_PROPOSALS_EACH
 from sparsefront.search.schema import KEY
 from sparsefront.search.strategies import (
@@ -31,6 +31,7 @@ from sparsefront.search.strategies import (
     Task,
 )
 from sparsefront.search.strategies.random import random_points
+from sparsefront.search.work import Decision, Described, SegmentWork
 from sparsefront.spaces.constraints import Constraint
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.seeds import philox_key

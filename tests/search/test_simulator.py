@@ -11,7 +11,6 @@ import pytest
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.design import RungSettings, SearchDesign
-from sparsefront.search.exploration import SegmentWork
 from sparsefront.search.packing import CPU_COST
 from sparsefront.search.points import points_to_columns
 from sparsefront.search.simulator import (
@@ -27,6 +26,7 @@ from sparsefront.search.simulator import (
     simulate_study,
     tradeoff,
 )
+from sparsefront.search.work import SegmentWork
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space

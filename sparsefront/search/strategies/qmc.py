@@ -9,15 +9,18 @@ References: Sobol' 1967; Owen 1998 (scrambling); Bousquet et al., Critical hyper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import qmc
 
 from sparsefront.search.strategies.strategy import History, Options, Strategy, Task
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
+
+if TYPE_CHECKING:
+    from scipy.stats import qmc
 
 
 class QmcOptions(Options):
@@ -39,6 +42,8 @@ class _Qmc:
         if not numbers or not d:
             return np.empty((len(numbers), d))
         if self._engine is None or self._next > numbers.start:
+            from scipy.stats import qmc  # half a second, which other strategies need not wait for
+
             rng = np.random.default_rng(philox_key(self._task.seed, "qmc", self._task.replicate))
             self._engine, self._next = qmc.Sobol(d, scramble=True, rng=rng), 0
         if numbers.start > self._next:
