@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Literal, TypeGuard, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 
@@ -16,9 +19,12 @@ from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.allocations import ALLOCATIONS
+from sparsefront.spaces.patterns import PATTERNS
+from sparsefront.spaces.pruning import RANGES, Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.space import Space
 from sparsefront.study import MaskStudy, SearchStudy, Section, Study
+from sparsefront.study.sections import ArmSection
 from sparsefront.trainables.quality import QUALITIES
 
 FOLDER = Path(__file__).parent
@@ -90,6 +96,8 @@ def _keys_of(kind: type[Study], title: str, known: Mapping[str, FieldInfo]) -> l
         if section is None:
             if name in _EXPLAINED:
                 parts.append(f"### [{name}]\n\n{_EXPLAINED[name]}\n")
+            elif name == "arms":
+                parts.append(_arms_of_masks())
             continue
         heading = f"{name}.NAME" if get_origin(field.annotation) is dict else name
         general = _section_of(known[name]) if name in known else None
@@ -105,7 +113,52 @@ def _keys_of(kind: type[Study], title: str, known: Mapping[str, FieldInfo]) -> l
     return parts
 
 
+def _arms_of_masks() -> str:
+    """The keys of an arm of a study of masks: its own, and the fields of its pruning method."""
+    own = [
+        [f"`{key}`", _NAMED.get(key, _accepted(f)), _DEFAULTS.get(key, f"`{_default(f.default)}`"), f.description or ""]
+        for key, f in ArmSection.model_fields.items()
+    ]
+    meanings = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(Pruning) or "", re.MULTILINE))
+    bounds = {name: f">= {low:,.10g} <= {high:,.10g}" for name, low, high in RANGES}
+    hints = get_type_hints(Pruning)
+    rows = []
+    for field in dataclasses.fields(Pruning):
+        accepted = _NAMED.get(field.name, f"{_plain(hints[field.name])} {bounds.get(field.name, '')}".rstrip())
+        default = _DEFAULTS[field.name] if field.name in _DEFAULTS else f"`{_default(field.default)}`"
+        meaning = " ".join(meanings[field.name].split()).removesuffix(".").replace("None for", "left out:")
+        rows.append([f"`{field.name}`", accepted, default, meaning])
+    about = (
+        "In place of a list of names: one section for each arm, empty for a method as it is. A method with keys of its "
+        "own (any but `dense`, `random`, `searched`, `searched_scalefree`, `worst` and `small_dense`) takes those "
+        "below; what a method is made of if they are left out is in [choices.md]"
+        "(choices.md#what-the-pruning-methods-are-made-of), and the defaults here are what holds of a method that "
+        "says nothing else. A key that has no effect on an arm is refused. See [pruning.md](pruning.md)."
+    )
+    return f"### [arms.NAME]\n\n{about}\n\n" + _table((*_HEADS, "meaning"), [*own, *rows])
+
+
 _HEADS = ("key", "accepted", "default")
+#: Keys of an arm that hold names: where these are listed.
+_NAMED = {
+    "method": "a [method](choices.md#arms-of-a-study-of-masks)",
+    "controls": "list of [controls](choices.md#matched-controls-of-an-arm)",
+    "score": "a [score](choices.md#scores-of-pruning-methods)",
+    "counts_of": "a [score](choices.md#scores-of-pruning-methods)",
+    "pattern": "a [pattern](choices.md#patterns-of-masks): "
+    + ", ".join(f"`{row.form.rpartition('such as ')[2]}`" for row in PATTERNS.values()),
+    "allocation": "an [allocation](choices.md#allocations), or `explicit`",
+    "densities": "list of numbers > 0 <= 1",
+    "ap_sign": "`-1` or `1`",
+}
+_DEFAULTS = {
+    "method": "the arm's name",
+    "when": "that of the method",
+    "allocation": "that of `[masks]`",
+    "counts_of": "left out",
+    "update": "left out",
+    "decay": "that of the update",
+}
 #: Sections that are no list of keys.
 _EXPLAINED = {"space": "What is searched: see [searching.md](searching.md#the-space)."}
 #: Defaults that no field shows, because another part of the study fills them in.
@@ -142,24 +195,32 @@ def _is_section(annotation: object) -> TypeGuard[type[Section]]:
 
 def _accepted(field: FieldInfo) -> str:
     """Type and bounds of a key."""
-    origin = get_origin(field.annotation)
+    return _plain(field.annotation, field.metadata)
+
+
+def _plain(kind: Any, metadata: Iterable[Any] = (), *, plural: bool = False) -> str:
+    """A type and its bounds in words that a user of TOML knows.
+
+    Raises:
+        KeyError: a type that there are no words for yet.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return " or ".join(f"`{v}`" for v in get_args(field.annotation))
-    inner, metadata, prefix = field.annotation, field.metadata, ""
-    if origin is UnionType:  # of a value and None, which TOML has no word for: the key is left out
-        inner = get_args(field.annotation)[0]
-    elif origin is tuple:
-        inner, prefix = get_args(field.annotation)[0], "list of "
-        if get_origin(inner) is Annotated:
-            inner, *metadata = get_args(inner)
-            metadata = [bound for one in metadata for bound in getattr(one, "metadata", [one])]
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin is Annotated:
+        return _plain(inner[0], [b for one in inner[1:] for b in getattr(one, "metadata", [one])], plural=plural)
+    if origin in (Union, UnionType):  # TOML has no word for None: the key is left out
+        return " or ".join(_plain(one, metadata, plural=plural) for one in inner if one is not NoneType)
+    if origin is tuple:
+        return f"list of {_plain(inner[0], plural=True)}"
+    if origin is dict or _is_section(kind):
+        return "tables" if plural else "table"
+    if origin is Mapping:
+        return "a table for each"
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{sign} {getattr(m, key):,}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
-    names = {int: "whole number", float: "number", str: "string", bool: "`true` or `false`"}
-    if origin is dict or _is_section(inner):
-        return f"{prefix}tables" if prefix else "table"
-    name = names.get(inner, str(inner)) if isinstance(inner, type) else str(inner)
-    return " ".join([prefix + name, *bounds])
+    words = {int: "whole number", float: "number", str: "name" if plural else "text", bool: "`true` or `false`"}
+    return " ".join([words[kind] + "s" * plural, *bounds])
 
 
 def _default(value: object) -> str:

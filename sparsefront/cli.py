@@ -249,6 +249,10 @@ def _front(options: argparse.Namespace) -> int:
     table = results.front(where=options.where, objectives=objectives)
     if on_test := [name for name in objectives if OBJECTIVES[name].quality]:
         _complain(f"{', '.join(on_test)}: measured on test examples, by which nothing may be chosen")
+    if options.where is not None and not table.num_rows:
+        n = results.to_arrow(where=options.where, columns=["stage"]).num_rows
+        what = f"only {n:,} rows that can be on no front" if n else "nothing in this ledger"
+        _complain(f"--where {options.where}: matches {what}")
     try:
         if options.format == "parquet":
             write_table(table, options.output.resolve())
@@ -308,20 +312,11 @@ def _verdict(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from sparsefront.results import load
     from sparsefront.search.claim_words import claim_dict, claims_markdown, replaced
 
     if options.output is not None:
         _check_output(options.output)
-    loaded = [load(folder) for folder in options.dirs]
-    names: dict[str, Path] = {}
-    for results in loaded:
-        first = names.setdefault(results.design.name, results.folder)
-        if first is not results.folder:
-            raise ConfigError(
-                f"DIR={results.folder}: holds a study called {results.design.name!r}, as {first} does; give one of them"
-            )
-    findings = [results.claims(*loaded) for results in loaded]
+    findings = _claim_findings(options.dirs)
     text = None
     if options.format == "json":
         text = json.dumps([claim_dict(finding) for finding in findings], indent=2, allow_nan=False) + "\n"
@@ -344,6 +339,39 @@ def _claims(options: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
     return 0
+
+
+def _claim_findings(folders: Sequence[Path]) -> list[ClaimFinding]:
+    """What the studies found that state a claim; which folders hold none is said, so that a whole folder can be given.
+
+    Raises:
+        ConfigError: nothing states a claim, or two studies that count have the same name.
+    """
+    from sparsefront.results import load
+
+    if len(folders) == 1:
+        return [load(folders[0]).claims()]
+    left_out = {f: "is no study" for f in folders if f.exists() and not os.path.lexists(f / "study.json")}
+    loaded = [load(folder) for folder in folders if folder not in left_out]
+    findings = {id(results): results.claims(*loaded) for results in loaded if results.states_claim}
+    if not findings:
+        raise ConfigError(
+            f"DIR={folders[0]} and {len(folders) - 1} more: no study in them states a claim; add [claim] to a study's "
+            "file and run it again, which trains nothing that is there"
+        )
+    named = {test.than for finding in findings.values() for test in finding.claim.tests}
+    names: dict[str, Path] = {}
+    for results in loaded:
+        name = results.design.name
+        if id(results) not in findings and name not in named:
+            left_out[results.folder] = "its study states no claim"
+        elif names.setdefault(name, results.folder) is not results.folder:
+            raise ConfigError(
+                f"DIR={results.folder}: holds a study called {name!r}, as {names[name]} does; give one of them"
+            )
+    for folder, why in left_out.items():
+        _complain(f"DIR={folder}: {why}; left out")
+    return list(findings.values())
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -464,6 +492,7 @@ _COLOURS = {
     "worse": "red",
     "equivalent": "cyan",
     "undecided": "yellow",
+    "not judged": "dim",
     "reproduced": "green",
     "not reproduced": "red",
     "inconclusive": "yellow",
@@ -577,9 +606,7 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
     rows, controls = verdict_rows(verdict), control_rows(verdict)
     left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        # What neither side ever came to has no numbers: the notes below say so.
-        of_metric = [row for row in rows if row["metric"] == metric]
-        chosen = [row for row in of_metric if not row["note"].startswith("never reached")]
+        chosen = [row for row in rows if row["metric"] == metric]
 
         def column(heading: str, name: str, *, rank: int = 0, chosen: list[dict[str, str]] = chosen) -> _Column:
             return _Column(heading, [row[name] for row in chosen], rank, is_left=name in ("arm", "verdict"))
@@ -596,10 +623,9 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
             column("verdict", "verdict"),
             column("needs n", "replicates needed", rank=3),
         )
-        title = f"{metric} against random search at equal budget, in {of_metric[0]['unit']}"
-        if chosen:
-            left_out += [c for c in _table(console, columns, title=title) if c not in left_out]
-        _print_notes(console, of_metric)
+        title = f"{metric} against random search at equal budget, in {chosen[0]['unit']}"
+        left_out += [c for c in _table(console, columns, title=title) if c not in left_out]
+        _print_notes(console, chosen)
     if controls:
         left_out += [c for c in _print_controls(console, controls, alpha=alpha) if c not in left_out]
     console.print(Text(verdict.headline, style="bold"))

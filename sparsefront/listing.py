@@ -13,7 +13,6 @@ _REGISTRIES = {
     "rungs": ("sparsefront.search.rungs", "RUNGS"),
     "spaces": ("sparsefront.spaces.ready", "READY_SPACES"),
     "allocations": ("sparsefront.spaces.allocations", "ALLOCATIONS"),
-    "patterns": ("sparsefront.spaces.patterns", "PATTERNS"),
     "updates": ("sparsefront.trainables.mask_updates", "UPDATES"),
     "qualities": ("sparsefront.trainables.quality", "QUALITIES"),
 }
@@ -58,6 +57,19 @@ def listing(what: str) -> dict[str, dict[str, str]]:
                 "source": s.source,
             }
             for name, s in SCORES.items()
+        }
+    if what == "patterns":
+        from sparsefront.spaces.patterns import PATTERNS
+
+        return {
+            form: {
+                "what": f"keeps {row.summary}",
+                "in a study": f"pattern = {_toml(example or form)}",
+                "masks": row.kind,
+                "source": row.source,
+            }
+            for row in PATTERNS.values()
+            for form, _, example in [row.form.partition(", such as ")]
         }
     if what == "controls":
         from sparsefront.spaces.controls import CONTROLS

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
@@ -17,7 +18,7 @@ from sparsefront.search.claims import Claim, ClaimFinding, Evidence, claim_colum
 from sparsefront.search.comparison import SearchVerdict, compare_arms
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
-from sparsefront.search.filters import parse_where
+from sparsefront.search.filters import ALIASES_OF_SEARCHES, parse_where
 from sparsefront.search.findings import Verdict
 from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
@@ -25,8 +26,10 @@ from sparsefront.search.ledger.disk import Disk, read_plain, write_atomically
 from sparsefront.search.objective import objectives_named
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
+from sparsefront.search.schema import VALUES
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.domains import Choice
 
 REPORT = "report.html"
 CLAIM = "claim.json"
@@ -72,7 +75,7 @@ class Results:
             columns: those wanted; None for all.
         """
         with Ledger.read(self.folder) as ledger:
-            expression = None if where is None else parse_where(where, allow_test=True, schema=ledger.schema)
+            expression = None if where is None else self._condition(where, ledger.schema, allow_test=True)
             return ledger.table(columns=columns, where=expression)
 
     def to_pandas(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> Any:
@@ -98,7 +101,7 @@ class Results:
                         f"objective={objective!r}: was not measured in this study; its key quality must name "
                         f"{column.quality!r}"
                     )
-            expression = None if where is None else parse_where(where, schema=ledger.schema)
+            expression = None if where is None else self._condition(where, ledger.schema)
             rows = ledger.scan(where=expression)
             if isinstance(self.design, SearchDesign):
                 rows = within_constraints(rows, self.design)
@@ -108,6 +111,11 @@ class Results:
         """Better than, equivalent to or worse than random search, arm by arm (and level by level)."""
         with Ledger.read(self.folder) as ledger:
             return self._judged(ledger)
+
+    @property
+    def states_claim(self) -> bool:
+        """Whether the study tests a claim: it is one of masks, and its file states one."""
+        return not isinstance(self.design, SearchDesign) and os.path.lexists(self.folder / CLAIM)
 
     def claims(self, *others: Results) -> ClaimFinding:
         """What the study found about the claim that its file states, judged anew from the ledger.
@@ -206,6 +214,20 @@ class Results:
             timeout_s=timeout_s,
         )
         return self.recorded
+
+    def _condition(self, where: str, schema: pa.Schema, *, allow_test: bool = False) -> pc.Expression:
+        """A condition over this study's columns, in which its arms and settings are called by names that it has."""
+        values: dict[str, Collection[str]] = dict(VALUES)
+        if not isinstance(self.design, SearchDesign):
+            # The parent is trained where an arm or a quality needs it, and scored masks belong to no arm.
+            values["arm"] = dict.fromkeys([*self.design.arms, "dense", "pool"])
+            return parse_where(where, allow_test=allow_test, schema=schema, values=values)
+        values["arm"] = [arm.name for arm in self.design.arms]
+        for dimension in (dimension for arm in self.design.arms for dimension in arm.space.dimensions):
+            if isinstance(dimension.domain, Choice) and dimension.name not in VALUES:
+                texts = [value for value in dimension.domain.values if isinstance(value, str)]
+                values[dimension.name] = dict.fromkeys([*values.get(dimension.name, ()), *texts])
+        return parse_where(where, allow_test=allow_test, schema=schema, values=values, aliases=ALIASES_OF_SEARCHES)
 
     def _judged(self, ledger: Ledger) -> Verdict | SearchVerdict:
         if isinstance(self.design, SearchDesign):

@@ -348,7 +348,8 @@ def test_the_page_of_the_documentation_has_its_marks() -> None:
     [
         ("nope", "DIR=nope: is no folder"),
         ("other", "DIR=other: its study states no claim; add [claim] to its file and run the study's file again"),
-        ("tiny other", "DIR=other: its study states no claim"),
+        ("other nothing", "DIR=other and 1 more: no study in them states a claim; add [claim] to a study's file"),
+        ("tiny nope", "DIR=nope: is no folder"),
         ("tiny copy", "DIR=copy: holds a study called 'tiny', as tiny does; give one of them"),
         ("tiny tiny", "DIR=tiny: holds a study called 'tiny', as tiny does; give one of them"),
         ("tiny --output nope/x", "--output nope/x: "),
@@ -357,7 +358,35 @@ def test_the_page_of_the_documentation_has_its_marks() -> None:
 )
 def test_what_the_command_refuses(here: Path, capsys: Capture, arguments: str, message: str) -> None:
     shutil.copytree("tiny", "copy")
+    (here / "nothing").mkdir()
     assert said(capsys, "claims", *arguments.split(), code=2).startswith(message)
+
+
+def test_folders_without_a_claim_are_left_out_by_name(here: Path, capsys: Capture) -> None:
+    alone = json.loads(said(capsys, "claims", "tiny", "--format", "json"))
+    (here / "nothing").mkdir()
+    (here / "notes.txt").touch()
+    for copy in ("again", "and_again"):  # studies of one name do not matter where neither counts
+        shutil.copytree("other", copy)
+    folders = ["again", "and_again", "nothing", "notes.txt", "other", "tiny"]
+    assert main(["claims", *folders, "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == alone
+    assert sorted(err.splitlines()) == [
+        *(f"sparsefront: DIR={name}: its study states no claim; left out" for name in ("again", "and_again")),
+        "sparsefront: DIR=notes.txt: is no study; left out",
+        "sparsefront: DIR=nothing: is no study; left out",
+        "sparsefront: DIR=other: its study states no claim; left out",
+    ]
+
+
+def test_a_study_that_a_test_names_needs_no_claim(here: Path, capsys: Capture) -> None:
+    write_claim(here / "tiny", {**claim_of(), "tests": [full_test(than="other")]})
+    (found,) = json.loads(said(capsys, "claims", "other", "tiny", "--format", "json"))
+    assert [test["n"] for test in found["tests"]] == [3, 3]
+    shutil.copytree("other", "copy")
+    line = said(capsys, "claims", "tiny", "other", "copy", code=2)
+    assert line == "DIR=copy: holds a study called 'other', as other does; give one of them"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"tests": [{}]}', '{"tests": [{"sparsity": 1}]}', "\xff"])

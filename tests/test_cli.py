@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +27,13 @@ from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.findings import Verdict
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import BASELINE, METHODS
+from sparsefront.search.schema import VALUES
 from sparsefront.search.strategies import STRATEGIES
+from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.study import Study
 from sparsefront.trainables.data import DATASETS
 from sparsefront.trainables.models import MODELS
+from sparsefront.trainables.optimizers import OPTIMIZERS
 from tests.faults.inline_study import run_inline
 
 TOML = """
@@ -151,6 +155,9 @@ FRONT_WRONG = [
         "test_error is a test result, which is reported and never decides; use val_error",
     ),
     (["--where", ""], "where='': must be a condition"),
+    (["--where", "arm == 'magnitud'"], "arm='magnitud' must be one of dense, random, searched,"),
+    (["--where", "arm == 'magnitud'"], "; did you mean 'magnitude'?"),
+    (["--where", "outcome in ('complete',)"], "; did you mean 'completed'?"),
     (["--objectives", "val_eror"], "objective='val_eror': accepted are val_error"),
     (["--objectives", ""], "objective='': accepted are val_error"),
     (["--format", "parquet"], "--format parquet: needs --output FILE"),
@@ -259,9 +266,49 @@ def test_the_front_of_scored_masks_needs_no_training(here: Path, done: Path, cap
 
 def test_an_empty_front_is_no_error(here: Path, done: Path, capsys: Capture) -> None:
     assert main(["front", str(done), "--where", "val_error < 0"]) == 0
-    assert "0 candidates on the front" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "0 candidates on the front" in said.out
+    assert said.err == "sparsefront: --where val_error < 0: matches nothing in this ledger\n"
     assert main(["front", str(done), "--where", "val_error < 0", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "matches nothing" in said.err
+    assert main(["front", str(done), "--where", "stage == 'scored'"]) == 0
+    assert "matches only 32 rows that can be on no front" in capsys.readouterr().err
+    assert main(["front", str(done), "--where", "arm != 'dense'"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_column_holds_what_the_registry_has() -> None:
+    assert VALUES["optimizer"] == tuple(OPTIMIZERS)
+
+
+def test_patterns_are_listed_as_a_study_writes_them(here: Path, capsys: Capture) -> None:
+    assert main(["list", "patterns"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^(\S+)$", out, re.MULTILINE) == ["unstructured", "node", "N:M", "OxI"]
+    for line in re.findall(r"^ +in a study: (.+)$", out, re.MULTILINE):
+        assert parse_pattern(tomllib.loads(line)["pattern"]).kind in ("node", "weight")
+    assert "N:M\n    keeps N of each M consecutive weights" in out
+    assert 'in a study: pattern = "2:4"' in out
+    assert "OxI\n    keeps whole blocks of outputs x inputs" in out
+    assert 'in a study: pattern = "4x4"' in out
+
+
+def test_what_never_converged_is_not_judged(here: Path, capsys: Capture) -> None:
+    """No network comes to more than its parent has: nothing of convergence can be tested."""
+    (here / "t.toml").write_text(TOML, encoding="utf-8")
+    study = Study.from_toml("t.toml", ["arms=['dense', 'random', 'magnitude']", "sparsities=[0.9]", "training.steps=2"])
+    run_inline(study, here / "never", masks_per_pack=8, lanes_per_pack=16)
+    verdict = sparsefront.load("never").verdict()
+    assert isinstance(verdict, Verdict)
+    (found,) = [c for c in verdict.comparisons if (c.metric, c.arm) == ("convergence", "magnitude")]
+    assert found.note.startswith("never reached")
+    assert main(["verdict", "never"]) == 0
+    out = capsys.readouterr().out
+    title = "convergence against random search at equal budget, in steps"
+    assert re.search(r"^magnitude +0.9 .* not judged", out[out.index(title) :], re.MULTILINE)
+    assert "never reached: no network of either side came to the target: " in " ".join(out.split())
 
 
 def test_a_study_that_has_only_begun_can_be_read(here: Path, capsys: Capture) -> None:

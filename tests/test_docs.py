@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from docs.tables import PAGES
 from sparsefront.cli import _parser
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.study import Study
+from sparsefront.study.sections import ArmSection
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,6 +22,24 @@ ROOT = Path(__file__).parents[1]
 def test_tables_are_those_of_the_registries(name: str) -> None:
     written = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert written == PAGES[name](), "run: python docs/tables.py"
+
+
+def test_every_key_of_an_arm_of_a_study_of_masks_is_explained() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    section = page.partition("## Keys of a study of masks")[2].partition("### [arms.NAME]")[2].partition("###")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    keys = [*ArmSection.model_fields, *(field.name for field in dataclasses.fields(Pruning))]
+    assert [row[0] for row in rows] == [f"`{key}`" for key in keys]
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(row), row
+
+
+@pytest.mark.parametrize("name", ["study.md", "choices.md"])
+def test_types_are_in_plain_words(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for typed in ("tuple", "dict[", "list[", "Literal", "Optional", "Mapping", " str ", " float ", " int ", "None"):
+        assert typed not in page, typed
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda p: p.name)

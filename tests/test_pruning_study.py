@@ -19,6 +19,7 @@ from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS
 from sparsefront.spaces.masks import Mask, split_sections, unpack_bits
+from sparsefront.spaces.patterns import parse_pattern, pattern_counts
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import Structure
 from sparsefront.study import Study
@@ -26,6 +27,7 @@ from sparsefront.trainables import workshop as workshop_module
 from sparsefront.trainables.checkpoints import checkpoint_path
 from sparsefront.trainables.models import build_model
 from tests.faults.inline_study import run_inline
+from tests.oracles.spaces import is_of_pattern
 
 STEPS, BATCH, PROBE = 6, 40, 40
 SPARSITIES = (0.5, 0.7)
@@ -273,6 +275,58 @@ def test_a_finished_study_is_not_done_again(done: Done) -> None:
     assert plan.is_complete
     assert plan.next_work() is None
     assert not (done.folder / "checkpoints").exists()
+
+
+PATTERNED = {
+    "rigl_2_4": {"method": "rigl", "pattern": "2:4", "every": 1, "controls": ["shuffled_layers", "fresh_weights"]},
+    "set_2_4": {"method": "set", "pattern": "2:4", "every": 1},
+    "gmp_2_4": {"method": "gmp", "pattern": "2:4"},
+    "popup_2_4": {"method": "edge_popup", "pattern": "2:4"},
+    "rigl_blocks": {"method": "rigl", "pattern": "4x2", "every": 1, "controls": ["shuffled_layers"]},
+    "set_blocks": {"method": "set", "pattern": "4x2", "every": 1, "allocation": "global"},
+    "gmp_blocks": {"method": "gmp", "pattern": "4x2", "score": "lamp"},
+    "popup_blocks": {"method": "edge_popup", "pattern": "4x2"},
+    "imp_2_4": {"method": "imp", "pattern": "2:4", "controls": ["shuffled_layers"]},
+    "imp_blocks": {"method": "imp", "pattern": "4x2", "rate": 0.4},
+    "walk_blocks": {"method": "lr_rewind", "pattern": "4x2", "rate": 0.4, "allocation": "uniform"},
+    "synflow_blocks": {"method": "synflow", "pattern": "4x2", "rounds": 4},
+    "snip_2_4": {"method": "snip", "pattern": "2:4", "rounds": 3},
+}
+
+
+def test_masks_of_a_pattern_made_little_by_little(tmp_path: Path) -> None:
+    study = study_of(PATTERNED)
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    found = Done(study, tmp_path / "study")
+    assert {row["error"] for row in found.rows} == {None}
+    assert {row["outcome"] for row in found.rows} == {"completed"}
+    for arm, table in PATTERNED.items():
+        pattern, method = parse_pattern(table["pattern"]), pruning_of(found, arm)
+        rows = found.of(arm, "trained")
+        assert set(rows) == ({0.5} if pattern.density else set(SPARSITIES))
+        chain = {**found.of(arm, "level"), **rows}
+        for before, after in itertools.pairwise(sorted(chain) if method.when == "levels" else ()):
+            assert not (found.mask(chain[after]) & ~found.mask(chain[before])).any()
+        for sparsity, row in chain.items():
+            mask = found.mask(row)
+            pattern = parse_pattern(table["pattern"]).on_the_way(1 - sparsity)
+            assert is_of_pattern(pattern, found.structure, mask)  # type: ignore[no-untyped-call]
+            wanted = kept_counts(found.structure, "weight", sparsity, method.allocation or "uniform")
+            if pattern.density or len(wanted) > 1:
+                assert found.survivors(mask) == list(pattern_counts(pattern, found.structure, wanted)), arm
+            assert row["mask_overlap"] is None or row["mask_overlap"] < 1, arm
+        for control in table.get("controls", ()):
+            for sparsity, row in found.of(f"{arm}_{control}").items():
+                mask, theirs = found.mask(row), found.mask(rows[sparsity])
+                assert is_of_pattern(pattern, found.structure, mask)  # type: ignore[no-untyped-call]
+                assert (mask == theirs).all() == (control == "fresh_weights")
+    again = study_of({arm: PATTERNED[arm] for arm in ("rigl_2_4", "set_blocks")})
+    run_inline(again, tmp_path / "again", masks_per_pack=1, lanes_per_pack=1)
+    other = Done(again, tmp_path / "again")
+    for arm in ("rigl_2_4", "set_blocks"):
+        for sparsity, row in other.of(arm).items():
+            assert row["candidate"] == found.of(arm)[sparsity]["candidate"]
+            assert row["mask_digest"] == found.of(arm)[sparsity]["mask_digest"]
 
 
 CHAIN = {"walk": {"method": "lr_rewind", "controls": ["small_dense", "dense_budget"]}, "magnitude_oneshot": {}}

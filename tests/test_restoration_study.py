@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,22 @@ def test_what_does_not_go_with_the_task_is_refused(changes, message):
         Study.from_toml(
             EXAMPLE, overrides=[*SMALL[:1], "name='r'", *changes] if "data={}" in changes else changes
         )._checked_data()
+
+
+def test_the_margin_of_equivalence_is_in_decibels_unless_the_study_says_another():
+    written = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+    del written["verdict"]["equivalence_margin"]
+    study = Study.from_dict(written)
+    assert study.identity()["verdict"]["equivalence_margin"] == 0.1
+    assert Study.from_dict(study.identity()).digest == study.digest == Study.from_toml(EXAMPLE).digest
+    written["verdict"] = {"alpha": 0.1, "equivalence_margin": 0.01}
+    assert Study.from_dict(written).verdict.equivalence_margin == 0.01
+    written["verdict"] = {"alpha": 0.1}
+    assert Study.from_dict(written).verdict.equivalence_margin == 0.1
+    del written["verdict"]
+    assert Study.from_dict(written).verdict.equivalence_margin == 0.1
+    classes = Study(name="s", seed=1, replicates=1, sparsities=[0.5], training={"steps": 5})
+    assert classes.verdict.equivalence_margin == 0.01
 
 
 def test_psnr_is_no_objective_of_classification():

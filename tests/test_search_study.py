@@ -21,6 +21,7 @@ from sparsefront.cli import main
 from sparsefront.errors import ConfigError
 from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.ledger import Ledger
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, rung_steps
@@ -756,6 +757,24 @@ def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:
     assert {(r["val_error"], r["n_params"]) for r in front} == best
     with pytest.raises(ConfigError, match=r"there is no column 'widht_2'; did you mean 'width_2'\?"):
         results.front(where="widht_2 > 2")
+    assert results.front(where="sparsity < 0.8").num_rows
+
+
+def test_what_a_front_asks_for_is_something_that_the_search_has(tmp_path: Path) -> None:
+    space = {"training": {"lr": LR}, "masks": {"allocation": {"choices": ["uniform", "erk"]}}}
+    study = made(space=space, masks={"sparsity": 0.5}, arms={"random": {}, "tpe": {"strategy": "tpe"}})
+    Ledger.create(tmp_path / "new", study.recorded(), digest=study.digest, versions={}).close()
+    results = sparsefront.load(tmp_path / "new")
+    for where, message in {
+        "sparsity > 0.8": r"there is no column 'sparsity', for it is not searched; what candidates have is in node_sp",
+        "arm == 'tep'": r"arm='tep' must be one of random, tpe; did you mean 'tpe'\?",
+        "allocation in ('erk', 'uniforn')": r"allocation='uniforn' must be one of uniform, erk; did you mean 'uniform'",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            results.front(where=where)
+        with pytest.raises(ConfigError, match=message):
+            results.to_arrow(where=where)
+    assert results.front(where="weight_sparsity > 0.8 and arm == 'tpe' and allocation == 'erk'").num_rows == 0
 
 
 Capture = pytest.CaptureFixture[str]

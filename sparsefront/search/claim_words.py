@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from sparsefront.search.claims import ClaimEffect, ClaimFinding
-from sparsefront.search.findings import plain_data
+from sparsefront.search.findings import as_written, plain_data
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.wording import shown_p, shown_pairs
 
@@ -46,7 +46,9 @@ def claim_rows(findings: Sequence[ClaimFinding]) -> list[dict[str, str]]:
 
 def claim_dict(finding: ClaimFinding) -> dict[str, object]:
     """Give a finding as plain data for JSON; NaN becomes null."""
-    return plain_data({**dataclasses.asdict(finding), "is_finished": finding.is_finished})
+    values = dataclasses.asdict(finding)
+    values["tests"] = [as_written(effect) for effect in values["tests"]]
+    return plain_data({**values, "is_finished": finding.is_finished})
 
 
 def difference_of(effect: ClaimEffect) -> str:

@@ -9,13 +9,11 @@ Not here: words and tables (``sparsefront.search.claim_words``), and the statist
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,10 +22,11 @@ from sparsefront.search.design import Design
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import KEY
-from sparsefront.search.statistics import paired_effects
+from sparsefront.search.statistics import Floats, PairedEffect, paired_effects
+from sparsefront.search.verdict.families import mean_of
+from sparsefront.search.verdict.record import numbers
 from sparsefront.spaces.seeds import generator
 
-Floats = npt.NDArray[np.float64]
 Expectation = Literal["higher", "lower", "equivalent"]
 
 #: What a test of a claim, and the claim, can come to.
@@ -101,8 +100,12 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class ClaimEffect:
-    """What one test found at one sparsity, in the unit of its metric: differences are arm minus against."""
+class ClaimEffect(PairedEffect):
+    """What one test found at one sparsity, in the unit of its metric.
+
+    Differences are arm minus against; with `than`, less the difference there. The family that p-values are adjusted
+    over is all tests of the claim; without a margin those of equivalence are NaN.
+    """
 
     arm: str
     against: str
@@ -110,17 +113,9 @@ class ClaimEffect:
     sparsity: float
     metric: str
     expect: Expectation
-    n: int  #: paired replicates
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     against_mean: float
-    difference: float  #: with `than`, less the difference there
-    low: float  #: 1 - alpha interval of the difference, of this test alone
-    high: float
-    p_value: float  #: paired t-test, two-sided
-    p_adjusted: float  #: Holm over all tests of the claim
-    p_equivalence: float  #: two one-sided tests against the margin; NaN without one
-    p_equivalence_adjusted: float
     margin: float | None
     verdict: str  #: reproduced, not reproduced or inconclusive
     note: str
@@ -199,23 +194,16 @@ def judge_claim(
         effect = effects[i]
         findings.append(
             ClaimEffect(
+                **vars(effect),
                 arm=test.arm,
                 against=test.against,
                 than=test.than,
                 sparsity=sparsity,
                 metric=test.metric,
                 expect=test.expect,
-                n=effect.n,
                 n_missing=max(0, design.replicates - effect.n),
-                arm_mean=_mean(pairs[i].arm_values),
-                against_mean=_mean(pairs[i].against_values),
-                difference=effect.difference,
-                low=effect.low,
-                high=effect.high,
-                p_value=effect.p_value,
-                p_adjusted=effect.p_adjusted,
-                p_equivalence=effect.p_equivalence,
-                p_equivalence_adjusted=effect.p_equivalence_adjusted,
+                arm_mean=mean_of(pairs[i].arm_values),
+                against_mean=mean_of(pairs[i].against_values),
                 margin=margins[i],
                 verdict=verdict_of(
                     test.expect,
@@ -386,11 +374,11 @@ def _values(evidence: Evidence, arm: str, sparsity: float, metric: str) -> dict[
     )
     outcome = np.asarray(here["outcome"].to_pylist(), dtype=object)
     if metric == design.metric:
-        values = METRICS[metric].from_error(_numbers(here, "test_error"))
+        values = METRICS[metric].from_error(numbers(here, "test_error"))
         values = np.where(outcome == "diverged", design.value_of_guessing, values)
         counted = np.isin(outcome, ("completed", "diverged"))
     else:
-        values, counted = _numbers(here, metric), outcome == "completed"
+        values, counted = numbers(here, metric), outcome == "completed"
     counted &= np.isfinite(values)
     replicate = np.asarray(here["replicate"], dtype=np.int64)
     return {int(r): float(values[counted & (replicate == r)].mean()) for r in np.unique(replicate[counted])}
@@ -400,12 +388,3 @@ def _margin(test: ClaimTest, design: Design) -> float | None:
     if test.margin is not None:
         return test.margin
     return design.equivalence_margin if test.metric == design.metric else None
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _numbers(rows: pa.Table, column: str) -> Floats:
-    filled = pc.fill_null(pc.cast(rows[column], pa.float64()), math.nan)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.float64)

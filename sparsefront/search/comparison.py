@@ -45,7 +45,7 @@ from sparsefront.search.statistics import (
     replicates_needed,
 )
 from sparsefront.search.verdict import label_of
-from sparsefront.search.wording import shown_p, shown_pairs
+from sparsefront.search.wording import NOT_JUDGED, ONE_PAIR, has_difference, shown_label, shown_p, shown_pairs
 from sparsefront.spaces.seeds import generator
 
 Floats = npt.NDArray[np.float64]
@@ -153,9 +153,9 @@ def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
             "metric": c.metric,
             "arm": c.arm,
             "against": c.against,
-            "verdict": c.label,
-            "difference": signed_quality(c.difference, c.metric),
-            "interval": _range(c) if c.n else "",
+            "verdict": shown_label(c.label, c.p_value),
+            "difference": signed_quality(c.difference, c.metric) if has_difference(c.n, c.p_value) else "",
+            "interval": _range(c) if has_difference(c.n, c.p_value) else "",
             "unit": unit_of(c.metric).strip(),
             "arm mean": shown_quality(c.arm_mean, c.metric),
             "against mean": shown_quality(c.against_mean, c.metric),
@@ -164,7 +164,7 @@ def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
             "pairs": shown_pairs(c.n, c.n_missing),
             "cost ratio": "" if math.isnan(c.cost_ratio) else ratio_text(c.cost_ratio),
             "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note,
+            "note": c.note or (ONE_PAIR if c.n == 1 else ""),
         }
         for c in verdict.comparisons
     ]
@@ -476,9 +476,11 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     """Answer in one line whether any arm is better than the one that it is held against."""
     others = list(dict.fromkeys(c.against for c in comparisons))
     question = f"Does any arm beat {others[0] if len(others) == 1 else 'its opponent'} at equal budget?"
-    judged = [c for c in comparisons if c.n]
+    judged = [c for c in comparisons if math.isfinite(c.p_value)]
     if not judged:
-        return f"{question} Not judged: no replicate has runs of two arms that are held against each other"
+        paired = [c.note or ONE_PAIR for c in comparisons if c.n]
+        why = paired[0] if paired else "no replicate has runs of two arms that are held against each other"
+        return f"{question} Not judged: {why}"
     metric = judged[0].metric
     margin = f"{design.equivalence_margin * (100 if is_share(metric) else 1):.4g}{unit_of(metric)}"
     meanings = {
@@ -524,7 +526,7 @@ def _sentences(
             difference = f"{signed_quality(c.difference, c.metric)}{unit_of(c.metric)}, {interval} {_range(c)}"
             found.append(f"{subject}: {c.label} ({difference})")
         else:
-            found.append(f"{subject}: not judged ({c.note or 'one pair'})")
+            found.append(f"{subject}: {NOT_JUDGED} ({c.note or ONE_PAIR})")
     for c in comparisons:
         if math.isinf(c.cost_ratio):
             even = "even with" if c.arm_passes >= c.against_passes else "with"

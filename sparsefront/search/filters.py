@@ -15,21 +15,23 @@ import datetime as dt
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparsefront.errors import ConfigError, did_you_mean
-from sparsefront.search.schema import SCHEMA, is_test_result
+from sparsefront.errors import ConfigError, did_you_mean, nearest
+from sparsefront.search.schema import SCHEMA, VALUES, is_test_result
 
 #: Bounds the work (and the parser's recursion) that a text from outside can cause.
 MAX_LENGTH = 4096
 
 #: Names that are easier to type than what they stand for; accuracies are complements of errors.
 ALIASES = {"sparsity": "target_sparsity", "params": "n_params", "level": "target_sparsity"}
+#: Those that mean something in a search, whose candidates are made for no level.
+ALIASES_OF_SEARCHES = {"params": "n_params"}
 COMPLEMENTS = {"val_accuracy": "val_error", "test_accuracy": "test_error"}
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -53,7 +55,14 @@ class _Operand:
     value: object = None
 
 
-def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHEMA) -> pc.Expression:
+def parse_where(
+    text: str,
+    *,
+    allow_test: bool = False,
+    schema: pa.Schema = SCHEMA,
+    values: Mapping[str, Collection[str]] = VALUES,
+    aliases: Mapping[str, str] = ALIASES,
+) -> pc.Expression:
     """Parse a filter over the columns of the ledger.
 
     Args:
@@ -63,6 +72,8 @@ def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHE
             ``committed_at`` is compared with an ISO date in quotes (UTC unless it says otherwise).
         allow_test: accept columns measured on test examples. A front never does: validation decides, test reports.
         schema: columns of the ledger that is asked.
+        values: all that columns of text can hold, where that is known; others are refused, for they match nothing.
+        aliases: names of `ALIASES` that stand for a column here.
 
     Returns:
         An expression for ``Table.filter`` or a dataset scan. Rows for which it is null are left out.
@@ -83,7 +94,7 @@ def parse_where(text: str, *, allow_test: bool = False, schema: pa.Schema = SCHE
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as an unknown escape: a message of ours, not one on the terminal
             tree = ast.parse(shown, mode="eval")
-        return _Parser(shown, schema, allow_test=allow_test).condition(tree.body)
+        return _Parser(shown, schema, values, aliases, allow_test=allow_test).condition(tree.body)
     except SyntaxError as error:
         place = f" at character {error.offset}" if error.offset else ""
         raise ConfigError(
@@ -110,9 +121,19 @@ def where_columns(text: str) -> list[str]:
 class _Parser:
     """Walks a syntax tree and refuses whatever the language does not have."""
 
-    def __init__(self, text: str, schema: pa.Schema, *, allow_test: bool) -> None:
+    def __init__(
+        self,
+        text: str,
+        schema: pa.Schema,
+        values: Mapping[str, Collection[str]],
+        aliases: Mapping[str, str],
+        *,
+        allow_test: bool,
+    ) -> None:
         self.text = text
         self.schema = schema
+        self.values = values
+        self.aliases = aliases
         self.allow_test = allow_test
 
     def condition(self, node: ast.expr) -> pc.Expression:
@@ -169,6 +190,8 @@ class _Parser:
             raise ConfigError(f"where={self.text!r}: {one.text} and {two.text} are both literals; name a column")
         if one.kind == "boolean" and not isinstance(op, ast.Eq | ast.NotEq):
             raise ConfigError(f"where={self.text!r}: {one.text} is a boolean, accepted are == and !=")
+        if isinstance(op, ast.Eq | ast.NotEq):
+            self.check_value(*((two, one) if one.literal else (one, two)))
         compared: pc.Expression = _COMPARE[type(op)](one.expression, two.expression)
         return compared
 
@@ -184,6 +207,7 @@ class _Parser:
             if not literal.literal or literal.value is None:
                 raise self.error(element, "is in a list; only numbers, strings and booleans may be")
             values.append(self.compatible(column, literal)[1].value)
+            self.check_value(column, literal)
         if column.kind == "number":
             expression = column.expression.cast(pa.float64()).isin(pa.array(map(_as_float, values), pa.float64()))
         elif column.kind == "time":
@@ -192,6 +216,12 @@ class _Parser:
             expression = column.expression.isin(values) if values else pc.scalar(False)
         # Arrow's isin is false for null, which would make "not in" true for it; ours is null as in a comparison.
         return column.expression.is_valid() & ~expression if negated else expression
+
+    def check_value(self, column: _Operand, literal: _Operand) -> None:
+        """Refuse text that a column never holds: it was mistyped, and would match nothing."""
+        known = self.values.get(column.text, ())
+        if known and literal.literal and literal.value not in known:
+            raise ConfigError(f"where={self.text!r}: {column.text}={literal.text} {nearest(str(literal.value), known)}")
 
     def operand(self, node: ast.expr) -> _Operand:
         text = ast.unparse(node)
@@ -219,9 +249,9 @@ class _Parser:
         return _Operand(pc.scalar(value), "number", ast.unparse(node), literal=True, value=value)
 
     def column(self, name: str) -> _Operand:
-        stored = name if name in self.schema.names else COMPLEMENTS.get(name, ALIASES.get(name, name))
+        stored = name if name in self.schema.names else COMPLEMENTS.get(name, self.aliases.get(name, name))
         known = list(
-            dict.fromkeys([*self.schema.names, *ALIASES, *COMPLEMENTS])
+            dict.fromkeys([*self.schema.names, *self.aliases, *COMPLEMENTS])
         )  # a dimension may be called as an alias
         if not self.allow_test:
             tests = {field.name for field in self.schema if is_test_result(field)}
@@ -233,9 +263,11 @@ class _Parser:
                 f"where={self.text!r}: {name} is a test result, which is reported and never decides{instead}"
             )
         if stored not in self.schema.names:
+            instead = did_you_mean(name, known)
+            if name in ALIASES and name not in self.aliases:
+                instead = ", for it is not searched; what candidates have is in node_sparsity and weight_sparsity"
             raise ConfigError(
-                f"where={self.text!r}: there is no column {name!r}{did_you_mean(name, known)} "
-                f"(columns: {', '.join(known)})"
+                f"where={self.text!r}: there is no column {name!r}{instead} (columns: {', '.join(known)})"
             )
         kind = _kind(self.schema.field(stored).type)
         expression = pc.field(stored)

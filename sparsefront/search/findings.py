@@ -10,34 +10,35 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparsefront.search.statistics import PairedEffect
+
 #: What a comparison can come to.
 LABELS = ("better", "equivalent", "worse", "undecided")
 PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
 
+#: What stands first where an effect is written: who is compared, where, and what either side is worth.
+_FIRST = (
+    *("arm", "control", "against", "than", "sparsity", "metric", "expect", "n", "n_missing"),
+    *("arm_mean", "random_mean", "control_mean", "against_mean"),
+)
+
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(PairedEffect):
     """One arm against the random arm at one level, paired over replicates.
 
     Units: test accuracy as a fraction for ``metric="accuracy"``, dB for ``metric="psnr"``, optimiser steps for
     ``metric="convergence"``. Every difference is positive where the arm is better (more of the first two, or fewer
-    steps). What can't be known is NaN or None.
+    steps). What can't be known is NaN or None. The family that p-values are adjusted over is all comparisons by this
+    metric.
     """
 
     arm: str
     sparsity: float
     metric: str
-    n: int  #: paired replicates
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     random_mean: float  #: of random search with the arm's budget
-    difference: float
-    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
-    high: float
-    p_value: float  #: paired t-test, two-sided
-    p_adjusted: float  #: Holm over all comparisons of this metric
-    p_equivalence: float  #: two one-sided tests against the margin
-    p_equivalence_adjusted: float
     margin: float  #: the smallest difference that matters
     label: str  #: better, equivalent, worse or undecided
     replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
@@ -51,28 +52,21 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class ControlComparison:
+class ControlComparison(PairedEffect):
     """One arm against one of its controls at one level: single networks, paired over replicates.
 
     Units are those of the study's metric (test accuracy as a fraction, or dB). Every difference is positive where the
-    arm is better than its control. What can't be known is NaN or None.
+    arm is better than its control. What can't be known is NaN or None. The family that p-values are adjusted over is
+    all arms with controls, their controls and levels.
     """
 
     arm: str
     control: str  #: its kind; in the ledger it is the arm ``control_name(arm, control)``
     sparsity: float
     metric: str
-    n: int  #: paired replicates
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     control_mean: float
-    difference: float
-    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
-    high: float
-    p_value: float  #: paired t-test, two-sided
-    p_adjusted: float  #: Holm over all arms with controls, their controls and levels
-    p_equivalence: float  #: two one-sided tests against the margin
-    p_equivalence_adjusted: float
     margin: float  #: the smallest difference that matters
     label: str  #: better, equivalent, worse or undecided
     replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
@@ -119,7 +113,19 @@ class Verdict:
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
-        return plain_data(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        for name in ("comparisons", "controls"):
+            values[name] = [as_written(effect) for effect in values[name]]
+        return plain_data(values)
+
+
+def as_written(effect: Mapping[str, object]) -> dict[str, object]:
+    """Put the values of an effect in the order in which they are written.
+
+    >>> list(as_written({"n": 9, "difference": 0.01, "label": "better", "arm": "imp", "arm_mean": 0.9}))
+    ['arm', 'n', 'arm_mean', 'difference', 'label']
+    """
+    return {name: effect[name] for name in (*_FIRST, *effect) if name in effect}
 
 
 def plain_data(values: Mapping[str, object]) -> dict[str, object]:

@@ -25,6 +25,7 @@ class Metric:
         digits: decimals shown.
         better: what a network is that has more of it.
         worse: what one is that has less of it.
+        margin: the largest difference that does not matter where a study does not say; None if it has no such default.
         of_error: from validation or test errors to the metric; None if it does not follow from them.
         error_of: the inverse.
         test_column: column of the ledger with its test result, or with that one's complement.
@@ -36,6 +37,7 @@ class Metric:
     digits: int
     better: str
     worse: str
+    margin: float | None = None
     of_error: Callable[[Floats], Floats] | None = None
     error_of: Callable[[Floats], Floats] | None = None
     test_column: str = "test_error"
@@ -94,6 +96,7 @@ METRICS: Mapping[str, Metric] = {
         2,
         "more accurate",
         "less accurate",
+        0.01,  # one point
         lambda errors: 1.0 - errors,
         lambda accuracies: 1.0 - accuracies,
     ),
@@ -104,6 +107,7 @@ METRICS: Mapping[str, Metric] = {
         2,
         "of higher PSNR",
         "of lower PSNR",
+        0.1,  # dB
         _psnr,
         lambda decibels: np.power(10.0, -decibels / 10.0),
         "test_psnr_worst",

@@ -29,16 +29,19 @@ import pyarrow as pa
 
 #: What can become of a candidate (docs: design, contract 7).
 OUTCOMES = ("completed", "stopped", "diverged", "failed", "timeout", "out_of_memory", "lost", "infeasible")
+#: What can happen to one (see above).
+STAGES = ("scored", "trained", "pruned", "level", "rung")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the ledger: its name, Arrow type and meaning (with unit)."""
+    """One column of the ledger: its name, Arrow type and meaning (with unit), and its values where there are few."""
 
     name: str
     type: pa.DataType
     meaning: str
     hyperparameter: bool = False
+    values: tuple[str, ...] = ()
 
 
 #: What became of a trained network: `sparsefront.trainables.diagnostics`, on validation examples where on any.
@@ -80,7 +83,7 @@ LATER = frozenset(column.name for column in (*_DIAGNOSTICS, *_PSNR))
 
 COLUMNS: tuple[Column, ...] = (
     Column("candidate", pa.string(), "id: hash of everything that defines the candidate, 32 hex digits"),
-    Column("stage", pa.string(), "scored, trained, pruned, level or rung"),
+    Column("stage", pa.string(), "scored, trained, pruned, level or rung", values=STAGES),
     Column("arm", pa.string(), "arm that the row belongs to; 'pool' for scored masks, which several arms choose from"),
     Column("replicate", pa.int32(), "index of (data split, initial weights, data order)"),
     Column(
@@ -89,10 +92,15 @@ COLUMNS: tuple[Column, ...] = (
         "level that the candidate was made for, 0 = dense; in searches 0, or the number of the rung",
     ),
     Column("slot", pa.int32(), "index within (stage, arm, replicate, level): number of the draw or candidate"),
-    Column("outcome", pa.string(), "completed, stopped, diverged, failed, timeout, out_of_memory, lost or infeasible"),
+    Column(
+        "outcome",
+        pa.string(),
+        "completed, stopped, diverged, failed, timeout, out_of_memory, lost or infeasible",
+        values=OUTCOMES,
+    ),
     Column("rung", pa.int32(), "rung that was reached, or at which the candidate was stopped"),
     Column("reused", pa.bool_(), "the same candidate was already trained for another slot; costs are zero here"),
-    Column("mask_kind", pa.string(), "none, node or weight"),
+    Column("mask_kind", pa.string(), "none, node or weight", values=("none", "node", "weight")),
     Column("mask_draw", pa.int64(), "number of the random draw that made the mask; null if it was not drawn"),
     Column("mask_digest", pa.string(), "digest of the packed mask bits, 32 hex digits; null without a mask"),
     Column("node_sparsity", pa.float64(), "realised fraction of hidden nodes removed"),
@@ -113,7 +121,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("curve_val_loss", pa.list_(pa.float32()), "validation loss there"),
     Column("curve_val_error", pa.list_(pa.float32()), "validation error there"),
     Column("steps", pa.int64(), "optimiser steps done"),
-    Column("optimizer", pa.string(), "adam or sgd", hyperparameter=True),
+    Column("optimizer", pa.string(), "adam or sgd", hyperparameter=True, values=("adam", "sgd")),
     Column("lr", pa.float64(), "learning rate", hyperparameter=True),
     Column("weight_decay", pa.float64(), "L2 coefficient, as in torch.optim", hyperparameter=True),
     Column("beta1", pa.float64(), "Adam's decay of the first moment", hyperparameter=True),
@@ -123,7 +131,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("label_smoothing", pa.float64(), "share of the target spread over all classes", hyperparameter=True),
     Column("batch_size", pa.int32(), "examples in an optimiser step", hyperparameter=True),
     Column("data_fraction", pa.float64(), "share of the training examples that are used", hyperparameter=True),
-    Column("precision", pa.string(), "of matrix products in training: float32 or bfloat16", hyperparameter=True),
+    Column(
+        "precision",
+        pa.string(),
+        "of matrix products in training: float32 or bfloat16",
+        hyperparameter=True,
+        values=("float32", "bfloat16"),
+    ),
     Column("passes", pa.float64(), "examples passed forward and backward; a forward pass alone counts 1/3"),
     Column("flops", pa.float64(), "floating-point operations of those passes (2 per multiply-accumulate)"),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
@@ -137,6 +151,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 SCHEMA = pa.schema([pa.field(c.name, c.type) for c in COLUMNS])
+#: All values of the columns that have few.
+VALUES: Mapping[str, tuple[str, ...]] = {column.name: column.values for column in COLUMNS if column.values}
 
 _TYPES = {
     "float64": pa.float64(),

@@ -9,6 +9,10 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import LABELS, Comparison, ControlComparison, Correlation, Spent, Verdict
 from sparsefront.search.metrics import METRICS
 
+#: What people read in place of a label where nothing could be tested, and why where a comparison has no note.
+NOT_JUDGED = "not judged"
+ONE_PAIR = "one pair"
+
 
 def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
     """Format the comparisons for a table on a terminal, one row each; accuracies in percent.
@@ -24,9 +28,9 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
             "metric": c.metric,
             "arm": c.arm,
             "sparsity": f"{c.sparsity:g}",
-            "verdict": c.label,
-            "difference": _signed(c.difference, c.metric),
-            "interval": _range(c) if c.n else "",
+            "verdict": shown_label(c.label, c.p_value),
+            "difference": _signed(c.difference, c.metric) if has_difference(c.n, c.p_value) else "",
+            "interval": _range(c) if has_difference(c.n, c.p_value) else "",
             "unit": _unit(c.metric),
             "arm mean": _shown(c.arm_mean, c.metric),
             "random mean": _shown(c.random_mean, c.metric),
@@ -35,7 +39,7 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
             "pairs": shown_pairs(c.n, c.n_missing),
             "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
             "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note,
+            "note": c.note or (ONE_PAIR if c.n == 1 else ""),
         }
         for c in verdict.comparisons
     ]
@@ -49,9 +53,9 @@ def control_rows(verdict: Verdict) -> list[dict[str, str]]:
             "arm": c.arm,
             "control": c.control,
             "sparsity": f"{c.sparsity:g}",
-            "verdict": c.label,
-            "difference": _signed(c.difference, c.metric),
-            "interval": _range(c) if c.n else "",
+            "verdict": shown_label(c.label, c.p_value),
+            "difference": _signed(c.difference, c.metric) if has_difference(c.n, c.p_value) else "",
+            "interval": _range(c) if has_difference(c.n, c.p_value) else "",
             "unit": _unit(c.metric),
             "arm mean": _shown(c.arm_mean, c.metric),
             "control mean": _shown(c.control_mean, c.metric),
@@ -59,10 +63,28 @@ def control_rows(verdict: Verdict) -> list[dict[str, str]]:
             "p equivalence": shown_p(c.p_equivalence_adjusted),
             "pairs": shown_pairs(c.n, c.n_missing),
             "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note,
+            "note": c.note or (ONE_PAIR if c.n == 1 else ""),
         }
         for c in verdict.controls
     ]
+
+
+def shown_label(label: str, p_value: float | None) -> str:
+    """The label of a comparison as people read it; one without a test is no finding, not even an undecided one.
+
+    >>> shown_label("better", 0.01), shown_label("undecided", 0.6), shown_label("undecided", math.nan)
+    ('better', 'undecided', 'not judged')
+    """
+    return NOT_JUDGED if p_value is None or math.isnan(p_value) else label
+
+
+def has_difference(n: int, p_value: float | None) -> bool:
+    """Whether a comparison of `n` pairs has a difference to show: zeros where nobody got anywhere are none.
+
+    >>> has_difference(10, 0.6), has_difference(1, math.nan), has_difference(10, math.nan), has_difference(0, None)
+    (True, True, False, False)
+    """
+    return n == 1 or not (p_value is None or math.isnan(p_value))
 
 
 def shown_p(value: float) -> str:
@@ -91,9 +113,12 @@ def headline(comparisons: Sequence[Comparison], design: Design) -> str:
     of_results = [c for c in comparisons if c.metric == design.metric]
     searched = [c for c in of_results if c.arm.startswith("searched")]
     question = f"Does {'searching' if searched else 'any arm'} beat drawing at random at equal budget?"
-    judged = [c for c in searched or of_results if c.n]
+    judged = [c for c in searched or of_results if math.isfinite(c.p_value)]
     if not judged:
-        return f"{question} Not judged: no arm has a trained network beside trained random ones"
+        why = "no arm has a trained network beside trained random ones"
+        if any(c.n for c in searched or of_results):
+            why = f"there is {ONE_PAIR}, and a test needs two"
+        return f"{question} Not judged: {why}"
     places = {label: [c for c in judged if c.label == label] for label in LABELS}
     margin = f"{metric.scale * design.equivalence_margin:g}"
     points = f"accuracy point{'' if margin == '1' else 's'}" if design.metric == "accuracy" else metric.unit
@@ -171,7 +196,7 @@ def _findings(found: Sequence[Comparison | ControlComparison], interval: str) ->
         f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, "
         f"{interval} {_range(c)})"
         if math.isfinite(c.p_value)
-        else f"not judged at sparsity {c.sparsity:g} ({c.note or 'one pair'})"
+        else f"{NOT_JUDGED} at sparsity {c.sparsity:g} ({c.note or ONE_PAIR})"
         for c in found
     )
 

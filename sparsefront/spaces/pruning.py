@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from sparsefront.errors import SpaceError
+from sparsefront.errors import SpaceError, did_you_mean
 from sparsefront.spaces.allocations import EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.schedules import Decay
@@ -28,9 +28,8 @@ class Pruning:
     Attributes:
         when: 'init' (before training), 'trained' (once, from the trained parent), 'levels' (train and prune in turn),
             or 'during' (the mask changes within one training).
-        score: which entries matter: a name of the scores' registry; 'random' for none.
-        pattern: which sets of entries may be kept, as `sparsefront.spaces.patterns.parse_pattern` reads it; for masks
-            of nodes any set.
+        score: which entries matter; 'random' for none.
+        pattern: which sets of entries may be kept (2:4, 4x4, ...); for masks of nodes any set.
         allocation: how the sparsity is divided over sections; None for the study's.
         densities: of allocation 'explicit', one for each section; they belong to one sparsity.
         counts_of: score whose global mask gives each section its count, positions being left to `score`; None for the
@@ -83,16 +82,11 @@ class Pruning:
         """
         self._check_kinds()
         pattern = parse_pattern(self.pattern)
-        if self.pattern not in ("unstructured", "node") and (self.when in ("levels", "during") or self.rounds > 1):
-            raise SpaceError(
-                f"pattern={self.pattern!r}: is cut at once, and when={self.when!r} with rounds={self.rounds} cuts "
-                "little by little; leave it out"
-            )
         if self.counts_of is not None and (pattern.density is not None or self.rounds > 1):
             raise SpaceError(
                 f"counts_of={self.counts_of!r}: gives the layers their counts at once; leave pattern and rounds out"
             )
-        for name, low, high in _RANGES:
+        for name, low, high in RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SpaceError(f"{name}={value!r}: must lie in [{low:g}, {high:g}]")
@@ -104,6 +98,11 @@ class Pruning:
             raise SpaceError(f"update={self.update!r}: belongs to when='during', and when is {self.when!r}")
         if self.ap_fraction and self.when != "levels":
             raise SpaceError(f"ap_fraction={self.ap_fraction!r}: rides on pruning by levels, and when is {self.when!r}")
+        if self.ap_fraction and self.pattern != "unstructured":
+            raise SpaceError(
+                f"ap_fraction={self.ap_fraction!r}: removes single weights, and not by pattern={self.pattern!r}; leave "
+                "one of them out"
+            )
         if self.ap_fraction >= self.rate:
             raise SpaceError(
                 f"ap_fraction={self.ap_fraction!r}: must be less than rate={self.rate!r}, it is part of it"
@@ -129,8 +128,11 @@ class Pruning:
     def _check_kinds(self) -> None:
         """Fields may come from a file: whole numbers are taken for real ones, all else must be what it says."""
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SpaceError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(repr, choices))}")
+            if (value := getattr(self, name)) not in choices:
+                words = [choice for choice in choices if choice is not None]  # None is to leave the key out
+                raise SpaceError(
+                    f"{name}={value!r}: must be one of {', '.join(map(repr, words))}{did_you_mean(str(value), words)}"
+                )
         for name in ("score", "pattern", "allocation", "counts_of"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("allocation", "counts_of")):
@@ -140,7 +142,7 @@ class Pruning:
         ):
             raise SpaceError(f"densities={self.densities!r}: must be a list of numbers in (0, 1], one for each layer")
         object.__setattr__(self, "densities", tuple(map(float, self.densities)))
-        for name in (*(name for name, _, _ in _RANGES), "ap_sign"):
+        for name in (*(name for name, _, _ in RANGES), "ap_sign"):
             value, is_whole = getattr(self, name), name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
                 raise SpaceError(f"{name}={value!r}: must be a {'whole ' if is_whole else ''}number")
@@ -222,7 +224,6 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
 #: Where a field is read only by some methods: by those of these.
 _READ_WHEN: Mapping[str, tuple[str, ...]] = {
     "score": ("init", "trained", "levels"),
-    "pattern": ("init", "trained"),
     "counts_of": ("init",),
     "rounds": ("init",),
     "rate": ("levels",),
@@ -232,7 +233,8 @@ _READ_WHEN: Mapping[str, tuple[str, ...]] = {
     "ap_sign": ("levels",),
 }
 _WHOLE = ("rounds", "every", "ap_sign")
-_RANGES = (
+#: Least and largest value of every number.
+RANGES = (
     ("rounds", 1, 10_000),
     ("rate", 0.001, 0.999),
     ("rewind_fraction", 0.0, 1.0),

@@ -16,6 +16,7 @@ from sparsefront.search.claims import Claim, checked_test
 from sparsefront.search.design import Design
 from sparsefront.search.methods import ARM_KEYS, BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
 from sparsefront.search.methods.pruned import Pruned
+from sparsefront.search.metrics import METRIC_OF_TASK, METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
@@ -84,6 +85,15 @@ class MaskStudy(Study):
     def is_for(cls, values: Mapping[str, Any]) -> bool:
         """Whatever has no space."""
         return "space" not in values
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Write down the margin of the task, where the study does not say one."""
+        if "equivalence_margin" not in self.verdict.model_fields_set and self.data.name in DATASETS:
+            margin = METRICS[METRIC_OF_TASK[DATASETS[self.data.name].task]].margin
+            verdict = self.verdict.model_copy(update={"equivalence_margin": margin})
+            object.__setattr__(self, "verdict", verdict)  # frozen for everybody else
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -296,6 +306,13 @@ class MaskStudy(Study):
         if allocation in ALLOCATIONS and kind not in ALLOCATIONS[allocation].kinds:
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: divides {' and '.join(ALLOCATIONS[allocation].kinds)} masks only"
+            )
+        is_block = pattern.density is None and method.pattern != "unstructured"
+        is_global = allocation in ALLOCATIONS and ALLOCATIONS[allocation].densities is None
+        if is_block and is_global and method.update in ("gradual", "edge_popup"):
+            raise ConfigError(
+                f"{where}.pattern={method.pattern!r}: blocks that are chosen in training need a count for each layer, "
+                f"and allocation {allocation!r} has one for all; name another for this arm, such as allocation='erk'"
             )
         if method.ap_fraction and (kind != "weight" or allocation != "global"):
             raise ConfigError(

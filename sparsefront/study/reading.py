@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from sparsefront.errors import ConfigError, nearest
+from sparsefront.errors import ConfigError, did_you_mean, nearest
 
 #: No study is as large as this; a file that is was named by mistake.
 _MAX_STUDY_BYTES = 1 << 20
@@ -89,6 +90,8 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{key}: is missing and has no default; write it"
     accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)
+    if first["type"] == "literal_error":
+        accepted += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", context["expected"]))
     return f"{key}={shown(first['input'])}: {accepted}"
 
 

@@ -95,15 +95,18 @@ class MasksSection(Section):
 class ArmSection(Section):
     """One arm of a study of masks: a method under a name of its own, with what differs from it, and its controls.
 
-    With `siblings` each of its networks is trained again with another order of the data, to measure instability.
-    Besides these it takes the fields of a pruning method (docs/pruning.md).
+    Siblings measure instability. Besides its own keys an arm takes the fields of a pruning method.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    method: str = ""
-    controls: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    siblings: bool = False
+    method: Annotated[str, Field(description="method that the arm is, with what differs")] = ""
+    controls: Annotated[
+        tuple[str, ...], Field(strict=False, description="controls of the arm, each an arm of its own")
+    ] = ()
+    siblings: Annotated[
+        bool, Field(description="whether each network is trained again with another order of the data")
+    ] = False
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -139,7 +142,11 @@ class TrainingSection(Section):
 
 
 class VerdictSection(Section):
-    """How the referee judges: margins below which a difference does not matter, and the error rate."""
+    """How the referee judges: margins below which a difference does not matter, and the error rate.
+
+    `equivalence_margin` is a fraction of accuracy (0.01 is one point); where images are restored it is in dB of PSNR,
+    and 0.1 by default.
+    """
 
     equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     convergence_target_fraction: Fraction = 0.95

@@ -14,7 +14,7 @@ lanes of 40-64-64-10: 25 ms; torch's ``make_fx``, which also describes every ten
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from operator import getitem
 from typing import Any, cast
 
@@ -28,12 +28,12 @@ from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.losses import LOSSES
 from sparsefront.trainables.models.model import Model, StagedModule
 
-#: (flat (L, P), x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P), loss (L,)
-GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: (x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P), loss (L,)
+GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _KEPT_RECORDINGS = 64
 #: Value: the module (held, so that its id in the key stays taken) and its recording.
-_recordings: OrderedDict[Hashable, tuple[StagedModule, GradientFunction]] = OrderedDict()
+_recordings: OrderedDict[Hashable, tuple[StagedModule, GraphModule]] = OrderedDict()
 
 
 def gradient_function(
@@ -46,22 +46,46 @@ def gradient_function(
     smoothing: bool,
     precision: str,
     loss: str = "cross_entropy",
+    keep: torch.Tensor | None = None,
 ) -> GradientFunction:
-    """Gradient and loss of every lane, for arguments of exactly these shapes, types and device.
+    """Gradient and loss of every lane of `flat`, which is read anew at each call, as is `keep`.
 
-    The recordings of the last few shape classes are kept in the process, keyed by the module itself. `loss` is a name
-    of `LOSSES`, and `targets` what it takes: classes one-hot, (C, B), or images, (B, ...).
+    The recordings of the last few shape classes are kept in the process, keyed by the module itself.
+
+    Args:
+        model: whose module is differentiated.
+        layout: of the lanes.
+        flat: (L, P) parameters.
+        x: (B, ...) examples: later ones have this shape, type and device.
+        targets: what the loss takes: classes one-hot, (C, B), or images, (B, ...).
+        smoothing: whether the label smoothing that is given counts.
+        precision: of the matrix products.
+        loss: a name of `LOSSES`.
+        keep: (L, trained part of P) zeros and ones that the gradient is multiplied by; None for no mask.
+
+    Returns:
+        A function whose gradients with `keep` all lie in one place: a call overwrites that of the call before.
     """
-    key = (id(model.module), layout, flat.shape, x.shape, targets.shape, flat.device, smoothing, precision, loss)
+    shapes = (flat.shape, x.shape, targets.shape, flat.device)
+    key = (id(model.module), layout, *shapes, smoothing, precision, loss, keep is None)
+    views = list(layout.views(flat).values())
+    joined = None if keep is None else torch.empty(keep.shape, dtype=flat.dtype, device=flat.device)
+    if keep is not None and joined is not None:
+        views += [*layout.views(keep).values(), *layout.views(joined).values()]
     if key not in _recordings:
         while len(_recordings) >= _KEPT_RECORDINGS:
             _recordings.popitem(last=False)
-        _recordings[key] = (
-            model.module,
-            _record(model, layout, flat, x, targets, smoothing=smoothing, precision=precision, loss=loss),
-        )
+        graph = _record(model, layout, views, x, targets, smoothing=smoothing, precision=precision, loss=loss)
+        _recordings[key] = model.module, graph
     _recordings.move_to_end(key)
-    return _recordings[key][1]
+    replay: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _recordings[key][1].forward
+
+    # Views are made once, not at each of thousands of steps.
+    def compute(x: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gradient, losses = replay(x, targets, smoothing, *views)
+        return (gradient if joined is None else joined), losses
+
+    return compute
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -83,15 +107,20 @@ def forward(model: Model, layout: Layout, flat: torch.Tensor, x: torch.Tensor) -
 def _record(
     model: Model,
     layout: Layout,
-    flat: torch.Tensor,
+    views: Sequence[torch.Tensor],
     x: torch.Tensor,
     targets: torch.Tensor,
     *,
     smoothing: bool,
     precision: str,
     loss: str,
-) -> GradientFunction:
-    module = model.module
+) -> GraphModule:
+    """The recording: of x, targets, label smoothing, and the tensors of the lanes.
+
+    For masked ones follow what each trained tensor keeps and where its gradient is put, and no gradient is returned.
+    """
+    module, names, trained_names = model.module, layout.names, layout.trained_names
+    n_lanes, device = len(views[0]), views[0].device
 
     def loss_of(
         p: dict[str, torch.Tensor],
@@ -100,30 +129,36 @@ def _record(
         targets: torch.Tensor,
         eps: torch.Tensor,
     ) -> torch.Tensor:
-        with autocast(flat.device, precision):
+        with autocast(device, precision):
             outputs = functional_call(module, {**p, **fixed}, (x,))
         return LOSSES[loss](outputs.float(), targets, eps if smoothing else None)
 
     batched = vmap(loss_of, in_dims=(0, 0, None, None, 0))
 
     def flat_gradient(
-        flat: torch.Tensor, x: torch.Tensor, targets: torch.Tensor, eps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        trained = {name: tensor.detach().requires_grad_() for name, tensor in layout.views(flat).items()}
-        fixed = {name: trained.pop(name).detach() for name in layout.names[len(layout.trained_names) :]}
+        x: torch.Tensor, targets: torch.Tensor, eps: torch.Tensor, *views: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        tensors = dict(zip(names, views, strict=False))
+        trained = {name: tensors.pop(name).detach().requires_grad_() for name in trained_names}
         with torch.enable_grad():
-            losses = batched(trained, fixed, x, targets, eps)
+            losses = batched(trained, tensors, x, targets, eps)
             total = losses.sum()
         # No lane's loss depends on another lane: the gradient of their sum is every lane's own.
         gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
-        return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
+        if len(views) == len(names):
+            return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
+        # Joined and masked in one pass over memory.
+        keep, places = views[len(names) : -len(gradients)], views[-len(gradients) :]
+        for gradient, mask, place in zip(gradients, keep, places, strict=True):
+            torch.mul(gradient, mask, out=place)
+        return None, losses.detach()
 
-    eps = torch.zeros(flat.shape[0], device=flat.device)
-    with _Recorder(flat, x, targets, eps) as recorder:
-        results = flat_gradient(flat, x, targets, eps)
-    graph = recorder.finish(*results)
+    arguments = (x, targets, torch.zeros(n_lanes, device=device), *views)
+    with _Recorder(*arguments) as recorder:
+        results = flat_gradient(*arguments)
+    graph: GraphModule = recorder.finish(*results)
     _simplify(graph)
-    return cast(GradientFunction, graph)
+    return graph
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -157,7 +192,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._note(part, self._graph.call_function(getitem, (node, i)))
         return result
 
-    def finish(self, *results: torch.Tensor) -> GraphModule:
+    def finish(self, *results: torch.Tensor | None) -> GraphModule:
         """The recording as a module from the arguments to `results`."""
         self._graph.output(tuple(self._read(result) for result in results))
         graph = GraphModule(self._constants, self._graph)
@@ -165,7 +200,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return graph
 
     def _note(self, tensor: torch.Tensor, node: Node) -> None:
-        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype)
+        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype, device=tensor.device)
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
 
@@ -183,11 +218,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _simplify(graph: GraphModule) -> None:
     """Rewrite the recording into fewer passes over memory; every value stays the same.
 
-    Views and expansions that change nothing and multiplications by one go; so do copies of transposed products, whose
+    What depends on no argument is computed now. Views and expansions that change nothing and multiplications by one go;
+    so do copies of transposed products, whose
     factors are transposed instead; a product with a bias added becomes one operation; an activation overwrites its
     input where nothing else reads it.
     """
     graph.graph.eliminate_dead_code()
+    _fold(graph)
     for node in list(graph.graph.nodes):
         is_idle = node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0])
         is_one = node.target is _ATEN.mul.Scalar and node.args[1] == 1
@@ -208,6 +245,35 @@ def _simplify(graph: GraphModule) -> None:
             node.target = _ATEN.relu_.default
     graph.graph.eliminate_dead_code(lambda node: node.is_impure() or node.target is _ATEN.relu_.default)
     graph.recompile()
+
+
+def _fold(graph: GraphModule) -> None:
+    """Compute what depends on no argument, and keep it as a constant; expansions of it take no memory."""
+    known: dict[Node, torch.Tensor] = {}
+
+    def value_of(argument: Any) -> Any:
+        return known[argument] if isinstance(argument, Node) else argument
+
+    for node in list(graph.graph.nodes):
+        if node.target not in _FOLDABLE or any(user.is_impure() for user in node.users):
+            continue
+        # The gradient of the sum of all losses, from which the others follow, is one whatever that is.
+        is_one = node.target is _ATEN.ones_like.default
+        if not is_one and not all(n in known for n in node.all_input_nodes):
+            continue
+        if is_one:
+            value = torch.ones(node.meta["shape"], dtype=node.meta["dtype"], device=node.meta["device"])
+        else:
+            value = node.target(*map_aggregate(node.args, value_of), **map_aggregate(node.kwargs, value_of))
+        name = f"folded_{len(known)}"
+        graph.register_buffer(name, value)
+        with graph.graph.inserting_before(node):
+            constant = graph.graph.get_attr(name)
+        constant.meta.update(node.meta)
+        known[constant] = value
+        node.replace_all_uses_with(constant)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
 
 
 def _is_transposition(node: Any) -> bool:
@@ -248,6 +314,18 @@ def _transpose(graph: Graph, node: Node) -> None:
 _ATEN = torch.ops.aten
 #: Operations that may return their argument as it is (then they alias it, and are dropped).
 _POSSIBLY_IDLE = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default, _ATEN.detach.default}
+#: Operations on numbers that come before the gradient of a loss.
+_FOLDABLE = {
+    _ATEN.ones_like.default,
+    _ATEN.detach.default,
+    _ATEN._to_copy.default,
+    _ATEN.expand.default,
+    _ATEN.unsqueeze.default,
+    _ATEN.neg.default,
+    _ATEN.div.Tensor,
+    _ATEN.div.Scalar,
+    _ATEN.mul.Scalar,
+}
 #: Operations whose result is memory of its own.
 _FRESH = (_ATEN.bmm.default, _ATEN.baddbmm.default, _ATEN.add.Tensor, _ATEN.convolution.default)
 

@@ -55,9 +55,10 @@ class Layout:
         return sum(self.sizes[: len(self.trained_names)])
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each tensor of every lane: (L, *shape), a view of `flat` (L, P)."""
-        parts = torch.split(flat, list(self.sizes), dim=1)
-        return {n: p.view(flat.shape[0], *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        """Each tensor of every lane: (L, *shape), a view of `flat` (L, P); P may end with what is trained."""
+        names = self.names if flat.shape[1] == self.width else self.trained_names
+        parts = torch.split(flat, list(self.sizes[: len(names)]), dim=1)
+        return {n: p.view(flat.shape[0], *s) for n, p, s in zip(names, parts, self.shapes, strict=False)}
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Inverse of `views`: (L, P), a copy; of the trained tensors alone if the others are not among `tensors`."""

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.optim.adam import adam
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,14 @@ class Adam:
 
     def _fused(self, flat: torch.Tensor, gradient: torch.Tensor, lr: float) -> None:
         h = self._hyper[0]
-        adam(
+        # The kernel itself: what torch.optim.Adam does about it takes longer than the kernel where packs are small.
+        torch._fused_adam_(
             [flat],
             [gradient],
             [self._first],
             [self._second],
             [],
-            [self._n_steps_there],
-            fused=True,
+            [self._n_steps_there.add_(1)],
             amsgrad=False,
             beta1=h.beta1,
             beta2=h.beta2,

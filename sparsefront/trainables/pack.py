@@ -77,7 +77,9 @@ class Examples:
 
     def targets(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """What that loss takes of some examples: one-hot classes (classes, rows), or images (rows, ...)."""
-        return self.one_hot[:, rows] if self.images is None else self.images[rows]
+        if isinstance(rows, slice):
+            return self.one_hot[:, rows] if self.images is None else self.images[rows]
+        return self.one_hot.index_select(1, rows) if self.images is None else self.images.index_select(0, rows)
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -271,12 +273,14 @@ class Pack:
         flat = self._lanes.flat
         trained = self._trained(flat)
         keep = None if self._lanes.keep is None else self._trained(self._lanes.keep)
+        # Masks that change need the gradient of what they remove.
+        masking = keep if self._updates is None else None
         compute = None
         if self.step == self._schedule.steps:
             return self._evaluate()
         while True:
             indices = self._order[self.step]
-            x, targets = self._train.x[indices], self._train.targets(indices)
+            x, targets = self._train.x.index_select(0, indices), self._train.targets(indices)
             if compute is None:
                 compute = gradient_function(
                     self._model,
@@ -287,8 +291,9 @@ class Pack:
                     smoothing=self._any_smoothing,
                     precision=self._precision,
                     loss=self._train.loss,
+                    keep=masking,
                 )
-            gradient, _ = compute(flat, x, targets, self._smoothing)
+            gradient, _ = compute(x, targets, self._smoothing)
             if self._schedule.has_rates:
                 self._optimizer.rate = self._schedule.rate(self.step)
             if self._updates is not None:
@@ -297,8 +302,6 @@ class Pack:
                 if self._updates.step(self.step, trained, keep, gradient, self._optimizer):
                     self._history.note(keep)
             else:
-                if keep is not None:
-                    gradient.mul_(keep)
                 self._optimizer.step(trained, gradient)
             self.step += 1
             if self._schedule.is_evaluation(self.step):

@@ -465,8 +465,7 @@ class Workshop:
                 return cut.mask
             if UPDATES[c.method.update].starts_dense:
                 return np.ones(sum(sizes), dtype=np.bool_)
-            first: Mask = draw(sizes, self._cutter.counts(c.method, c.target_sparsity), key, start=0, stop=1)[0]
-            return first
+            return self._cutter.at_random(c.method, c.target_sparsity, key)
         stored = self._stored(order)
         shuffle = CONTROLS[c.control].shuffle if c.control else None
         if shuffle is None:
@@ -494,10 +493,10 @@ class Workshop:
             return None
         start, stop = self._span(first)
         settings = UpdateSettings(
-            sections=sections_of(self.structure, lanes.layout),
+            sections=sections_of(self.structure, lanes.layout, method.pattern, device=self.device),
             steps=stop - start,
             sparsity=first.target_sparsity,
-            counts=lambda sparsity: self._cutter.counts(method, sparsity),
+            counts=lambda sparsity: self._cutter.kept(method, sparsity),
             seed=self.recipe.seed,
             replicate=first.replicate,
             lanes=tuple(job.order.candidate.level_key for job in jobs),

@@ -29,6 +29,37 @@ def rewire(weight, mask, growth, fraction):
     return torch.tensor([float(i in stay or i in grown) for i in range(len(active))]).view_as(mask)
 
 
+def rewire_units(weights, mask, growth, fraction, rivals, growth_of_unit):
+    """New mask of one tensor under a pattern, group after group and unit after unit.
+
+    Args:
+        weights: list of numbers.
+        mask: list of 0 and 1, constant over each unit.
+        growth: list of numbers.
+        fraction: of the kept units of each of `rivals` that is replaced.
+        rivals: [groups][units][entries] indices, several of them.
+        growth_of_unit: list of an entry's growth -> number.
+    """
+    mask = list(mask)
+    for groups in rivals:
+        kept = [[u for u, unit in enumerate(units) if mask[unit[0]]] for units in groups]
+        room = [min(len(k), len(units) - len(k)) for k, units in zip(kept, groups, strict=True)]
+        n_dropped = min(math.floor(fraction * sum(map(len, kept)) + 1e-9), sum(room))
+        weakest = sorted(((sum(abs(weights[i]) for i in groups[g][u]), -g, -u) for g, k in enumerate(kept) for u in k))
+        dropped = [[] for _ in groups]
+        for _, g, u in weakest:
+            if sum(map(len, dropped)) < n_dropped and len(dropped[-g]) < room[-g]:
+                dropped[-g].append(-u)
+        for units, before, gone in zip(groups, kept, dropped, strict=True):
+            able = [u for u in range(len(units)) if u not in before]
+            grown = sorted(able, key=lambda u: (-growth_of_unit([growth[i] for i in units[u]]), u))[: len(gone)]
+            for value, chosen in ((0, gone), (1, grown)):
+                for u in chosen:
+                    for i in units[u]:
+                        mask[i] = value
+    return mask
+
+
 def train(family, weights, keep, examples, order, *, optimizer_name, hyper, fraction_at, words_at=None):
     """Weights and masks after one step on each row of `order`.
 

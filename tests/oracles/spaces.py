@@ -7,6 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from sparsefront.spaces.masks import split_sections
+from sparsefront.spaces.patterns import parse_pattern
+
 
 def sections_of(sizes, flat):
     """The flat entries cut into lists, one for each section."""
@@ -116,3 +119,40 @@ def dead_nodes(family, structure, weight_mask):
                 has_output = w["linear.weight"][:, i * length : (i + 1) * length].any()
             dead += not (has_input and has_output)
     return dead
+
+
+def matrix(tensor):
+    return (*tensor.shape, 1) if len(tensor.shape) == 1 else tensor.shape
+
+
+def blocks(tensor, n_out, n_in):
+    """Flat indices of each block, blocks row by row."""
+    index = np.arange(tensor.size).reshape(matrix(tensor))
+    rows, columns = index.shape[:2]
+    return [
+        index[a : a + n_out, b : b + n_in].reshape(-1).tolist()
+        for a in range(0, rows, n_out)
+        for b in range(0, columns, n_in)
+    ]
+
+
+def is_of_pattern(pattern, structure, mask):
+    """Whether a mask is one of the pattern, entry by entry."""
+    if pattern in (parse_pattern("node"), parse_pattern("unstructured")):
+        return True
+    for tensor, part in zip(structure.prunable, split_sections(structure, "weight", mask), strict=True):
+        if hasattr(pattern, "m"):
+            if len(tensor.shape) < 2:
+                if not part.all():
+                    return False
+                continue
+            grid = part.reshape(tensor.shape[0], tensor.shape[1], -1)
+            for row in range(grid.shape[0]):
+                for place in range(grid.shape[2]):
+                    for a in range(0, grid.shape[1], pattern.m):
+                        group = grid[row, a : a + pattern.m, place]
+                        if group.sum() != (pattern.n if len(group) == pattern.m else len(group)):
+                            return False
+        elif any(len(set(part[block].tolist())) > 1 for block in blocks(tensor, pattern.n_out, pattern.n_in)):
+            return False
+    return True

@@ -382,6 +382,18 @@ def test_an_unfinished_study_is_said_to_be_unfinished():
     assert claim_dict(found)["is_finished"] is False
 
 
+def test_what_is_written_of_a_test_and_in_which_order():
+    table = rows_of({("imp", 0.9): [0.54, 0.58, 0.6], ("random", 0.9): [0.5, 0.52, 0.5]})
+    found = judged(table, ClaimTest("imp", "higher", sparsity=(0.9,)))
+    (written,) = claim_dict(found)["tests"]
+    assert list(written) == [
+        *("arm", "against", "than", "sparsity", "metric", "expect", "n", "n_missing", "arm_mean", "against_mean"),
+        *("difference", "low", "high", "p_value", "p_adjusted", "p_equivalence", "p_equivalence_adjusted"),
+        *("margin", "verdict", "note"),
+    ]
+    assert written == vars(found.tests[0])
+
+
 def test_a_page_keeps_all_but_its_table():
     page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nrest\n"
     assert replaced(page, "| new |\n") == f"# Title\n\n{BEGIN}\n| new |\n{END}\n\nrest\n"

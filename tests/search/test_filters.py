@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from pyarrow import dataset, parquet
 
 from sparsefront.errors import ConfigError
-from sparsefront.search.filters import ALIASES, COMPLEMENTS, MAX_LENGTH, parse_where, where_columns
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.filters import (
+    ALIASES,
+    ALIASES_OF_SEARCHES,
+    COMPLEMENTS,
+    MAX_LENGTH,
+    parse_where,
+    where_columns,
+)
+from sparsefront.search.schema import SCHEMA, VALUES
 
 ROWS = [
     {"arm": "random", "slot": 0, "target_sparsity": 0.5, "val_error": 0.25, "reused": False, "lr": 0.01},
@@ -140,6 +147,45 @@ def test_refused(where, message):
     with pytest.raises(ConfigError, match=message) as caught:
         parse_where(where)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("arm == 'impp'", "where=\"arm == 'impp'\": arm='impp' must be one of random, imp; did you mean 'imp'?"),
+        ("'impp' != arm", "arm='impp' must be one of random, imp; did you mean 'imp'?"),
+        ("arm in ('random', 'impp')", "arm='impp' must be one of random, imp; did you mean 'imp'?"),
+        ("not arm not in ['zzz']", "arm='zzz' must be one of random, imp"),
+        ("stage == 'traned'", "stage='traned' must be one of scored, trained, pruned, level, rung; did you mean 'tra"),
+        ("outcome == 'complete'", "; did you mean 'completed'?"),
+        ("mask_kind == 'nodes'", "mask_kind='nodes' must be one of none, node, weight; did you mean 'node'?"),
+        ("optimizer == 'adma'", "optimizer='adma' must be one of adam, sgd; did you mean 'adam'?"),
+    ],
+)
+def test_text_that_a_column_never_holds_is_refused(where, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_where(where, values={**VALUES, "arm": ["random", "imp"]})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_known_of_a_column_is_not_refused():
+    assert kept("arm == 'nobody' or device == 'cpu'") == []
+    assert kept("arm < 'z'", values={"arm": ["random"]}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["sparsity", "level"])
+def test_a_search_has_no_levels_unless_it_searches_them(name):
+    with pytest.raises(ConfigError) as caught:
+        parse_where(f"{name} > 0.8", aliases=ALIASES_OF_SEARCHES)
+    assert f"there is no column '{name}', for it is not searched; what candidates have is in node_spars" in str(
+        caught.value
+    )
+    assert "(columns: candidate, stage, arm," in str(caught.value)
+    assert name not in str(caught.value).rpartition("(columns: ")[2].rstrip(")").split(", ")
+    schema = SCHEMA.append(pa.field(name, pa.float64()))
+    assert isinstance(parse_where(f"{name} > 0.8", aliases=ALIASES_OF_SEARCHES, schema=schema), pc.Expression)
+    assert isinstance(parse_where("params > 8", aliases=ALIASES_OF_SEARCHES), pc.Expression)
 
 
 def test_test_columns_can_be_asked_for_when_nothing_is_decided():

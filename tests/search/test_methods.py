@@ -115,6 +115,10 @@ def test_a_pattern_of_one_density_has_one_level() -> None:
     assert METHODS["nm_2_4"].levels((0.3, 0.5, 0.9)) == (0.5,)
     assert METHODS["nm_2_4"].levels((0.3, 0.9)) == ()
     assert arm_of("nm_1_4", method="nm_2_4", pattern="1:4").levels((0.5, 0.75)) == (0.75,)
+    # On its way every group loses a weight at a time, or as many as the rate takes.
+    assert arm_of("walk", method="imp", pattern="1:4").levels((0.5, 0.75)) == (0.25, 0.5, 0.75)
+    assert arm_of("stride", method="imp", pattern="1:4", rate=0.6).levels((0.5, 0.75)) == (0.5, 0.75)
+    assert arm_of("gmp", pattern="1:4").levels((0.5, 0.75)) == (0.75,)
     controls = methods_of({"nm_2_4": {"controls": ["shuffled_layers", "dense_budget"]}})
     assert {arm: m.levels((0.3, 0.5)) for arm, m in controls.items()} == dict.fromkeys(controls, (0.5,))
 
@@ -241,7 +245,7 @@ def test_ids_know_the_method_but_not_how_its_numbers_were_written() -> None:
         ({"when": "levels", "rate": float("nan")}, r"rate=nan: must lie in \[0.001, 0.999\]"),
         ({"when": "levels", "ap_fraction": 0.2}, "ap_fraction=0.2: must be less than rate=0.2"),
         ({"when": "init", "update": "set"}, "update='set': belongs to when='during'"),
-        ({"when": "levels", "pattern": "2:4"}, "pattern='2:4': is cut at once"),
+        ({"when": "levels", "ap_fraction": 0.1, "pattern": "2:4"}, "single weights, and not by pattern='2:4'"),
         ({"when": "init", "score": None}, "score=None: must be text in quotes"),
         (
             {"when": "init", "allocation": "explicit"},
@@ -253,7 +257,7 @@ def test_ids_know_the_method_but_not_how_its_numbers_were_written() -> None:
         (EXPLICIT | {"when": "levels"}, r"densities=\[0.5, 1.0\]: are those of one sparsity, and when='levels'"),
         (EXPLICIT | {"rounds": 2}, "are those of one sparsity, and when='init' with rounds=2"),
         (EXPLICIT | {"when": "during", "update": "gradual"}, "update='gradual'.*choose another allocation"),
-        ({"when": "during", "update": "set", "decay": "slow"}, "decay='slow': must be one of None, 'constant'"),
+        ({"when": "during", "update": "set", "decay": "slow"}, "decay='slow': must be one of 'constant'"),
         ({"when": "during", "update": "gradual", "power": 0}, r"power=0.0: must lie in \[0.1, 100\]"),
     ],
 )

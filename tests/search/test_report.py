@@ -22,16 +22,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsefront.search.design import Design
+from sparsefront.search.findings import LABELS
 from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import arm_names
 from sparsefront.search.report import render_page, report_numbers, write_report
 from sparsefront.search.report.diagnosed import smallest_stable
+from sparsefront.search.report.frame import script_json
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
 from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, mean_interval, plain
-from sparsefront.search.report.page import script_json
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import judge
+from sparsefront.search.wording import NOT_JUDGED, shown_label
 from sparsefront.trainables.diagnostics import smallest_stable as of_diagnostics
 
 PROVENANCE = {"Hardware": "a laptop", "Versions": "sparsefront 0.0"}
@@ -162,9 +164,9 @@ def test_the_verdict_is_printed_in_full(study: Study) -> None:
         cell
         for cells in study.page.rows
         for cell in cells
-        if cell[2:] in ("better", "worse", "equivalent", "undecided")
+        if cell[2:] in ("better", "worse", "equivalent", "undecided", "not judged")
     ]
-    assert [label[2:] for label in labels] == [comparison.label for comparison in verdict.comparisons]
+    assert [label[2:] for label in labels] == [shown_label(c.label, c.p_value) for c in verdict.comparisons]
     for comparison in verdict.comparisons:
         if comparison.metric == "accuracy" and math.isfinite(comparison.difference):
             points = f"{100 * comparison.difference:+.2f}".replace("-", "−")
@@ -181,8 +183,40 @@ def test_every_verdict_has_a_word_and_a_symbol_beside_its_colour(study: Study) -
     for cells in study.page.rows:
         for cell in cells:
             word = cell[2:]
-            if word in ("better", "worse", "equivalent", "undecided"):
-                assert cell[0] == {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}[word]
+            if word in LABELS or word == NOT_JUDGED:
+                symbols = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?", "not judged": "○"}
+                assert cell[0] == symbols[word]
+
+
+def test_what_never_converged_is_not_judged_and_has_no_numbers(build: Callable[..., Study]) -> None:
+    study = build(table={"reach": False}, sparsities=(0.5, 0.9), arms=("dense", "random", "searched"))
+    section = study.page.text.partition("Speed of convergence")[2].partition("3. The front")[0]
+    assert "○ not judged" in section
+    assert "undecided" not in section
+    assert "[0, 0]" not in section
+    assert "searched at 50%, 90%: never reached: no network of either side came to the target" in section
+    never = [cells for cells in study.page.rows if cells[1:2] == ["○ not judged"]]
+    assert [cells[2:6] for cells in never] == 4 * [["–", "", "–", "–"]]  # both arms at both levels
+    # What was tested, of accuracy, is as it was.
+    assert "not judged" not in study.page.text.partition("2. Verdict")[2].partition("Speed of convergence")[0]
+
+
+def test_one_pair_is_not_judged_but_shown(build: Callable[..., Study]) -> None:
+    study = build(replicates=1, sparsities=(0.5,), arms=("random", "searched"))
+    assert study.page.data["verdict"]["headline"].endswith("Not judged: there is one pair, and a test needs two")
+    (found,) = study.page.data["verdict"]["comparisons"]
+    points = f"{100 * found['difference']:+.2f}".replace("-", "−")
+    assert any(cells[1:3] == ["○ not judged", points] for cells in study.page.rows)
+    assert any(cells[1] == f"○ not judged {points}" for cells in study.page.rows if len(cells) == 2)
+    assert "searched at 50%: one pair" in study.page.text
+
+
+def test_nothing_to_pair_is_not_judged(build: Callable[..., Study]) -> None:
+    lost = {("magnitude", replicate, 0.9, 0): "failed" for replicate in range(3)}
+    study = build(sparsities=(0.5, 0.9), arms=("random", "magnitude"), table={"outcomes": lost})
+    assert any(cells[1:3] == ["○ not judged", "–"] for cells in study.page.rows)
+    assert any(cells[2:] == ["○ not judged"] for cells in study.page.rows)
+    assert "magnitude at 90%: no replicate has both networks" in study.page.text
 
 
 def test_points_and_front_equal_those_of_the_table(study: Study) -> None:

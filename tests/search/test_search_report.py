@@ -131,6 +131,21 @@ def test_outcomes_add_up(numbers: dict[str, Any]) -> None:
     assert found["nsga2"]["n_infeasible"] == 1
 
 
+def test_what_could_not_be_tested_is_not_judged() -> None:
+    """All that diverge do so early: at their budget random search has not completed its first candidate."""
+    design = make_search_design(arms={"random": {}, "other": {}}, replicates=3, candidates=4)
+    failing = {("other", r, i): "diverged" for r in range(3) for i in range(4)}
+    numbers = numbers_of(make_search_table(design, outcomes=failing), design)
+    assert numbers["verdict"]["comparisons"][0]["difference"] == 0.0
+    assert "? Not judged: at equal budget neither had found anything in 3 of 3" in numbers["verdict"]["headline"]
+    page = Page(render_search_page(numbers, provenance={}))
+    verdict = page.text.partition("1. Verdict")[2].partition("2. Hypervolume")[0]
+    assert "○ not judged" in verdict
+    assert "undecided" not in verdict
+    assert "[0.00, 0.00]" not in verdict
+    assert "other: at equal budget neither had found anything in 3 of 3 replicates" in verdict
+
+
 def test_the_page_embeds_the_numbers_and_has_every_section(numbers: dict[str, Any]) -> None:
     page = Page(render_search_page(numbers, provenance={"Hardware": "a laptop"}))
     assert page.data == json.loads(json.dumps(numbers))

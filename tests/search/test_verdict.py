@@ -515,6 +515,27 @@ def test_controls_in_words(controlled):
     assert len(json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["controls"]) == 8
 
 
+def test_what_is_written_of_an_effect_and_in_which_order(controlled):
+    design, table = controlled
+    verdict = judge(table, design)
+    written = verdict.to_dict()
+    effect = ["difference", "low", "high", "p_value", "p_adjusted", "p_equivalence", "p_equivalence_adjusted"]
+    label = ["margin", "label", "replicates_needed"]
+    budget = ["arm_passes", "random_passes", "random_draws_at_equal_budget"]
+    single = ["single_draw_difference", "single_draw_low", "single_draw_high"]
+    assert list(written["comparisons"][0]) == [
+        *("arm", "sparsity", "metric", "n", "n_missing", "arm_mean", "random_mean"),
+        *(*effect, *label, *budget, *single, "note"),
+    ]
+    assert list(written["controls"][0]) == [
+        *("arm", "control", "sparsity", "metric", "n", "n_missing", "arm_mean", "control_mean"),
+        *(*effect, *label, "note"),
+    ]
+    found = [*verdict.comparisons, *verdict.controls]
+    for row, one in zip([*written["comparisons"], *written["controls"]], found, strict=True):
+        assert row == {name: None if value != value else value for name, value in vars(one).items()}  # NaN is null
+
+
 def test_networks_of_a_replicate_count_with_their_mean(controlled):
     design, table = controlled
     rows = table.to_pylist()

@@ -13,6 +13,7 @@ from sparsefront.spaces.masks import draw, split_sections, top_k
 from sparsefront.spaces.patterns import PATTERNS, parse_pattern, pattern_counts, random_masks, select
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
+from tests.oracles.spaces import blocks, is_of_pattern
 
 KEY = philox_key(3, "pattern tests")
 
@@ -52,43 +53,6 @@ def section_counts(structure, kind, mask):
     return tuple(int(p.sum()) for p in split_sections(structure, kind, mask))
 
 
-def matrix(tensor):
-    return (*tensor.shape, 1) if len(tensor.shape) == 1 else tensor.shape
-
-
-def blocks(tensor, n_out, n_in):
-    """Flat indices of each block, blocks row by row."""
-    index = np.arange(tensor.size).reshape(matrix(tensor))
-    rows, columns = index.shape[:2]
-    return [
-        index[a : a + n_out, b : b + n_in].reshape(-1).tolist()
-        for a in range(0, rows, n_out)
-        for b in range(0, columns, n_in)
-    ]
-
-
-def is_of_pattern(pattern, structure, mask):
-    """Whether a mask is one of the pattern, entry by entry."""
-    if pattern.kind == "node" or pattern == parse_pattern("unstructured"):
-        return True
-    for tensor, part in zip(structure.prunable, split_sections(structure, "weight", mask), strict=True):
-        if hasattr(pattern, "m"):
-            if len(tensor.shape) < 2:
-                if not part.all():
-                    return False
-                continue
-            grid = part.reshape(tensor.shape[0], tensor.shape[1], -1)
-            for row in range(grid.shape[0]):
-                for place in range(grid.shape[2]):
-                    for a in range(0, grid.shape[1], pattern.m):
-                        group = grid[row, a : a + pattern.m, place]
-                        if group.sum() != (pattern.n if len(group) == pattern.m else len(group)):
-                            return False
-        elif any(len(set(part[block].tolist())) > 1 for block in blocks(tensor, pattern.n_out, pattern.n_in)):
-            return False
-    return True
-
-
 def test_every_row_of_the_registry_is_tested():
     assert set(NAMES) == set(PATTERNS)
     for row, names in NAMES.items():
@@ -114,6 +78,67 @@ def test_masks_are_of_their_pattern_and_have_exactly_its_counts(name, structure,
         assert mask.dtype == bool
         assert section_counts(structure, pattern.kind, mask) == counts
         assert is_of_pattern(pattern, structure, mask)
+
+
+@pytest.mark.parametrize("name", ["2:4", "3:5", "4x4", "3x2"])
+@settings(deadline=None, max_examples=40)
+@given(structure=structures(), data=st.data())
+def test_rivals_are_the_units_of_a_tensor_and_as_many_are_kept_as_there_are_survivors(name, structure, data):
+    pattern, wanted = parse_pattern(name), counts_for(data, structure, name)
+    numbers = iter(pattern.kept(structure, wanted))
+    for tensor, count in zip(structure.prunable, pattern_counts(name, structure, wanted), strict=True):
+        rivals = pattern.rivals(tensor)
+        entries = np.concatenate([index.reshape(-1) for index in rivals]) if rivals else np.array([], dtype=int)
+        assert len(set(entries.tolist())) == len(entries)
+        assert set(entries.tolist()) <= set(range(tensor.size))
+        n_kept = sum(index.shape[0] * index.shape[2] * next(numbers) for index in rivals)
+        assert n_kept + tensor.size - len(entries) == count
+        if hasattr(pattern, "m"):
+            assert all(index.shape[1:] == (pattern.m, 1) for index in rivals)
+            continue
+        assert len(entries) == tensor.size
+        found = [unit for index in rivals for unit in index[0].tolist()]
+        assert sorted(found) == sorted(sorted(block) for block in blocks(tensor, pattern.n_out, pattern.n_in))
+        assert [index.shape[0] for index in rivals] == [1] * len(rivals)
+
+
+@settings(deadline=None, max_examples=60)
+@given(structure=structures(), n_out=st.integers(1, 4), n_in=st.integers(1, 5), data=st.data())
+def test_of_what_is_left_as_many_blocks_are_kept_as_the_count_pays_for(structure, n_out, n_in, data):
+    """Never more of a size than there are; and if there are enough, what the count alone says."""
+    pattern = parse_pattern(f"{n_out}x{n_in}")
+    wanted = counts_for(data, structure, "unstructured")
+    fewer = tuple(data.draw(st.integers(1, k)) for k in wanted)
+    left = select(pattern, scores_for(data, structure, "weight"), structure, wanted)
+    limits, alone, found = pattern.kept(structure, wanted), pattern.kept(structure, fewer), None
+    found = pattern.kept(structure, fewer, left)
+    numbers = iter(zip(limits, alone, found, strict=True))
+    for tensor, count, most in zip(structure.prunable, pattern.counts(structure, fewer), fewer, strict=True):
+        sizes = [index.shape[2] for index in pattern.rivals(tensor)]
+        rows = [next(numbers) for _ in sizes]
+        assert all(n <= limit for limit, _, n in rows)
+        if all(n <= limit for limit, n, _ in rows):
+            assert [n for _, _, n in rows] == [n for _, n, _ in rows]
+        kept = sum(n * size for (_, _, n), size in zip(rows, sizes, strict=True))
+        possible = itertools.product(*(range(limit + 1) for limit, _, _ in rows))
+        entries = [sum(n * size for n, size in zip(choice, sizes, strict=True)) for choice in possible]
+        assert kept == (
+            max(e for e in entries if e <= most) or max(s for s, r in zip(sizes, rows, strict=True) if r[0])
+        )
+        assert kept <= count or kept == max(s for s, r in zip(sizes, rows, strict=True) if r[0])
+
+
+@given(n=st.integers(1, 9), m=st.integers(1, 9), density=st.floats(0.0, 1.0))
+def test_the_way_to_n_of_m_passes_through_every_number_once(n, m, density):
+    pattern = parse_pattern(f"{min(n, m)}:{m}")
+    assert pattern.on_the_way(1.0).n == m
+    assert pattern.on_the_way(pattern.density) == pattern
+    assert pattern.n <= pattern.on_the_way(density).n <= m
+    assert pattern.on_the_way(density).n <= pattern.on_the_way(min(1.0, density + 0.01)).n
+    assert [parse_pattern(name).on_the_way(density) for name in ("4x4", "unstructured")] == [
+        parse_pattern("4x4"),
+        parse_pattern("unstructured"),
+    ]
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)

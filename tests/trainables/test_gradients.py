@@ -40,7 +40,7 @@ def recorded(model, layout, flat, x, one_hot, smoothing=None, precision="float32
     eps = torch.zeros(len(flat)) if smoothing is None else torch.tensor(smoothing)
     compute = gradient_function(model, layout, flat, x, one_hot, smoothing=smoothing is not None, precision=precision)
     with torch.no_grad():
-        gradient, loss = compute(flat, x, one_hot, eps)
+        gradient, loss = compute(x, one_hot, eps)
     return gradient, loss
 
 

@@ -2,16 +2,22 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.masks import draw, split_sections
-from sparsefront.spaces.schedules import drop_fraction
+from sparsefront.spaces.patterns import parse_pattern, pattern_counts, random_masks, select
+from sparsefront.spaces.schedules import cubic, drop_fraction
 from sparsefront.spaces.seeds import generator, philox_key, raw_rows
+from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables import pack as pack_module
 from sparsefront.trainables.lanes import Layout, dense_lanes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import UPDATES, UpdateSettings, sections_of
@@ -21,6 +27,7 @@ from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Pack, Schedule, batch_order
 from tests.oracles import dynamic as oracle
 from tests.oracles.networks import small_model
+from tests.oracles.spaces import is_of_pattern
 
 STEPS, BATCH = 50, 32
 SCHEDULE = Schedule("adam", steps=STEPS, batch_size=BATCH, eval_every=20)
@@ -29,6 +36,9 @@ HYPER = Hyperparameters(lr=0.01, momentum=0.9, weight_decay=0.01)
 TOLERANCE = 1e-4
 SPARSITY = 0.7
 OPTIMIZERS = ["adam", "sgd"]
+#: Every rule under every sort of pattern; of the layers of `mlp` none is divisible by either.
+RULES = [(kind, pattern) for kind in UPDATES for pattern in ("unstructured", "2:4", "3x2")]
+every_rule = pytest.mark.parametrize(("kind", "pattern"), RULES)
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +55,54 @@ def weights_of(model, seed=2):
     return initial_weights(model.structure, "torch", generator(seed, "pack"))
 
 
-def masks_of(model, numbers, sparsity=SPARSITY):
-    structure = model.structure
-    counts = kept_counts(structure, "weight", sparsity, "erk")
-    every = draw(structure.section_sizes("weight"), counts, philox_key(1, "mask"), start=0, stop=max(numbers) + 1)
+def sparsity_of(pattern, sparsity=SPARSITY):
+    """That of the pattern, if it has its own."""
+    density = parse_pattern(pattern).density
+    return sparsity if density is None else 1 - density
+
+
+def final_counts(structure, pattern="unstructured"):
+    """Survivors of each layer when training ends."""
+    return pattern_counts(pattern, structure, kept_counts(structure, "weight", sparsity_of(pattern), "erk"))
+
+
+def kept_at(structure, pattern, sparsity, allocation="erk"):
+    """How many units each group keeps when the network has this sparsity."""
+    counts = kept_counts(structure, "weight", sparsity, allocation)
+    return parse_pattern(pattern).on_the_way(1 - sparsity).kept(structure, counts)
+
+
+def masks_of(model, numbers, pattern="unstructured"):
+    counts = final_counts(model.structure, pattern)
+    every = random_masks(pattern, model.structure, counts, philox_key(1, "mask"), start=0, stop=max(numbers) + 1)
     return every[list(numbers)]
 
 
-def lanes_of(model, kind, numbers, sparsity=SPARSITY):
+def lanes_of(model, kind, numbers, pattern="unstructured"):
     """One lane for each number; those that begin dense differ by their weights, the others by their masks."""
     if UPDATES[kind].starts_dense:
         return dense_lanes(model.structure, [weights_of(model, seed) for seed in numbers], torch.device("cpu"))
     parent = {n: torch.from_numpy(w) for n, w in weights_of(model).items()}
-    return weight_masked_lanes(model.structure, parent, masks_of(model, numbers, sparsity))
+    return weight_masked_lanes(model.structure, parent, masks_of(model, numbers, pattern))
 
 
-def settings_of(model, numbers, **options):
+def settings_of(model, numbers, pattern="unstructured", **options):
     structure = model.structure
-    options = {"steps": STEPS, "sparsity": SPARSITY, "seed": 3, "replicate": 1, "every": 4} | options
+    options = {"steps": STEPS, "sparsity": sparsity_of(pattern), "seed": 3, "replicate": 1, "every": 4} | options
     return UpdateSettings(
-        sections_of(structure, Layout.of(structure)),
+        sections_of(structure, Layout.of(structure), pattern),
         lanes=tuple(100 + i for i in numbers),
-        counts=options.pop("counts", lambda s: kept_counts(structure, "weight", s, "erk")),
+        counts=options.pop("counts", lambda s: kept_at(structure, pattern, s)),
         **options,
     )
 
 
 def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, hyper=HYPER, updates=None, **more):
     """Results by the number that a lane was made from."""
-    lanes = more.pop("lanes", None) or lanes_of(model, kind, numbers)
+    pattern = more.pop("pattern", "unstructured")
+    lanes = more.pop("lanes", None) or lanes_of(model, kind, numbers, pattern)
     options = more.pop("options", {})
-    updates = updates or UPDATES[kind].make(settings_of(model, numbers, **options))
+    updates = updates or UPDATES[kind].make(settings_of(model, numbers, pattern, **options))
     hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
     train, validation = examples
     pack = Pack(model, lanes, hyper, schedule, train=train, validation=validation, order=order, updates=updates, **more)
@@ -113,20 +140,35 @@ class Watched:
         return changed
 
 
+def every_mask(watched):
+    """The masks of all lanes after each change."""
+    return [m for masks, changed in zip(watched.masks, watched.changed, strict=True) if changed for m in masks.numpy()]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", UPDATES)
-def test_counts_are_exact_after_every_step_and_nothing_masked_comes_back(kind, optimizer, model, examples, order):
-    settings = settings_of(model, (0, 1, 2))
+@every_rule
+def test_counts_are_exact_after_every_step_and_nothing_masked_comes_back(
+    kind, pattern, optimizer, model, examples, order
+):
+    settings = settings_of(model, (0, 1, 2), pattern)
     watched = Watched(UPDATES[kind].make(settings), settings.sections)
-    hyper = replace(HYPER, weight_decay=0.1)
+    hyper = replace(HYPER, lr={"adam": 0.01, "sgd": 0.1}[optimizer], weight_decay=0.1)
     results = run(
-        model, kind, examples, order, schedule=replace(SCHEDULE, optimizer=optimizer), hyper=hyper, updates=watched
+        model,
+        kind,
+        examples,
+        order,
+        pattern=pattern,
+        schedule=replace(SCHEDULE, optimizer=optimizer),
+        hyper=hyper,
+        updates=watched,
     )
-    final = [[k] * 3 for k in kept_counts(model.structure, "weight", SPARSITY, "erk")]
+    final = [[k] * 3 for k in final_counts(model.structure, pattern)]
     assert len(watched.counts) == STEPS
     assert watched.counts[-1] == final
     if kind != "gradual":
         assert all(counts == final for counts in watched.counts)
+        assert all(is_of_pattern(parse_pattern(pattern), model.structure, m) for m in every_mask(watched))
     for lane, result in results.items():
         assert not gather(settings.sections, result.parameters[None])[0][~result.mask].any()
         assert torch.equal(result.mask, watched.masks[-1][lane])
@@ -141,22 +183,22 @@ def test_counts_are_exact_after_every_step_and_nothing_masked_comes_back(kind, o
             assert 0 < result.mask_overlap < 1
 
 
-@pytest.mark.parametrize("kind", UPDATES)
-def test_packed_is_alone(kind, model, examples, order):
-    together = run(model, kind, examples, order, numbers=(0, 1, 2))
+@every_rule
+def test_packed_is_alone(kind, pattern, model, examples, order):
+    together = run(model, kind, examples, order, numbers=(0, 1, 2), pattern=pattern)
     for i in together:
-        assert_same(together[i], run(model, kind, examples, order, numbers=(i,))[i])
+        assert_same(together[i], run(model, kind, examples, order, numbers=(i,), pattern=pattern)[i])
 
 
 @pytest.mark.parametrize("recording_steps", [0, 10**6])
-@pytest.mark.parametrize("kind", UPDATES)
+@every_rule
 def test_lanes_that_leave_change_nothing_for_those_that_stay(
-    kind, recording_steps, model, examples, order, monkeypatch
+    kind, pattern, recording_steps, model, examples, order, monkeypatch
 ):
     """Who leaves is cut out if that is worth a recording, and is left behind as zeros if not."""
-    expected = run(model, kind, examples, order, numbers=(0, 1, 2))
+    expected = run(model, kind, examples, order, numbers=(0, 1, 2), pattern=pattern)
     monkeypatch.setattr(pack_module, "_RECORDING_STEPS", recording_steps)
-    lanes = lanes_of(model, kind, (3, 0, 4, 1, 2))
+    lanes = lanes_of(model, kind, (3, 0, 4, 1, 2), pattern)
     lanes.flat[2, 0] = torch.nan
     found = run(
         model,
@@ -165,25 +207,27 @@ def test_lanes_that_leave_change_nothing_for_those_that_stay(
         order,
         numbers=(3, 0, 4, 1, 2),
         lanes=lanes,
+        pattern=pattern,
         stop_rule=lambda step, *_: {0: 0} if step == 40 else {},
     )
     assert [(found[i].outcome, found[i].steps) for i in (3, 4)] == [("stopped", 40), ("diverged", 20)]
-    assert int(found[3].mask.sum()) >= sum(kept_counts(model.structure, "weight", SPARSITY, "erk"))
+    assert int(found[3].mask.sum()) >= sum(final_counts(model.structure, pattern))
     for i in expected:
         assert_same(found[i], expected[i])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", UPDATES)
-def test_training_goes_on_where_it_ended(kind, optimizer, model, examples, order):
+@every_rule
+def test_training_goes_on_where_it_ended(kind, pattern, optimizer, model, examples, order):
     """Bit for bit, from what a lane's result holds."""
+    again = partial(run, model, kind, examples, order, pattern=pattern)
     schedule = replace(SCHEDULE, optimizer=optimizer)
-    whole = run(model, kind, examples, order, schedule=schedule)
-    first = run(model, kind, examples, order, schedule=replace(schedule, steps=20))
+    whole = again(schedule=schedule)
+    first = again(schedule=replace(schedule, steps=20))
     names = first[0].slots
     slots = {name: torch.stack([first[i].slots[name] for i in first]) for name in names}
-    lanes = replace(lanes_of(model, kind, (0, 1, 2)), flat=torch.stack([first[i].parameters for i in first]))
-    second = run(model, kind, examples, order, schedule=schedule, lanes=lanes, start_step=20, slots=slots)
+    lanes = replace(lanes_of(model, kind, (0, 1, 2), pattern), flat=torch.stack([first[i].parameters for i in first]))
+    second = again(schedule=schedule, lanes=lanes, start_step=20, slots=slots)
     for i, result in second.items():
         assert torch.equal(result.parameters, whole[i].parameters)
         assert torch.equal(result.mask, whole[i].mask)
@@ -213,17 +257,19 @@ def test_lanes_may_differ_in_the_counts_of_their_layers(kind, model, examples, o
 
 
 @pytest.mark.parametrize("family", ["conv1d", "hourglass"])
-@pytest.mark.parametrize("kind", UPDATES)
-def test_every_family_keeps_its_counts_and_what_is_not_trained(kind, family, examples, order):
+@every_rule
+def test_every_family_keeps_its_counts_and_what_is_not_trained(kind, pattern, family, examples, order):
     model = small_model(family)
     structure, layout = model.structure, Layout.of(model.structure)
-    lanes = lanes_of(model, kind, (0, 1, 2))
-    results = run(model, kind, examples, order, lanes=lanes, schedule=replace(SCHEDULE, eval_every=50))
+    lanes = lanes_of(model, kind, (0, 1, 2), pattern)
+    schedule = replace(SCHEDULE, eval_every=50)
+    results = run(model, kind, examples, order, lanes=lanes, pattern=pattern, schedule=schedule)
     for i, result in results.items():
         parts = split_sections(structure, "weight", result.mask.numpy())
-        assert tuple(int(part.sum()) for part in parts) == kept_counts(structure, "weight", SPARSITY, "erk")
+        assert tuple(int(part.sum()) for part in parts) == final_counts(structure, pattern)
+        assert is_of_pattern(parse_pattern(pattern), structure, result.mask.numpy())
         assert torch.equal(result.parameters[layout.trained_width :], lanes.flat[i, layout.trained_width :])
-        assert result.exploration_rate > 0.99 * (1 - SPARSITY)
+        assert result.exploration_rate > 0.99 * sum(final_counts(structure, pattern)) / structure.n_weights
         assert not gather(sections_of(structure, layout), result.parameters[None])[0][~result.mask].any()
 
 
@@ -299,6 +345,122 @@ def test_edge_popup_is_what_plain_torch_makes_of_it(optimizer, model, examples, 
             torch.testing.assert_close(found[name][0], score, rtol=0, atol=TOLERANCE)
 
 
+# Patterns.
+
+
+class Still:
+    """An optimiser that moves nothing and knows something of every weight."""
+
+    def __init__(self, flat):
+        self.momentum = torch.full_like(flat, 7.0)
+
+    def step(self, flat, gradient):
+        pass
+
+    def slots(self):
+        return {"momentum": self.momentum}
+
+
+@st.composite
+def patterned(draw_from):
+    """A network, a pattern, masks of it, and few distinct weights and gradients, whose sums are exact."""
+    sizes = draw_from(st.lists(st.integers(1, 11), min_size=2, max_size=3))
+    kernel = draw_from(st.sampled_from([(), (3,)]))
+    structure = Structure(
+        tuple(Tensor(str(i), (b, a, *kernel), True) for i, (a, b) in enumerate(itertools.pairwise(sizes))), ()
+    )
+    pattern = draw_from(st.sampled_from(["2:4", "3:4", "1:3", "5:9", "2x3", "3x1", "4x4"]))
+    counts = [draw_from(st.integers(1, n)) for n in structure.section_sizes("weight")]
+    seed = draw_from(st.integers(0, 2**32 - 1))
+    masks = random_masks(pattern, structure, counts, philox_key(seed, "mask"), start=0, stop=3)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    numbers = torch.from_numpy(rng.integers(-4, 5, (2, 3, structure.n_weights)) / 4).float()
+    return structure, pattern, counts, torch.from_numpy(masks).float(), *numbers
+
+
+@pytest.mark.parametrize("kind", ["rigl", "set"])
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(case=patterned(), fraction=st.sampled_from([0.125, 0.25, 0.5, 1.0]))
+def test_units_are_replaced_as_one_after_the_other_would_be(kind, case, fraction):
+    structure, pattern, _, keep, flat, gradient = case
+    sections = sections_of(structure, Layout.of(structure), pattern)
+    options = {"decay": "constant", "drop_fraction": fraction, "every": 1, "lanes": (5, 6, 7), "seed": 2}
+    updates = UPDATES[kind].make(UpdateSettings(sections, 100, **options))
+    flat, found = flat * keep, keep.clone()
+    expected, before = [], flat.clone()
+    words = torch.stack(
+        [
+            torch.from_numpy(
+                (raw_rows(philox_key(2, "updates", 0, lane, 1), start=0, stop=1, width=flat.shape[1])[0] >> 8).astype(
+                    np.float64
+                )
+            )
+            for lane in (5, 6, 7)
+        ]
+    )
+    for row in range(3):
+        lane = []
+        for tensor, section in zip(structure.prunable, sections, strict=True):
+            growth = section.of(gradient.abs() if kind == "rigl" else words)[row].tolist()
+            rivals = [index.tolist() for index in parse_pattern(pattern).rivals(tensor)]
+            norm = (lambda g: sum(x * x for x in g)) if kind == "rigl" else (lambda g: g[0])
+            mine = (section.of(each)[row].tolist() for each in (flat, keep))
+            lane += oracle.rewire_units(*mine, growth, fraction, rivals, norm)
+        expected.append(lane)
+    optimizer = Still(flat)
+    updates.start(flat, found, {})
+    assert updates.step(1, flat, found, gradient.clone(), optimizer)
+    assert found.tolist() == expected
+    assert torch.equal(flat, before * keep * found)
+    assert torch.equal(optimizer.momentum[keep == 1], 7.0 * found[keep == 1])
+    for mask in found.numpy() > 0:
+        assert is_of_pattern(parse_pattern(pattern), structure, mask)
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(case=patterned())
+def test_the_best_of_a_pattern_are_those_of_spaces(case):
+    structure, pattern, wanted, _, scores, _ = case
+    rule = parse_pattern(pattern)
+    settings = UpdateSettings(sections_of(structure, Layout.of(structure), pattern), 1)
+    found = settings.best(scores, rule.kept(structure, wanted))
+    assert found.tolist() == [select(pattern, row.numpy(), structure, wanted).tolist() for row in scores]
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:8", "2x4", "3x1"])
+def test_gradual_pruning_obeys_its_pattern_on_the_way(pattern, model, examples, order):
+    """Whole blocks, as many as the schedule leaves; of every M the n that its density leaves, down to N."""
+    structure, rule = model.structure, parse_pattern(pattern)
+    settings = settings_of(model, (0, 1, 2), pattern, every=2)
+    watched = Watched(UPDATES["gradual"].make(settings), settings.sections)
+    run(model, "gradual", examples, order, pattern=pattern, updates=watched)
+    steps = [t for t, changed in enumerate(watched.changed) if changed]
+    assert steps[-1] == 38
+    stages = []
+    for step in steps:
+        sparsity = cubic(step, begin=5, end=38, every=2, final=settings.sparsity)
+        stage = rule.on_the_way(1 - sparsity)
+        stages.append(stage)
+        assert all(is_of_pattern(stage, structure, mask) for mask in watched.masks[step].numpy())
+        counts = pattern_counts(stage, structure, kept_counts(structure, "weight", sparsity, "erk"))
+        found = [lanes[0] for lanes in watched.counts[step]]
+        assert all(k >= c for k, c in zip(found, counts, strict=True))
+        assert sum(found) - sum(counts) <= (0 if rule.density else 3 * 8)  # a block that is needed later stays
+    assert found == list(counts) == list(final_counts(structure, pattern))
+    if rule.density is not None:
+        assert {stage.n for stage in stages} == set(range(rule.n, rule.m + 1))
+    for before, after in itertools.pairwise(watched.masks):
+        assert not (after & ~before).any()
+
+
+def test_edge_popup_trains_scores_of_what_is_not_chosen_too(model, examples, order):
+    """A weight that its group left out can come in: the choice of every step is within the pattern, not for ever."""
+    settings = settings_of(model, (0, 1, 2), "2:4")
+    watched = Watched(UPDATES["edge_popup"].make(settings), settings.sections)
+    run(model, "edge_popup", examples, order, pattern="2:4", updates=watched)
+    assert (watched.masks[-1] & ~watched.masks[0]).any(dim=1).all()
+
+
 # Each rule's own promises.
 
 
@@ -355,17 +517,10 @@ def test_set_grows_every_masked_weight_equally_often(model):
     section.of(keep)[:, 30:] = 0
     grown = torch.zeros(section.size - 30)
 
-    class Still:
-        def step(self, flat, gradient):
-            pass
-
-        def slots(self):
-            return {}
-
     updates.start(flat, keep, {})
     for step in range(1, n_steps + 1):
         now = keep.clone()
-        updates.step(step, flat, now, torch.zeros_like(flat), Still())
+        updates.step(step, flat, now, torch.zeros_like(flat), Still(flat))
         grown += section.of(now)[:, 30:].sum(dim=0)
     n = n_lanes * n_steps * 15
     assert grown.sum() == n

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sparsefront.spaces.masks import top_k
 from sparsefront.trainables import select
-from sparsefront.trainables.select import keep_sections, keep_top
+from sparsefront.trainables.select import keep_sections, keep_top, ranks
 from tests.oracles.spaces import best
 
 
@@ -94,3 +94,16 @@ def test_large_rows_agree_with_a_stable_sort(n):
 def test_sections_of_a_view_are_read_where_they_lie():
     flat = torch.rand(3, 60, generator=torch.Generator().manual_seed(2))
     assert torch.equal(keep_top(flat[:, 7:31], 5), keep_top(flat[:, 7:31].clone(), 5))
+
+
+@settings(deadline=None)
+@given(scored(), st.integers(0, 12))
+def test_places_are_those_of_a_stable_sort(scores, n_more):
+    """Few entries are compared with each other, many are sorted."""
+    scores = torch.cat([scores, scores[:, :1].expand(-1, n_more)], dim=1)
+    expected = [
+        [sorted(range(len(row)), key=lambda j: (-row[j], j)).index(i) for i in range(len(row))]
+        for row in scores.tolist()
+    ]
+    assert ranks(scores).tolist() == expected
+    assert ranks(scores[:, None]).tolist() == [[row] for row in expected]

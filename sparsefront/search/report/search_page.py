@@ -1,6 +1,7 @@
-"""One HTML page that shows the numbers of a search study; made and kept safe as the other report is (``page``).
+"""One HTML page that shows the numbers of a search study.
 
-Not here: where the numbers come from (``search_numbers``), and what is said about them (``search_sections``).
+Not here: the frame that it fills (``frame``), where the numbers come from (``search_numbers``), and what is said about
+them (``search_sections``).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import pyarrow as pa
 
 from sparsefront.search.comparison import SearchVerdict
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.report.frame import fill_page, write_page
 from sparsefront.search.report.numbers import Record, Scannable
-from sparsefront.search.report.page import fill_page, write_page
 from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.report.search_sections import (
     attainment_section,

@@ -28,6 +28,7 @@ from sparsefront.search.report.numbers import Record
 from sparsefront.search.report.sections import (
     Columns,
     arm_name,
+    as_judged,
     cost_table,
     fact_list,
     failures_details,
@@ -87,7 +88,7 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
 
 def search_answer(numbers: Record) -> str:
     """Give the verdicts at a glance, and all findings in sentences to unfold."""
-    rows = [row for row in numbers["verdict"]["comparisons"] if row["n"]]
+    rows = [as_judged(row) for row in numbers["verdict"]["comparisons"] if row["n"]]
     glance = ""
     if rows:
         unit = unit_of(rows[0]["metric"])
@@ -148,7 +149,7 @@ def comparison_section(numbers: Record) -> Markup:
             ),
         },
     )
-    notes = bullets((f"{row['arm']}: {row['note']}" for row in rows if row["note"]), css="note")
+    notes = bullets((f"{row['arm']}: {row['note']}" for row in map(as_judged, rows) if row["note"]), css="note")
     return section("verdict", title, paragraph(words), judged, notes)
 
 
@@ -332,6 +333,8 @@ def search_words_section(numbers: Record) -> Markup:
         f"{study['alpha']:g}, corrected for all comparisons).",
         "better, worse": "A paired t-test shows a difference, and it was not shown to be smaller than that margin.",
         "undecided": "Neither was shown; this is not evidence of no difference.",
+        "not judged": "Nothing could be tested: no replicate or only one has both runs, or neither run had found "
+        "anything at equal budget. The remarks under the table say which.",
         "validation, test": "Strategies, rungs, fronts and verdicts see validation only. Test errors are reported.",
     }
     items = "".join(f"<dt>{text(word)}</dt><dd>{text(meaning)}</dd>" for word, meaning in words.items())

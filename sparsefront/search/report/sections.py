@@ -34,8 +34,9 @@ from sparsefront.search.report.markup import (
     whole,
 )
 from sparsefront.search.report.numbers import Record, level_text, range_text
+from sparsefront.search.wording import NOT_JUDGED, ONE_PAIR, has_difference, shown_label
 
-_LABEL_SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
+_LABEL_SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?", NOT_JUDGED: "○"}
 _PREDICTORS = {
     "initial_loss": "initial loss",
     "scalefree_loss": "scale-free loss",
@@ -211,9 +212,18 @@ def _error(numbers: Record, value: float | None) -> str:
 
 
 def _glance(row: Record | None, metric: Metric) -> Markup:
-    if row is None or row["difference"] is None:
+    if row is None:
         return Markup(UNKNOWN)
-    return Markup(f"{label_badge(row['label'])} {signed(metric.scale * row['difference'], digits=2)}")
+    difference = as_judged(row)["difference"]
+    known = "" if difference is None else f" {signed(metric.scale * difference, digits=2)}"
+    return Markup(f"{label_badge(as_judged(row)['label'])}{known}")
+
+
+def as_judged(row: Record) -> Record:
+    """A comparison as it is shown: what was not tested is not judged, and has a note that says why."""
+    numbers = {} if has_difference(row["n"], row["p_value"]) else dict.fromkeys(("difference", "low", "high"))
+    note = row["note"] or (ONE_PAIR if row["n"] == 1 else "")
+    return {**row, **numbers, "label": shown_label(row["label"], row["p_value"]), "note": note}
 
 
 def verdict_section(numbers: Record) -> Markup:
@@ -293,6 +303,7 @@ def judged_table(
         reach: where the scale of the interval graphics ends on either side, in the unit of the differences.
         after: columns behind the replicates needed.
     """
+    rows = [as_judged(row) for row in rows]
     same_pairs = len({row["n"] for row in rows}) == 1
     pairs: Columns = {} if same_pairs else {"#pairs": lambda row: whole(row["n"])}
     columns: Columns = {
@@ -333,7 +344,7 @@ def shown_difference(row: Record, *, scale: float, digits: int) -> str:
 def _remarks(rows: Sequence[Record]) -> str:
     """List what must be known about some comparisons, each remark once."""
     concerned: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
+    for row in map(as_judged, rows):
         if row["note"]:
             concerned.setdefault(row["note"], {}).setdefault(row["arm"], []).append(f"{100 * row['sparsity']:.4g}%")
     return bullets(
@@ -601,7 +612,8 @@ def level_name(numbers: Record, sparsity: float) -> Markup:
 
 def label_badge(label: str) -> Markup:
     """A label of the verdict with its symbol and colour."""
-    return Markup(f'<span class="label {text(label)}">{_LABEL_SYMBOLS.get(label, "")} {text(label)}</span>')
+    css = text(label.replace(" ", "-"))
+    return Markup(f'<span class="label {css}">{_LABEL_SYMBOLS.get(label, "")} {text(label)}</span>')
 
 
 def _both_sparsities(row: Record) -> str:

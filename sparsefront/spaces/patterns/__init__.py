@@ -1,6 +1,6 @@
 """Which sets of entries a mask may keep; one file and one line of the registry each."""
 
-from sparsefront.spaces.patterns.pattern import Pattern
+from sparsefront.spaces.patterns.pattern import Pattern, keep_rivals
 from sparsefront.spaces.patterns.registry import (
     PATTERNS,
     PatternFamily,
@@ -14,6 +14,7 @@ __all__ = [
     "PATTERNS",
     "Pattern",
     "PatternFamily",
+    "keep_rivals",
     "parse_pattern",
     "pattern_counts",
     "random_masks",

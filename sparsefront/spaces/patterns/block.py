@@ -5,7 +5,6 @@ Reference: Narang, Undersander and Diamos, Block-sparse recurrent neural network
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.masks import Mask, split_sections
-from sparsefront.spaces.patterns.pattern import Scores, checked_scores
+from sparsefront.spaces.patterns.pattern import Rivals, Scores, all_rivals, checked_scores, keep_rivals
 from sparsefront.spaces.seeds import raw_rows
 from sparsefront.spaces.structure import Structure, Tensor
 
@@ -50,16 +49,35 @@ class Block:
         """
         return tuple(sum(n * e for e, n in kept.items()) for kept in self._kept(structure, wanted))
 
+    def rivals(self, tensor: Tensor) -> tuple[Rivals, ...]:
+        """All blocks of a size, one group for each size, the largest first."""
+        n_outputs, n_inputs, n_positions = _matrix(tensor)
+        sizes = self._sizes(tensor).reshape(-1)
+        n_wide = -(-n_inputs // self.n_in)
+        of_entries = np.arange(n_outputs)[:, None] // self.n_out * n_wide + np.arange(n_inputs) // self.n_in
+        by_block = np.argsort(of_entries.reshape(-1).repeat(n_positions), kind="stable")
+        starts = np.cumsum(sizes) - sizes
+        return tuple(
+            by_block[starts[sizes == size][None, :, None] + np.arange(size)] for size in np.unique(sizes)[::-1]
+        )
+
+    def kept(self, structure: Structure, wanted: Sequence[int] | None, left: Mask | None = None) -> tuple[int, ...]:
+        """Blocks of each size, of those that are left."""
+        return tuple(n for kept in self._kept(structure, wanted, left) for n in kept.values())
+
+    def on_the_way(self, density: float) -> Block:
+        """Itself."""
+        return self
+
     def select(self, scores: Scores, structure: Structure, counts: Sequence[int]) -> Mask:
         """The blocks with the highest sums among those of their size; ties to the lower row, then column.
 
         Raises:
             SpaceError: counts that are not whole blocks, or scores that are not finite or not one for each weight.
         """
-        flat = checked_scores(scores, structure, "weight")
-        parts = np.split(flat, np.cumsum(structure.section_sizes("weight"))[:-1])
-        sums = [self._sums(t, part) for t, part in zip(structure.prunable, parts, strict=True)]
-        return self._best(structure, sums, self._exactly(structure, counts))
+        return keep_rivals(
+            self, structure, checked_scores(scores, structure, "weight"), self._exactly(structure, counts)
+        )
 
     def draw(
         self, structure: Structure, counts: Sequence[int], key: npt.NDArray[np.uint64], *, start: int, stop: int
@@ -74,13 +92,18 @@ class Block:
         Raises:
             SpaceError: a mask that cuts a block.
         """
-        kept = []
+        numbers = [n for numbers in self._numbers(structure, mask) for n in numbers]
+        return self._random(structure, numbers, key, number)
+
+    def _numbers(self, structure: Structure, mask: Mask) -> list[list[int]]:
+        """Of each tensor, how many blocks of each size `mask` keeps, largest first."""
+        found: list[list[int]] = []
         for t, part in zip(structure.prunable, split_sections(structure, "weight", mask), strict=True):
-            sums, sizes = self._sums(t, part), self._sizes(t)
-            if not ((sums == 0) | (sums == sizes)).all():
+            of_sizes = [part[index] for index in self.rivals(t)]
+            if any((units.any(axis=2) != units.all(axis=2)).any() for units in of_sizes):
                 raise SpaceError(f"mask: cuts a block of tensor {t.name!r}; is no {self.n_out}x{self.n_in} mask")
-            kept.append({int(e): int(np.count_nonzero(sums[sizes == e])) for e in np.unique(sizes)[::-1]})
-        return self._random(structure, kept, key, number)
+            found.append([int(units[..., 0].sum()) for units in of_sizes])
+        return found
 
     def _sizes(self, tensor: Tensor) -> npt.NDArray[np.int64]:
         """(row blocks, column blocks): entries of each block."""
@@ -89,15 +112,9 @@ class Block:
         widths = np.minimum(self.n_in, n_inputs - np.arange(0, n_inputs, self.n_in))
         return np.multiply.outer(heights, widths) * n_positions
 
-    def _sums(self, tensor: Tensor, flat: npt.NDArray[np.float64] | Mask) -> npt.NDArray[np.float64]:
-        """(row blocks, column blocks): sum of each block."""
-        n_outputs, n_inputs, _ = _matrix(tensor)
-        over_positions = flat.reshape(n_outputs, n_inputs, -1).sum(axis=2, dtype=np.float64)
-        over_rows = np.add.reduceat(over_positions, np.arange(0, n_outputs, self.n_out), axis=0)
-        sums: npt.NDArray[np.float64] = np.add.reduceat(over_rows, np.arange(0, n_inputs, self.n_in), axis=1)
-        return sums
-
-    def _kept(self, structure: Structure, wanted: Sequence[int] | None) -> list[dict[int, int]]:
+    def _kept(
+        self, structure: Structure, wanted: Sequence[int] | None, left: Mask | None = None
+    ) -> list[dict[int, int]]:
         """Of each tensor, how many blocks of each size (entries) are kept, largest first."""
         tensors = structure.prunable
         if wanted is None or len(wanted) != len(tensors):
@@ -108,57 +125,44 @@ class Block:
         for t, k in zip(tensors, wanted, strict=True):
             if not 1 <= k <= t.size:
                 raise SpaceError(f"counts={list(wanted)}: {k} for tensor {t.name!r}, must lie in 1..{t.size}")
-        return [self._of_each_size(t, k) for t, k in zip(tensors, wanted, strict=True)]
+        limits = [None] * len(tensors) if left is None else self._numbers(structure, left)
+        return [self._of_each_size(t, k, most) for t, k, most in zip(tensors, wanted, limits, strict=True)]
 
-    def _of_each_size(self, tensor: Tensor, wanted: int) -> dict[int, int]:
-        """Numbers of blocks with the most entries not above `wanted`; of several, the nearest to equal densities."""
+    def _of_each_size(self, tensor: Tensor, wanted: int, most: Sequence[int] | None) -> dict[int, int]:
+        """Numbers of blocks with the most entries not above `wanted`; of several, the nearest to equal densities.
+
+        None of them is above `most`, largest size first; None for all there are.
+        """
         sizes, numbers = np.unique(self._sizes(tensor), return_counts=True)
+        limits = numbers if most is None else np.array(most[::-1])
         shares = numbers * (wanted / tensor.size)
         # Every choice for all sizes (at most four) but the commonest, of which as many follow as are paid for.
         common = int(np.argmax(numbers))
-        ranges = [np.arange(b + 1 if i != common else 1) for i, b in enumerate(numbers)]
+        ranges = [np.arange(b + 1 if i != common else 1) for i, b in enumerate(limits)]
         kept = np.stack([g.reshape(-1) for g in np.meshgrid(*ranges, indexing="ij")], axis=1)
-        kept[:, common] = np.minimum(numbers[common], (wanted - kept @ sizes) // sizes[common])
+        kept[:, common] = np.minimum(limits[common], (wanted - kept @ sizes) // sizes[common])
         kept = kept[kept[:, common] >= 0]
         entries = kept @ sizes
         kept = kept[entries == entries.max()]
         best = kept[np.argmin(np.abs(kept - shares).sum(axis=1).round(9))]
         if not best.any():
-            best[-1] = 1
+            best[np.flatnonzero(limits)[-1]] = 1
         return {int(e): int(n) for e, n in zip(sizes[::-1], best[::-1], strict=True)}
 
-    def _exactly(self, structure: Structure, counts: Sequence[int]) -> list[dict[int, int]]:
+    def _exactly(self, structure: Structure, counts: Sequence[int]) -> tuple[int, ...]:
+        """Blocks of each size that are `counts` entries."""
         if (own := self.counts(structure, counts)) != tuple(counts):
             raise SpaceError(
                 f"counts={list(counts)}: whole blocks of {self.n_out}x{self.n_in} leave {list(own)}; take these"
             )
-        return self._kept(structure, counts)
+        return self.kept(structure, counts)
 
-    def _random(
-        self, structure: Structure, kept: Sequence[dict[int, int]], key: npt.NDArray[np.uint64], number: int
-    ) -> Mask:
-        shapes = [self._sizes(t).shape for t in structure.prunable]
-        edges = np.cumsum([0, *(math.prod(s) for s in shapes)])
-        words = raw_rows(key, start=number, stop=number + 1, width=int(edges[-1]))[0].astype(np.float64)
-        tables = [words[a:b].reshape(s) for (a, b), s in zip(itertools.pairwise(edges), shapes, strict=True)]
-        return self._best(structure, tables, kept)
-
-    def _best(
-        self, structure: Structure, sums: Sequence[npt.NDArray[np.float64]], kept: Sequence[dict[int, int]]
-    ) -> Mask:
-        """The mask of the blocks with the highest sums, `kept` of each size."""
-        parts = []
-        for t, table, numbers in zip(structure.prunable, sums, kept, strict=True):
-            sizes = self._sizes(t)
-            chosen = np.zeros(sizes.size, dtype=np.bool_)
-            for entries, n in numbers.items():
-                members = np.flatnonzero(sizes == entries)
-                chosen[members[np.argsort(-table.reshape(-1)[members], kind="stable")[:n]]] = True
-            n_outputs, n_inputs, n_positions = _matrix(t)
-            wide = chosen.reshape(sizes.shape).repeat(self.n_out, axis=0)[:n_outputs]
-            wide = wide.repeat(self.n_in, axis=1)[:, :n_inputs]
-            parts.append(wide.reshape(-1).repeat(n_positions))
-        return np.concatenate(parts)
+    def _random(self, structure: Structure, numbers: Sequence[int], key: npt.NDArray[np.uint64], number: int) -> Mask:
+        """A uniform mask with these numbers of blocks: one random word ranks each, in the order of their rows."""
+        first = np.concatenate([index[..., 0].reshape(-1) for index in all_rivals(self, structure)])
+        scores = np.zeros(structure.n_weights)
+        scores[np.sort(first)] = raw_rows(key, start=number, stop=number + 1, width=len(first))[0]
+        return keep_rivals(self, structure, scores, numbers)
 
 
 def _matrix(tensor: Tensor) -> tuple[int, int, int]:

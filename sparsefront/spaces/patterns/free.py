@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.masks import Mask, draw, split_sections, top_k
 from sparsefront.spaces.patterns.pattern import Scores, checked_scores
-from sparsefront.spaces.structure import Structure
+from sparsefront.spaces.structure import Structure, Tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,17 @@ class Free:
         if wanted is None:
             raise SpaceError(f"counts=None for a {self.kind} mask: must be given; only N:M has counts of its own")
         return tuple(wanted)
+
+    def rivals(self, tensor: Tensor) -> None:
+        """All entries of a section, or of the network."""
+
+    def kept(self, structure: Structure, wanted: Sequence[int] | None, left: Mask | None = None) -> tuple[int, ...]:
+        """The wanted counts themselves."""
+        return self.counts(structure, wanted)
+
+    def on_the_way(self, density: float) -> Free:
+        """Itself."""
+        return self
 
     def select(self, scores: Scores, structure: Structure, counts: Sequence[int]) -> Mask:
         """The highest scores of each section; or of all, with at least one in each. Ties to the lower flat index."""

@@ -6,17 +6,15 @@ structured sparse neural networks from scratch, 2021.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.masks import Mask
-from sparsefront.spaces.patterns.pattern import Scores, checked_scores
+from sparsefront.spaces.patterns.pattern import Rivals, Scores, checked_scores, keep_rivals
 from sparsefront.spaces.seeds import raw_rows
 from sparsefront.spaces.structure import Structure, Tensor
 
@@ -50,6 +48,26 @@ class NM:
         """
         return tuple(t.size - self._n_groups(t) * (self.m - self.n) for t in structure.prunable)
 
+    def rivals(self, tensor: Tensor) -> tuple[Rivals, ...]:
+        """The groups of M; none in a tensor without an input dimension, or with fewer than M inputs."""
+        if not self._n_groups(tensor):
+            return ()
+        n_outputs, n_inputs = tensor.shape[:2]
+        wide = np.arange(tensor.size).reshape(n_outputs, n_inputs, -1).swapaxes(1, 2)
+        return (wide[..., : n_inputs // self.m * self.m].reshape(-1, self.m, 1),)
+
+    def kept(self, structure: Structure, wanted: Sequence[int] | None, left: Mask | None = None) -> tuple[int, ...]:
+        """N of each group, whatever is wanted."""
+        return tuple(self.n for t in structure.prunable if self._n_groups(t))
+
+    def on_the_way(self, density: float) -> NM:
+        """The M of every group fall to N one by one: n = max(N, M x density, rounded), halves up.
+
+        >>> [NM(2, 4).on_the_way(density).n for density in (1.0, 0.8, 0.625, 0.62, 0.5)]
+        [4, 3, 3, 2, 2]
+        """
+        return NM(max(self.n, min(self.m, int(self.m * density + 0.5))), self.m)
+
     def select(self, scores: Scores, structure: Structure, counts: Sequence[int]) -> Mask:
         """The N highest scores of each group; ties to the lower flat index.
 
@@ -58,16 +76,7 @@ class NM:
         """
         if tuple(counts) != (own := self.counts(structure, None)):
             raise SpaceError(f"counts={list(counts)}: pattern {self.n}:{self.m} leaves {list(own)} of this network")
-        flat = checked_scores(scores, structure, "weight")
-        out = np.ones(len(flat), dtype=np.bool_)
-        for t, a in zip(structure.prunable, _starts(structure), strict=True):
-            if n_groups := self._n_groups(t):
-                before, after = self._runs(flat[a : a + t.size], t), self._runs(out[a : a + t.size], t)
-                order = np.argsort(-before.reshape(n_groups, self.m), axis=1, kind="stable")
-                kept = np.zeros((n_groups, self.m), dtype=np.bool_)
-                np.put_along_axis(kept, order[:, : self.n], values=True, axis=1)
-                after[:] = kept.reshape(after.shape)
-        return out
+        return keep_rivals(self, structure, checked_scores(scores, structure, "weight"), self.kept(structure, None))
 
     def draw(
         self, structure: Structure, counts: Sequence[int], key: npt.NDArray[np.uint64], *, start: int, stop: int
@@ -96,14 +105,3 @@ class NM:
         if len(tensor.shape) < 2:
             return 0
         return tensor.size // tensor.shape[1] * (tensor.shape[1] // self.m)
-
-    def _runs(self, flat: npt.NDArray[Any], tensor: Tensor) -> npt.NDArray[Any]:
-        """View (outputs, kernel positions, grouped inputs) of a tensor's flat entries."""
-        n_outputs, n_inputs = tensor.shape[:2]
-        wide = flat.reshape(n_outputs, n_inputs, -1).swapaxes(1, 2)
-        return wide[..., : n_inputs // self.m * self.m]
-
-
-def _starts(structure: Structure) -> list[int]:
-    """Flat index of each prunable tensor's first entry."""
-    return list(itertools.accumulate((t.size for t in structure.prunable[:-1]), initial=0))

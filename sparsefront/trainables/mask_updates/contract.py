@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.schedules import Decay
-from sparsefront.spaces.structure import Structure
+from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.optimizers import LaneOptimizer
+from sparsefront.trainables.select import keep_sections, keep_top, ranks
 
 #: Updates in a training, unless their interval is given (20 to 60 are usual at small scale).
 N_UPDATES = 40
@@ -24,11 +26,16 @@ N_UPDATES = 40
 
 @dataclass(frozen=True)
 class Section:
-    """Columns start..stop of a lane's flat row: one prunable tensor, each of whose outputs has `fan_in` inputs."""
+    """Columns start..stop of a lane's flat row: one prunable tensor, each of whose outputs has `fan_in` inputs.
+
+    `rivals` are those of the masks' pattern, with indices in the section (see `spaces.patterns.Pattern.rivals`); None
+    where all entries compete.
+    """
 
     start: int
     stop: int
     fan_in: int
+    rivals: tuple[torch.Tensor, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -40,8 +47,16 @@ class Section:
         return flat[:, self.start : self.stop]
 
 
-def sections_of(structure: Structure, layout: Layout) -> tuple[Section, ...]:
+def sections_of(
+    structure: Structure, layout: Layout, pattern: str = "unstructured", *, device: torch.device | None = None
+) -> tuple[Section, ...]:
     """Where the prunable tensors lie in a row of `layout`, in the order of a weight mask.
+
+    Args:
+        structure: the parent.
+        layout: of the lanes.
+        pattern: that masks obey, as `spaces.patterns.parse_pattern` reads it.
+        device: of the lanes.
 
     Raises:
         SpaceError: the layout is not that of the structure itself: masks change in networks that are not compacted.
@@ -53,7 +68,13 @@ def sections_of(structure: Structure, layout: Layout) -> tuple[Section, ...]:
             "shapes, that is mask kind 'weight'"
         )
     edges = dict(zip(layout.names, itertools.pairwise(itertools.accumulate(layout.sizes, initial=0)), strict=True))
-    return tuple(Section(*edges[t.name], t.size // t.shape[0]) for t in structure.prunable)
+    rule = parse_pattern(pattern)
+
+    def rivals(tensor: Tensor) -> tuple[torch.Tensor, ...] | None:
+        found = rule.rivals(tensor)
+        return None if found is None else tuple(torch.from_numpy(index).to(device).contiguous() for index in found)
+
+    return tuple(Section(*edges[t.name], t.size // t.shape[0], rivals(t)) for t in structure.prunable)
 
 
 def gather(sections: Sequence[Section], flat: torch.Tensor) -> torch.Tensor:
@@ -67,6 +88,22 @@ def scatter(sections: Sequence[Section], entries: torch.Tensor, flat: torch.Tens
         section.of(flat).copy_(part)
 
 
+def units_of(entries: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The entries of all units that compete: (L, groups, units, entries), copied from a section's (L, size)."""
+    return entries.index_select(1, index.view(-1)).view(len(entries), *index.shape)
+
+
+def summed(units: torch.Tensor) -> torch.Tensor:
+    """Sum over the entries of each unit: (L, groups, units)."""
+    return units[..., 0] if units.shape[-1] == 1 else units.sum(dim=-1)
+
+
+def spread(units: torch.Tensor, index: torch.Tensor, entries: torch.Tensor) -> None:
+    """Write what holds for units (L, groups, units) to all of their entries in a section's (L, size)."""
+    each = units[..., None].expand(-1, *index.shape).reshape(len(units), -1)
+    entries.index_copy_(1, index.view(-1), each.to(entries.dtype))
+
+
 @dataclass(frozen=True)
 class UpdateSettings:
     """What the masks of a pack's lanes change by; each rule of `UPDATES` reads what it needs.
@@ -75,7 +112,8 @@ class UpdateSettings:
         sections: the prunable tensors of the pack's layout.
         steps: of the whole training.
         sparsity: fraction of zeros at the end, of the rules that decide it (gradual, edge_popup).
-        counts: sparsity -> survivors of each section, or (k,) over all (as `spaces.allocations.kept_counts`).
+        counts: sparsity -> survivors of each section, or (k,) over all (as `spaces.allocations.kept_counts`); under a
+            pattern, the units that each group keeps (as `spaces.patterns.Pattern.kept`).
         seed: of the study.
         replicate: of the lanes.
         lanes: a number of its own for each lane, which its random draws are keyed by.
@@ -121,6 +159,22 @@ class UpdateSettings:
     def sizes(self) -> list[int]:
         """Entries of each section."""
         return [s.size for s in self.sections]
+
+    def best(self, scores: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """The masks of the pattern that keep the highest scores (L, W), finite: (L, W) bool.
+
+        Units compete by the sums of their scores; ties go to the first. `counts` are as those of the settings.
+        """
+        if any(s.rivals is None for s in self.sections):
+            return keep_sections(scores, self.sizes, counts)
+        pairs = [(i, index) for i, s in enumerate(self.sections) for index in s.rivals or ()]
+        kept = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+        values, masks = (torch.split(each, self.sizes, dim=1) for each in (scores, kept))
+        for (i, index), n in zip(pairs, counts, strict=True):
+            sums = summed(units_of(values[i], index))
+            chosen = keep_top(sums[:, 0], n)[:, None] if len(index) == 1 else ranks(sums) < n
+            spread(chosen, index, masks[i])
+        return kept
 
     @property
     def end(self) -> int:

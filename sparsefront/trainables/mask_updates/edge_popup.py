@@ -4,7 +4,8 @@ Every weight has a score S; the forward pass uses the weights of largest absolut
 the allocation says, and the gradient passes straight through the choice: that of the absolute score is (gradient of
 the weight in use) x (the weight as drawn), and that of S has the sign of S besides, without which a negative score
 would move the wrong way. The optimiser, its weight decay included, acts on the scores. Biases and norms stay as they
-were drawn too.
+were drawn too. Under an N:M pattern the choice is made in every group, under blocks among blocks of a size by the sums
+of their absolute scores.
 
 Scores begin at sqrt(6 / fan_in) x w / (largest absolute w) of each tensor, the scaled initialisation of Sehwag et al.,
 so that the first mask is that of layer-wise magnitude.
@@ -23,7 +24,6 @@ import torch
 from sparsefront.errors import SpaceError
 from sparsefront.trainables.mask_updates.contract import UpdateSettings, gather, scatter
 from sparsefront.trainables.optimizers import LaneOptimizer
-from sparsefront.trainables.select import keep_sections
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -54,7 +54,7 @@ class EdgePopup:
 
     def _choose(self, flat: torch.Tensor, keep: torch.Tensor) -> None:
         s = self._settings
-        scatter(s.sections, keep_sections(gather(s.sections, self._scores).abs_(), s.sizes, self._counts), keep)
+        scatter(s.sections, s.best(gather(s.sections, self._scores).abs_(), self._counts), keep)
         torch.mul(self._drawn, keep, out=flat)
 
     def step(

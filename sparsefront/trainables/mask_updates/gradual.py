@@ -4,7 +4,13 @@ An update follows the optimiser's step. It ranks what is left: a weight that is 
 (no regrowth), so that nothing has to be kept of a dense network. After the last update, at three quarters of the
 training by default, the mask is constant and its counts are exactly those of the allocation.
 
-Reference: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017.
+Under a pattern every update leaves a mask of it. Blocks are ranked by the sum of their scores, and of each size as many
+stay as the schedule's sparsity leaves. An N:M mask is reached from M:M on: when the schedule's density is d, a group
+keeps the n = max(N, M d rounded) best of what it has.
+
+References: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017 (the
+schedule); Mishra et al., Accelerating sparse deep neural networks, 2021, and Zhou et al., Learning N:M fine-grained
+structured sparse neural networks from scratch, 2021 (N:M; the path to it is ours).
 """
 
 from __future__ import annotations
@@ -19,7 +25,6 @@ from sparsefront.errors import SpaceError
 from sparsefront.spaces.schedules import cubic, update_steps
 from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings, gather, scatter
 from sparsefront.trainables.optimizers import LaneOptimizer
-from sparsefront.trainables.select import keep_sections
 
 #: Share of the steps before the first update, unless given.
 _BEGIN_FRACTION = 0.1
@@ -39,8 +44,8 @@ class Gradual:
         steps = update_steps(begin, end, every)
         rise = partial(cubic, begin=begin, end=end, every=every, final=settings.sparsity, power=settings.power)
         counts = np.array([settings.counts(rise(step)) for step in steps])
-        # Apportioned counts can rise by one as the total falls; nothing grows again, so that a section keeps then what
-        # it needs later.
+        # Apportioned counts, and numbers of blocks of one size, can rise as the total falls; nothing grows again, so
+        # that what is needed later is kept.
         falling = np.maximum.accumulate(counts[::-1], axis=0)[::-1]
         self._counts = dict(zip(steps, falling.tolist(), strict=True))
 
@@ -56,7 +61,7 @@ class Gradual:
             return False
         s = self._settings
         scores = s.score(gather(s.sections, flat)).masked_fill_(gather(s.sections, keep) == 0, -1)
-        scatter(s.sections, keep_sections(scores, s.sizes, self._counts[step]), keep)
+        scatter(s.sections, s.best(scores, self._counts[step]), keep)
         for state in (flat, *optimizer.slots().values()):
             state.mul_(keep)
         return True

@@ -6,18 +6,23 @@ grown in the same update (the algorithm of Evci et al. allows it; the released c
 weights of equal size are dropped from the highest index down, not at random. A connection that is grown into a layer
 trained by Adam takes the layer's step count for its bias correction, as in the released code: its first moves are up
 to some six times longer than those of a fresh optimiser.
+
+Under a pattern its units are what is dropped and grown. Of blocks, those of the smallest sum of absolute weights give
+way to as many of the same size. Of N:M, the weakest connections of the layer, wherever they are, but of a group no
+more than it has others to put in their place; each group grows as many as it lost. (A share of every group by itself
+would be none: of the two connections that 2:4 leaves, 30% are less than one.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from sparsefront.spaces.schedules import Decay, drop_fraction
-from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings
+from sparsefront.trainables.mask_updates.contract import N_UPDATES, Section, UpdateSettings, spread, summed, units_of
 from sparsefront.trainables.optimizers import LaneOptimizer
-from sparsefront.trainables.select import keep_top
+from sparsefront.trainables.select import keep_top, ranks
 
 #: Shortest interval that is chosen unless another is given: weights need steps to show what they are worth.
 _SHORTEST = 5
@@ -26,20 +31,42 @@ _SHORTEST = 5
 class Rewiring:
     """When how many connections of which lane and section are replaced, and the replacement."""
 
-    def __init__(self, settings: UpdateSettings, decay: Decay) -> None:
+    def __init__(
+        self, settings: UpdateSettings, decay: Decay, growth_of_units: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Begin with the `decay` of a rule, and its growth scores of units by those of their entries (the last dim)."""
         self._settings = settings
         self._decay: Decay = settings.decay or decay
+        self._growth_of_units = growth_of_units
         self.every = settings.every or max(_SHORTEST, round(settings.end / N_UPDATES))
+        #: Sections with what competes in them; None: all their entries.
+        self._places: list[tuple[int, Section, torch.Tensor | None]] = [
+            (i, s, index)
+            for i, s in enumerate(settings.sections)
+            for index in (s.rivals if s.rivals is not None else (None,))
+        ]
         self._active: list[torch.Tensor] = []
+        self._room: list[torch.Tensor] = []
         self.fraction(self.every)  # refuses a drop fraction that cannot be before anything is trained
 
     def count(self, keep: torch.Tensor) -> None:
-        """Count the connections of `keep` (L, P), which no update changes."""
-        self._active = [s.of(keep).sum(dim=1).long().cpu() for s in self._settings.sections]
+        """Count the connections of `keep` (L, P), which no update changes, and how many can be replaced at once."""
+        self._active, self._room = [], []
+        for _, section, index in self._places:
+            kept = section.of(keep)
+            if index is None:
+                active = kept.sum(dim=1).long()
+                room = section.size - active
+            else:
+                of_groups = units_of(kept, index)[..., 0].sum(dim=2).long()
+                active, room = of_groups.sum(dim=1), of_groups.minimum(index.shape[1] - of_groups).sum(dim=1)
+            self._active.append(active.cpu())
+            self._room.append(room.cpu())
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
         """Forget all rows but these."""
-        self._active = [active[lanes.cpu()] for active in self._active]
+        lanes = lanes.cpu()
+        self._active, self._room = ([each[lanes] for each in all_] for all_ in (self._active, self._room))
 
     def fraction(self, step: int) -> float:
         """Share of the connections that is replaced at `step`; 0 where masks stay as they are."""
@@ -58,6 +85,8 @@ class Rewiring:
     ) -> None:
         """Replace ``floor(fraction x connections)`` of every section, or as many as there is room for.
 
+        Under a pattern these are connections in groups of M, or blocks, of each size by itself.
+
         Args:
             fraction: in (0, 1].
             flat: (L, P) weights, changed in place.
@@ -65,21 +94,47 @@ class Rewiring:
             optimizer: its slots are changed in place.
             growth: scores of each section, (L, size) float >= 0, of which the highest are grown; scratch afterwards.
         """
-        slots = list(optimizer.slots().values())
-        for section, active, scores in zip(self._settings.sections, self._active, growth, strict=True):
-            n_dropped = torch.minimum((active * fraction + 1e-9).long(), section.size - active)
+        states = (flat, *optimizer.slots().values())
+        for (i, section, index), active, room in zip(self._places, self._active, self._room, strict=True):
+            n_dropped = torch.minimum((active * fraction + 1e-9).long(), room)
             if not n_dropped.any():
                 continue
             weights, kept = section.of(flat), section.of(keep)
-            # Scores of -1 for what cannot be chosen, without a rounding of the others: (keep - 1) + |w| and
-            # |g| (1 - keep) - keep. Several times faster than a fill where a comparison says so.
-            masked = kept - 1
-            survivors = keep_top(weights.abs().add_(masked), _shared(active - n_dropped))
-            grown = keep_top(scores.mul_(masked.neg_()).sub_(kept), _shared(n_dropped))
-            stays = survivors.to(kept.dtype)
-            for state in (flat, *slots):
+            if index is None:
+                # Scores of -1 for what cannot be chosen, without a rounding of the others: (keep - 1) + |w| and
+                # |g| (1 - keep) - keep. Several times faster than a fill where a comparison says so.
+                masked = kept - 1
+                survivors = keep_top(weights.abs().add_(masked), _shared(active - n_dropped))
+                grown = keep_top(growth[i].mul_(masked.neg_()).sub_(kept), _shared(n_dropped))
+                stays = survivors.to(kept.dtype)
+                torch.add(stays, grown, out=kept)
+            else:
+                stays = self._replace_units(weights, kept, growth[i], index, active - n_dropped)
+            for state in states:
                 section.of(state).mul_(stays)
-            torch.add(stays, grown, out=kept)
+
+    def _replace_units(
+        self,
+        weights: torch.Tensor,
+        kept: torch.Tensor,
+        growth: torch.Tensor,
+        index: torch.Tensor,
+        n_staying: torch.Tensor,
+    ) -> torch.Tensor:
+        """Replace all but `n_staying` (L,) units of one section's groups in `kept`; which entries stay, (L, size)."""
+        of_units = units_of(kept, index)[..., 0]
+        n_kept = of_units.sum(dim=2, keepdim=True)
+        strength = summed(units_of(weights, index).abs_()) + (of_units - 1)
+        if len(index) > 1:
+            # A group may lose what it has others for: not its 2 n - m strongest, if it keeps n of m.
+            strength.masked_fill_(ranks(strength) < 2 * n_kept - index.shape[1], torch.inf)
+        survivors = keep_top(strength.flatten(1), _shared(n_staying)).view_as(of_units)
+        n_grown = n_kept - survivors.sum(dim=2, keepdim=True)
+        grown = ranks(self._growth_of_units(units_of(growth, index)) * (1 - of_units) - of_units) < n_grown
+        stays = kept.clone()
+        spread(survivors, index, stays)
+        spread(survivors | grown, index, kept)
+        return stays
 
 
 def _shared(counts: torch.Tensor) -> int | torch.Tensor:

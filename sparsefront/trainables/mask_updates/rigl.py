@@ -2,7 +2,7 @@
 
 As in algorithm 1 of the paper, and in the released code, an update takes the place of the optimiser's step; a step at
 which nothing is to be dropped is an ordinary one. The gradient is that of the loss on the step's batch, without weight
-decay, before the update.
+decay, before the update. Of blocks, those grow whose gradient has the largest Euclidean norm.
 
 Reference: Evci et al., Rigging the lottery: making all tickets winners, ICML 2020.
 """
@@ -10,6 +10,7 @@ Reference: Evci et al., Rigging the lottery: making all tickets winners, ICML 20
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -19,11 +20,11 @@ from sparsefront.trainables.optimizers import LaneOptimizer
 
 
 class RigL:
-    """Drops by magnitude, grows by gradient."""
+    """Drops by magnitude, grows by gradient; blocks by its norm."""
 
     def __init__(self, settings: UpdateSettings) -> None:
         self._sections = settings.sections
-        self._rewiring = Rewiring(settings, "cosine")
+        self._rewiring = Rewiring(settings, "cosine", partial(torch.linalg.vector_norm, dim=-1))
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""

@@ -11,6 +11,7 @@ here, as in the code of Evci et al. 2020, those of smallest magnitude).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ class SET:
     def __init__(self, settings: UpdateSettings) -> None:
         self._settings = settings
         self._lanes = list(settings.lanes)
-        self._rewiring = Rewiring(settings, "constant")
+        # The word of a unit is that of its first entry: a sum of words is not uniform, and ties where it is rounded.
+        self._rewiring = Rewiring(settings, "constant", itemgetter((..., 0)))
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""

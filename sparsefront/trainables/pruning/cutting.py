@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.allocations import counts_from_scores, kept_counts
-from sparsefront.spaces.masks import Mask, split_sections
-from sparsefront.spaces.patterns import select
+from sparsefront.spaces.masks import Mask, draw, split_sections
+from sparsefront.spaces.patterns import keep_rivals, parse_pattern, random_masks
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.schedules import geometric
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.pruning.registry import SCORES, iterative_mask
 from sparsefront.trainables.pruning.selection import keep_best
@@ -46,6 +48,36 @@ class Cutter:
         allocation = method.allocation or self.allocation
         return kept_counts(self.structure, self.kind, sparsity, allocation, explicit=method.densities or None)
 
+    def kept(self, method: Pruning, sparsity: float) -> tuple[int, ...]:
+        """Units that each group of rivals keeps under the method's pattern, on the way to its end too (`Pattern.kept`).
+
+        Raises:
+            SpaceError: one count over all layers, which blocks cannot share while they train.
+        """
+        counts = self.counts(method, sparsity)
+        if self._is_free(method):
+            return counts
+        pattern = parse_pattern(method.pattern).on_the_way(1 - sparsity)
+        if pattern.density is None and len(counts) != len(self.structure.section_sizes(self.kind)):
+            raise SpaceError(
+                f"allocation={method.allocation or self.allocation!r} with pattern={method.pattern!r} and "
+                f"update={method.update!r}: blocks that are chosen in training need a count for each layer; use an "
+                "allocation that gives one, such as 'erk'"
+            )
+        return pattern.kept(self.structure, counts)
+
+    def at_random(self, method: Pruning, sparsity: float, key: npt.NDArray[np.uint64]) -> Mask:
+        """A uniform mask of the method's pattern; one count over all is divided as single weights would divide it."""
+        counts, sizes = self.counts(method, sparsity), self.structure.section_sizes(self.kind)
+        mask: Mask
+        if self._is_free(method) or len(counts) != len(sizes):
+            mask = draw(sizes, counts, key, start=0, stop=1)[0]
+            if self._is_free(method):
+                return mask
+            counts = tuple(int(np.count_nonzero(s)) for s in split_sections(self.structure, self.kind, mask))
+        mask = random_masks(method.pattern, self.structure, counts, key, start=0, stop=1)[0]
+        return mask
+
     def at_init(self, method: Pruning, sparsity: float, state: ScoringState) -> CutMask:
         """The mask that scores of initial weights leave; `state` is one lane, the parent.
 
@@ -69,7 +101,11 @@ class Cutter:
                 score, state, self.kind, density=1 - sparsity, counts_of=counts_of, rounds=method.rounds
             )
             return CutMask(masks[0].cpu().numpy(), passes)
-        return CutMask(self._select(method, sparsity, score.of(state, self.kind), counts_of(1 - sparsity)), passes)
+        for i in range(1, method.rounds + 1):
+            density = geometric(1 - sparsity, i, method.rounds)
+            mask = self._select(method, 1 - density, score.of(state, self.kind), counts_of(density))
+            state = state.masked(torch.from_numpy(mask)[None].to(state.lanes.flat.device), self.kind)
+        return CutMask(mask, passes)
 
     def after_training(self, method: Pruning, sparsity: float, state: ScoringState, mask: Mask | None) -> CutMask:
         """The mask that scores of a trained network leave of it.
@@ -98,11 +134,18 @@ class Cutter:
         return self.kind == "node" or method.pattern == "unstructured"
 
     def _select(self, method: Pruning, sparsity: float, scores: torch.Tensor, counts: Sequence[int]) -> Mask:
-        """The best mask of the method's pattern; one count over all is divided as single weights would divide it."""
+        """The best mask of the method's pattern; one count over all is divided as single weights would divide it.
+
+        On the way to a sparsity it is one on the way to its pattern, of what is left.
+        """
         found = scores[0].double().cpu().numpy()
+        left = np.isfinite(found)
+        # A unit that is gone loses against every other of its size, and all sums are finite.
+        found = np.where(left, found, -2 * np.abs(found[left]).max() - 1)
         if len(counts) != len(self.structure.section_sizes(self.kind)):
             counts = counts_from_scores(self.structure, self.kind, found, sparsity)
-        return select(method.pattern, found, self.structure, counts)
+        pattern = parse_pattern(method.pattern).on_the_way(1 - sparsity)
+        return keep_rivals(pattern, self.structure, found, pattern.kept(self.structure, counts, left))
 
     def _of_parent(self, scores: torch.Tensor, compact: Structure, mask: Mask) -> torch.Tensor:
         """Scores of a compact network's nodes, (1, n), as scores of the parent's: minus infinity for what is gone."""

@@ -10,13 +10,16 @@ import torch
 from sparsefront.errors import SpaceError
 from sparsefront.search.methods import PRUNERS
 from sparsefront.spaces.allocations import ALLOCATIONS, counts_from_scores, kept_counts
-from sparsefront.spaces.masks import split_sections
-from sparsefront.spaces.patterns import pattern_counts
+from sparsefront.spaces.masks import draw, split_sections
+from sparsefront.spaces.patterns import keep_rivals, parse_pattern, pattern_counts
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.schedules import geometric
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.lanes import LaneStack, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from tests.oracles import networks as oracle
+from tests.oracles.spaces import is_of_pattern
 
 KINDS = ("node", "weight")
 LEVELS = (0.2, 0.36, 0.6, 0.9)
@@ -160,6 +163,88 @@ def test_blocks_are_whole_under_every_allocation(when, family, pattern, allocati
             for i in range(0, tensor.shape[0], n_out):
                 for j in range(0, tensor.shape[1], n_in):
                     assert np.unique(grid[i : i + n_out, j : j + n_in]).size == 1
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+@pytest.mark.parametrize("pattern", ["1:4", "2:3", "4x4", "3x1"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_chain_under_a_pattern_is_of_it_at_every_level_and_brings_nothing_back(family, pattern, allocation, state_of):
+    cutter, whole = cutter_of(family, allocation=allocation), state_of(family, 1)
+    structure, rule = cutter.structure, parse_pattern(pattern)
+    mask = None
+    for sparsity in (*LEVELS[:-1], 1 - rule.density if rule.density and rule.density < 0.4 else 0.9):
+        method = Pruning("levels", pattern=pattern)
+        cut = cutter.after_training(method, sparsity, trained(whole, mask), mask)
+        stage, counts = rule.on_the_way(1 - sparsity), cutter.counts(method, sparsity)
+        assert is_of_pattern(stage, structure, cut.mask)
+        assert mask is None or not (cut.mask & ~mask).any()
+        if rule.density is not None:
+            assert survivors(structure, "weight", cut.mask) == list(stage.counts(structure, None))
+        elif allocation == "uniform":
+            # What is left may have no block as small as the count pays for: then one is kept all the same.
+            exact = pattern_counts(pattern, structure, counts)
+            largest = [rule.rivals(t)[0].shape[2] for t in structure.prunable]
+            found = survivors(structure, "weight", cut.mask)
+            assert all(0 < k <= max(n, size) for k, n, size in zip(found, exact, largest, strict=True))
+            if mask is None or pattern == "3x1":  # (almost) one size: as without a chain
+                assert found == list(exact)
+        mask = cut.mask
+
+
+@pytest.mark.parametrize("name", ["snip", "synflow"])
+@pytest.mark.parametrize("pattern", ["2:4", "4x4"])
+def test_rounds_under_a_pattern_score_what_is_left(name, pattern, state_of):
+    cutter, state = cutter_of(), state_of("mlp", 1)
+    method = replace(PRUNERS[name].method, pattern=pattern, rounds=4, allocation="uniform")
+    rule = parse_pattern(pattern)
+    cut = cutter.at_init(method, 0.5, state)
+    assert is_of_pattern(rule, cutter.structure, cut.mask)
+    assert cut.passes == SCORES[name].passes(24, 4)
+    exact = pattern_counts(pattern, cutter.structure, cutter.counts(method, 0.5))
+    found = survivors(cutter.structure, "weight", cut.mask)
+    assert found == list(exact) or (
+        pattern == "4x4" and all(n - 16 <= k <= n for k, n in zip(found, exact, strict=True))
+    )
+    left = state
+    for i in range(1, 5):
+        density = geometric(0.5, i, 4)
+        scores = SCORES[name].of(left, "weight")[0].double().numpy()
+        alive = np.isfinite(scores)
+        scores[~alive] = -1e6
+        stage = rule.on_the_way(density)
+        numbers = stage.kept(cutter.structure, cutter.counts(method, 1 - density), alive)
+        mask = keep_rivals(stage, cutter.structure, scores, numbers)
+        assert not (mask & ~alive).any()
+        left = left.masked(torch.from_numpy(mask)[None], "weight")
+    assert (cut.mask == mask).all()
+    assert (mask != cutter.at_init(replace(method, rounds=1), 0.5, state).mask).any()
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x4"])
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+def test_random_masks_to_begin_with_are_of_their_pattern(pattern, allocation):
+    cutter, method = cutter_of(allocation=allocation), Pruning("during", update="rigl", pattern=pattern)
+    structure, sparsity = cutter.structure, 0.5
+    masks = [cutter.at_random(method, sparsity, philox_key(1, "test", i)) for i in (0, 0, 1)]
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] != masks[2]).any()
+    for i, mask in zip((0, 0, 1), masks, strict=True):
+        assert is_of_pattern(parse_pattern(pattern), structure, mask)
+        wanted = cutter.counts(method, sparsity)
+        if allocation == "global":
+            single = draw(structure.section_sizes("weight"), wanted, philox_key(1, "test", i), start=0, stop=1)[0]
+            wanted = survivors(structure, "weight", single)
+        assert survivors(structure, "weight", mask) == list(pattern_counts(pattern, structure, wanted))
+
+
+def test_blocks_that_are_chosen_in_training_have_no_count_over_all_layers():
+    cutter = cutter_of(allocation="global")
+    with pytest.raises(
+        SpaceError, match=r"allocation='global' with pattern='4x4' and update='gradual': .* such as 'erk'"
+    ):
+        cutter.kept(Pruning("during", update="gradual", pattern="4x4"), 0.5)
+    assert cutter.kept(Pruning("during", update="gradual", pattern="2:4"), 0.25) == (3, 3, 3)
+    assert cutter.kept(Pruning("during", update="gradual"), 0.5) == cutter.counts(Pruning("init"), 0.5)
 
 
 @pytest.mark.parametrize("when", ["init", "trained"])

@@ -1,0 +1,69 @@
+"""What families of comparisons share: labels, seeds of their bootstraps, and what is said of missing pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsefront.search.design import Design
+from sparsefront.search.statistics import Floats, PairedEffect, replicates_needed
+from sparsefront.spaces.seeds import generator
+
+
+def label_of(difference: float, p_adjusted: float, p_equivalence_adjusted: float, *, alpha: float) -> str:
+    """Name what two corrected tests came to; ``equivalent`` is never the mere absence of a difference.
+
+    Args:
+        difference: mean difference, positive where the arm is better.
+        p_adjusted: of the test for a difference; NaN if it could not be done.
+        p_equivalence_adjusted: of the test for equivalence; NaN if it could not be done.
+        alpha: level of both.
+
+    Returns:
+        One of ``LABELS``.
+
+    >>> label_of(0.002, 0.01, 0.001, alpha=0.05)
+    'equivalent'
+    >>> label_of(0.02, 0.01, 0.9, alpha=0.05), label_of(0.02, 0.2, 0.9, alpha=0.05)
+    ('better', 'undecided')
+    """
+    if p_equivalence_adjusted <= alpha:
+        return "equivalent"
+    if p_adjusted <= alpha:
+        return "better" if difference > 0 else "worse"
+    return "undecided"
+
+
+def labels_of(
+    effects: Sequence[PairedEffect], differences: Sequence[Floats], margins: Sequence[float], design: Design
+) -> list[tuple[str, int | None]]:
+    """The label of each effect of a family, and the replicates that would decide where it is undecided."""
+    n_tests = max(1, sum(not math.isnan(effect.p_value) for effect in effects))
+    found: list[tuple[str, int | None]] = []
+    for effect, values, margin in zip(effects, differences, margins, strict=True):
+        label = label_of(effect.difference, effect.p_adjusted, effect.p_equivalence_adjusted, alpha=design.alpha)
+        is_open = label == "undecided" and not math.isnan(effect.p_value)
+        needed = replicates_needed(values, alpha=design.alpha / n_tests, margin=margin) if is_open else None
+        found.append((label, needed))
+    return found
+
+
+def seeded(design: Design, what: str) -> np.random.Generator:
+    """Seed a bootstrap by what it is for, so that it does not depend on what else is judged."""
+    return generator(design.seed, f"verdict/{what}")
+
+
+def missing_notes(n: int, design: Design) -> list[str]:
+    """Say how many replicates have no pair."""
+    if n == 0:
+        return ["no replicate has both networks"]
+    if n < design.replicates:
+        return [f"{design.replicates - n} of {design.replicates} replicates have no pair"]
+    return []
+
+
+def mean_of(values: Floats) -> float:
+    """The mean of (n,) values; NaN without any."""
+    return float(values.mean()) if len(values) else math.nan

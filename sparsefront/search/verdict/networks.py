@@ -1,0 +1,96 @@
+"""The trained networks that a verdict compares, as arrays: what each is worth, how fast it was and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparsefront.errors import ConfigError
+from sparsefront.search.design import Design
+from sparsefront.search.metrics import METRICS
+from sparsefront.search.verdict.record import Floats, Record, has_outcome, numbers
+
+#: An arm, a replicate and a level.
+Cell = tuple[str, int, float]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Trained candidates as aligned arrays (n,), and the rows of each (arm, replicate, level)."""
+
+    cells: Mapping[Cell, npt.NDArray[np.int64]]
+    counted: npt.NDArray[np.bool_]  # completed or diverged: says something about its method
+    selector: Floats  # validation error, inf where it diverged
+    value: Floats  # test accuracy, or PSNR
+    steps_to_target: Floats  # at most design.steps; NaN without a parent
+    reached: npt.NDArray[np.bool_]  # whether it came to the target at all
+    passes: Floats  # of its training, wherever that was recorded
+
+
+def networks_of(record: Record, design: Design) -> Networks:
+    """Arrange the trained rows of a ledger."""
+    rows = record.trained
+    if rows.num_rows == 0:
+        nothing, never = np.zeros(0), np.zeros(0, dtype=np.bool_)
+        return Networks({}, never, nothing, nothing, nothing, never, nothing)
+    places = zip(
+        rows["arm"].to_pylist(), rows["replicate"].to_pylist(), rows["target_sparsity"].to_pylist(), strict=True
+    )
+    gathered: dict[Cell, list[int]] = {}
+    for i, place in enumerate(places):
+        gathered.setdefault(place, []).append(i)
+    cells = {place: np.array(indices, dtype=np.int64) for place, indices in gathered.items()}
+    val_error, test_error = numbers(rows, "val_error"), numbers(rows, "test_error")
+    completed = has_outcome(rows, "completed") & np.isfinite(val_error) & np.isfinite(test_error)
+    diverged = has_outcome(rows, "diverged")
+    # A candidate in several slots was trained once: each slot's arm would have had to pay for it alone.
+    codes = np.asarray(rows["candidate"].combine_chunks().dictionary_encode().indices).astype(np.int64)
+    cost = np.zeros(codes.max() + 1)
+    np.maximum.at(cost, codes, np.nan_to_num(numbers(rows, "passes")))
+    steps_to_target, reached = _steps_to_target(rows, cells, design, val_error=val_error, completed=completed)
+    return Networks(
+        cells=cells,
+        counted=completed | diverged,
+        selector=np.where(completed, val_error, np.inf),
+        value=np.where(completed, METRICS[design.metric].from_error(test_error), design.value_of_guessing),
+        steps_to_target=steps_to_target,
+        reached=reached,
+        passes=cost[codes],
+    )
+
+
+def _steps_to_target(
+    rows: pa.Table,
+    cells: Mapping[Cell, npt.NDArray[np.int64]],
+    design: Design,
+    *,
+    val_error: Floats,
+    completed: npt.NDArray[np.bool_],
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Find the first step of each curve that is accurate enough (``design.steps`` if none is, NaN without a parent)."""
+    metric = METRICS[design.metric]
+    replicate = np.asarray(rows["replicate"])
+    allowed_error = np.full(rows.num_rows, np.nan)
+    for (arm, number, _), indices in cells.items():
+        if arm == "dense" and completed[indices].any():
+            value = metric.from_error(val_error[indices][completed[indices]].min())
+            allowed_error[replicate == number] = metric.error_at(design.convergence_target_fraction * value)
+    # Curves are stored in single precision, final errors in double: 1e-6 is a rounding, not an example.
+    first = np.full(rows.num_rows, np.inf)
+    of_row = np.asarray(pc.list_parent_indices(rows["curve_val_error"])).astype(np.int64)
+    errors = np.asarray(pc.list_flatten(rows["curve_val_error"]), dtype=np.float64)
+    steps = np.asarray(pc.list_flatten(rows["curve_step"]), dtype=np.float64)
+    if len(steps) != len(errors):
+        raise ConfigError(
+            f"curve_step and curve_val_error hold {len(steps)} and {len(errors)} points: must be of equal length"
+        )
+    accurate = errors <= allowed_error[of_row] + 1e-6
+    np.minimum.at(first, of_row[accurate], steps[accurate])
+    # What trains longer (a retrain_fraction above 1) came to the target only if the others had the time for it.
+    reached = completed & (first <= design.steps)
+    return np.where(np.isnan(allowed_error), np.nan, np.where(reached, first, float(design.steps))), reached
