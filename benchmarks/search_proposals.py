@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from benchmarks.machine import spread, table
 from benchmarks.search import WORKERS, search_study
-from sparsefront.cluster.driver import Driver
+from sparsefront.cluster.driver import Driver, rare_collections
 from sparsefront.cluster.rows import Work, lane_name, segment_rows
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.progress import Progress
@@ -163,7 +163,7 @@ def main() -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as place, rare_collections():  # as where Tune runs
             print(*driver_seconds(sys.argv[1], int(sys.argv[2]), Path(place)))
     else:
         print(main())

@@ -21,7 +21,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from sparsefront.cluster.driver import CommitListener, Driver, WorkPlan
+from sparsefront.cluster.driver import CommitListener, Driver, WorkPlan, rare_collections
 from sparsefront.cluster.halving import LoneTrialScheduler, RayHalving
 from sparsefront.cluster.ray_cluster import Resources, scratch_folder
 from sparsefront.cluster.wording import GO_ON, one_line
@@ -104,7 +104,7 @@ def dispatch(
                 ),
             )
             # Left by `_End` or an interrupt: Tune's wrap-up is skipped; it waits for workers and reads results back.
-            with _quiet_tune(), contextlib.suppress(_End):
+            with _quiet_tune(), rare_collections(), contextlib.suppress(_End):
                 tuner.fit()
     except RayError as error:
         raise SparsefrontError(f"the Ray cluster was lost ({one_line(error)}): {GO_ON}") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +39,8 @@ _FAILED_STARTS_PER_SLOT = 2
 #: Results that arrive so soon after a commit wait, to be committed together: a durable commit takes milliseconds, as
 #: much as all else that the driver does about a small pack.
 _COMMIT_EVERY_S = 0.05
+#: Objects made since the last look for cyclic garbage, and how often younger ones are looked at for one look at older.
+_COLLECTION_THRESHOLD = (50_000, 20, 20)
 
 
 class WorkPlan(Protocol):
@@ -90,6 +94,20 @@ class _Running:
 
     work: Work
     heard_s: float | None = None
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for cyclic garbage less often: it walks through all candidates that are remembered.
+
+    Measured over 10,000 candidates of NSGA-II: a seventh of the driver's time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(*_COLLECTION_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Driver:

@@ -12,11 +12,14 @@ would.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
 _LOG = logging.getLogger(__name__)
+#: A worker that takes longer to start may hang: its trial may have another.
+_STARTED_BY_S = 120.0
 
 
 class KeepingScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -56,6 +59,7 @@ class _Reuse:
         self._reuse, self._own = controller._maybe_reuse_cached_actor, controller._trial_to_actor
         self._staged, self._resetting = controller._staged_trials, controller._resetting_trials
         self._actors = controller._actor_manager
+        self._since_s: dict[Any, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves a copy of its controller that is never restored."""
@@ -71,4 +75,8 @@ class _Reuse:
         return False
 
     def _is_starting(self, trial: Any) -> bool:
-        return trial in self._own and self._actors.is_actor_started(self._own[trial])
+        """Whether a worker of its own is on its way to a trial, and has not been for so long that it hangs."""
+        actor = self._own.get(trial)
+        if actor is None or not self._actors.is_actor_started(actor):
+            return False
+        return time.monotonic() - self._since_s.setdefault(actor, time.monotonic()) < _STARTED_BY_S

@@ -35,6 +35,7 @@ from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import ideal_point, objectives_named
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
+from sparsefront.search.wording import shown_label
 
 STUDY_KEY = "study"
 
@@ -315,7 +316,9 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment)
     for comparison in verdict.comparisons:
         key = (comparison.arm, comparison.sparsity)
         values.setdefault(key, {}).update(_numbers(comparison))
-        tags.setdefault(key, {})[f"sparsefront.verdict.{comparison.metric}"] = comparison.label
+        tags.setdefault(key, {})[f"sparsefront.verdict.{comparison.metric}"] = shown_label(
+            comparison.label, comparison.p_value
+        )
     return [
         Page(
             key=f"arm/{arm}/{sparsity}",

@@ -224,7 +224,9 @@ class _Order:
 
     def __init__(self, of: _Class, columns: npt.NDArray[np.int64], most: int) -> None:
         self._of, self.columns, self.most = of, columns, most
-        self._block = max(1, _BLOCK // (len(of.sizes) * most))
+        # Columns of a block times those that their packs reach, at most as many more.
+        n = _BLOCK // len(of.sizes)
+        self._block = max(1, min(n // most, math.isqrt(n)))
         self._first: npt.NDArray[np.float64] | None = None
 
     def lanes_s(self) -> Iterator[npt.NDArray[np.float64]]:

@@ -258,13 +258,15 @@ def _fold(graph: GraphModule) -> None:
         if node.target not in _FOLDABLE or any(user.is_impure() for user in node.users):
             continue
         # The gradient of the sum of all losses, from which the others follow, is one whatever that is.
-        is_one = node.target is _ATEN.ones_like.default
+        is_one = node.target is _ATEN.ones_like.default and node.meta["shape"] == ()
         if not is_one and not all(n in known for n in node.all_input_nodes):
             continue
         if is_one:
             value = torch.ones(node.meta["shape"], dtype=node.meta["dtype"], device=node.meta["device"])
         else:
             value = node.target(*map_aggregate(node.args, value_of), **map_aggregate(node.kwargs, value_of))
+        if value.numel() > 1:  # one number everywhere, as all that comes of one and of numbers
+            value = value[(0,) * value.dim()].clone().expand(value.shape)
         name = f"folded_{len(known)}"
         graph.register_buffer(name, value)
         with graph.graph.inserting_before(node):

@@ -118,6 +118,8 @@ def test_a_pattern_of_one_density_has_one_level() -> None:
     # On its way every group loses a weight at a time, or as many as the rate takes.
     assert arm_of("walk", method="imp", pattern="1:4").levels((0.5, 0.75)) == (0.25, 0.5, 0.75)
     assert arm_of("stride", method="imp", pattern="1:4", rate=0.6).levels((0.5, 0.75)) == (0.5, 0.75)
+    # A study writes a third with as many digits as it likes, and its level goes by that name.
+    assert arm_of("third", method="imp", pattern="1:3").levels((0.6666666667,))[-1] == 0.6666666667
     assert arm_of("gmp", pattern="1:4").levels((0.5, 0.75)) == (0.75,)
     controls = methods_of({"nm_2_4": {"controls": ["shuffled_layers", "dense_budget"]}})
     assert {arm: m.levels((0.3, 0.5)) for arm, m in controls.items()} == dict.fromkeys(controls, (0.5,))

@@ -641,6 +641,21 @@ def test_what_never_converges_is_neither_equivalent_nor_different(make_design, m
     assert c.note == "never reached: no network of either side came to the target"
 
 
+def test_what_was_measured_at_the_end_alone_converges_at_no_known_step(make_design, make_table):
+    design = make_design(arms=("random", "dense", "searched"), replicates=6)
+    rows = make_table(design).to_pylist()
+    for row in rows:
+        for name in ("curve_step", "curve_val_loss", "curve_val_error"):
+            row[name] = row[name] and row[name][-1:]
+    verdict = judge(pa.Table.from_pylist(rows, schema=SCHEMA), design)
+    c = of(verdict, "searched", 0.5, "convergence")
+    assert c.label == "undecided"
+    assert math.isnan(c.p_value)
+    assert math.isnan(c.p_equivalence)
+    assert c.note == "validation was measured at the end alone: nobody knows when the target was reached"
+    assert not math.isnan(of(verdict, "searched", 0.5, "accuracy").p_value)
+
+
 def test_censored_pairs_do_not_make_arms_equivalent(make_design, make_table):
     """Six of ten replicates converge on neither side; all others at the same step."""
     design = make_design(

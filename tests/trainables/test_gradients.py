@@ -296,3 +296,22 @@ def test_the_forward_pass_is_that_of_each_network_alone(family):
     for row, logits in zip(flat, forward(model, layout, flat, x), strict=True):
         weights = {name: view[0] for name, view in layout.views(row[None]).items()}
         torch.testing.assert_close(logits, oracle.logits(family, weights, x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "absolute_error"])
+def test_what_a_recording_keeps_of_constants_takes_no_memory(loss):
+    if loss == "cross_entropy":
+        model = build_model("mlp", {"widths": [6]}, input_shape=(oracle.N_INPUTS,), n_classes=oracle.N_CLASSES)
+        x, _, targets = batch()
+    else:
+        shape = (1, 8, 8)
+        model = build_model("restorer", {"channels": [5, 4, 6]}, input_shape=shape, n_classes=3)
+        x, targets = torch.rand(17, *shape), torch.rand(17, *shape)
+    layout = Layout.of(model.structure)
+    flat = torch.rand(4, layout.width)
+    gradients._recordings.clear()
+    gradient_function(model, layout, flat, x, targets, smoothing=False, precision="float32", loss=loss)
+    ((_, recording),) = gradients._recordings.values()
+    kept = [buffer for name, buffer in recording.named_buffers() if name.startswith("folded")]
+    assert kept
+    assert all(buffer.untyped_storage().nbytes() <= 8 for buffer in kept)

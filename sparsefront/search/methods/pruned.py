@@ -34,11 +34,13 @@ class Pruned:
             sparsities = [s for s in sparsities if math.isclose(1 - s, pattern.density, rel_tol=1e-9)]
         if self.method.when != "levels" or not sparsities:
             return tuple(sparsities)
-        named = {round(1 - s, 12): s for s in sparsities}
         chain = levels(sorted(sparsities), self.method.rate)
         if pattern.density is not None:  # the levels are those at which groups lose a weight
             chain = tuple(dict.fromkeys(pattern.on_the_way(density).density or 1.0 for density in chain))
-        return tuple(named.get(round(density, 12), 1 - density) for density in chain[1:])
+        return tuple(
+            next((s for s in sparsities if math.isclose(1 - s, density, rel_tol=1e-9)), 1 - density)
+            for density in chain[1:]
+        )
 
     def cuts(self, sparsity: float, sparsities: Sequence[float]) -> tuple[Cut, ...]:
         """Of the parent all masks, or the first of the chain; of a level the next one."""

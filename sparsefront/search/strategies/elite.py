@@ -83,7 +83,7 @@ class Elite:
 
     def best(self, history: History) -> Indices:
         """Indices of the best candidates that completed, best first: at most `size`."""
-        if self._n_folded > len(history) or history.fingerprint(self._n_folded) != self._fingerprint:
+        if self._n_folded > len(history) or history.fingerprint(self._n_folded, is_partial=False) != self._fingerprint:
             self._forget()
         best, before = self._best, self._n_folded
         succeeded = history.succeeded(before)
@@ -96,5 +96,5 @@ class Elite:
             if stop <= n_settled and stop - start == self._size:
                 self._n_folded, self._best = stop, best
         if self._n_folded > before:
-            self._fingerprint = history.fingerprint(self._n_folded)
+            self._fingerprint = history.fingerprint(self._n_folded, is_partial=False)
         return best

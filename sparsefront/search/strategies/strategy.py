@@ -51,10 +51,14 @@ class History:
         is_finite = np.isfinite(self.losses[start:]).all(axis=1)
         return np.asarray((self.outcomes[start:] == COMPLETED) & is_finite, dtype=np.bool_)
 
-    def fingerprint(self, n: int) -> int:
-        """Checksum of what became of candidates 0..n-1: a cache made from them holds as long as it stays the same."""
+    def fingerprint(self, n: int, *, is_partial: bool = True) -> int:
+        """Checksum of what became of candidates 0..n-1: a cache made from them holds as long as it stays the same.
+
+        Without `is_partial` it says nothing of how far those came that did not complete.
+        """
         crc = 0
-        for array in (self.losses, self.partial, self.outcomes, self.fidelity, self.violations):
+        partial = (self.partial, self.fidelity) if is_partial else ()
+        for array in (self.losses, self.outcomes, self.violations, *partial):
             crc = zlib.crc32(np.ascontiguousarray(array[:n]).data, crc)
         return crc
 

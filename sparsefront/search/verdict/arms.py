@@ -44,13 +44,14 @@ class _Pairs:
     n_short: int  # replicates whose budget pays for more draws than there are
     n_both_censored: int
     n_arm_censored: int
+    n_untimed: int  # replicates in which nobody knows when the target was reached
     n_lost_draws: int
 
 
 def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level: float, metric: str) -> _Pairs:
     values = networks.steps_to_target if metric == "convergence" else networks.value
     found: list[tuple[float, ...]] = []
-    n_short = n_both = n_arm = n_lost = 0
+    n_short = n_both = n_arm = n_untimed = n_lost = 0
     own_level = 0.0 if arm in record.methods and record.methods[arm].is_dense else level
     for replicate in sorted({number for _, number, _ in networks.cells}):
         draws = networks.cells.get(("random", replicate, level), np.zeros(0, dtype=np.int64))
@@ -72,6 +73,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
             arm_censored = not networks.reached[kept].any()
             n_arm += arm_censored
             n_both += arm_censored and not networks.reached[usable].any()
+            n_untimed += not (networks.is_timed[kept].any() or networks.is_timed[usable].any())
         single = float(values[usable].mean())
         # The mean of equal values need not equal them to the last bit; rounding is no difference.
         random_value, single = (
@@ -92,6 +94,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
         n_short=n_short,
         n_both_censored=n_both,
         n_arm_censored=n_arm,
+        n_untimed=n_untimed,
         n_lost_draws=n_lost,
     )
 
@@ -125,16 +128,16 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     differences = [sign * (pairs.arm_values - pairs.random_values) for sign, pairs in zip(signs, family, strict=True)]
     margins = [_margin(pairs.metric, design) for pairs in family]
     names = [f"{pairs.metric}/{pairs.arm}/{pairs.level!r}" for pairs in family]
-    # Where nothing converged the differences are zero by censoring: they prove neither this nor that.
+    # Where nothing converged, or nobody looked, the differences are zero by censoring: they prove nothing.
     effects = paired_effects(
         differences,
         margins=[
-            None if 2 * pairs.n_both_censored > len(pairs.draws) else margin
+            None if 2 * max(pairs.n_both_censored, pairs.n_untimed) > len(pairs.draws) else margin
             for pairs, margin in zip(family, margins, strict=True)
         ],
         rngs=[seeded(design, f"{name}/equal") for name in names],
         level=1.0 - design.alpha,
-        is_tested=[pairs.n_both_censored < len(pairs.draws) for pairs in family],
+        is_tested=[max(pairs.n_both_censored, pairs.n_untimed) < len(pairs.draws) for pairs in family],
     )
     labels = labels_of(effects, differences, margins, design)
     comparisons = []
@@ -179,7 +182,9 @@ def _note(pairs: _Pairs, design: Design) -> str:
         notes.append(f"random draws without a result, left out: {pairs.n_lost_draws}")
     if pairs.n_short:
         notes.append(f"the budget pays for more random draws than were trained in {pairs.n_short} of {n} replicates")
-    if n and pairs.n_both_censored == n:
+    if n and pairs.n_untimed == n:
+        notes.append("validation was measured at the end alone: nobody knows when the target was reached")
+    elif n and pairs.n_both_censored == n:
         notes.append("never reached: no network of either side came to the target")
     elif pairs.n_both_censored:
         notes.append(f"in {pairs.n_both_censored} of {n} replicates no network of either side came to the target")

@@ -29,6 +29,7 @@ class Networks:
     value: Floats  # test accuracy, or PSNR
     steps_to_target: Floats  # at most design.steps; NaN without a parent
     reached: npt.NDArray[np.bool_]  # whether it came to the target at all
+    is_timed: npt.NDArray[np.bool_]  # whether validation was measured on the way, and not at the end alone
     passes: Floats  # of its training, wherever that was recorded
 
 
@@ -37,7 +38,7 @@ def networks_of(record: Record, design: Design) -> Networks:
     rows = record.trained
     if rows.num_rows == 0:
         nothing, never = np.zeros(0), np.zeros(0, dtype=np.bool_)
-        return Networks({}, never, nothing, nothing, nothing, never, nothing)
+        return Networks({}, never, nothing, nothing, nothing, never, never, nothing)
     places = zip(
         rows["arm"].to_pylist(), rows["replicate"].to_pylist(), rows["target_sparsity"].to_pylist(), strict=True
     )
@@ -60,6 +61,7 @@ def networks_of(record: Record, design: Design) -> Networks:
         value=np.where(completed, METRICS[design.metric].from_error(test_error), design.value_of_guessing),
         steps_to_target=steps_to_target,
         reached=reached,
+        is_timed=np.asarray(pc.fill_null(pc.list_value_length(rows["curve_step"]), 0)) > 1,
         passes=cost[codes],
     )
 

@@ -77,7 +77,8 @@ def parse_pattern(name: str, **options: int) -> Pattern:
             return PATTERNS[family].build(*map(int, match.groups()))
     if name not in PATTERNS:
         forms = ", ".join(row.form for row in PATTERNS.values())
-        raise SpaceError(f"pattern={name!r}: must be one of {forms}{did_you_mean(name, PATTERNS)}")
+        written = [known for known in PATTERNS if known not in _FORMS]
+        raise SpaceError(f"pattern={name!r}: must be one of {forms}{did_you_mean(name, written)}")
     row = PATTERNS[name]
     if set(options) != set(row.options):
         raise SpaceError(
