@@ -252,7 +252,7 @@ def test_chains_that_are_cut_off_go_on_at_their_level(tmp_path: Path) -> None:
     run_search(study, tmp_path / "otherwise", slots=3, max_lanes=2, order=1)
     assert_same_study(rows_of(tmp_path / "otherwise"), expected)
     n_deaths = 0
-    for seed in range(4):
+    for seed in range(8):
         folder = tmp_path / f"deaths{seed}"
         n_deaths += run_with_deaths(study, folder, Random(seed))
         assert_same_study(rows_of(folder), expected)

@@ -182,10 +182,10 @@ def _note(pairs: _Pairs, design: Design) -> str:
         notes.append(f"random draws without a result, left out: {pairs.n_lost_draws}")
     if pairs.n_short:
         notes.append(f"the budget pays for more random draws than were trained in {pairs.n_short} of {n} replicates")
-    if n and pairs.n_untimed == n:
-        notes.append("validation was measured at the end alone: nobody knows when the target was reached")
-    elif n and pairs.n_both_censored == n:
+    if n and pairs.n_both_censored == n:
         notes.append("never reached: no network of either side came to the target")
+    elif n and pairs.n_untimed == n:
+        notes.append("validation was measured at the end alone: nobody knows when the target was reached")
     elif pairs.n_both_censored:
         notes.append(f"in {pairs.n_both_censored} of {n} replicates no network of either side came to the target")
     elif pairs.n_arm_censored:
