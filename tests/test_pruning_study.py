@@ -310,7 +310,7 @@ def test_masks_of_a_pattern_made_little_by_little(tmp_path: Path) -> None:
         for sparsity, row in chain.items():
             mask = found.mask(row)
             pattern = parse_pattern(table["pattern"]).on_the_way(1 - sparsity)
-            assert is_of_pattern(pattern, found.structure, mask)  # type: ignore[no-untyped-call]
+            assert is_of_pattern(pattern, found.structure, mask)
             wanted = kept_counts(found.structure, "weight", sparsity, method.allocation or "uniform")
             if pattern.density or len(wanted) > 1:
                 assert found.survivors(mask) == list(pattern_counts(pattern, found.structure, wanted)), arm

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _STARTED_BY_S = 120.0
 
 
-class KeepingScheduler(FIFOScheduler):  # type: ignore[misc]
+class KeepingScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
     """Lets all trials run, in the order in which they came, and keeps the workers."""
 
     def __init__(self, slots: int) -> None:

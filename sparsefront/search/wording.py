@@ -25,21 +25,9 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
     """
     return [
         {
-            "metric": c.metric,
-            "arm": c.arm,
-            "sparsity": f"{c.sparsity:g}",
-            "verdict": shown_label(c.label, c.p_value),
-            "difference": _signed(c.difference, c.metric) if has_difference(c.n, c.p_value) else "",
-            "interval": _range(c) if has_difference(c.n, c.p_value) else "",
-            "unit": _unit(c.metric),
-            "arm mean": _shown(c.arm_mean, c.metric),
+            **_paired_row(c),
             "random mean": _shown(c.random_mean, c.metric),
-            "p": shown_p(c.p_adjusted),
-            "p equivalence": shown_p(c.p_equivalence_adjusted),
-            "pairs": shown_pairs(c.n, c.n_missing),
             "random draws": f"{c.random_draws_at_equal_budget:.2f}" if c.n else "",
-            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note or (ONE_PAIR if c.n == 1 else ""),
         }
         for c in verdict.comparisons
     ]
@@ -48,25 +36,29 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
 def control_rows(verdict: Verdict) -> list[dict[str, str]]:
     """Format the comparisons of arms with their controls, as `verdict_rows` does the others."""
     return [
-        {
-            "metric": c.metric,
-            "arm": c.arm,
-            "control": c.control,
-            "sparsity": f"{c.sparsity:g}",
-            "verdict": shown_label(c.label, c.p_value),
-            "difference": _signed(c.difference, c.metric) if has_difference(c.n, c.p_value) else "",
-            "interval": _range(c) if has_difference(c.n, c.p_value) else "",
-            "unit": _unit(c.metric),
-            "arm mean": _shown(c.arm_mean, c.metric),
-            "control mean": _shown(c.control_mean, c.metric),
-            "p": shown_p(c.p_adjusted),
-            "p equivalence": shown_p(c.p_equivalence_adjusted),
-            "pairs": shown_pairs(c.n, c.n_missing),
-            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
-            "note": c.note or (ONE_PAIR if c.n == 1 else ""),
-        }
+        {**_paired_row(c), "control": c.control, "control mean": _shown(c.control_mean, c.metric)}
         for c in verdict.controls
     ]
+
+
+def _paired_row(c: Comparison | ControlComparison) -> dict[str, str]:
+    """What rows say of any comparison of pairs."""
+    has_shown = has_difference(c.n, c.p_value)
+    return {
+        "metric": c.metric,
+        "arm": c.arm,
+        "sparsity": f"{c.sparsity:g}",
+        "verdict": shown_label(c.label, c.p_value),
+        "difference": _signed(c.difference, c.metric) if has_shown else "",
+        "interval": _range(c) if has_shown else "",
+        "unit": _unit(c.metric),
+        "arm mean": _shown(c.arm_mean, c.metric),
+        "p": shown_p(c.p_adjusted),
+        "p equivalence": shown_p(c.p_equivalence_adjusted),
+        "pairs": shown_pairs(c.n, c.n_missing),
+        "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+        "note": c.note or (ONE_PAIR if c.n == 1 else ""),
+    }
 
 
 def shown_label(label: str, p_value: float | None) -> str:

@@ -48,8 +48,9 @@ def encode(cube: Sequence[Dimension], points: Sequence[Point]) -> Unit:
     """Coordinates of points: (n, n_cube) float64 in [0, 1], NaN where a dimension is inactive."""
     unit = np.empty((len(points), len(cube)), dtype=np.float64)
     for column, dimension in enumerate(cube):
-        name, encode_one = dimension.name, dimension.domain.encode  # type: ignore[union-attr]
-        unit[:, column] = [encode_one(p[name]) if name in p else math.nan for p in points]
+        name, domain = dimension.name, dimension.domain
+        assert not isinstance(domain, Bits)
+        unit[:, column] = [domain.encode(p[name]) if name in p else math.nan for p in points]
     return unit
 
 

@@ -218,10 +218,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _simplify(graph: GraphModule) -> None:
     """Rewrite the recording into fewer passes over memory; every value stays the same.
 
-    What depends on no argument is computed now. Views and expansions that change nothing and multiplications by one go;
-    so do copies of transposed products, whose
-    factors are transposed instead; a product with a bias added becomes one operation; an activation overwrites its
-    input where nothing else reads it.
+    What comes of numbers alone is computed now. Views and expansions that change nothing and multiplications by one go;
+    so do copies of transposed products, whose factors are transposed instead; a product with a bias added becomes one
+    operation; an activation overwrites its input where nothing else reads it.
     """
     graph.graph.eliminate_dead_code()
     _fold(graph)
@@ -248,7 +247,7 @@ def _simplify(graph: GraphModule) -> None:
 
 
 def _fold(graph: GraphModule) -> None:
-    """Compute what depends on no argument, and keep it as a constant; expansions of it take no memory."""
+    """Compute what comes of numbers alone before the gradient of a loss; such constants take no memory."""
     known: dict[Node, torch.Tensor] = {}
 
     def value_of(argument: Any) -> Any:

@@ -158,7 +158,7 @@ def test_controls_change_one_thing() -> None:
 def test_shuffled_controls_of_a_fine_tuned_arm_go_on_from_the_same_weights() -> None:
     for arm, pattern in (("magnitude_oneshot", "unstructured"), ("nm_2_4", "2:4")):
         context = known(trained={arm: CUT}, derived={arm: CUT})
-        (found,) = control_of("shuffled_layers", context, arm)  # type: ignore[misc]
+        (found,) = control_of("shuffled_layers", context, arm)
         assert isinstance(found, Candidate)
         assert (found.start, found.origin, found.mask) == ("trained", CUT.id, CUT.mask)
         assert found.method is not None
@@ -167,10 +167,10 @@ def test_shuffled_controls_of_a_fine_tuned_arm_go_on_from_the_same_weights() -> 
 
 def test_the_dense_budget_pays_for_the_making_of_masks() -> None:
     context = dataclasses.replace(known(), making_steps={"snip": 7, "imp": 3})
-    (once,) = control_of("dense_budget", context, "snip")  # type: ignore[misc]
-    assert once.steps == 200 + 7  # type: ignore[union-attr]
-    (chain,) = control_of("dense_budget", dataclasses.replace(context, sparsity=0.5))  # type: ignore[misc]
-    assert chain.steps == 200 + 4 * (200 + 3)  # type: ignore[union-attr]
+    (once,) = control_of("dense_budget", context, "snip")
+    assert once.steps == 200 + 7
+    (chain,) = control_of("dense_budget", dataclasses.replace(context, sparsity=0.5))
+    assert chain.steps == 200 + 4 * (200 + 3)
 
 
 @pytest.mark.parametrize(
