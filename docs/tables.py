@@ -249,11 +249,17 @@ def choices() -> str:
     return "\n".join(parts)
 
 
+#: An allocation that a method leaves to the study.
+_THE_STUDYS = "that of `[masks]`"
+
+
 def _made_of() -> str:
     """What each pruning method is made of: the keys of `docs/pruning.md` that are not at their defaults."""
     rows = []
     for name, row in PRUNERS.items():
-        fields = {"allocation": "that of `[masks]`", **row.method.as_data()}
+        fields = {"allocation": _THE_STUDYS, **row.method.as_data()}
+        if any(row.for_masks(kind) != row.method for kind in row.kinds):
+            fields["allocation"] += f"; of nodes {_THE_STUDYS}"
         when, score = fields.pop("when"), fields.pop("score", row.method.score)
         rest = ", ".join(f"{key} = {value}" for key, value in fields.items() if key != "allocation")
         rows.append([name, " and ".join(row.kinds), when, score, fields["allocation"], rest])

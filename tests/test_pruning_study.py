@@ -18,7 +18,7 @@ from sparsefront.search.verdict import judge
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS
-from sparsefront.spaces.masks import Mask, split_sections, unpack_bits
+from sparsefront.spaces.masks import Mask, remains, split_sections, unpack_bits
 from sparsefront.spaces.patterns import parse_pattern, pattern_counts
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import Structure
@@ -66,6 +66,9 @@ ALL = {
         "synflow": {"rounds": 5},
         "snip_iterative": {"rounds": 5},
         "imp": {"controls": list(CONTROLS)},
+        "linear": {"method": "gmp", "allocation": "global", "power": 1},
+        "lamp": {"method": "gmp", "allocation": "global", "power": 1, "score": "lamp"},
+        "cubic": {"method": "gmp", "allocation": "global"},
         "snip": {"controls": ["shuffled_layers", "fresh_weights"]},
         "late": {"method": "imp", "rewind_fraction": 0.5, "controls": ["shuffled", "dense_budget"]},
         "tuned": {"method": "magnitude_oneshot", "retrain_fraction": 0.0, "controls": ["dense_budget"]},
@@ -75,16 +78,17 @@ ALL = {
             {
                 "none": {"method": "ap", "ap_fraction": 0.0},
                 "positive": {"method": "ap", "ap_sign": 1},
-                "linear": {"method": "gmp", "allocation": "global", "power": 1},
-                "lamp": {"method": "gmp", "allocation": "global", "power": 1, "score": "lamp"},
-                "cubic": {"method": "gmp", "allocation": "global"},
                 "late_set": {"method": "set", "begin_fraction": 0.5, "every": 1, "decay": "linear"},
                 "blocks": {"method": "snip", "pattern": "2x2"},
                 "nm_2_4": {"controls": ["shuffled_layers"]},
                 "set": {"controls": ["fresh_weights", "shuffled_layers"]},
             }
             if kind == "weight"
-            else {}
+            else {
+                "gmp": {"controls": list(CONTROLS)},
+                "eager_set": {"method": "set", "every": 1, "controls": ["fresh_weights", "shuffled_layers"]},
+                "eager_rigl": {"method": "rigl", "every": 1, "allocation": "global", "pattern": "node"},
+            }
         ),
     }
     for kind in ("node", "weight")
@@ -160,7 +164,7 @@ def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
             wanted = kept_counts(done.structure, done.kind, sparsity, method.allocation or "uniform")
             if method.counts_of is not None:
                 wanted = (round((1 - sparsity) * done.structure.n_weights),)
-            if method.pattern == "unstructured":
+            if method.pattern in ("unstructured", "node"):
                 assert (found if len(wanted) == len(found) else [sum(found)]) == list(wanted), (arm, sparsity)
             assert min(found) > 0
 
@@ -197,10 +201,26 @@ def test_arms_that_are_the_same_method_are_the_same_networks(done: Done) -> None
 
 
 def test_fields_of_masks_that_change_in_training_reach_it(done: Done) -> None:
-    if done.kind == "weight":
-        # In so few steps `set` itself has no update, and is random_erk.
-        for arms in (("linear", "lamp", "cubic"), ("late_set", "random_erk")):
-            assert len({done.of(arm)[0.7]["mask_digest"] for arm in arms}) == len(arms)
+    # In so few steps `set` itself has no update, and is random_erk.
+    others = {
+        "weight": (("linear", "lamp", "cubic"), ("late_set", "random_erk")),
+        "node": (("linear", "gmp"), ("eager_set", "set"), ("eager_rigl", "rigl")),
+    }
+    for arms in others[done.kind]:
+        assert len({done.of(arm)[0.7]["mask_digest"] for arm in arms}) == len(arms)
+
+
+def test_masks_that_change_in_training_are_told_as_others_are(done: Done) -> None:
+    during = [arm for arm in pruners(done) if pruning_of(done, arm).when == "during"]
+    assert len(during) >= 6
+    for arm in during:
+        for row in done.of(arm).values():
+            left = remains(done.structure, done.kind, done.mask(row))
+            assert (row["n_params"], row["macs"]) == (left.n_params, left.macs)
+            assert (row["weight_sparsity"], row["node_sparsity"]) == (left.weight_sparsity, left.node_sparsity)
+            assert row["density_prunable"] == pytest.approx(1 - left.weight_sparsity)
+            assert 0 < row["mask_overlap"] <= 1
+            assert 0 < row["exploration_rate"] <= 1
 
 
 def test_controls_are_matched(done: Done) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefront.errors import ConfigError, LedgerError
+from sparsefront.search.ledger.header import read_header
 from sparsefront.search.methods import BASELINE, METHODS, PRUNERS
 from sparsefront.spaces.controls import CONTROLS
 from sparsefront.study import Study
@@ -214,7 +216,13 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
         {"arms": {"random": {"controls": ["shuffled"]}}},
         "arms.random.controls: are of pruning methods (magnitude, magnitude_oneshot, lr_rewind, ...), and method",
     ),
-    ({"arms": ["random", "gmp"]}, "arms.gmp: prunes weight masks only, and masks.kind is 'node'; change one of them"),
+    ({"arms": ["random", "ap"]}, "arms.ap: prunes weight masks only, and masks.kind is 'node'; change one of them"),
+    (arm("set", allocation="erk"), "arms.set.allocation='erk': divides weight masks only"),
+    (arm("gmp", pattern="2:4"), "arms.gmp.pattern='2:4': is one of weight masks, not of node masks"),
+    (
+        arm("gmp", score="apoz"),
+        "arms.gmp.score='apoz': looks at more than the weights, and update='gradual' ranks them",
+    ),
     ({"arms": {"random": {}, "a-b": {"method": "imp"}}}, "arms: 'a-b' must be letters, digits and _"),
     ({"arms": {"random": {}, "2nd": {"method": "imp"}}}, "arms: '2nd' must be letters, digits and _"),
     (arm("mine"), "must be one of dense, random,"),
@@ -538,6 +546,38 @@ def test_a_study_is_not_resumed_with_other_data(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(LedgerError, match=r"changed: resolved\.data_digest: "):
         study._ledger(folder, other)
     study._ledger(folder, dataset).close()
+
+
+def test_a_study_is_not_resumed_with_methods_that_come_to_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {"random": {}, "imp": {"rate": 0.4, "controls": ["shuffled"]}, "late": {"method": "snip"}}
+    dataset, folder = load_dataset("digits"), tmp_path / "study"
+    made(arms=arms)._ledger(folder, dataset).close()
+    made(arms=arms)._ledger(folder, dataset).close()
+    recorded = read_header(folder / "study.json").study["resolved"]
+    assert isinstance(recorded, dict)
+    assert recorded["methods"] == {
+        "imp": {
+            "when": "levels",
+            "score": "magnitude",
+            "pattern": "unstructured",
+            "allocation": "global",
+            "rate": 0.4,
+            "survivors": "rewound",
+            "rewind_fraction": 0.0,
+            "ap_fraction": 0.0,
+            "ap_sign": -1,
+        },
+        "late": {"when": "init", "score": "snip", "pattern": "unstructured", "allocation": "global", "rounds": 1},
+    }
+    # A version that means something else by a name: what was written of the arm is the same.
+    row = PRUNERS["imp"]
+    other = replace(row, method=replace(row.method, rewind_fraction=0.02))
+    monkeypatch.setitem(PRUNERS, "imp", other)  # type: ignore[arg-type]
+    with pytest.raises(LedgerError, match=r"\(changed: resolved\.methods\.imp\.rewind_fraction: 0\.0 -> 0\.02\)"):
+        made(arms=arms)._ledger(folder, dataset)
+    assert "methods" not in made(arms=["random", "dense"]).recorded(dataset)["resolved"]
 
 
 def test_more_batches_than_memory_holds_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.design import ChainSettings, Design, RungSettings, SearchArm, SearchDesign
-from sparsefront.search.methods import arm_names
+from sparsefront.search.methods import arm_names, tables_for
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
@@ -32,7 +32,7 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         replicates=identity["replicates"],
         sparsities=tuple(identity["sparsities"]),
         arms=arm_names(tables),
-        methods=tables,
+        methods=tables_for(tables, masks["kind"]),
         draws=search["draws"],
         random_draws=search["random_draws"],
         probe_size=search["probe_size"],

@@ -14,7 +14,7 @@ from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.results import write_claim
 from sparsefront.search.claims import Claim, checked_test
 from sparsefront.search.design import Design
-from sparsefront.search.methods import ARM_KEYS, BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of
+from sparsefront.search.methods import ARM_KEYS, BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of, tables_for
 from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.metrics import METRIC_OF_TASK, METRICS
 from sparsefront.search.objective import OBJECTIVES
@@ -218,7 +218,7 @@ class MaskStudy(Study):
                 if key not in (*ARM_KEYS, *_PRUNING_FIELDS):
                     raise ConfigError(f"{where}.{key}: {nearest(key, (*ARM_KEYS, *_PRUNING_FIELDS))}")
             self._check_pruner(where, PRUNERS[called], table)
-        methods = methods_of(tables)
+        methods = methods_of(tables_for(tables, self.masks.kind))
         n_arms = sum(1 + len(table.get("controls", ())) for table in tables.values())
         if len(methods) != n_arms:
             raise ConfigError(f"arms={list(tables)}: a control and an arm have the same name; rename the arm")
@@ -232,7 +232,7 @@ class MaskStudy(Study):
             )
         changes = {key: value for key, value in table.items() if key not in ARM_KEYS}
         try:
-            method = Pruning.of_data({**row.method.as_data(), **changes})
+            method = Pruning.of_data({**row.for_masks(kind).as_data(), **changes})
         except SpaceError as error:
             raise ConfigError(f"{where}.{error}") from error
         for key, value in changes.items():
@@ -307,7 +307,7 @@ class MaskStudy(Study):
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: divides {' and '.join(ALLOCATIONS[allocation].kinds)} masks only"
             )
-        is_block = pattern.density is None and method.pattern != "unstructured"
+        is_block = pattern.density is None and method.pattern not in ("unstructured", "node")
         is_global = allocation in ALLOCATIONS and ALLOCATIONS[allocation].densities is None
         if is_block and is_global and method.update in ("gradual", "edge_popup"):
             raise ConfigError(
@@ -342,12 +342,22 @@ class MaskStudy(Study):
         return design
 
     def _resolved(self, dataset: Dataset) -> dict[str, Any]:
-        """With the sections of masks, so that they are compared without building the parent."""
+        """With the sections of masks, to compare them without building the parent, and with what methods come to."""
         try:
             sections = list(self._parent(dataset).structure.section_sizes(self.masks.kind))
         except (ConfigError, SpaceError):  # a parent that these data do not fit is refused when the study is run
             sections = []
-        return {**super()._resolved(dataset), "mask_sections": sections}
+        # A name of a method says less than what it stands for, which a version may change: then nothing is resumed.
+        methods = {
+            arm: method.method.resolved(allocation=self.masks.allocation)
+            for arm, method in self._methods().items()
+            if isinstance(method, Pruned)
+        }
+        return {
+            **super()._resolved(dataset),
+            "mask_sections": sections,
+            **({"methods": methods} if methods else {}),
+        }
 
     def _parent(self, dataset: Dataset) -> Model:
         return build_model(

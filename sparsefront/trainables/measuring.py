@@ -17,7 +17,7 @@ import torch
 
 from sparsefront.trainables.diagnostics import RealSize, diagnose, instability
 from sparsefront.trainables.lanes import LaneStack
-from sparsefront.trainables.mask_updates import sections_of
+from sparsefront.trainables.mask_updates import Nodes, sections_of
 from sparsefront.trainables.mask_updates.contract import scatter
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, evaluate_each
@@ -72,7 +72,7 @@ class Measurer:
             for result in ended
         ]
         try:
-            chosen = _trained(model, lanes, ended)
+            chosen = _trained(model, lanes, ended, kind)
             self._diagnose(
                 rows, model, chosen, validation, kind, None if real is None else [real[r.lane] for r in ended]
             )
@@ -210,12 +210,16 @@ def psnr_columns(part: str, squared_errors: Mapping[str, float]) -> dict[str, fl
     }
 
 
-def _trained(model: Model, lanes: LaneStack, ended: Sequence[LaneResult]) -> LaneStack:
-    """The lanes that ended, with their last weights and masks."""
+def _trained(model: Model, lanes: LaneStack, ended: Sequence[LaneResult], kind: str) -> LaneStack:
+    """The lanes that ended, with their last weights and masks, which are of `kind`."""
     flat = torch.stack([result.parameters for result in ended])
     keep = None if lanes.keep is None else lanes.keep[[result.lane for result in ended]].clone()
     masks = [result.mask for result in ended if result.mask is not None]
     if masks:  # of all of them: masks change in whole packs
         keep = torch.ones_like(flat) if keep is None else keep
-        scatter(sections_of(model.structure, lanes.layout), torch.stack(masks).to(keep), keep)
+        if kind == "node":
+            Nodes(model.structure, lanes.layout).write(torch.stack(masks), keep)
+            flat = flat * keep  # weights that are not trained are left to nodes that may come back
+        else:
+            scatter(sections_of(model.structure, lanes.layout), torch.stack(masks).to(keep), keep)
     return replace(lanes, flat=flat, keep=keep)

@@ -20,7 +20,7 @@ from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.gradients import forward, gradient_function
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.losses import absolute_error, n_errors, squared_errors
-from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates, sections_of
+from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
 from sparsefront.trainables.rates import rate_factor
@@ -141,9 +141,9 @@ class LaneResult:
     """What became of one lane: `lane` is its number in the pack as it was made.
 
     `parameters` are (P,); `slots` the optimiser's state, (trained part of P) by name, of a lane that came to the end.
-    Where masks change in training, `slots` holds what they go on from too, `mask` is the last one, (W,) bool in the
-    order of a weight mask, `mask_overlap` what the first and the last share (entries in both over entries in either),
-    and `exploration_rate` the share of the prunable weights that were ever active; otherwise these are None.
+    Where masks change in training, `slots` holds what they go on from too, `mask` is the last one, (W,) or (N,) bool in
+    the order of a mask of its kind, `mask_overlap` what the first and the last share (entries in both over entries in
+    either), and `exploration_rate` the share of the prunable weights that were ever active; otherwise these are None.
     `val_squared_errors` are those of `evaluate_each` at the end, by degradation.
     """
 
@@ -241,7 +241,7 @@ class Pack:
         if "keep" in saved:
             keep.copy_(saved["keep"])
         updates.start(self._trained(lanes.flat), keep, saved)
-        return MaskHistory(sections_of(self._model.structure, lanes.layout), keep, saved)
+        return MaskHistory(updates.settings, keep, saved)
 
     def _trained(self, flat: torch.Tensor) -> torch.Tensor:
         """The part of (L, P) that is trained, not copied."""
@@ -293,7 +293,10 @@ class Pack:
                     loss=self._train.loss,
                     keep=masking,
                 )
-            gradient, _ = compute(x, targets, self._smoothing)
+            if self._updates is not None:
+                assert keep is not None
+                self._updates.prepare(self.step, trained, keep)
+            gradient = compute(x, targets, self._smoothing)
             if self._schedule.has_rates:
                 self._optimizer.rate = self._schedule.rate(self.step)
             if self._updates is not None:

@@ -17,7 +17,7 @@ import torch
 from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import Candidate, level_key
-from sparsefront.spaces.controls import CONTROLS, fresh_weights_key, small_dense
+from sparsefront.spaces.controls import CONTROLS, control_key, fresh_weights_key, small_dense
 from sparsefront.spaces.masks import (
     Mask,
     Remains,
@@ -34,12 +34,19 @@ from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset, split
-from sparsefront.trainables.lanes import LaneStack, dense_lanes, node_masked_lanes, weight_masked_lanes
-from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, UpdateSettings, sections_of
+from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.mask_updates import (
+    UPDATES,
+    MaskUpdates,
+    Nodes,
+    UpdateSettings,
+    full_size_lanes,
+    sections_of,
+)
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
-from sparsefront.trainables.models import build_model, initial_weights
+from sparsefront.trainables.models import Model, build_model, initial_weights
 from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
-from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning import SCORES, Score
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
@@ -310,7 +317,7 @@ class Workshop:
         shapes: dict[tuple[object, ...], list[_Job]] = {}
         for job in jobs:
             c = job.order.candidate
-            update = c.method if c.method is not None and c.method.when == "during" else None
+            update = c.method if _changes(c) else None
             lr = c.method.lr if c.method is not None and c.start == "trained" else ""
             key = (self._layout_of(job), c.target_sparsity, self._span(c), update, lr)
             shapes.setdefault(key, []).append(job)
@@ -357,7 +364,7 @@ class Workshop:
         c = job.order.candidate
         net = (
             self.structure
-            if c.network == "parent" or self.recipe.mask_kind == "weight"
+            if c.network == "parent" or self.recipe.mask_kind == "weight" or _changes(c)
             else self._of_level(c.target_sparsity)
         )
         activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
@@ -368,6 +375,15 @@ class Workshop:
         if job.order.candidate.mask is None:
             return self._of_level(job.order.candidate.target_sparsity)
         return small_dense(self.structure, self.recipe.mask_kind, self._stored(job.order))
+
+    def _small_weights(self, small: Structure, c: Candidate) -> dict[str, npt.NDArray[np.float32]]:
+        """Initial weights of a small dense network: those of the level; of a control, those of its arm's mask."""
+        if c.mask is None:
+            rng = generator(self.recipe.seed, "small_dense", c.replicate, c.level_key)
+        else:
+            key = control_key(self.recipe.seed, c.control, c.mask, c.replicate, c.level_key)
+            rng = np.random.Generator(np.random.Philox(key=key))
+        return initial_weights(small, self._model.init, rng)
 
     def _of_level(self, sparsity: float) -> Structure:
         """The dense network of the size that a mask of a level leaves."""
@@ -401,20 +417,15 @@ class Workshop:
         for (fresh_start, _, _), members in origins.items():
             masks = np.stack([job.mask for job in members if job.mask is not None])
             build = node_masked_lanes if self.recipe.mask_kind == "node" else weight_masked_lanes
+            if self.recipe.mask_kind == "node" and _changes(first):  # nodes come and go: not at their real size yet
+                build = full_size_lanes
             stacks.append(build(self.structure, self._origin(members[0], state, is_fresh=fresh_start), masks))
             left.update(zip(map(id, members), self._remains_of_masks(masks), strict=True))
             in_order += members
         fresh = [job for job in jobs if job.order.candidate.network == "small_dense"]
         if fresh:
             small = self._small(fresh[0])
-            weights = [
-                initial_weights(
-                    small,
-                    self._model.init,
-                    generator(self.recipe.seed, "small_dense", c.replicate, c.level_key),
-                )
-                for c in (job.order.candidate for job in fresh)
-            ]
+            weights = [self._small_weights(small, job.order.candidate) for job in fresh]
             stacks.append(dense_lanes(small, weights, self.device))
             left.update((id(job), remains_of(self.structure, small)) for job in fresh)
             in_order += fresh
@@ -468,10 +479,10 @@ class Workshop:
             return self._cutter.at_random(c.method, c.target_sparsity, key)
         stored = self._stored(order)
         shuffle = CONTROLS[c.control].shuffle if c.control else None
-        if shuffle is None:
+        if shuffle is None or c.mask is None:
             return stored
         # A key of its own: under that of the arms, shuffled random masks would be the very same again.
-        key = philox_key(self.recipe.seed, f"control/{c.control}", c.replicate, c.level_key)
+        key = control_key(self.recipe.seed, c.control, c.mask, c.replicate, c.level_key)
         return shuffle(self.structure, kind, stored, key, 0, pattern=None if c.method is None else c.method.pattern)
 
     def _stored(self, order: LaneOrder) -> Mask:
@@ -492,9 +503,17 @@ class Workshop:
         if method is None or method.update is None:
             return None
         start, stop = self._span(first)
+        layout, nodes = lanes.layout, None
+        if self.recipe.mask_kind == "node":
+            nodes, ranking = Nodes(self.structure, layout), _node_ranking
+        else:
+            ranking = _weight_ranking
+        parent = self._replicate(first.replicate).parent
+        began = torch.cat([parent[name].flatten() for name in layout.names])
         settings = UpdateSettings(
-            sections=sections_of(self.structure, lanes.layout, method.pattern, device=self.device),
+            sections=sections_of(self.structure, layout, method.pattern, device=self.device),
             steps=stop - start,
+            nodes=nodes,
             sparsity=first.target_sparsity,
             counts=lambda sparsity: self._cutter.kept(method, sparsity),
             seed=self.recipe.seed,
@@ -505,8 +524,9 @@ class Workshop:
             every=method.every or None,
             drop_fraction=method.drop_fraction,
             decay=method.decay,
-            score=_ranking(method, self.structure),
+            score=ranking(method, self._model, layout, began),
             power=method.power,
+            initial=began[: layout.trained_width],
         )
         return UPDATES[method.update].make(settings)
 
@@ -690,6 +710,8 @@ def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> in
     return max(1, _CPU_WORKING_SET_BYTES // lane_bytes)
 
 
+#: Lanes in training -> scores of what their masks keep (`UpdateSettings.score`).
+Ranking = Callable[[torch.Tensor], torch.Tensor]
 #: Whether weights are drawn anew, the parent's step that they are of, and the network that they come from.
 _OriginKey = tuple[bool, int, str | None]
 
@@ -699,15 +721,37 @@ def _origin_of(c: Candidate) -> _OriginKey:
     return c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights), c.rewind_step, c.origin
 
 
-def _ranking(method: Pruning, structure: Structure) -> Callable[[torch.Tensor], torch.Tensor]:
-    """How a method ranks weights (L, W) while they train."""
-    of_entries = SCORES[method.score].of_entries
-    if of_entries is None:
+def _changes(c: Candidate) -> bool:
+    """Whether the mask of a candidate changes while it trains."""
+    return c.network == "masked" and c.method is not None and c.method.when == "during"
+
+
+def _score_in_training(method: Pruning) -> Score:
+    """The score by which a method ranks while networks train."""
+    score = SCORES[method.score]
+    if score.of_entries is None:
         raise CandidateFailed(
             f"score={method.score!r}: looks at more than the weights, and cannot rank them in training"
         )
-    sizes = structure.section_sizes("weight")
+    return score
+
+
+def _weight_ranking(method: Pruning, model: Model, layout: Layout, began: torch.Tensor) -> Ranking:
+    """How a method ranks weights (L, W) while they train."""
+    of_entries, sizes = _score_in_training(method).of_entries, model.structure.section_sizes("weight")
+    assert of_entries is not None
     return lambda entries: of_entries(entries, sizes)
+
+
+def _node_ranking(method: Pruning, model: Model, layout: Layout, began: torch.Tensor) -> Ranking:
+    """How a method ranks nodes by what is trained of lanes (L, P), which all `began` alike, and by what is not."""
+    score, fixed = _score_in_training(method), began[layout.trained_width :]
+
+    def rank(flat: torch.Tensor) -> torch.Tensor:
+        whole = torch.cat([flat, fixed.expand(len(flat), -1)], dim=1) if len(fixed) else flat
+        return score.nodes(ScoringState(model, LaneStack(layout, whole, None)))
+
+    return rank
 
 
 def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:

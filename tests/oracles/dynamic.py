@@ -133,3 +133,133 @@ def train_scores(family, weights, counts, examples, order, *, optimizer_name, hy
         functional.cross_entropy(out, examples.labels[batch]).backward()
         steps.step()
     return {n: s.detach() for n, s in scores.items()}, {n: m.detach() for n, m in masks().items()}
+
+
+def owned(structure):
+    """What each unit owns, all groups in order: (tensor, dimension, places along it)."""
+    return [
+        [(a.tensor, a.dim, range(unit * a.repeat, (unit + 1) * a.repeat)) for a in group.axes]
+        for group in structure.groups
+        for unit in range(group.size)
+    ]
+
+
+def along(tensor, dim, place):
+    """A view of the entries at one place of a dimension."""
+    return tensor.select(dim, place)
+
+
+def without(structure, tensors, units, *, dims=(0, 1)):
+    """Copies of tensors in which units have nothing along `dims`."""
+    tensors = {n: t.detach().clone() for n, t in tensors.items()}
+    for unit in units:
+        for name, dim, places in owned(structure)[unit]:
+            for place in places:
+                if dim in dims:
+                    along(tensors[name], dim, place).zero_()
+    return tensors
+
+
+def with_incoming(structure, tensors, units, initial):
+    """Copies in which units have their initial incoming weights, from inputs and from units that are there."""
+    found = {n: t.detach().clone() for n, t in tensors.items()}
+    n_units = range(len(owned(structure)))
+    there = [u for u in n_units if u not in units and norm(structure, tensors, u)]
+    sources = without(structure, initial, [u for u in n_units if u not in there], dims=(1,))
+    for unit in units:
+        for name, dim, places in owned(structure)[unit]:
+            for place in places:
+                if dim == 0 and not name.endswith("bias"):
+                    along(found[name], 0, place).copy_(along(sources[name], 0, place))
+    return found
+
+
+def norm(structure, tensors, unit, *, dims=(0, 1)):
+    """L2 norm of what a unit owns along `dims`."""
+    squares = [
+        along(tensors[name].detach(), dim, place).double().square().sum()
+        for name, dim, places in owned(structure)[unit]
+        for place in places
+        if dim in dims
+    ]
+    return math.sqrt(sum(float(s) for s in squares))
+
+
+def best_units(structure, scores, counts):
+    """The units of highest score, `counts` of each group, or one count of all of which each group has its best."""
+    left = iter(scores)
+    groups = [[next(left) for _ in range(group.size)] for group in structure.groups]
+    starts = [sum(g.size for g in structure.groups[:i]) for i in range(len(groups))]
+    if len(counts) == len(groups):
+        return {a + u for a, group, k in zip(starts, groups, counts, strict=True) for u in best(group, k)}
+    firsts = {a + min(best(group, 1)) for a, group in zip(starts, groups, strict=True)}
+    return best([math.inf if u in firsts else s for u, s in enumerate(scores)], counts[0])
+
+
+def train_units(family, structure, weights, kept, examples, order, *, optimizer_name, hyper, update, takes_step=False):
+    """Weights and kept units after one step on each row of `order`.
+
+    Args:
+        family: which parent.
+        structure: of it.
+        weights: name -> initial tensor.
+        kept: numbers of the units that are there.
+        examples: training examples.
+        order: (steps, batch) indices.
+        optimizer_name: 'adam' or 'sgd'.
+        hyper: of the optimiser.
+        update: (step, {name: tensor}, kept, {name: gradient}) -> the units that are there afterwards, or None.
+        takes_step: whether an update takes the place of the optimiser's step (RigL).
+    """
+    n_units, kept = len(owned(structure)), set(kept)
+
+    def away(units):
+        return [u for u in range(n_units) if u not in units]
+
+    leaves = {n: w.requires_grad_(True) for n, w in without(structure, weights, away(kept)).items()}
+    steps = optimizer(optimizer_name, list(leaves.values()), hyper)
+    for step, batch in enumerate(order):
+
+        def gradient_of(tensors, batch=batch):
+            tensors = {n: t.detach().clone().requires_grad_(True) for n, t in tensors.items()}
+            return gradients(family, tensors, examples, batch, hyper)
+
+        after = update(step, leaves, kept, gradient_of) if takes_step else None
+        if after is None:
+            for name, gradient in without(structure, gradient_of(leaves), away(kept)).items():
+                leaves[name].grad = gradient
+            steps.step()
+            after = None if takes_step else update(step, leaves, kept, gradient_of)
+        if after is None:
+            continue
+        lost = away(kept & after)
+        found = with_incoming(structure, without(structure, leaves, lost), after - kept, weights)
+        for name, leaf in leaves.items():
+            leaf.data.copy_(found[name])
+        for key in {key for leaf in leaves.values() for key in steps.state[leaf]}:
+            slots = {n: steps.state[leaf][key] for n, leaf in leaves.items()}
+            if all(slot is not None and slot.dim() for slot in slots.values()):
+                for name, slot in without(structure, slots, lost).items():
+                    slots[name].copy_(slot)
+        kept = after
+    return {n: w.detach() for n, w in leaves.items()}, kept
+
+
+def train_unit_scores(family, structure, weights, counts, examples, order, *, optimizer_name, hyper):
+    """Scores of units, one tensor a group, and the kept units of edge-popup: masks multiply activations."""
+    scores, unit = [], 0
+    for group in structure.groups:
+        norms = torch.tensor([norm(structure, weights, u) for u in range(unit, unit + group.size)])
+        scores.append((math.sqrt(6 / group.size) * norms / norms.max()).requires_grad_(True))
+        unit += group.size
+    steps = optimizer(optimizer_name, scores, hyper)
+
+    def masks():
+        return [_Choice.apply(s.abs(), k) for s, k in zip(scores, counts, strict=True)]
+
+    for batch in order:
+        out = logits(family, weights, examples.x[batch], node_masks=masks())
+        steps.zero_grad()
+        functional.cross_entropy(out, examples.labels[batch]).backward()
+        steps.step()
+    return [s.detach() for s in scores], torch.cat([m.detach() for m in masks()]) > 0

@@ -20,6 +20,7 @@ from sparsefront.search.methods import (
     Missing,
     Trained,
     methods_of,
+    tables_for,
 )
 from sparsefront.spaces.candidate import Candidate, CandidateNames
 from sparsefront.spaces.controls import CONTROLS
@@ -90,6 +91,19 @@ def test_what_makes_its_own_mask_asks_for_nothing() -> None:
     for arm in ("snip", "synflow", "random_erk", "gmp", "rigl", "edge_popup"):
         (found,) = METHODS[arm].candidates(Context(2, 0.9, 3))  # type: ignore[misc]
         assert found == Candidate(2, 0.9, "masked", method=PRUNERS[arm].method)
+
+
+def test_a_method_of_node_masks_leaves_an_allocation_of_weights_alone_to_the_study() -> None:
+    assert PRUNERS["set"].for_masks("weight") is PRUNERS["set"].method
+    assert PRUNERS["set"].for_masks("node") == dataclasses.replace(PRUNERS["set"].method, allocation=None)
+    assert PRUNERS["imp"].for_masks("node").allocation == "global"
+    tables = {"random": {}, "mine": {"method": "rigl", "every": 3}, "set": {"allocation": "global"}, "imp": {}}
+    found = tables_for(tables, "node")
+    assert found == {**tables, "mine": {"allocation": None, "method": "rigl", "every": 3}}
+    methods = methods_of(found)
+    assert [methods[arm].method.allocation for arm in ("mine", "set", "imp")] == [None, "global", "global"]  # type: ignore[attr-defined]
+    assert tables_for(tables, "weight") == tables
+    assert tables_for({"of another version": {}}, "node") == {"of another version": {}}
 
 
 def test_a_chain_passes_levels_that_each_remove_a_fifth_at_most_and_cuts_one_from_the_other() -> None:

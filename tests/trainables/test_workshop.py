@@ -29,6 +29,7 @@ from sparsefront.trainables import workshop as workshop_module
 from sparsefront.trainables.checkpoints import read_checkpoint
 from sparsefront.trainables.data import split
 from sparsefront.trainables.lanes import Layout, dense_lanes
+from sparsefront.trainables.mask_updates import Nodes
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
@@ -632,32 +633,36 @@ def test_weights_that_are_lost_fail_their_network_alone_and_say_what_to_do(blobs
         train(workshop_of(blobs), [replace(cut_at(), keeps_weights=True)])
 
 
+def pruners_of(kind):
+    return {name: row.for_masks(kind) for name, row in PRUNERS.items() if kind in row.kinds}
+
+
 def arms_of(kind):
     """A candidate of every method that makes its own mask, with few rounds, at one level."""
     return {
-        name: LaneOrder(Candidate(0, 0.5, "masked", method=replace(row.method, rounds=min(row.method.rounds, 3))))
-        for name, row in PRUNERS.items()
-        if kind in row.kinds and not row.method.needs_parent
+        name: LaneOrder(Candidate(0, 0.5, "masked", method=replace(method, rounds=min(method.rounds, 3))))
+        for name, method in pruners_of(kind).items()
+        if not method.needs_parent
     }
 
 
 @pytest.mark.parametrize("kind", ["node", "weight"])
 def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blobs, tmp_path):
     workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind=kind)
-    rows = {n: r for n, r in PRUNERS.items() if kind in r.kinds}
-    cuts = [CutOrder(n, 0.5, r.method) for n, r in rows.items() if r.method.needs_parent]
+    methods = pruners_of(kind)
+    cuts = [CutOrder(n, 0.5, method) for n, method in methods.items() if method.needs_parent]
     parent = kept_parent(workshop, *cuts)
     assert [d.arm for d in parent.derived] == [cut.arm for cut in cuts]
     orders = arms_of(kind)
     for derived in parent.derived:
-        method = rows[derived.arm].method
+        method = methods[derived.arm]
         if method.survivors == "trained":
             orders[derived.arm] = fine_tuned(parent, derived, method)
         else:
             step = method.rewind_step(STEPS)
             began = {"start": "rewound", "rewind_step": step} if step else {}
             orders[derived.arm] = survivors_of(derived, **began)
-    assert set(orders) == set(rows)
+    assert set(orders) == set(methods)
     unique = list({order.candidate: order for order in orders.values()}.values())
     together = train(workshop, unique)
     alone = {}
@@ -668,7 +673,7 @@ def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blo
         assert_same(found, alone[order.candidate])
         bits = found.mask_bits or order.mask_bits
         assert mask_digest(bits) == found.mask_digest
-        mask, method = mask_of(workshop, bits), rows[name].method
+        mask, method = mask_of(workshop, bits), methods[name]
         if method.counts_of is None and method.pattern == "unstructured":
             kept = kept_counts(workshop.structure, kind, 0.5, method.allocation or "uniform")
             sections = [int(part.sum()) for part in split_sections(workshop.structure, kind, mask)]
@@ -677,6 +682,72 @@ def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blo
         if kind == "weight":  # a compact network has no place for what is gone
             weights, keep = weights_of(workshop, found), keep_of(workshop, mask)
             assert all((weights[n][keep[n] == 0] == 0).all() for n in keep), name
+        elif method.when == "during":
+            assert_nodes_are_gone(workshop, found.result.parameters, mask)
+            assert found.columns["density_prunable"] == pytest.approx(1 - found.remains.weight_sparsity)
+            assert found.columns["n_dead_units"] == 0
+        if method.when == "during":
+            assert 0 < found.columns["mask_overlap"] <= 1
+            assert 0 < found.columns["exploration_rate"] <= 1
+
+
+def assert_nodes_are_gone(workshop, parameters, mask):
+    """All trained weights of the nodes that a node mask removes are zero."""
+    layout = Layout.of(workshop.structure)
+    trained = parameters[None, : layout.trained_width]
+    keep = torch.ones_like(trained)
+    Nodes(workshop.structure, layout).write(torch.from_numpy(mask)[None], keep)
+    assert not trained[keep == 0].any()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "l1", "lamp"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_nodes_that_leave_in_training_at_one_step_are_those_cut_after_it(score, allocation, blobs):
+    """The same counts, and the same nodes: those that are cut at once from a network trained as long."""
+    options = {"skip_width": 11, "hidden_width": 5, "depth": 2, "lift": "fixed"}
+    schedule = replace(RECIPE.schedule, steps=12)
+    workshop = workshop_of(blobs, model="hourglass", model_options=options, schedule=schedule)
+    during = Pruning(
+        "during", update="gradual", score=score, allocation=allocation, begin_fraction=1.0, end_fraction=1.0
+    )
+    orders = [LaneOrder(Candidate(0, s, "masked", method=during)) for s in (0.5, 0.75)]
+    (parent,) = train(workshop, [cut_at(0.5, 0.75, score=score, allocation=allocation)]).values()
+    for order, cut in zip(orders, parent.derived, strict=True):
+        (found,) = train(workshop, [order]).values()
+        assert found.outcome == "completed", found.error
+        assert found.mask_digest == cut.digest
+        assert found.remains == cut.remains
+
+
+@pytest.mark.parametrize("method", ["gmp", "set", "rigl", "edge_popup"])
+@pytest.mark.parametrize("family", ["conv1d", "hourglass"])
+def test_a_network_whose_nodes_change_is_worth_what_its_compact_copy_is(family, method, blobs):
+    """Fixed tensors too: what is not trained stays for nodes that may come back, and shows nowhere."""
+    options = {**oracle.SMALL[family], **({"lift": "fixed"} if family == "hourglass" else {})}
+    workshop = workshop_of(blobs, model=family, model_options=options)
+    rule = replace(PRUNERS[method].for_masks("node"), drop_fraction=0.5, every=0 if method == "edge_popup" else 3)
+    (found,) = train(workshop, [LaneOrder(Candidate(0, 0.5, "masked", method=rule))]).values()
+    assert found.outcome == "completed", found.error
+    assert "error" not in found.columns
+    mask = mask_of(workshop, found.mask_bits)
+    assert_nodes_are_gone(workshop, found.result.parameters, mask)
+    assert found.columns["density_prunable"] == pytest.approx(1 - found.remains.weight_sparsity)
+    whole = Layout.of(workshop.structure).views(found.result.parameters[None])
+    compact = oracle.compact_weights(workshop.structure, {n: v[0] for n, v in whole.items()}, mask)
+    logits = oracle.logits(family, compact, workshop._test.x)
+    loss = torch.nn.functional.cross_entropy(logits, workshop._test.labels)
+    assert found.test_loss == pytest.approx(float(loss), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gmp", "set", "rigl"])
+def test_a_network_that_diverges_while_its_nodes_change_is_told_so(method, blobs):
+    schedule = replace(RECIPE.schedule, optimizer="sgd")
+    workshop = workshop_of(blobs, schedule=schedule, hyper=Hyperparameters(lr=1e30))
+    order = LaneOrder(Candidate(0, 0.5, "masked", method=PRUNERS[method].for_masks("node")))
+    (found,) = train(workshop, [order]).values()
+    assert (found.outcome, found.error) == ("diverged", None)
+    kept = mask_of(workshop, found.mask_bits)
+    assert all(part.any() for part in split_sections(workshop.structure, "node", kept))
 
 
 def test_a_mask_that_is_scored_pays_for_its_scores(blobs):
@@ -692,12 +763,12 @@ def test_a_mask_that_is_scored_pays_for_its_scores(blobs):
 
 
 @pytest.mark.parametrize("kind", ["node", "weight"])
-@pytest.mark.parametrize("arm", ["snip", "random_erk", "set"])
+@pytest.mark.parametrize("arm", ["snip", "random_erk", "set", "gmp"])
 def test_controls_change_one_thing_alone(kind, arm, blobs):
     workshop = workshop_of(blobs, mask_kind=kind)
     if kind not in PRUNERS[arm].kinds:
         return
-    order = LaneOrder(Candidate(0, 0.5, "masked", method=PRUNERS[arm].method))
+    order = LaneOrder(Candidate(0, 0.5, "masked", method=PRUNERS[arm].for_masks(kind)))
     (found,) = train(workshop, [order]).values()
     source = mask_of(workshop, found.mask_bits)
     orders = {
@@ -745,6 +816,22 @@ def test_controls_change_one_thing_alone(kind, arm, blobs):
     again = workshop_of(blobs, mask_kind=kind, lanes_at_once=1)
     for candidate, trained in train(again, list(orders.values())[::-1]).items():
         assert_same(trained, results[candidate])
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+@pytest.mark.parametrize("control", ["shuffled_layers", "shuffled", "small_dense"])
+def test_arms_that_keep_equally_many_have_controls_of_their_own(kind, control, blobs):
+    """Two arms' controls were the same network, trained twice, if all that counts were the counts of their masks."""
+    workshop = workshop_of(blobs, mask_kind=kind)
+    network = "small_dense" if control == "small_dense" else "masked"
+    bits = [pack_bits(mask).tobytes() for mask in workshop.draw_masks(0, 0.5, 0, 2)]
+    orders = [LaneOrder(Candidate(0, 0.5, network, mask=mask_digest(b), control=control), b) for b in bits]
+    flats = [workshop._lanes([_Job(order)], workshop._replicate(0))[0].flat for order in (*orders, orders[0])]
+    assert flats[0].shape == flats[1].shape
+    assert not torch.equal(flats[0], flats[1])
+    assert torch.equal(flats[0], flats[2])  # and the same for the same mask, whoever asks
+    results = train(workshop, orders)
+    assert len({results[order.candidate].test_loss for order in orders}) == 2
 
 
 def random_overlap(sizes, counts):

@@ -2,7 +2,15 @@
 
 from sparsefront.search.methods.method import Best, Context, Cut, Method, Missing, Trained
 from sparsefront.search.methods.pruners import PRUNERS, Pruner
-from sparsefront.search.methods.registry import ARM_KEYS, BASELINE, METHODS, arm_names, known_methods, methods_of
+from sparsefront.search.methods.registry import (
+    ARM_KEYS,
+    BASELINE,
+    METHODS,
+    arm_names,
+    known_methods,
+    methods_of,
+    tables_for,
+)
 
 __all__ = [
     "ARM_KEYS",
@@ -19,4 +27,5 @@ __all__ = [
     "arm_names",
     "known_methods",
     "methods_of",
+    "tables_for",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sparsefront.spaces.allocations import ALLOCATIONS
 from sparsefront.spaces.pruning import Pruning
 
 _BOTH = ("node", "weight")
@@ -18,6 +19,13 @@ class Pruner:
     source: str
     method: Pruning
     kinds: tuple[str, ...] = ("weight",)
+
+    def for_masks(self, kind: str) -> Pruning:
+        """The method for masks of a kind: an allocation that does not divide those gives way to the study's."""
+        allocation = self.method.allocation
+        if allocation is not None and kind not in ALLOCATIONS[allocation].kinds:
+            return replace(self.method, allocation=None)
+        return self.method
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -64,6 +72,7 @@ PRUNERS: Mapping[str, Pruner] = {
         "gradual magnitude pruning by a cubic schedule",
         "Zhu and Gupta 2017",
         Pruning("during", update="gradual", begin_fraction=0.1),
+        _BOTH,
     ),
     "snip": Pruner(
         "prune at initialisation by connection sensitivity",
@@ -105,19 +114,22 @@ PRUNERS: Mapping[str, Pruner] = {
         Pruning("init", score="random", counts_of="grasp"),
     ),
     "set": Pruner(
-        "dynamic sparse training: drop the smallest weights, grow as many at random",
+        "dynamic sparse training: drop the smallest weights or nodes, grow as many at random",
         "Mocanu et al. 2018",
         Pruning("during", update="set", allocation="erk"),
+        _BOTH,
     ),
     "rigl": Pruner(
-        "dynamic sparse training: drop the smallest weights, grow those of largest gradient",
+        "dynamic sparse training: drop the smallest weights or nodes, grow those of largest gradient",
         "Evci et al. 2020",
         Pruning("during", update="rigl", allocation="erk"),
+        _BOTH,
     ),
     "edge_popup": Pruner(
         "train scores of frozen weights, straight through the mask of the highest",
         "Ramanujan et al. 2020",
         Pruning("during", update="edge_popup"),
+        _BOTH,
     ),
     "nm_2_4": Pruner(
         "train the parent, keep the two largest of every four inputs, fine-tune (at sparsity 0.5)",

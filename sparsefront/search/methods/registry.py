@@ -45,6 +45,21 @@ def arm_names(arms: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
+def tables_for(arms: Mapping[str, Mapping[str, Any]], mask_kind: str) -> dict[str, Mapping[str, Any]]:
+    """Tables of arms (see `methods_of`) in a study of masks of a kind, completed where that makes a method another.
+
+    >>> tables_for({"set": {}, "imp": {}}, "node"), tables_for({"set": {}}, "weight")
+    ({'set': {'allocation': None}, 'imp': {}}, {'set': {}})
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for arm, options in arms.items():
+        row = PRUNERS.get(options.get("method") or arm)
+        own = row.for_masks(mask_kind).allocation if row is not None else None
+        is_other = row is not None and own != row.method.allocation
+        found[arm] = {"allocation": own, **options} if is_other else options
+    return found
+
+
 def known_methods(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """`methods_of` those arms whose methods are known here: a ledger can name others, and is read all the same."""
     return methods_of({arm: options for arm, options in arms.items() if (options.get("method") or arm) in METHODS})

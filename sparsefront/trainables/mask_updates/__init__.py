@@ -2,6 +2,17 @@
 
 from sparsefront.trainables.mask_updates.contract import MaskUpdates, Section, UpdateSettings, sections_of
 from sparsefront.trainables.mask_updates.history import MaskHistory
+from sparsefront.trainables.mask_updates.nodes import Nodes, full_size_lanes
 from sparsefront.trainables.mask_updates.registry import UPDATES, UpdateRule
 
-__all__ = ["UPDATES", "MaskHistory", "MaskUpdates", "Section", "UpdateRule", "UpdateSettings", "sections_of"]
+__all__ = [
+    "UPDATES",
+    "MaskHistory",
+    "MaskUpdates",
+    "Nodes",
+    "Section",
+    "UpdateRule",
+    "UpdateSettings",
+    "full_size_lanes",
+    "sections_of",
+]

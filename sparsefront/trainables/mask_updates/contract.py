@@ -17,6 +17,7 @@ from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.schedules import Decay
 from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables.lanes import Layout
+from sparsefront.trainables.mask_updates.nodes import Nodes
 from sparsefront.trainables.optimizers import LaneOptimizer
 from sparsefront.trainables.select import keep_sections, keep_top, ranks
 
@@ -65,7 +66,7 @@ def sections_of(
     if other := [t.name for t in structure.prunable if shapes[t.name] != t.shape]:
         raise SpaceError(
             f"shape={shapes[other[0]]} of {other[0]!r}: masks that change in training need lanes of the parent's own "
-            "shapes, that is mask kind 'weight'"
+            "shapes, not compact ones"
         )
     edges = dict(zip(layout.names, itertools.pairwise(itertools.accumulate(layout.sizes, initial=0)), strict=True))
     rule = parse_pattern(pattern)
@@ -111,9 +112,11 @@ class UpdateSettings:
     Attributes:
         sections: the prunable tensors of the pack's layout.
         steps: of the whole training.
+        nodes: of the pack's layout, where masks are of nodes; None for masks of weights.
         sparsity: fraction of zeros at the end, of the rules that decide it (gradual, edge_popup).
         counts: sparsity -> survivors of each section, or (k,) over all (as `spaces.allocations.kept_counts`); under a
-            pattern, the units that each group keeps (as `spaces.patterns.Pattern.kept`).
+            pattern, the units that each group keeps (as `spaces.patterns.Pattern.kept`). Sections of a node mask are
+            node groups.
         seed: of the study.
         replicate: of the lanes.
         lanes: a number of its own for each lane, which its random draws are keyed by.
@@ -122,12 +125,15 @@ class UpdateSettings:
         every: steps between updates; None for about 40 in all.
         drop_fraction: share of the connections that the first update replaces (SET, RigL).
         decay: of the drop fraction; None for the rule's own (SET constant, RigL cosine).
-        score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual).
+        score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual); of node masks (L, P) -> (L, N), by every
+            rule. None for absolute weights, or L2 norms of all that a node owns.
         power: of the polynomial by which the sparsity rises (gradual).
+        initial: (P,) weights that all lanes had before their masks; nodes that come in take theirs (SET, RigL).
     """
 
     sections: tuple[Section, ...]
     steps: int
+    nodes: Nodes | None = None
     sparsity: float = 0.0
     counts: Callable[[float], Sequence[int]] | None = None
     seed: int = 0
@@ -138,8 +144,9 @@ class UpdateSettings:
     every: int | None = None
     drop_fraction: float = 0.3
     decay: Decay | None = None
-    score: Callable[[torch.Tensor], torch.Tensor] = torch.abs
+    score: Callable[[torch.Tensor], torch.Tensor] | None = None
     power: float = 3.0
+    initial: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training can follow.
@@ -157,15 +164,32 @@ class UpdateSettings:
 
     @property
     def sizes(self) -> list[int]:
-        """Entries of each section."""
-        return [s.size for s in self.sections]
+        """Entries of each section of a mask."""
+        return [s.size for s in self.sections] if self.nodes is None else list(self.nodes.sizes)
+
+    def kept(self, keep: torch.Tensor) -> torch.Tensor:
+        """The masks of lanes of which `keep` (L, P) says what they leave: (L, W or N) bool, a copy."""
+        return gather(self.sections, keep) > 0 if self.nodes is None else self.nodes.kept(keep)
+
+    def write(self, masks: torch.Tensor, keep: torch.Tensor) -> None:
+        """Inverse of `kept`: write what `masks` (L, W or N) leave into `keep` (L, P)."""
+        if self.nodes is None:
+            scatter(self.sections, masks, keep)
+        else:
+            self.nodes.write(masks, keep)
+
+    def scores(self, flat: torch.Tensor) -> torch.Tensor:
+        """How lanes (L, P) rank what a mask keeps: (L, W or N), not negative."""
+        if self.nodes is None:
+            return (self.score or torch.abs)(gather(self.sections, flat))
+        return finite((self.score or self.nodes.norms)(flat))
 
     def best(self, scores: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        """The masks of the pattern that keep the highest scores (L, W), finite: (L, W) bool.
+        """The masks of the pattern that keep the highest scores (L, W or N), finite: (L, W or N) bool.
 
         Units compete by the sums of their scores; ties go to the first. `counts` are as those of the settings.
         """
-        if any(s.rivals is None for s in self.sections):
+        if self.nodes is not None or any(s.rivals is None for s in self.sections):
             return keep_sections(scores, self.sizes, counts)
         pairs = [(i, index) for i, s in enumerate(self.sections) for index in s.rivals or ()]
         kept = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
@@ -182,6 +206,11 @@ class UpdateSettings:
         return min(self.steps - 1, round(self.end_fraction * self.steps))
 
 
+def finite(scores: torch.Tensor) -> torch.Tensor:
+    """Scores, those that are not a number set to 0: a node mask keeps its counts where a lane diverged."""
+    return scores.nan_to_num_(nan=0.0)
+
+
 class MaskUpdates(Protocol):
     """Takes the steps of a pack whose masks change.
 
@@ -190,8 +219,15 @@ class MaskUpdates(Protocol):
     slot of the optimiser are zero when a step ends.
     """
 
+    @property
+    def settings(self) -> UpdateSettings:
+        """What it was made from."""
+
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes; `saved` are the `slots` of an earlier pack to go on from, empty at the beginning."""
+
+    def prepare(self, step: int, flat: torch.Tensor, keep: torch.Tensor) -> None:
+        """Make lanes ready for the gradient of step number `step`, their function unchanged."""
 
     def step(
         self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer

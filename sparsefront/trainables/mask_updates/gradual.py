@@ -4,6 +4,8 @@ An update follows the optimiser's step. It ranks what is left: a weight that is 
 (no regrowth), so that nothing has to be kept of a dense network. After the last update, at three quarters of the
 training by default, the mask is constant and its counts are exactly those of the allocation.
 
+Nodes are ranked by what they own, and leave with it: incoming weights, bias and outgoing weights.
+
 Under a pattern every update leaves a mask of it. Blocks are ranked by the sum of their scores, and of each size as many
 stay as the schedule's sparsity leaves. An N:M mask is reached from M:M on: when the schedule's density is d, a group
 keeps the n = max(N, M d rounded) best of what it has.
@@ -23,7 +25,7 @@ import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.schedules import cubic, update_steps
-from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings, gather, scatter
+from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings
 from sparsefront.trainables.optimizers import LaneOptimizer
 
 #: Share of the steps before the first update, unless given.
@@ -36,7 +38,7 @@ class Gradual:
     def __init__(self, settings: UpdateSettings) -> None:
         if settings.counts is None:
             raise SpaceError("counts=None: gradual pruning needs the survivors of each section at a sparsity")
-        self._settings = settings
+        self.settings = settings
         end = settings.end
         begin_fraction = _BEGIN_FRACTION if settings.begin_fraction is None else settings.begin_fraction
         begin = min(end, round(begin_fraction * settings.steps))
@@ -52,6 +54,9 @@ class Gradual:
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""
 
+    def prepare(self, step: int, flat: torch.Tensor, keep: torch.Tensor) -> None:
+        """Nothing."""
+
     def step(
         self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
     ) -> bool:
@@ -59,9 +64,9 @@ class Gradual:
         optimizer.step(flat, gradient.mul_(keep))
         if step not in self._counts:
             return False
-        s = self._settings
-        scores = s.score(gather(s.sections, flat)).masked_fill_(gather(s.sections, keep) == 0, -1)
-        scatter(s.sections, s.best(scores, self._counts[step]), keep)
+        s = self.settings
+        scores = s.scores(flat).masked_fill_(~s.kept(keep), -1)
+        s.write(s.best(scores, self._counts[step]), keep)
         for state in (flat, *optimizer.slots().values()):
             state.mul_(keep)
         return True

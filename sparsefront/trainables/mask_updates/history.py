@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsefront.trainables.mask_updates.contract import Section, gather
+from sparsefront.trainables.mask_updates.contract import UpdateSettings, gather
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class MaskRecord:
     """What became of one lane's mask.
 
     Attributes:
-        mask: (W,) bool, the last one, in the order of a weight mask.
+        mask: (W,) or (N,) bool, the last one, in the order of a weight mask or a node mask.
         overlap: of the first and the last mask, as entries in both over entries in either (Jaccard).
         exploration_rate: share of the prunable weights that were ever active (the in-time over-parametrisation rate
             of Liu et al., Do we actually need dense over-parameterization?, 2021).
@@ -29,9 +29,9 @@ class MaskRecord:
 class MaskHistory:
     """Follows the masks of a pack's rows."""
 
-    def __init__(self, sections: Sequence[Section], keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
-        """Begin with `keep` (L, P), or go on from the `slots` of an earlier pack; `keep` is read, never copied."""
-        self._sections = sections
+    def __init__(self, settings: UpdateSettings, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """Begin with `keep` (L, P), or go on from the `slots` of an earlier pack; `keep` is read, never changed."""
+        self._settings = settings
         self._first = saved["first_keep"].to(keep, copy=True) if "first_keep" in saved else keep.clone()
         self._ever = saved["ever_kept"].to(keep, copy=True) if "ever_kept" in saved else keep.clone()
 
@@ -50,7 +50,7 @@ class MaskHistory:
     def records(self, keep: torch.Tensor, rows: Sequence[int]) -> list[MaskRecord]:
         """What became of some rows' masks, `keep` (L, P) being the last."""
         index = torch.as_tensor(list(rows), device=keep.device)
-        last, first, ever = (gather(self._sections, each[index]) > 0 for each in (keep, self._first, self._ever))
+        last, first = (self._settings.kept(each[index]) for each in (keep, self._first))
         shares = (last & first).sum(dim=1).double() / (last | first).sum(dim=1)
-        explored = ever.double().mean(dim=1)
+        explored = gather(self._settings.sections, self._ever[index]).double().mean(dim=1)
         return [MaskRecord(*each) for each in zip(last, shares.tolist(), explored.tolist(), strict=True)]

@@ -31,21 +31,27 @@ class UpdateRule:
 
 UPDATES: Mapping[str, UpdateRule] = {
     "gradual": UpdateRule(
-        "cubic rise of the sparsity while training; the largest weights stay",
+        "cubic rise of the sparsity while training; the largest weights or nodes stay",
         "Zhu and Gupta 2017",
         Gradual,
         starts_dense=True,
     ),
     "set": UpdateRule(
-        "the smallest weights of each layer give way to random ones", "Mocanu et al. 2018", SET, starts_dense=False
+        "the smallest weights or nodes of each layer give way to random ones",
+        "Mocanu et al. 2018",
+        SET,
+        starts_dense=False,
     ),
     "rigl": UpdateRule(
-        "the smallest weights of each layer give way to those of largest gradient",
+        "the smallest weights or nodes of each layer give way to those of largest gradient",
         "Evci et al. 2020",
         RigL,
         starts_dense=False,
     ),
     "edge_popup": UpdateRule(
-        "weights stay as drawn; scores of them are trained", "Ramanujan et al. 2020", EdgePopup, starts_dense=True
+        "weights stay as drawn; scores of them, or of nodes, are trained",
+        "Ramanujan et al. 2020",
+        EdgePopup,
+        starts_dense=True,
     ),
 }

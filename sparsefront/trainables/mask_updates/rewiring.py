@@ -28,30 +28,50 @@ from sparsefront.trainables.select import keep_top, ranks
 _SHORTEST = 5
 
 
-class Rewiring:
+class RewiringSchedule:
+    """When how much of each lane and section is replaced."""
+
+    def __init__(self, settings: UpdateSettings, decay: Decay) -> None:
+        """Begin with the `decay` of a rule."""
+        self.settings = settings
+        self._decay: Decay = settings.decay or decay
+        self.every = settings.every or max(_SHORTEST, round(settings.end / N_UPDATES))
+        #: Of each section what every lane keeps, and how much of it can be replaced at once: two (L,) on the host.
+        self.counts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.fraction(self.every)  # refuses a drop fraction that cannot be before anything is trained
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        lanes = lanes.cpu()
+        self.counts = [(active[lanes], room[lanes]) for active, room in self.counts]
+
+    def fraction(self, step: int) -> float:
+        """Share of what is kept that is replaced at `step`; 0 where masks stay as they are."""
+        s = self.settings
+        if step == 0 or step % self.every or step < round((s.begin_fraction or 0.0) * s.steps):
+            return 0.0
+        return drop_fraction(step, fraction=s.drop_fraction, end=max(1, s.end), kind=self._decay)
+
+
+class Rewiring(RewiringSchedule):
     """When how many connections of which lane and section are replaced, and the replacement."""
 
     def __init__(
         self, settings: UpdateSettings, decay: Decay, growth_of_units: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         """Begin with the `decay` of a rule, and its growth scores of units by those of their entries (the last dim)."""
-        self._settings = settings
-        self._decay: Decay = settings.decay or decay
+        super().__init__(settings, decay)
         self._growth_of_units = growth_of_units
-        self.every = settings.every or max(_SHORTEST, round(settings.end / N_UPDATES))
         #: Sections with what competes in them; None: all their entries.
         self._places: list[tuple[int, Section, torch.Tensor | None]] = [
             (i, s, index)
             for i, s in enumerate(settings.sections)
             for index in (s.rivals if s.rivals is not None else (None,))
         ]
-        self._active: list[torch.Tensor] = []
-        self._room: list[torch.Tensor] = []
-        self.fraction(self.every)  # refuses a drop fraction that cannot be before anything is trained
 
     def count(self, keep: torch.Tensor) -> None:
         """Count the connections of `keep` (L, P), which no update changes, and how many can be replaced at once."""
-        self._active, self._room = [], []
+        self.counts = []
         for _, section, index in self._places:
             kept = section.of(keep)
             if index is None:
@@ -60,20 +80,7 @@ class Rewiring:
             else:
                 of_groups = units_of(kept, index)[..., 0].sum(dim=2).long()
                 active, room = of_groups.sum(dim=1), of_groups.minimum(index.shape[1] - of_groups).sum(dim=1)
-            self._active.append(active.cpu())
-            self._room.append(room.cpu())
-
-    def keep_lanes(self, lanes: torch.Tensor) -> None:
-        """Forget all rows but these."""
-        lanes = lanes.cpu()
-        self._active, self._room = ([each[lanes] for each in all_] for all_ in (self._active, self._room))
-
-    def fraction(self, step: int) -> float:
-        """Share of the connections that is replaced at `step`; 0 where masks stay as they are."""
-        s = self._settings
-        if step == 0 or step % self.every or step < round((s.begin_fraction or 0.0) * s.steps):
-            return 0.0
-        return drop_fraction(step, fraction=s.drop_fraction, end=max(1, s.end), kind=self._decay)
+            self.counts.append((active.cpu(), room.cpu()))
 
     def rewire(
         self,
@@ -95,8 +102,8 @@ class Rewiring:
             growth: scores of each section, (L, size) float >= 0, of which the highest are grown; scratch afterwards.
         """
         states = (flat, *optimizer.slots().values())
-        for (i, section, index), active, room in zip(self._places, self._active, self._room, strict=True):
-            n_dropped = torch.minimum((active * fraction + 1e-9).long(), room)
+        for (i, section, index), (active, room) in zip(self._places, self.counts, strict=True):
+            n_dropped = n_replaced(fraction, active, room)
             if not n_dropped.any():
                 continue
             weights, kept = section.of(flat), section.of(keep)
@@ -104,8 +111,8 @@ class Rewiring:
                 # Scores of -1 for what cannot be chosen, without a rounding of the others: (keep - 1) + |w| and
                 # |g| (1 - keep) - keep. Several times faster than a fill where a comparison says so.
                 masked = kept - 1
-                survivors = keep_top(weights.abs().add_(masked), _shared(active - n_dropped))
-                grown = keep_top(growth[i].mul_(masked.neg_()).sub_(kept), _shared(n_dropped))
+                survivors = keep_top(weights.abs().add_(masked), shared(active - n_dropped))
+                grown = keep_top(growth[i].mul_(masked.neg_()).sub_(kept), shared(n_dropped))
                 stays = survivors.to(kept.dtype)
                 torch.add(stays, grown, out=kept)
             else:
@@ -128,7 +135,7 @@ class Rewiring:
         if len(index) > 1:
             # A group may lose what it has others for: not its 2 n - m strongest, if it keeps n of m.
             strength.masked_fill_(ranks(strength) < 2 * n_kept - index.shape[1], torch.inf)
-        survivors = keep_top(strength.flatten(1), _shared(n_staying)).view_as(of_units)
+        survivors = keep_top(strength.flatten(1), shared(n_staying)).view_as(of_units)
         n_grown = n_kept - survivors.sum(dim=2, keepdim=True)
         grown = ranks(self._growth_of_units(units_of(growth, index)) * (1 - of_units) - of_units) < n_grown
         stays = kept.clone()
@@ -137,6 +144,11 @@ class Rewiring:
         return stays
 
 
-def _shared(counts: torch.Tensor) -> int | torch.Tensor:
+def n_replaced(fraction: float, active: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """``floor(fraction x active)``, or as many as there is room for."""
+    return torch.minimum((active * fraction + 1e-9).long(), room)
+
+
+def shared(counts: torch.Tensor) -> int | torch.Tensor:
     """One number if all lanes agree."""
     return int(counts[0]) if bool((counts == counts[0]).all()) else counts
