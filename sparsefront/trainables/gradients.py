@@ -25,11 +25,11 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsefront.trainables.lanes import Layout
-from sparsefront.trainables.losses import LOSSES
+from sparsefront.trainables.losses import OUTPUT_GRADIENTS
 from sparsefront.trainables.models.model import Model, StagedModule
 
-#: (x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P), loss (L,)
-GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: (x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P)
+GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _KEPT_RECORDINGS = 64
 #: Value: the module (held, so that its id in the key stays taken) and its recording.
@@ -48,7 +48,7 @@ def gradient_function(
     loss: str = "cross_entropy",
     keep: torch.Tensor | None = None,
 ) -> GradientFunction:
-    """Gradient and loss of every lane of `flat`, which is read anew at each call, as is `keep`.
+    """Gradient of every lane's loss at `flat`, which is read anew at each call, as is `keep`.
 
     The recordings of the last few shape classes are kept in the process, keyed by the module itself.
 
@@ -60,7 +60,7 @@ def gradient_function(
         targets: what the loss takes: classes one-hot, (C, B), or images, (B, ...).
         smoothing: whether the label smoothing that is given counts.
         precision: of the matrix products.
-        loss: a name of `LOSSES`.
+        loss: a name of `OUTPUT_GRADIENTS`.
         keep: (L, trained part of P) zeros and ones that the gradient is multiplied by; None for no mask.
 
     Returns:
@@ -78,12 +78,12 @@ def gradient_function(
         graph = _record(model, layout, views, x, targets, smoothing=smoothing, precision=precision, loss=loss)
         _recordings[key] = model.module, graph
     _recordings.move_to_end(key)
-    replay: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _recordings[key][1].forward
+    replay: Callable[..., torch.Tensor] = _recordings[key][1].forward
 
     # Views are made once, not at each of thousands of steps.
-    def compute(x: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gradient, losses = replay(x, targets, smoothing, *views)
-        return (gradient if joined is None else joined), losses
+    def compute(x: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor) -> torch.Tensor:
+        gradient = replay(x, targets, smoothing, *views)
+        return gradient if joined is None else joined
 
     return compute
 
@@ -122,43 +122,55 @@ def _record(
     module, names, trained_names = model.module, layout.names, layout.trained_names
     n_lanes, device = len(views[0]), views[0].device
 
-    def loss_of(
-        p: dict[str, torch.Tensor],
-        fixed: dict[str, torch.Tensor],
-        x: torch.Tensor,
-        targets: torch.Tensor,
-        eps: torch.Tensor,
-    ) -> torch.Tensor:
+    def outputs_of(p: dict[str, torch.Tensor], fixed: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            outputs = functional_call(module, {**p, **fixed}, (x,))
-        return LOSSES[loss](outputs.float(), targets, eps if smoothing else None)
+            outputs: torch.Tensor = functional_call(module, {**p, **fixed}, (x,))
+        return outputs.float()
 
-    batched = vmap(loss_of, in_dims=(0, 0, None, None, 0))
+    batched = vmap(outputs_of, in_dims=(0, 0, None))
 
     def flat_gradient(
         x: torch.Tensor, targets: torch.Tensor, eps: torch.Tensor, *views: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+    ) -> torch.Tensor | None:
         tensors = dict(zip(names, views, strict=False))
         trained = {name: tensors.pop(name).detach().requires_grad_() for name in trained_names}
         with torch.enable_grad():
-            losses = batched(trained, tensors, x, targets, eps)
-            total = losses.sum()
-        # No lane's loss depends on another lane: the gradient of their sum is every lane's own.
+            outputs = batched(trained, tensors, x)
+        slope = OUTPUT_GRADIENTS[loss](outputs.detach(), targets, eps if smoothing else None)
+        with torch.enable_grad():
+            total = _Slope.apply(outputs, slope)  # type: ignore[no-untyped-call]
+        # No lane's outputs depend on another lane's parameters.
         gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
         if len(views) == len(names):
-            return layout.flatten(dict(zip(trained, gradients, strict=True))), losses.detach()
+            return layout.flatten(dict(zip(trained, gradients, strict=True)))
         # Joined and masked in one pass over memory.
         keep, places = views[len(names) : -len(gradients)], views[-len(gradients) :]
         for gradient, mask, place in zip(gradients, keep, places, strict=True):
             torch.mul(gradient, mask, out=place)
-        return None, losses.detach()
+        return None
 
     arguments = (x, targets, torch.zeros(n_lanes, device=device), *views)
     with _Recorder(*arguments) as recorder:
-        results = flat_gradient(*arguments)
-    graph: GraphModule = recorder.finish(*results)
-    _simplify(graph)
-    return graph
+        result = flat_gradient(*arguments)
+    return recorder.finish(result)
+
+
+class _Slope(torch.autograd.Function):
+    """A scalar that changes with `outputs` as `slope` says.
+
+    Given to `torch.autograd.grad` as such, it would make torch import sympy (0.2 s a process).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """A number of no meaning."""
+        ctx.slope = slope
+        return outputs.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The slope, and none of the slope's own."""
+        return ctx.slope, None
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -192,12 +204,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._note(part, self._graph.call_function(getitem, (node, i)))
         return result
 
-    def finish(self, *results: torch.Tensor | None) -> GraphModule:
-        """The recording as a module from the arguments to `results`."""
-        self._graph.output(tuple(self._read(result) for result in results))
-        graph = GraphModule(self._constants, self._graph)
+    def finish(self, result: torch.Tensor | None) -> GraphModule:
+        """The recording as a module from the arguments to `result`."""
+        self._graph.output(self._read(result))
+        _simplify(self._graph)
+        recording = GraphModule(self._constants, self._graph)
         self._nodes, self._alive = {}, []
-        return graph
+        return recording
 
     def _note(self, tensor: torch.Tensor, node: Node) -> None:
         node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype, device=tensor.device)
@@ -215,66 +228,45 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._nodes[id(value)]
 
 
-def _simplify(graph: GraphModule) -> None:
+def _simplify(graph: Graph) -> None:
     """Rewrite the recording into fewer passes over memory; every value stays the same.
 
-    What comes of numbers alone is computed now. Views and expansions that change nothing and multiplications by one go;
-    so do copies of transposed products, whose factors are transposed instead; a product with a bias added becomes one
-    operation; an activation overwrites its input where nothing else reads it.
+    Views and expansions that change nothing and multiplications by one go; so do copies of transposed products, whose
+    factors are transposed instead; a bias is added to its product at once, or in place; an activation, or its gradient,
+    overwrites its input where nothing else reads it.
     """
-    graph.graph.eliminate_dead_code()
-    _fold(graph)
-    for node in list(graph.graph.nodes):
+    graph.eliminate_dead_code()
+    for node in list(graph.nodes):
         is_idle = node.target in _POSSIBLY_IDLE and _shape(node) == _shape(node.args[0])
         is_one = node.target is _ATEN.mul.Scalar and node.args[1] == 1
         is_copied = node.target is _ATEN.clone.default and _is_only_for(node.args[0], node, _ATEN.bmm.default)
         if is_idle or is_one or is_copied:
             node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
+            graph.erase_node(node)
         elif _is_transposition(node):
-            _transpose(graph.graph, node)
-    graph.graph.eliminate_dead_code()
-    for node in list(graph.graph.nodes):
+            _transpose(graph, node)
+        elif node.target is _ATEN.clone.default:
+            _transpose_biased(graph, node)
+    graph.eliminate_dead_code()
+    for node in list(graph.nodes):
         if node.target is _ATEN.add.Tensor and len(node.args) == 2 and not node.kwargs:
             for bias, product in (node.args, node.args[::-1]):
                 if _is_only_for(product, node, _ATEN.bmm.default) and _is_bias(bias, product):
-                    node.target, node.args = _ATEN.baddbmm.default, (bias, *product.args)
+                    _add_bias(node, bias, product)
                     break
         elif node.target is _ATEN.relu.default and _is_only_for(node.args[0], node, *_FRESH):
             node.target = _ATEN.relu_.default
-    graph.graph.eliminate_dead_code(lambda node: node.is_impure() or node.target is _ATEN.relu_.default)
-    graph.recompile()
+        elif node.target is _ATEN.threshold_backward.default and _is_only_for(node.args[0], node, *_FRESH):
+            node.target, node.kwargs = _ATEN.threshold_backward.grad_input, {"grad_input": node.args[0]}
+    graph.eliminate_dead_code(lambda node: node.is_impure() or node.target in _IN_PLACE)
 
 
-def _fold(graph: GraphModule) -> None:
-    """Compute what comes of numbers alone before the gradient of a loss; such constants take no memory."""
-    known: dict[Node, torch.Tensor] = {}
-
-    def value_of(argument: Any) -> Any:
-        return known[argument] if isinstance(argument, Node) else argument
-
-    for node in list(graph.graph.nodes):
-        if node.target not in _FOLDABLE or any(user.is_impure() for user in node.users):
-            continue
-        # The gradient of the sum of all losses, from which the others follow, is one whatever that is.
-        is_one = node.target is _ATEN.ones_like.default and node.meta["shape"] == ()
-        if not is_one and not all(n in known for n in node.all_input_nodes):
-            continue
-        if is_one:
-            value = torch.ones(node.meta["shape"], dtype=node.meta["dtype"], device=node.meta["device"])
-        else:
-            value = node.target(*map_aggregate(node.args, value_of), **map_aggregate(node.kwargs, value_of))
-        if value.numel() > 1:  # one number everywhere, as all that comes of one and of numbers
-            value = value[(0,) * value.dim()].clone().expand(value.shape)
-        name = f"folded_{len(known)}"
-        graph.register_buffer(name, value)
-        with graph.graph.inserting_before(node):
-            constant = graph.graph.get_attr(name)
-        constant.meta.update(node.meta)
-        known[constant] = value
-        node.replace_all_uses_with(constant)
-        graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
+def _add_bias(node: Node, bias: Node, product: Node) -> None:
+    """A sum of both; on a CPU in place, where a product on top of a bias would copy that first."""
+    if node.meta["device"].type == "cpu":
+        node.target, node.args = _ATEN.add_.Tensor, (product, bias)
+    else:
+        node.target, node.args = _ATEN.baddbmm.default, (bias, *product.args)
 
 
 def _is_transposition(node: Any) -> bool:
@@ -292,43 +284,59 @@ def _transpose(graph: Graph, node: Node) -> None:
 
     The gradient of a weight comes as the transposed product of inputs and errors, and would have to be copied.
     """
-    (inner, *dims) = node.args
+    inner = node.args[0]
     assert isinstance(inner, Node)
     if _is_transposition(inner):
         node.replace_all_uses_with(cast(Node, inner.args[0]))
     elif _is_only_for(inner, node, _ATEN.bmm.default):
-        factors = []
         with graph.inserting_before(node):
-            for factor in reversed(inner.args):
-                assert isinstance(factor, Node)
-                if _is_transposition(factor):
-                    factors.append(cast(Node, factor.args[0]))
-                    continue
-                factors.append(graph.call_function(_ATEN.transpose.int, (factor, *dims)))
-                shape = factor.meta["shape"]
-                factors[-1].meta.update(shape=(shape[0], shape[2], shape[1]), dtype=factor.meta["dtype"])
-            product = graph.call_function(_ATEN.bmm.default, tuple(factors))
+            factors = tuple(_turned(graph, cast(Node, factor)) for factor in reversed(inner.args))
+            product = graph.call_function(_ATEN.bmm.default, factors)
         product.meta.update(node.meta)
         node.replace_all_uses_with(product)
+
+
+def _transpose_biased(graph: Graph, copy: Node) -> None:
+    """Do without the copy of a transposed product with a bias: of transposed factors it comes as it is wanted."""
+    (transposed,) = copy.args
+    if not (isinstance(transposed, Node) and _is_transposition(transposed) and list(transposed.users) == [copy]):
+        return
+    total = transposed.args[0]
+    if not _is_only_for(total, transposed, _ATEN.add.Tensor) or len(total.args) != 2 or total.kwargs:
+        return
+    for bias, product in (total.args, total.args[::-1]):
+        if _is_only_for(product, total, _ATEN.bmm.default) and _is_bias(bias, product):
+            with graph.inserting_before(copy):
+                turned = [_turned(graph, node) for node in (bias, *reversed(product.args))]
+                swapped = graph.call_function(_ATEN.bmm.default, (turned[1], turned[2]))
+                swapped.meta.update(copy.meta)
+            copy.target, copy.args, copy.kwargs = _ATEN.add.Tensor, (turned[0], swapped), {}
+            return
+
+
+def _turned(graph: Graph, node: Node) -> Node:
+    """A (L, m, n) tensor as (L, n, m)."""
+    if _is_transposition(node):
+        return cast(Node, node.args[0])
+    turned: Node = graph.call_function(_ATEN.transpose.int, (node, 1, 2))
+    shape = node.meta["shape"]
+    turned.meta.update(shape=(shape[0], shape[2], shape[1]), dtype=node.meta["dtype"], device=node.meta["device"])
+    return turned
 
 
 _ATEN = torch.ops.aten
 #: Operations that may return their argument as it is (then they alias it, and are dropped).
 _POSSIBLY_IDLE = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default, _ATEN.detach.default}
-#: Operations on numbers that come before the gradient of a loss.
-_FOLDABLE = {
-    _ATEN.ones_like.default,
-    _ATEN.detach.default,
-    _ATEN._to_copy.default,
-    _ATEN.expand.default,
-    _ATEN.unsqueeze.default,
-    _ATEN.neg.default,
-    _ATEN.div.Tensor,
-    _ATEN.div.Scalar,
-    _ATEN.mul.Scalar,
-}
 #: Operations whose result is memory of its own.
-_FRESH = (_ATEN.bmm.default, _ATEN.baddbmm.default, _ATEN.add.Tensor, _ATEN.convolution.default)
+_FRESH = (
+    _ATEN.bmm.default,
+    _ATEN.baddbmm.default,
+    _ATEN.add.Tensor,
+    _ATEN.add_.Tensor,
+    _ATEN.convolution.default,
+)
+#: Operations that are put in place of others and overwrite an argument.
+_IN_PLACE = (_ATEN.relu_.default, _ATEN.add_.Tensor, _ATEN.threshold_backward.grad_input)
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:
@@ -341,9 +349,11 @@ def _is_only_for(node: Any, user: Node, *targets: object) -> bool:
 
 
 def _is_bias(node: Any, product: Node) -> bool:
-    """Whether `node` is one row for each lane, (L, 1, n), of the type of a (L, B, n) product."""
+    """Whether `node` is one row or column for each lane, (L, 1, n) or (L, m, 1), of the type of a (L, m, n) product."""
     shape, of_product = _shape(node), _shape(product)
-    if shape is None or of_product is None or len(of_product) != 3 or shape != (of_product[0], 1, of_product[2]):
+    if shape is None or of_product is None or len(of_product) != 3:
+        return False
+    if shape not in ((of_product[0], 1, of_product[2]), (*of_product[:2], 1)):
         return False
     # Under autocast a module's own parameter is still float32 where the product is not.
     return bool(node.meta["dtype"] == product.meta["dtype"])

@@ -65,6 +65,50 @@ LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None],
 }
 
 
+def cross_entropy_gradient(
+    logits: torch.Tensor, one_hot: torch.Tensor, label_smoothing: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What `cross_entropy` of every lane changes with its logits: (softmax - smoothed target) / batch.
+
+    Args:
+        logits: (lanes, batch, classes).
+        one_hot: (classes, batch) targets.
+        label_smoothing: (lanes,); None for none.
+
+    Returns:
+        (lanes, batch, classes), a view of classes first.
+    """
+    n_classes, n = one_hot.shape
+    p = torch.softmax(logits.transpose(1, 2).contiguous(), dim=1)
+    target = one_hot * (-1 / n)
+    if label_smoothing is not None:
+        eps = label_smoothing[:, None, None]
+        target = target * (1 - eps) - eps / (n * n_classes)
+    return torch.add(target, p, alpha=1 / n).transpose(1, 2)
+
+
+def absolute_error_gradient(
+    restored: torch.Tensor, images: torch.Tensor, label_smoothing: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What `absolute_error` of every lane changes with its outputs: their sign against the images / intensities.
+
+    Args:
+        restored: (lanes, batch, ...) outputs.
+        images: (batch, ...) what they should be.
+        label_smoothing: None; images have no labels.
+    """
+    assert label_smoothing is None
+    return (restored - images).sign() / images.numel()
+
+
+#: How each loss of `LOSSES` changes with the outputs of all lanes: (outputs, targets, label smoothing or None). In
+#: training the loss itself is never needed.
+OUTPUT_GRADIENTS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "cross_entropy": cross_entropy_gradient,
+    "absolute_error": absolute_error_gradient,
+}
+
+
 def n_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Misclassified examples: (..., batch, classes) and (batch,) -> (...) int64; ties go to the lower class."""
     return (logits.argmax(dim=-1) != labels).sum(dim=-1)

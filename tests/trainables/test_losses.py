@@ -8,7 +8,13 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional
 
-from sparsefront.trainables.losses import cross_entropy, n_errors, scale_free_cross_entropy
+from sparsefront.trainables.losses import (
+    LOSSES,
+    OUTPUT_GRADIENTS,
+    cross_entropy,
+    n_errors,
+    scale_free_cross_entropy,
+)
 
 N, C = 40, 5
 
@@ -34,6 +40,33 @@ def test_cross_entropy_of_huge_logits_stays_finite():
     logits = logits_of(0, 1e30)
     assert torch.isfinite(cross_entropy(logits, ONE_HOT))
     assert float(cross_entropy(1e30 * ONE_HOT.t(), ONE_HOT)) == 0
+
+
+@pytest.mark.parametrize("smoothing", [None, (0.0, 0.1, 1.0)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e30])
+def test_the_gradient_of_cross_entropy_is_that_of_autograd_in_every_lane(smoothing, scale):
+    logits = torch.stack([logits_of(seed, scale) for seed in range(3)])
+    eps = None if smoothing is None else torch.tensor(smoothing)
+    found = OUTPUT_GRADIENTS["cross_entropy"](logits, ONE_HOT, eps)
+    assert found.shape == logits.shape
+    for i in range(3):
+        leaf = logits[i].clone().requires_grad_()
+        functional.cross_entropy(leaf, LABELS, label_smoothing=0.0 if smoothing is None else smoothing[i]).backward()
+        torch.testing.assert_close(found[i], leaf.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_of_the_absolute_error_is_that_of_autograd():
+    restored, images = torch.rand(2, 3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    restored[0, 0] = images[0]  # where nothing is wrong nothing changes
+    found = OUTPUT_GRADIENTS["absolute_error"](restored, images, None)
+    for lane, slope in zip(restored, found, strict=True):
+        leaf = lane.clone().requires_grad_()
+        LOSSES["absolute_error"](leaf, images, None).backward()
+        torch.testing.assert_close(slope, leaf.grad, rtol=1e-6, atol=0)
+
+
+def test_every_loss_has_its_gradient():
+    assert LOSSES.keys() == OUTPUT_GRADIENTS.keys()
 
 
 def test_errors_are_counted_and_ties_go_to_the_lower_class():
