@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +19,7 @@ from sparsefront.cluster.rows import Work, decided_rows, lost_rows, stamped
 from sparsefront.cluster.wording import GO_ON, one_line
 from sparsefront.cluster.worker import WorkerSettings, decode_rows
 from sparsefront.errors import SparsefrontError
+from sparsefront.search.garbage import rare_collections as rare_collections
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import TrainWork
 from sparsefront.search.schema import KEY
@@ -39,8 +38,6 @@ _FAILED_STARTS_PER_SLOT = 2
 #: Results that arrive so soon after a commit wait, to be committed together: a durable commit takes milliseconds, as
 #: much as all else that the driver does about a small pack.
 _COMMIT_EVERY_S = 0.05
-#: Objects made since the last look for cyclic garbage, and how often younger ones are looked at for one look at older.
-_COLLECTION_THRESHOLD = (50_000, 20, 20)
 
 
 class WorkPlan(Protocol):
@@ -96,20 +93,6 @@ class _Running:
     heard_s: float | None = None
 
 
-@contextlib.contextmanager
-def rare_collections() -> Iterator[None]:
-    """Let Python look for cyclic garbage less often: it walks through all candidates that are remembered.
-
-    Measured over 10,000 candidates of NSGA-II: a seventh of the driver's time.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(*_COLLECTION_THRESHOLD)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 class Driver:
     """Hands packs out and takes results in; the plan and the ledger decide. Knows nothing of Ray.
 
@@ -118,9 +101,9 @@ class Driver:
     more, but not if it raised or its worker ended itself for hanging. Passes of attempts that ended so are unknown, and
     not in the budget; the seconds of the last one are.
 
-    What is heard right after a commit may wait for the next one. The plan absorbs it, and its pack is finished, once it
-    is durable and no earlier. No worker goes without work meanwhile: before one does, all that waits is committed,
-    unless the plan waits for more than that.
+    What is heard waits for the next commit. The plan absorbs it, and its pack is finished, once it is durable and no
+    earlier. No worker goes without work meanwhile: before one does, all that waits is committed, unless the plan waits
+    for more than that.
     """
 
     def __init__(
@@ -169,7 +152,6 @@ class Driver:
             work = self._plan.next_work()
         if work is not None:
             self._running[trial_id] = _Running(work)
-        self.commit_if_due()
         if work is None:
             return None
         masks: dict[str, bytes] = {}
@@ -207,7 +189,7 @@ class Driver:
             self._running[trial_id].heard_s = self._clock()
 
     def heard(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """A worker reported: commit what ended, at once or with what comes next.
+        """A worker reported: what ended is committed with the next commit.
 
         Raises:
             SparsefrontError: if the worker can run no pack at all, or sent masks that are damaged.
@@ -228,13 +210,11 @@ class Driver:
             fresh = rows if is_new.all() else rows.filter(pa.array(is_new))
             if fresh.num_rows:
                 self._waiting.append(fresh)
-        self.commit_if_due()
 
     def ended(self, trial_id: str) -> None:
-        """A pack ran to its end."""
+        """A pack ran to its end: it is finished with the next commit."""
         if trial_id in self._running:
             self._ended[trial_id] = None
-            self.commit_if_due()
 
     def lost(self, trial_id: str, outcome: str, reason: str) -> None:
         """A pack broke off: divide its work, or give up what is a single candidate and was tried often enough.
@@ -300,7 +280,7 @@ class Driver:
         ]
 
     def commit_if_due(self) -> None:
-        """Commit what waits; to be called several times a second.
+        """Commit what waits; to be called several times a second, after workers that are free got their work.
 
         Not yet where more may come soon: another pack is on its way, and the last commit was just now.
         """

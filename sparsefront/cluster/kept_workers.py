@@ -15,6 +15,7 @@ import logging
 import time
 from typing import Any
 
+import ray
 from ray.tune.schedulers import FIFOScheduler
 
 _LOG = logging.getLogger(__name__)
@@ -48,8 +49,26 @@ def _keep(tune_controller: Any, resources: Any, slots: int) -> None:
         controller = tune_controller._tune_controller
         controller._actor_cache.increase_max(resources, slots)
         controller._maybe_reuse_cached_actor = _Reuse(controller)
+        controller._class_cache = _PlainClasses()
     except AttributeError as error:
         _LOG.warning("Ray Tune is not the one that this program knows (%s): workers may be started again", error)
+
+
+class _PlainClasses:
+    """Makes actors of trainables without an environment of their own.
+
+    Tune's has a variable for a library that is not used here (PL_DISABLE_FORK), and Ray starts processes anew for every
+    environment: those that it started with the cluster, and that have loaded this program, would stay idle.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def get(self, trainable: Any) -> Any:
+        """The actor class of a trainable."""
+        if trainable not in self._made:
+            self._made[trainable] = ray.remote(trainable)
+        return self._made[trainable]
 
 
 class _Reuse:

@@ -43,6 +43,10 @@ _ENVIRONMENT = {
 }
 
 
+#: What a worker needs.
+_WORKER_MODULE = "sparsefront.cluster.worker"
+
+
 @dataclass(frozen=True)
 class Resources:
     """Where a study runs.
@@ -107,6 +111,7 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
         else:
             folder = stack.enter_context(scratch_folder())
             stack.enter_context(_caretaker(folder))
+            stack.enter_context(_loaded_ahead(resources))
             try:
                 ray.init(
                     address="local",
@@ -131,6 +136,24 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
                 "address"
             )
         yield min(slots, resources.workers or slots)
+
+
+@contextlib.contextmanager
+def _loaded_ahead(resources: Resources) -> Iterator[None]:
+    """Let the worker processes of a cluster that is started here load their modules while the driver gets ready.
+
+    Ray starts one with the cluster for every core that it offers: not where a worker has several of them, or a GPU.
+    """
+    name = "RAY_preload_python_modules"
+    is_one_each = resources.device == "cpu" and resources.cpus_per_trial == 1
+    if not is_one_each or name in os.environ:
+        yield
+        return
+    os.environ[name] = _WORKER_MODULE
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _knock(address: str) -> None:

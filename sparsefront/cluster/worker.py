@@ -6,7 +6,6 @@ that key, and results travel to the driver as Arrow bytes inside the trial's rep
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import faulthandler
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
-import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
+from sparsefront.cluster.orders import OrderBook
 from sparsefront.cluster.rows import Work, lane_name, lost_rows, scored_rows, segment_rows, trained_rows
 from sparsefront.errors import CandidateFailed
 from sparsefront.search.plan import ScoreWork, TrainWork
@@ -234,37 +234,11 @@ class PackRunner:
         return trained_rows(work, ended, self._settings.recipe, device=self._device_name, schema=self._schema)
 
 
-class OrderBook:
-    """Work by pack key, so that a trial's configuration holds the key alone; an actor of its own on Ray.
-
-    Work is put without waiting, so the worker may ask for it before it is there.
-    """
-
-    def __init__(self) -> None:
-        self._orders: dict[str, asyncio.Future[tuple[Work, dict[str, bytes]]]] = {}
-
-    async def put(self, key: str, work: Work, masks: dict[str, bytes]) -> None:
-        """Store work and the bits of the masks it needs, by digest."""
-        self._order(key).set_result((work, masks))
-
-    async def take(self, key: str) -> tuple[Work, dict[str, bytes]]:
-        """The work called `key`, which is forgotten: work that is lost comes back under another key."""
-        order = await self._order(key)
-        del self._orders[key]
-        return order
-
-    def _order(self, key: str) -> asyncio.Future[tuple[Work, dict[str, bytes]]]:
-        if key not in self._orders:
-            self._orders[key] = asyncio.get_running_loop().create_future()
-        return self._orders[key]
-
-
 class PackTrial(tune.Trainable):  # type: ignore[misc]
     """One pack after another on one core or one GPU."""
 
-    def setup(self, config: dict[str, Any], *, settings: Any = None, dataset: Any = None, orders: Any = None) -> None:
+    def setup(self, config: dict[str, Any], *, settings: Any = None, dataset: Any = None) -> None:
         """Prepare the process once; `reset_config` brings the next pack. Nothing here can fail or hang for long."""
-        self._orders = orders
         # At the end: nothing that lies beside a study may hide a module of Ray's, torch's or Python's.
         sys.path += [path for path in settings.import_paths if path not in sys.path]
         torch.set_num_threads(settings.threads)
@@ -286,8 +260,8 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         """Work on the pack for a while and report."""
         if self._key is not None:
             try:
-                work, masks = ray.get(self._orders.take.remote(self._key))
-            except ray.exceptions.RayError as error:
+                work, masks = OrderBook().take(self._key)
+            except (RayError, KeyError) as error:
                 return {**problem(f"its order {self._key} could not be fetched ({error})")}
             self._key = None
             self._runner.start(work, masks)

@@ -79,6 +79,7 @@ class Scene:
             for report in self.reports("rest"):
                 self.driver.heard("rest", report)
             self.driver.ended("rest")
+            self.driver.commit_if_due()
 
     def outcomes(self, stage: str) -> dict[tuple[str, int], str]:
         rows = self.ledger.table().to_pylist()
@@ -170,6 +171,8 @@ def test_results_that_came_before_the_loss_are_kept_and_those_that_come_twice_ar
     report = next(scene.reports("t"))
     scene.driver.heard("t", report)
     scene.driver.heard("t", report)
+    assert scene.ledger.n_rows == 0, "a worker that is free gets its work first"
+    scene.driver.commit_if_due()
     assert scene.ledger.n_rows == 4
     scene.driver.lost("t", "lost", "gone")
     assert scene.next_work("u") == ScoreWork(0, 0.5, 4, 8)
@@ -178,7 +181,9 @@ def test_results_that_came_before_the_loss_are_kept_and_those_that_come_twice_ar
 def hear_all(scene: Scene, trial: str, reports: list[Report]) -> None:
     for report in reports:
         scene.driver.heard(trial, report)
+        scene.driver.commit_if_due()
     scene.driver.ended(trial)
+    scene.driver.commit_if_due()
 
 
 def two_packs(scene: Scene) -> tuple[list[Report], list[Report]]:
@@ -304,6 +309,7 @@ def test_divided_trainings_give_the_same_results(scene: Scene, tmp_path: Path) -
         for report in scene.reports("t"):
             scene.driver.heard("t", report)
         scene.driver.ended("t")
+        scene.driver.commit_if_due()
     assert isinstance(work, TrainWork)
     whole = [report for report in scene.reports("t") if report["rows"]]
     scene.driver.began("t")

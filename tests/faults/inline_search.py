@@ -184,9 +184,11 @@ def run_search(
             else:
                 on_report(work)
                 driver.heard(trial, report)
+                driver.commit_if_due()
                 if not report["done"]:
                     continue
                 driver.ended(trial)
+                driver.commit_if_due()
             runners.append(running.pop(trial)[0])
 
 

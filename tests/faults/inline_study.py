@@ -117,8 +117,10 @@ def run_inline(
             while not done:
                 report = runner.step()
                 driver.heard("trial", report)
+                driver.commit_if_due()
                 done = report["done"]
             driver.ended("trial")
+            driver.commit_if_due()
 
 
 def shown(folder: Path) -> dict[str, Any]:
