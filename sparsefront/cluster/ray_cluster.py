@@ -111,18 +111,18 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
         else:
             folder = stack.enter_context(scratch_folder())
             stack.enter_context(_caretaker(folder))
-            stack.enter_context(_loaded_ahead(resources))
             try:
-                ray.init(
-                    address="local",
-                    num_cpus=_local_cores(resources),
-                    include_dashboard=False,
-                    # Ray opens this folder to everyone; the one around it is this user's alone.
-                    _temp_dir=str(folder / "r"),
-                    _node_ip_address="127.0.0.1",
-                    object_store_memory=256 << 20,
-                    **quiet,
-                )
+                with _loaded_ahead(resources):
+                    ray.init(
+                        address="local",
+                        num_cpus=_local_cores(resources),
+                        include_dashboard=False,
+                        # Ray opens this folder to everyone; the one around it is this user's alone.
+                        _temp_dir=str(folder / "r"),
+                        _node_ip_address="127.0.0.1",
+                        object_store_memory=256 << 20,
+                        **quiet,
+                    )
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise SparsefrontError(
                     f"Ray could not be started on this machine ({one_line(error)}): free memory, /dev/shm and space "

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from sparsefront.errors import CheckpointError
 from sparsefront.trainables.disk import write_durably
@@ -96,18 +96,17 @@ def read_checkpoint(folder: Path, name: str, ids: Collection[str]) -> dict[str, 
             f"checkpoint={str(path)!r}: is damaged, for it does not have the sha256 that it is named by; its lanes "
             "train anew"
         )
-    try:
-        # The header is JSON behind its length, 8 bytes; the library's reader of metadata takes files only.
-        length = int.from_bytes(content[:8], "little")
-        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_METADATA])
-        arrays = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint={str(path)!r}: is no checkpoint of lanes ({error})") from error
     parts: dict[str, dict[str, dict[str, npt.NDArray[np.float32]]]] = {lane: {} for lane in ids}
-    for key, array in arrays.items():
-        lane, part, tensor = key.split("/", 2)
-        if lane in parts:
-            parts[lane].setdefault(part, {})[tensor] = array
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()[_METADATA])
+            # Of the many lanes of a file a pack goes on with a few.
+            for key in file.keys():  # noqa: SIM118  (no mapping)
+                lane, part, tensor = key.split("/", 2)
+                if lane in parts:
+                    parts[lane].setdefault(part, {})[tensor] = file.get_tensor(key)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint={str(path)!r}: is no checkpoint of lanes ({error})") from error
     missing = [lane for lane in ids if lane not in about or WEIGHTS not in parts[lane]]
     if missing:
         raise CheckpointError(f"checkpoint={str(path)!r}: does not hold candidate {missing[0]!r}; its lanes train anew")

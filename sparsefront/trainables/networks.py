@@ -391,20 +391,27 @@ class Networks:
         Networks of one architecture start from the same weights in a replicate, whatever else distinguishes them; masks
         of the same counts, sparsity and number are the same.
         """
-        arch, structure, mask = network.architecture, network.structure, network.mask
-        parent = self._parent(arch.key, network.replicate)
+        parent = self._parent(network.architecture.key, network.replicate)
+        keep = self.keep(network)
+        if network.mask is not None and network.mask_kind == "node":
+            parts = split_sections(network.structure, "node", network.mask)
+            return Built(_compact_weights(network.structure, parent, parts), keep)
+        return Built({n: w * keep[n] if n in keep else w for n, w in parent.items()}, keep)
+
+    def keep(self, network: Network) -> Arrays:
+        """Which weights a network keeps, 0 or 1 for each, by tensor; those that are missing are kept as a whole."""
+        structure, mask = network.structure, network.mask
         if mask is None:
-            return Built(parent, {})
+            return {}
         check_mask = self.model(network).check_mask
         if check_mask is not None:
             check_mask(mask)
-        parts = split_sections(structure, network.mask_kind, mask)
         if network.mask_kind == "node":
-            return Built(_compact_weights(structure, parent, parts), {})
-        keep = {
+            return {}
+        parts = split_sections(structure, network.mask_kind, mask)
+        return {
             t.name: part.reshape(t.shape).astype(np.float32) for t, part in zip(structure.prunable, parts, strict=True)
         }
-        return Built({n: w * keep[n] if n in keep else w for n, w in parent.items()}, keep)
 
     def _make_parent(self, key: _Key, replicate: int) -> Arrays:
         arch = self._architecture(key)

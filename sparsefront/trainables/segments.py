@@ -413,9 +413,12 @@ class SegmentShop:
         """What a lane goes on from; a chain's level after the first one from the weights and the mask that it has."""
         network = job.network
         assert network is not None
+        there = job.part(WEIGHTS)
+        if not leg.level and all(t.name in there for t in network.compact.tensors):
+            return Built(there, self.networks.keep(network))
         built = self.networks.build(network)
         if not leg.level:
-            return Built({**built.weights, **job.part(WEIGHTS)}, built.keep)
+            return Built({**built.weights, **there}, built.keep)
         origin = {**built.weights, **job.part(_REWOUND)}
         # The dense level had begun with the initial weights, whatever the others rewind to.
         start = built.weights if leg.level == 1 else origin

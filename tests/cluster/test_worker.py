@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import gc
 import os
@@ -14,7 +13,6 @@ import torch
 
 from sparsefront.cluster.rows import batch
 from sparsefront.cluster.worker import (
-    OrderBook,
     PackRunner,
     Report,
     WorkerSettings,
@@ -189,21 +187,6 @@ def test_a_hang_that_holds_the_interpreters_lock_ends_the_process() -> None:
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr
     assert "in hang" in ended.stderr
-
-
-def test_orders_are_handed_out_once_and_may_be_asked_for_before_they_are_there() -> None:
-    async def exchange() -> None:
-        book = OrderBook()
-        work = ScoreWork(0, 0.5, 0, 2)
-        early = asyncio.create_task(book.take("a"))
-        await asyncio.sleep(0)
-        await book.put("a", work, {"x": b"1"})
-        await book.put("b", work, {})
-        assert await early == (work, {"x": b"1"})
-        assert await book.take("b") == (work, {})
-        assert book._orders == {}
-
-    asyncio.run(exchange())
 
 
 def test_what_exceptions_mean() -> None:

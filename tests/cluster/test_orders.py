@@ -1,0 +1,61 @@
+"""Orders and workers on a real cluster of this process's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from sparsefront.cluster.orders import OrderBook
+from sparsefront.cluster.ray_cluster import Resources, ray_cluster
+from sparsefront.search.plan import ScoreWork
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with ray_cluster(Resources(None, "cpu", 1, 0)):
+        yield
+
+
+@ray.remote(num_cpus=0)
+def take_there(key: str) -> object:
+    try:
+        return OrderBook().take(key)
+    except KeyError as error:
+        return str(error)
+
+
+def test_an_order_is_taken_once_in_another_process(cluster: None) -> None:
+    book, work = OrderBook(), ScoreWork(0, 0.5, 0, 2)
+    book.put("a", work, {"x": b"1"})
+    book.put("b", work, {})
+    assert ray.get(take_there.remote("a")) == (work, {"x": b"1"})
+    assert "key='a': no such order" in ray.get(take_there.remote("a"))
+    assert book.take("b") == (work, {})
+
+
+def test_orders_that_nobody_took_are_forgotten_at_the_end(cluster: None) -> None:
+    book = OrderBook()
+    for key in ("a", "b"):
+        book.put(key, ScoreWork(0, 0.5, 0, 2), {})
+    book.close()
+    for key in ("a", "b"):
+        with pytest.raises(KeyError, match="no such order"):
+            book.take(key)
+
+
+def test_workers_have_loaded_their_modules_before_they_are_asked(cluster: None) -> None:
+    """The process that Ray starts with the cluster; nothing of it stays in the environment of this one."""
+
+    @ray.remote(num_cpus=1)
+    class Worker:
+        def has_loaded(self) -> bool:
+            return "sparsefront.cluster.worker" in sys.modules
+
+    assert ray.get(Worker.remote().has_loaded.remote())
+    assert "RAY_preload_python_modules" not in os.environ
