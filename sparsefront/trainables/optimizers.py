@@ -73,7 +73,8 @@ class Adam:
         self._first = torch.zeros_like(flat)
         self._second = torch.zeros_like(flat)
         self._n_steps = 0
-        self._n_steps_there = torch.zeros((), device=flat.device)  # the kernel counts on its own device
+        # The kernel counts on its own device; a Python number would be converted at every step.
+        self._n_steps_there, self._one = torch.zeros((), device=flat.device), torch.ones((), device=flat.device)
         self.rate = 1.0
         self._prepare()
 
@@ -113,7 +114,7 @@ class Adam:
             [self._first],
             [self._second],
             [],
-            [self._n_steps_there.add_(1)],
+            [self._n_steps_there.add_(self._one)],
             amsgrad=False,
             beta1=h.beta1,
             beta2=h.beta2,
@@ -126,7 +127,7 @@ class Adam:
     def _step_apart(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """The same for lanes that agree on nothing."""
         step = self._n_steps
-        self._n_steps_there.add_(1)  # the lanes that stay may agree, and go on with the kernel
+        self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
         rate = self._columns["lr"] * self.rate * roots / (1 - self._columns["beta1"] ** step)

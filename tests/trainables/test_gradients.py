@@ -289,7 +289,7 @@ def test_the_forward_pass_is_that_of_each_network_alone(family):
 
 
 def targets_called(recording):
-    return [node.target for node in recording.graph.nodes if node.op == "call_function"]
+    return [node.target for node in recording.step.graph.nodes if node.op == "call_function"]
 
 
 def test_a_recording_goes_through_memory_no_more_often_than_it_must():
@@ -306,4 +306,4 @@ def test_a_recording_goes_through_memory_no_more_often_than_it_must():
     assert called.count(aten.relu_.default) == called.count(aten.threshold_backward.grad_input) == 2
     assert called.count(aten.sum.dim_IntList) == 3  # gradients of biases
     assert not {aten.clone.default, aten.relu.default, aten.baddbmm.default} & set(called)
-    assert not any("constant" in name or "folded" in name for name, _ in recording.named_buffers())
+    assert not any("constant" in name or "folded" in name for name, _ in recording.step.named_buffers())
