@@ -173,7 +173,8 @@ def _record(
     arguments = (x, targets, torch.zeros(n_lanes, device=device), *views)
     with _Recorder(*arguments) as recorder:
         result = flat_gradient(*arguments)
-    return recorder.finish(result)
+    recording: Recording = recorder.finish(result)
+    return recording
 
 
 class _Slope(torch.autograd.Function):
@@ -283,10 +284,11 @@ def _simplify(graph: Graph) -> None:
 
 
 def _take_views(graph: Graph) -> list[tuple[Callable[..., torch.Tensor], int, tuple[Any, ...]]]:
-    """Make arguments of what only looks at the lanes' tensors in another way (11 to 15% of one to three lanes' step)."""
+    """Make arguments of what only looks at the lanes' tensors in another way (11 to 15% of the step of few lanes)."""
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     number = {node: i for i, node in enumerate(arguments[_N_GIVEN:])}
-    last, views = arguments[-1], []
+    views: list[tuple[Callable[..., torch.Tensor], int, tuple[Any, ...]]] = []
+    last = arguments[-1]
     for node in list(graph.nodes):
         if node.target in _VIEWS and node.args[0] in number and not node.kwargs:
             with graph.inserting_after(last):
@@ -336,18 +338,20 @@ def _transpose(graph: Graph, node: Node) -> None:
 
 def _transpose_biased(graph: Graph, copy: Node) -> None:
     """Do without the copy of a transposed product with a bias: of transposed factors it comes as it is wanted."""
-    (transposed,) = copy.args
-    if not (isinstance(transposed, Node) and _is_transposition(transposed) and list(transposed.users) == [copy]):
+    transposed = copy.args[0]
+    if not _is_transposition(transposed) or list(cast(Node, transposed).users) != [copy]:
         return
-    total = transposed.args[0]
-    if not _is_only_for(total, transposed, _ATEN.add.Tensor) or len(total.args) != 2 or total.kwargs:
+    total = cast(Node, cast(Node, transposed).args[0])
+    if not _is_only_for(total, cast(Node, transposed), _ATEN.add.Tensor) or len(total.args) != 2 or total.kwargs:
         return
-    for bias, product in (total.args, total.args[::-1]):
+    first, second = (cast(Node, term) for term in total.args)
+    for bias, product in ((first, second), (second, first)):
         if _is_only_for(product, total, _ATEN.bmm.default) and _is_bias(bias, product):
+            left, right = (cast(Node, factor) for factor in product.args)
             with graph.inserting_before(copy):
-                turned = [_turned(graph, node) for node in (bias, *reversed(product.args))]
+                turned = [_turned(graph, node) for node in (bias, right, left)]
                 swapped = graph.call_function(_ATEN.bmm.default, (turned[1], turned[2]))
-                swapped.meta.update(copy.meta)
+            swapped.meta.update(copy.meta)
             copy.target, copy.args, copy.kwargs = _ATEN.add.Tensor, (turned[0], swapped), {}
             return
 
