@@ -486,6 +486,8 @@ class _Column:
         return max(len(line) for cell in (self.heading, *self.cells) for line in cell.split("\n"))
 
 
+#: Columns of words, which stand on the left.
+_WORDS = ("study", "tested", "arm", "against", "control", "verdict")
 _GAP = 2
 _COLOURS = {
     "better": "green",
@@ -497,6 +499,11 @@ _COLOURS = {
     "not reproduced": "red",
     "inconclusive": "yellow",
 }
+
+
+def _column(rows: Sequence[Mapping[str, str]], heading: str, name: str, *, rank: int = 0) -> _Column:
+    """The column called `name` of some rows."""
+    return _Column(heading, [row[name] for row in rows], rank, is_left=name in _WORDS)
 
 
 def _table(console: Console, columns: Iterable[_Column], *, title: str | None = None) -> list[str]:
@@ -522,24 +529,20 @@ def _print_claims(console: Console, findings: Sequence[ClaimFinding]) -> None:
     from sparsefront.search.claim_words import claim_rows, whole
 
     rows = claim_rows(findings)
-
-    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
-        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("study", "tested", "verdict"))
-
     levels = {f"{100 * (1 - finding.alpha):g}%" for finding in findings}
     columns = (
-        column("study", "study"),
-        column("tested", "tested"),
-        column("sparsity", "sparsity"),
-        column("metric", "metric", rank=1),
-        column("expected", "expected", rank=2),
-        column("diff.", "difference"),
-        column(f"{levels.pop()} interval" if len(levels) == 1 else "interval", "interval"),
-        column("unit", "unit", rank=4),
-        column("p (Holm)", "p", rank=6),
-        column("p equiv.", "p equivalence", rank=7),
-        column("pairs", "pairs", rank=5),
-        column("verdict", "verdict"),
+        _column(rows, "study", "study"),
+        _column(rows, "tested", "tested"),
+        _column(rows, "sparsity", "sparsity"),
+        _column(rows, "metric", "metric", rank=1),
+        _column(rows, "expected", "expected", rank=2),
+        _column(rows, "diff.", "difference"),
+        _column(rows, f"{levels.pop()} interval" if len(levels) == 1 else "interval", "interval"),
+        _column(rows, "unit", "unit", rank=4),
+        _column(rows, "p (Holm)", "p", rank=6),
+        _column(rows, "p equiv.", "p equivalence", rank=7),
+        _column(rows, "pairs", "pairs", rank=5),
+        _column(rows, "verdict", "verdict"),
     )
     left_out = _table(console, columns)
     for row in rows:
@@ -569,24 +572,20 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
     from sparsefront.search.comparison import NEVER_REACHED, verdict_rows
 
     rows = verdict_rows(verdict)
-
-    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
-        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("arm", "against", "verdict"))
-
     left_out: list[str] = []
     if rows:
         columns = (
-            column("arm", "arm"),
-            column("against", "against"),
-            column("arm", "arm mean", rank=1),
-            column("against", "against mean", rank=2),
-            column("diff.", "difference"),
-            column(f"{100 * (1 - alpha):g}% interval", "interval"),
-            column("p (Holm)", "p", rank=4),
-            column("p equiv.", "p equivalence", rank=5),
-            column("verdict", "verdict"),
-            column("budget\nneeded", "cost ratio", rank=3),
-            column("needs n", "replicates needed", rank=6),
+            _column(rows, "arm", "arm"),
+            _column(rows, "against", "against"),
+            _column(rows, "arm", "arm mean", rank=1),
+            _column(rows, "against", "against mean", rank=2),
+            _column(rows, "diff.", "difference"),
+            _column(rows, f"{100 * (1 - alpha):g}% interval", "interval"),
+            _column(rows, "p (Holm)", "p", rank=4),
+            _column(rows, "p equiv.", "p equivalence", rank=5),
+            _column(rows, "verdict", "verdict"),
+            _column(rows, "budget\nneeded", "cost ratio", rank=3),
+            _column(rows, "needs n", "replicates needed", rank=6),
         )
         left_out = _table(console, columns, title=f"{rows[0]['metric']} at equal budget, in {rows[0]['unit']}")
         for row in rows:
@@ -607,55 +606,38 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
     left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
-
-        def column(heading: str, name: str, *, rank: int = 0, chosen: list[dict[str, str]] = chosen) -> _Column:
-            return _Column(heading, [row[name] for row in chosen], rank, is_left=name in ("arm", "verdict"))
-
-        columns = (
-            column("arm", "arm"),
-            column("sparsity", "sparsity"),
-            column("arm", "arm mean", rank=1),
-            column("random", "random mean", rank=2),
-            column("saved" if metric == "convergence" else "diff.", "difference"),
-            column(f"{100 * (1 - alpha):g}% interval", "interval"),
-            column("p (Holm)", "p", rank=4),
-            column("p equiv.", "p equivalence", rank=5),
-            column("verdict", "verdict"),
-            column("needs n", "replicates needed", rank=3),
-        )
         title = f"{metric} against random search at equal budget, in {chosen[0]['unit']}"
-        left_out += [c for c in _table(console, columns, title=title) if c not in left_out]
-        _print_notes(console, chosen)
+        left_out += _print_judged(console, chosen, against="random", title=title, alpha=alpha)
     if controls:
-        left_out += [c for c in _print_controls(console, controls, alpha=alpha) if c not in left_out]
+        what = f"{controls[0]['metric']} in {controls[0]['unit']}"
+        title = f"Arms against their controls, one network each: {what}"
+        left_out += _print_judged(console, controls, against="control", title=title, alpha=alpha)
     console.print(Text(verdict.headline, style="bold"))
     n_of_table = len({(row["metric"], row["arm"]) for row in rows}) + len({(r["arm"], r["control"]) for r in controls})
     for sentence in verdict.sentences[n_of_table:]:  # the first ones say what the table does
         console.print(Text(sentence))
     if left_out:
-        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
+        listed = ", ".join(dict.fromkeys(left_out))
+        console.print(Text(f"(no room for {listed}; --format json has everything)", style="dim"))
 
 
-def _print_controls(console: Console, rows: list[dict[str, str]], *, alpha: float) -> list[str]:
-    """Print what arms came to against their controls, and return the headings that had no room."""
-
-    def column(heading: str, name: str, *, rank: int = 0) -> _Column:
-        return _Column(heading, [row[name] for row in rows], rank, is_left=name in ("arm", "control", "verdict"))
-
+def _print_judged(
+    console: Console, rows: Sequence[Mapping[str, str]], *, against: str, title: str, alpha: float
+) -> list[str]:
+    """Print what arms came to `against` another network, and return the headings that had no room."""
     columns = (
-        column("arm", "arm"),
-        column("control", "control"),
-        column("sparsity", "sparsity"),
-        column("arm", "arm mean", rank=1),
-        column("control", "control mean", rank=2),
-        column("diff.", "difference"),
-        column(f"{100 * (1 - alpha):g}% interval", "interval"),
-        column("p (Holm)", "p", rank=4),
-        column("p equiv.", "p equivalence", rank=5),
-        column("verdict", "verdict"),
-        column("needs n", "replicates needed", rank=3),
+        _column(rows, "arm", "arm"),
+        *([_column(rows, "control", "control")] if against == "control" else []),
+        _column(rows, "sparsity", "sparsity"),
+        _column(rows, "arm", "arm mean", rank=1),
+        _column(rows, against, f"{against} mean", rank=2),
+        _column(rows, "saved" if rows[0]["metric"] == "convergence" else "diff.", "difference"),
+        _column(rows, f"{100 * (1 - alpha):g}% interval", "interval"),
+        _column(rows, "p (Holm)", "p", rank=4),
+        _column(rows, "p equiv.", "p equivalence", rank=5),
+        _column(rows, "verdict", "verdict"),
+        _column(rows, "needs n", "replicates needed", rank=3),
     )
-    title = f"Arms against their controls, one network each: {rows[0]['metric']} in {rows[0]['unit']}"
     left_out = _table(console, columns, title=title)
     _print_notes(console, rows)
     return left_out

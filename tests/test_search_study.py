@@ -63,6 +63,22 @@ def made(**changes: Any) -> SearchStudy:
 # What a study is ------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_method_comes_to_is_recorded() -> None:
+    chained = made(masks={"method": "ap", "sparsity": 0.5})
+    assert chained.recorded()["resolved"]["method"] == {
+        "when": "levels",
+        "score": "magnitude",
+        "pattern": "unstructured",
+        "allocation": "global",
+        "rate": 0.2,
+        "survivors": "rewound",
+        "rewind_fraction": 0.0,
+        "ap_fraction": 0.02,
+        "ap_sign": -1,
+    }
+    assert "method" not in made().recorded()["resolved"]
+
+
 def test_a_study_with_a_space_is_a_search() -> None:
     assert isinstance(Study(**table()), SearchStudy)
     assert not isinstance(Study(name="a", seed=1, replicates=1, sparsities=[0.5], training={"steps": 1}), SearchStudy)

@@ -377,7 +377,7 @@ def _numbers(comparison: Comparison) -> dict[str, float | int | None]:
     prefix = comparison.metric
     names = (
         *("n", "arm_mean", "random_mean", "difference", "low", "high", "p_value", "p_adjusted"),
-        *("p_equivalence_adjusted", "replicates_needed"),
+        *("p_equivalence_adjusted", "replicates_needed_low", "replicates_needed_high"),
     )
     return {f"{prefix}_{name}": getattr(comparison, name) for name in names}
 

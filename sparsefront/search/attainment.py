@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import special
 
-from sparsefront.errors import ConfigError
+from sparsefront.search.columns import check_columns, numbers_in
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.front import Batches, chunks, hypervolume, is_nondominated
 from sparsefront.search.objective import OBJECTIVES, ideal_point, losses, objectives_named, worst_bounds
@@ -329,12 +329,7 @@ def _runs(batches: Batches, design: SearchDesign) -> list[Run]:
     columns = attainment_columns(design)
     parts = []
     for chunk in chunks(batches):
-        missing = [name for name in columns if name not in chunk.schema.names]
-        if missing:
-            raise ConfigError(
-                f"column {missing[0]!r} is missing from this table: read it with the columns that "
-                "sparsefront.search.attainment.attainment_columns lists"
-            )
+        check_columns(chunk, columns, listed_by="attainment.attainment_columns")
         chunk = chunk.select(columns)
         belongs = pc.is_in(chunk["stage"], pa.array(["rung", "trained"]))
         parts.append(chunk if pc.all(belongs).as_py() else chunk.filter(belongs))
@@ -356,7 +351,7 @@ def _runs(batches: Batches, design: SearchDesign) -> list[Run]:
     first = np.flatnonzero(is_new)
     last = np.concatenate([first[1:], [len(is_new)]]) - 1
     cost = np.column_stack(
-        [np.add.reduceat(np.nan_to_num(_numbers(table, name))[np.asarray(order)], first) for name in _COSTS]
+        [np.add.reduceat(np.nan_to_num(numbers_in(table, name))[np.asarray(order)], first) for name in _COSTS]
     )
     ends = table.take(order.take(pa.array(last)))
     reused = np.asarray(pc.fill_null(ends["reused"], False), dtype=np.bool_)
@@ -397,7 +392,7 @@ def breaks_constraints(ends: pa.Table, arm: SearchArm) -> Bools:
     violated = np.zeros(ends.num_rows, dtype=np.bool_)
     for constraint in arm.space.constraints:
         if constraint.quantity in ends.schema.names:
-            values = _numbers(ends, constraint.quantity)
+            values = numbers_in(ends, constraint.quantity)
             violated |= np.array([constraint.violation(value) > 0 for value in values.tolist()], dtype=np.bool_)
     return violated
 
@@ -481,8 +476,3 @@ def _mean_interval(values: Floats, *, level: float) -> tuple[Floats, Floats, Flo
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
-
-
-def _numbers(table: pa.Table, column: str) -> Floats:
-    filled = pc.fill_null(pc.cast(table[column], pa.float64()), math.nan)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError, did_you_mean, nearest
+from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import Design
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import KEY
 from sparsefront.search.statistics import Floats, PairedEffect, paired_effects
 from sparsefront.search.verdict.families import mean_of
-from sparsefront.search.verdict.record import numbers
 from sparsefront.spaces.seeds import generator
 
 Expectation = Literal["higher", "lower", "equivalent"]
@@ -374,11 +374,11 @@ def _values(evidence: Evidence, arm: str, sparsity: float, metric: str) -> dict[
     )
     outcome = np.asarray(here["outcome"].to_pylist(), dtype=object)
     if metric == design.metric:
-        values = METRICS[metric].from_error(numbers(here, "test_error"))
+        values = METRICS[metric].from_error(numbers_in(here, "test_error"))
         values = np.where(outcome == "diverged", design.value_of_guessing, values)
         counted = np.isin(outcome, ("completed", "diverged"))
     else:
-        values, counted = numbers(here, metric), outcome == "completed"
+        values, counted = numbers_in(here, metric), outcome == "completed"
     counted &= np.isfinite(values)
     replicate = np.asarray(here["replicate"], dtype=np.int64)
     return {int(r): float(values[counted & (replicate == r)].mean()) for r in np.unique(replicate[counted])}

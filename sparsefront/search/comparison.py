@@ -33,19 +33,21 @@ from sparsefront.search.attainment import (
     mean_curves,
 )
 from sparsefront.search.design import SearchDesign
-from sparsefront.search.findings import LABELS, Spent, plain_data
+from sparsefront.search.findings import LABELS, JudgedEffect, Spent, as_written, plain_data
 from sparsefront.search.front import Batches
 from sparsefront.search.importance import ArmImportance
 from sparsefront.search.objective import OBJECTIVES
-from sparsefront.search.statistics import (
-    equivalence_test,
-    holm,
-    paired_interval,
-    paired_t_test,
-    replicates_needed,
+from sparsefront.search.statistics import paired_effects
+from sparsefront.search.verdict import judged_effects
+from sparsefront.search.wording import (
+    NOT_JUDGED,
+    ONE_PAIR,
+    has_difference,
+    shown_label,
+    shown_needed,
+    shown_p,
+    shown_pairs,
 )
-from sparsefront.search.verdict import label_of
-from sparsefront.search.wording import NOT_JUDGED, ONE_PAIR, has_difference, shown_label, shown_p, shown_pairs
 from sparsefront.spaces.seeds import generator
 
 Floats = npt.NDArray[np.float64]
@@ -59,30 +61,20 @@ NEVER_REACHED = "the arm never comes to where the other ended"
 
 
 @dataclass(frozen=True)
-class SearchComparison:
+class SearchComparison(JudgedEffect):
     """One arm against another at equal budget, paired over replicates.
 
     ``metric`` is 'hypervolume' (a fraction of the box) or the only objective (in its own unit). Every difference is
-    positive where the arm is better. What can't be known is NaN or None.
+    positive where the arm is better. What can't be known is NaN or None. The family that p-values are adjusted over is
+    all comparisons.
     """
 
     arm: str
     against: str
     metric: str
-    n: int  #: paired replicates
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     against_mean: float
-    difference: float
-    low: float  #: 95% (1 - alpha) bootstrap interval of the difference
-    high: float
-    p_value: float  #: paired t-test, two-sided
-    p_adjusted: float  #: Holm over all comparisons
-    p_equivalence: float  #: two one-sided tests against the margin
-    p_equivalence_adjusted: float
-    margin: float  #: the smallest difference that matters
-    label: str  #: better, equivalent, worse or undecided
-    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
     budget_passes: float  #: mean cost at which both were read off
     arm_passes: float  #: mean cost of the arm's whole run
     against_passes: float
@@ -104,7 +96,8 @@ class SearchVerdict:
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
-        return plain_data(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        return plain_data({**values, "comparisons": [as_written(effect) for effect in values["comparisons"]]})
 
 
 def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
@@ -163,7 +156,7 @@ def verdict_rows(verdict: SearchVerdict) -> list[dict[str, str]]:
             "p equivalence": shown_p(c.p_equivalence_adjusted),
             "pairs": shown_pairs(c.n, c.n_missing),
             "cost ratio": "" if math.isnan(c.cost_ratio) else ratio_text(c.cost_ratio),
-            "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+            "replicates needed": shown_needed(c.replicates_needed_low, c.replicates_needed_high),
             "note": c.note or (ONE_PAIR if c.n == 1 else ""),
         }
         for c in verdict.comparisons
@@ -339,57 +332,37 @@ def _pair(attainment: Attainment, arm: str, against: str) -> _Pairs:
 def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDesign) -> tuple[SearchComparison, ...]:
     """Test a family of comparisons together."""
     differences = [_without_rounding(pairs.arm_quality - pairs.against_quality) for pairs in family]
-    p_values, p_equivalences = [], []
-    for pairs, difference in zip(family, differences, strict=True):
-        n_empty = _n_empty(pairs, attainment.box.worst)
-        # Where neither had found anything the differences are zero by lack of budget: they prove neither this nor that.
-        is_judged = n_empty < len(difference)
-        p_values.append(float(paired_t_test(difference)) if is_judged else math.nan)
-        equivalence = float(equivalence_test(difference, margin=design.equivalence_margin))
-        p_equivalences.append(equivalence if 2 * n_empty <= len(difference) else math.nan)
-    p_adjusted, p_equivalence_adjusted = holm(p_values), holm(p_equivalences)
-    n_tests = max(1, int(np.count_nonzero(~np.isnan(p_values))))
+    n_empty = [_n_empty(pairs, attainment.box.worst) for pairs in family]
+    names = [f"comparison/{pairs.arm}/{pairs.against}" for pairs in family]
+    margin, level = design.equivalence_margin, 1 - design.alpha
+    # Where neither had found anything the differences are zero by lack of budget: they prove neither this nor that.
+    effects = paired_effects(
+        differences,
+        margins=[margin if 2 * k <= len(values) else None for k, values in zip(n_empty, differences, strict=True)],
+        rngs=[generator(design.seed, f"{name}/difference") for name in names],
+        level=level,
+        is_tested=[k < len(values) for k, values in zip(n_empty, differences, strict=True)],
+    )
     comparisons = []
-    for i, (pairs, difference) in enumerate(zip(family, differences, strict=True)):
-        n = len(difference)
-        what = f"comparison/{pairs.arm}/{pairs.against}"
-        interval = paired_interval(difference, rng=generator(design.seed, f"{what}/difference"), level=1 - design.alpha)
-        estimate = interval.estimate if n else math.nan
-        label = label_of(estimate, float(p_adjusted[i]), float(p_equivalence_adjusted[i]), alpha=design.alpha)
-        needed = None
-        if label == "undecided" and not math.isnan(p_values[i]):
-            needed = replicates_needed(difference, alpha=design.alpha / n_tests, margin=design.equivalence_margin)
-        ratio, ratio_low, ratio_high = _cost_ratio(
-            pairs, rng=generator(design.seed, f"{what}/ratio"), level=1 - design.alpha
-        )
+    for i, effect in enumerate(judged_effects(effects, differences, [margin] * len(family), alpha=design.alpha)):
+        pairs = family[i]
+        ratio, ratio_low, ratio_high = _cost_ratio(pairs, rng=generator(design.seed, f"{names[i]}/ratio"), level=level)
         comparisons.append(
             SearchComparison(
+                **vars(effect),
                 arm=pairs.arm,
                 against=pairs.against,
                 metric=attainment.box.metric,
-                n=n,
-                n_missing=max(0, design.replicates - n),
+                n_missing=max(0, design.replicates - effect.n),
                 arm_mean=float(attainment.box.shown(_mean(pairs.arm_quality))),
                 against_mean=float(attainment.box.shown(_mean(pairs.against_quality))),
-                difference=estimate,
-                low=interval.low,
-                high=interval.high,
-                p_value=p_values[i],
-                p_adjusted=float(p_adjusted[i]),
-                p_equivalence=p_equivalences[i],
-                p_equivalence_adjusted=float(p_equivalence_adjusted[i]),
-                margin=design.equivalence_margin,
-                label=label,
-                replicates_needed=needed,
                 budget_passes=_mean(pairs.budget),
                 arm_passes=_mean(np.array([curve.total_cost for curve in pairs.arm_curves])),
                 against_passes=_mean(np.array([curve.total_cost for curve in pairs.against_curves])),
                 cost_ratio=ratio,
                 cost_ratio_low=ratio_low,
                 cost_ratio_high=ratio_high,
-                note=_note(
-                    pairs, design, n_empty=_n_empty(pairs, attainment.box.worst), is_reached=not math.isinf(ratio)
-                ),
+                note=_note(pairs, design, n_empty=n_empty[i], is_reached=not math.isinf(ratio)),
             )
         )
     return tuple(comparisons)
@@ -504,8 +477,9 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
 
 def _named(comparison: SearchComparison, label: str, *, is_one: bool) -> str:
     name = comparison.arm if is_one else f"{comparison.arm} (against {comparison.against})"
-    if label == "undecided" and comparison.replicates_needed is not None:
-        return f"{name} (about {comparison.replicates_needed:,} replicates would decide, there are {comparison.n})"
+    needed = shown_needed(comparison.replicates_needed_low, comparison.replicates_needed_high)
+    if label == "undecided" and needed:
+        return f"{name} (there are {comparison.n} replicates; {needed} would be enough)"
     return name
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparsefront.errors import SparsefrontError
+from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.packing import PackCost, plan_packs
 from sparsefront.search.run import Candidate, Measures, Run
@@ -92,15 +93,15 @@ class Exploration:
             for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
                 self.absorb(rows.slice(start, _ROWS_AT_ONCE))
             return
-        values = np.column_stack([_numbers(rows, column) for column in self._measures.columns])
-        columns = [rows.column(column).to_pylist() for column in _COLUMNS]
-        for i, row in enumerate(zip(*columns, strict=True)):
+        values = np.column_stack([numbers_in(rows, column) for column in self._measures.columns]).tolist()
+        columns = [rows.column(column).to_numpy(zero_copy_only=False).tolist() for column in _COLUMNS]
+        for measured, *row in zip(values, *columns, strict=True):
             stage, arm, replicate, level, slot, outcome, identity, checkpoint = row
             run = self._runs[arm, replicate]
             if stage == "rung":
-                run.reached(slot, int(level), values[i], checkpoint, identity)
+                run.reached(slot, int(level), measured, checkpoint, identity)
             elif stage == "trained" and not run.has_ended(slot):
-                run.ended(slot, outcome, values[i], identity)
+                run.ended(slot, outcome, measured, identity)
 
     def is_new(self, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows are not committed yet, by key: (n,) bool."""
@@ -177,11 +178,12 @@ class Exploration:
 
     def without_committed(self, work: SegmentWork) -> list[SegmentWork]:
         """What is left of `work` once committed rows are taken out of it."""
-        left = [
-            i
-            for i, (lane, rung) in enumerate(zip(work.lanes, work.rung, strict=True))
-            if not self._has("trained" if rung is None else "rung", lane.arm, work.replicate, rung or 0, lane.slot)
-        ]
+        runs = {arm: self._runs[arm, work.replicate] for arm in {lane.arm for lane in work.lanes}}
+        left = []
+        for i, (lane, rung) in enumerate(zip(work.lanes, work.rung, strict=True)):
+            run = runs[lane.arm]
+            if not (run.has_ended(lane.slot) if rung is None else run.has_reached(lane.slot, rung)):
+                left.append(i)
         if len(left) == len(work.lanes):
             return [work]
         return [work.only(left)] if left else []
@@ -351,7 +353,3 @@ def _lane(candidate: Candidate) -> SearchLane:
         candidate.start_step,
         candidate.checkpoint,
     )
-
-
-def _numbers(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.float64]:
-    return np.asarray(rows.column(column).to_numpy(zero_copy_only=False), dtype=np.float64)

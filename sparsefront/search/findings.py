@@ -24,7 +24,19 @@ _FIRST = (
 
 
 @dataclass(frozen=True)
-class Comparison(PairedEffect):
+class JudgedEffect(PairedEffect):
+    """A paired effect, and what it comes to: its difference is positive where the arm is better."""
+
+    margin: float  #: the smallest difference that matters
+    label: str  #: better, equivalent, worse or undecided
+    #: For a decision whatever the true difference is: from so many to so many, by the interval of the spread. The
+    #: second is None where it is beyond 100,000, both where nothing can be estimated.
+    replicates_needed_low: int | None
+    replicates_needed_high: int | None
+
+
+@dataclass(frozen=True)
+class Comparison(JudgedEffect):
     """One arm against the random arm at one level, paired over replicates.
 
     Units: test accuracy as a fraction for ``metric="accuracy"``, dB for ``metric="psnr"``, optimiser steps for
@@ -39,9 +51,6 @@ class Comparison(PairedEffect):
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     random_mean: float  #: of random search with the arm's budget
-    margin: float  #: the smallest difference that matters
-    label: str  #: better, equivalent, worse or undecided
-    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
     arm_passes: float  #: mean budget of one network of the arm, everything it needed included
     random_passes: float  #: mean budget that the random arm was granted against it
     random_draws_at_equal_budget: float
@@ -52,7 +61,7 @@ class Comparison(PairedEffect):
 
 
 @dataclass(frozen=True)
-class ControlComparison(PairedEffect):
+class ControlComparison(JudgedEffect):
     """One arm against one of its controls at one level: single networks, paired over replicates.
 
     Units are those of the study's metric (test accuracy as a fraction, or dB). Every difference is positive where the
@@ -67,9 +76,6 @@ class ControlComparison(PairedEffect):
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float
     control_mean: float
-    margin: float  #: the smallest difference that matters
-    label: str  #: better, equivalent, worse or undecided
-    replicates_needed: int | None  #: for a decision with power 0.8; None where it can't be estimated
     note: str  #: what the reader must know about this comparison; empty if nothing
 
 

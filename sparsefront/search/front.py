@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError
+from sparsefront.search.columns import check_columns, equals
 from sparsefront.search.objective import OBJECTIVES, losses, natural, objectives_named, worst_bounds
 from sparsefront.search.schema import KEY, SCHEMA
 
@@ -191,8 +192,8 @@ def reference_point(batches: Batches, objectives: Sequence[str]) -> Floats:
         points = losses(rows, objectives)
         points = np.where(np.isfinite(points), points, -np.inf)
         # What a parent weighs is known even when its training failed.
-        of_parents = np.vstack([of_parents, points[_equals(rows, "arm", "dense")]]).max(axis=0)
-        of_all = np.vstack([of_all, points[_equals(rows, "outcome", "completed")]]).max(axis=0)
+        of_parents = np.vstack([of_parents, points[equals(rows, "arm", "dense")]]).max(axis=0)
+        of_all = np.vstack([of_all, points[equals(rows, "outcome", "completed")]]).max(axis=0)
     found = np.where(np.isfinite(of_parents), of_parents, of_all)
     reference: Floats = np.where(np.isnan(bounds), np.where(np.isfinite(found), found, np.nan), bounds)
     return reference
@@ -235,7 +236,7 @@ def hypervolume_curve(
     for rows in chunks(batches):
         evaluated = rows.filter(_mask_of_stage(rows, objectives, copies=False))
         matrix = losses(evaluated, objectives)
-        usable = _equals(evaluated, "outcome", "completed") & np.isfinite(matrix).all(axis=1)
+        usable = equals(evaluated, "outcome", "completed") & np.isfinite(matrix).all(axis=1)
         stamps = evaluated["committed_at"] if "committed_at" in evaluated.schema.names else None
         start = 0
         while start < len(matrix):
@@ -345,21 +346,12 @@ def _mask_of_stage(table: pa.Table, objectives: Sequence[str], *, copies: bool) 
 
     A copy's costs are zero: it is never marked where a cost is an objective.
     """
-    missing = [name for name in ROW_COLUMNS if name not in table.schema.names]
-    if missing:
-        raise ConfigError(
-            f"column {missing[0]!r} is missing from this table: read it with the columns that "
-            "sparsefront.search.front.front_columns lists"
-        )
+    check_columns(table, ROW_COLUMNS, listed_by="front.front_columns")
     trained = any(OBJECTIVES[name].trained for name in objectives)
     mask = pc.is_in(table["stage"], pa.array(["trained"] if trained else ["scored", "trained"]))
     if not copies or any(OBJECTIVES[name].cost for name in objectives):
         mask = pc.and_(mask, pc.invert(pc.fill_null(table["reused"], False)))
     return mask
-
-
-def _equals(table: pa.Table, column: str, value: str) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(pc.equal(table[column], value), False), dtype=np.bool_)
 
 
 def _eligible(table: pa.Table, objectives: Sequence[str]) -> tuple[pa.Table, Floats]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ _FLOPS_PER_MAC = 6
 #: Fewer candidates than this are not halved any further.
 _LEAF = 4
 
-#: Sizes that are padded at once, at least of one candidate's packs.
+#: Packs that are priced at once, at least those that end with one candidate.
 _BLOCK = 2**18
 
 
@@ -114,7 +115,7 @@ def plan_packs(
         raise ValueError(f"max_lanes={max_lanes}, workers={workers}: must be at least 1")
     together: dict[tuple[str, int, int, tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for i, (shape, n_steps) in enumerate(zip(shapes, steps, strict=True)):
-        dims = tuple(len(tensor) for tensor in shape.tensors)
+        dims = tuple(map(len, shape.tensors))
         together.setdefault((shape.group, n_steps, shape.batch_size, shape.positions, dims), []).append(i)
     classes = [_Class(shapes, together[key], key[1], cost, max_lanes) for key in sorted(together)]
 
@@ -157,22 +158,25 @@ class _Class:
         ]
         # A row for every dimension of every tensor, a column for every candidate: padding is a maximum of columns.
         # Floats hold sizes exactly, and are multiplied faster.
-        sizes = np.array([[size for tensor in shapes[i].tensors for size in tensor] for i in indices], dtype=np.float64)
-        sizes = sizes.reshape(len(indices), sum(self._dims)).T
-        by_size = np.lexsort((*sizes[::-1], self.seconds(sizes)))
-        self._indices, self.sizes = np.array(indices)[by_size], sizes[:, by_size]
+        sizes = np.array([list(chain.from_iterable(shapes[i].tensors)) for i in indices], dtype=np.float64)
+        rows = sizes.reshape(len(indices), sum(self._dims)).T.tolist()
+        # Most rows are equal: a width is that of a weight, of its bias and of the next weight.
+        places = {row: i for i, row in enumerate(dict.fromkeys(map(tuple, rows)))}
+        self._row_of = [places[tuple(row)] for row in rows]
+        distinct = np.array(list(places), dtype=np.float64).reshape(len(places), len(indices))
+        by_size = np.lexsort((*distinct[::-1], self.seconds(distinct)))
+        self._indices, self.sizes = np.array(indices)[by_size], distinct[:, by_size]
         self.work_s = self.seconds(self.sizes)
 
     def seconds(self, sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Seconds of a lane of each column's size, for all steps of the segment."""
-        seconds = np.full(sizes.shape[1], self._lane_s)
-        row = 0
+        """Seconds of a lane of each size, for all steps of the segment: (distinct rows, ...) -> (...)."""
+        seconds = np.full(sizes.shape[1:], self._lane_s)
+        rows = iter(self._row_of)
         for n_dims, entry_s in zip(self._dims, self._entry_s, strict=True):
-            tensor_s = np.full(sizes.shape[1], entry_s)
-            for size in sizes[row : row + n_dims]:
-                tensor_s *= size
+            tensor_s = np.full(sizes.shape[1:], entry_s)
+            for row in islice(rows, n_dims):
+                tensor_s *= sizes[row]
             seconds += tensor_s
-            row += n_dims
         return seconds
 
     def parts(self, limit_s: float) -> list[_Part]:
@@ -209,7 +213,8 @@ class _Class:
 
     def pack(self, part: _Part) -> PlannedPack:
         """A part of this class as the plan tells it."""
-        dims = iter(self.sizes[:, part.columns].max(axis=1).astype(int).tolist())
+        largest = self.sizes[:, part.columns].max(axis=1).astype(int).tolist()
+        dims = iter([largest[row] for row in self._row_of])
         padded = tuple(tuple(next(dims) for _ in range(n_dims)) for n_dims in self._dims)
         return PlannedPack(tuple(sorted(self._indices[part.columns].tolist())), padded, part.seconds)
 
@@ -224,52 +229,58 @@ class _Order:
 
     def __init__(self, of: _Class, columns: npt.NDArray[np.int64], most: int) -> None:
         self._of, self.columns, self.most = of, columns, most
-        # Columns of a block times those that their packs reach, at most as many more.
-        n = _BLOCK // len(of.sizes)
-        self._block = max(1, min(n // most, math.isqrt(n)))
+        self._block = max(1, _BLOCK // most)
         self._first: npt.NDArray[np.float64] | None = None
 
     def lanes_s(self) -> Iterator[npt.NDArray[np.float64]]:
-        """For each column, seconds of the lanes of the packs that end with it: the largest pack first."""
-        for start in range(0, len(self.columns), self._block):
-            seconds, n_before = self._lanes_s_from(start)
-            for i, row in enumerate(seconds, start=n_before + 1):
-                yield row[:i]
+        """For each column, (most,) seconds of the lanes of the packs that end with it: the largest pack first.
 
-    def _lanes_s_from(self, start: int) -> tuple[npt.NDArray[np.float64], int]:
-        """Of the packs that end in a block of columns, a row for each; and how many columns begin them before it."""
+        Packs that would begin before the first column have any number.
+        """
+        for start in range(0, len(self.columns), self._block):
+            yield from self._lanes_s_from(start)
+
+    def _lanes_s_from(self, start: int) -> npt.NDArray[np.float64]:
+        """Of the packs that end in a block of columns, a row for each."""
         if start == 0 and self._first is not None:
-            return self._first, 0
+            return self._first
         n_before = min(start, self.most - 1)
         sizes = self._of.sizes[:, self.columns[start - n_before : start + self._block]]
-        rows, n = sizes.shape
-        padded = np.zeros((rows, n - n_before, n))
-        largest = np.zeros((rows, n))  # column j: maximum of the columns from j on
-        largest[:, :n_before] = np.maximum.accumulate(sizes[:, :n_before][:, ::-1], axis=1)[:, ::-1]
-        for i in range(n_before, n):
-            largest[:, i] = sizes[:, i]
-            np.maximum(largest[:, :i], sizes[:, i, None], out=largest[:, :i])
-            padded[:, i - n_before] = largest
-        lanes = np.arange(n_before + 1, n + 1)[:, None] - np.arange(n)
-        seconds = self._of.seconds(padded.reshape(rows, -1)).reshape(-1, n) * lanes
+        n = sizes.shape[1] - n_before
+        sizes = np.pad(sizes, ((0, 0), (self.most - 1 - n_before, 0)))
+        # Of the pack of k + 1 lanes that ends with a column: that of k lanes, and one column more before it.
+        padded = np.empty((len(sizes), self.most, n))
+        padded[:, 0] = sizes[:, self.most - 1 :]
+        for k in range(1, self.most):
+            before = self.most - 1 - k
+            np.maximum(padded[:, k - 1], sizes[:, before : before + n], out=padded[:, k])
+        seconds = self._of.seconds(padded) * np.arange(1, self.most + 1)[:, None]
+        found = np.ascontiguousarray(seconds.T[:, ::-1])
         if start == 0:  # small classes have no other block, and are asked again with another limit
-            self._first = seconds
-        return seconds, n_before
+            self._first = found
+        return found
 
 
 def _by_halving(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Order of columns in which neighbours are alike in every row: halved at the median of the row of largest ratio."""
-    logarithms = np.log2(np.unique(sizes, axis=0) + 1.0)
+    varying = sorted(row for row in map(tuple, sizes.tolist()) if min(row) < max(row))
+    if not varying:
+        return np.arange(sizes.shape[1])
+    logarithms = np.log2(np.array(varying) + 1.0)
     ordered: list[npt.NDArray[np.int64]] = []
     waiting = [np.arange(sizes.shape[1])]
     while waiting:
         columns = waiting.pop()
-        own = logarithms[:, columns]
-        ranges = np.ptp(own, axis=1)
-        if len(columns) <= _LEAF or not ranges.any():
+        if len(columns) <= _LEAF:
             ordered.append(columns)
             continue
-        columns = columns[np.argsort(own[np.argmax(ranges)], kind="stable")]
+        own = logarithms[:, columns]
+        ranges = np.maximum.reduce(own, axis=1) - np.minimum.reduce(own, axis=1)
+        longest = int(ranges.argmax())
+        if not ranges[longest]:
+            ordered.append(columns)
+            continue
+        columns = columns[own[longest].argsort(kind="stable")]
         waiting += [columns[len(columns) // 2 :], columns[: len(columns) // 2]]
     return np.concatenate(ordered)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import Design
 from sparsefront.search.methods import Best, Context, Cut, Method, Missing, Trained, methods_of
 from sparsefront.spaces.candidate import Candidate, CandidateNames
@@ -231,10 +232,10 @@ class Plan:
     )  # fmt: skip
 
     def _absorb_scored(self, rows: pa.RecordBatch | pa.Table) -> None:
-        replicate = _numbers(rows, "replicate")
-        sparsity = _numbers(rows, "target_sparsity")
-        slot = _numbers(rows, "slot").astype(np.int64)
-        loss, scalefree = _numbers(rows, "initial_loss"), _numbers(rows, "scalefree_loss")
+        replicate = numbers_in(rows, "replicate")
+        sparsity = numbers_in(rows, "target_sparsity")
+        slot = numbers_in(rows, "slot").astype(np.int64)
+        loss, scalefree = numbers_in(rows, "initial_loss"), numbers_in(rows, "scalefree_loss")
         edges = np.flatnonzero((np.diff(replicate) != 0) | (np.diff(sparsity) != 0)) + 1
         for a, b in pairwise([0, *edges.tolist(), len(slot)]):
             key = int(replicate[a]), float(sparsity[a])
@@ -291,9 +292,9 @@ class Plan:
         """Which rows are not committed yet, by key: (n,) bool."""
         stage = rows.column("stage")
         if rows.num_rows and pc.all(pc.equal(stage, "scored")).as_py():
-            replicate, sparsity = _numbers(rows, "replicate"), _numbers(rows, "target_sparsity")
+            replicate, sparsity = numbers_in(rows, "replicate"), numbers_in(rows, "target_sparsity")
             if (replicate == replicate[0]).all() and (sparsity == sparsity[0]).all():
-                slot = _numbers(rows, "slot").astype(np.int64)
+                slot = numbers_in(rows, "slot").astype(np.int64)
                 return ~self._levels[int(replicate[0]), float(sparsity[0])].scored[slot]
         keys = rows.select(["arm", "replicate", "target_sparsity", "slot"]).to_pylist()
         return np.array(
@@ -462,10 +463,6 @@ class Plan:
     def totals(self) -> tuple[int, int, int, int]:
         """(masks scored, masks to score, slots trained, slots to train) of the whole study."""
         return self._n_scored, self._to_score, self._n_trained, self._to_train
-
-
-def _numbers(rows: pa.RecordBatch | pa.Table, column: str) -> npt.NDArray[np.float64]:
-    return np.asarray(rows.column(column).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _lowest(values: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64]) -> _Extreme:

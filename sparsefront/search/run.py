@@ -10,6 +10,7 @@ Not here: who trains what with whom, and when (`sparsefront.search.exploration`)
 from __future__ import annotations
 
 import hashlib
+import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -62,19 +63,19 @@ class Measures:
         #: Columns of the ledger, in the order of a row of values.
         self.columns = tuple(dict.fromkeys(["val_loss", "val_error", *(o.column for o in objectives), *bounded]))
         self._places = {name: i for i, name in enumerate(self.columns)}
-        self.is_cost = np.array([name in OBJECTIVES and OBJECTIVES[name].cost for name in self.columns])
+        self.is_cost = tuple(name in OBJECTIVES and OBJECTIVES[name].cost for name in self.columns)
 
     def place(self, column: str) -> int | None:
         """Index of a column in a row of values."""
         return self._places.get(column)
 
-    def minimised(self, names: Sequence[str]) -> Callable[[Floats], Floats]:
+    def minimised(self, names: Sequence[str]) -> Callable[[Sequence[float]], list[float]]:
         """The function that turns a row of values, (c,), into losses of these objectives, (m,)."""
         places = [self._places[o.column] for o in objectives_named(names)]
         # Every objective is affine in its column: two values of it tell the function.
         probe = losses(pa.table({column: [0.0, 1.0] for column in self.columns}), names)
-        offset, factor = probe[0], probe[1] - probe[0]
-        return lambda values: offset + factor * values[places]
+        terms = list(zip(places, probe[0].tolist(), (probe[1] - probe[0]).tolist(), strict=True))
+        return lambda values: [offset + factor * values[place] for place, offset, factor in terms]
 
 
 class Candidate:
@@ -381,7 +382,9 @@ class Run:
             return self.has_ended(number)
         return rung in candidate.rungs[: candidate.n_reached]
 
-    def reached(self, number: int, rung: int, values: Floats, checkpoint: str | None, identity: str | None) -> None:
+    def reached(
+        self, number: int, rung: int, values: Sequence[float], checkpoint: str | None, identity: str | None
+    ) -> None:
         """Learn that a candidate reached a rung, with what was measured there, (c,).
 
         Raises:
@@ -409,9 +412,9 @@ class Run:
             return
         assert candidate.halving is not None
         reached = self._to_rung_losses(self._complete(number, candidate))
-        if np.isfinite(reached).all():
+        if all(map(math.isfinite, reached)):
             sparsity = candidate.described.weight_sparsity if self.arm.rungs.bands else 0.0
-            self._apply(candidate.halving.arrive(number, rung, reached.tolist(), weight_sparsity=sparsity))
+            self._apply(candidate.halving.arrive(number, rung, reached, weight_sparsity=sparsity))
         else:
             names = ", ".join(self.arm.rungs.objectives)
             self._decide(number, candidate, "diverged", error=f"rung {rung} was reached without a finite {names}")
@@ -434,7 +437,7 @@ class Run:
         candidate = self.unfinished[number]
         self._decide(number, candidate, "stopped", rung=candidate.rungs[candidate.n_reached - 1])
 
-    def ended(self, number: int, outcome: str, values: Floats, identity: str | None) -> None:
+    def ended(self, number: int, outcome: str, values: Sequence[float], identity: str | None) -> None:
         """Learn what became of a candidate, with what was measured, (c,).
 
         Raises:
@@ -462,16 +465,16 @@ class Run:
         for copied in self._copied.pop(number, ()):
             self._decide_copy(copied, number)
 
-    def _conclude(self, candidate: Candidate, code: int, values: Floats, identity: str | None) -> None:
+    def _conclude(self, candidate: Candidate, code: int, values: Sequence[float], identity: str | None) -> None:
         """Take the result of a candidate that was to be trained."""
         number = candidate.number
         self._check_identity(candidate, identity)
         self._recall(candidate)
         self._measure(number, values)
         if code == COMPLETED:
-            reached = self._to_losses(self._complete(number, candidate))
-            violation = self._violation(self._values[number])
-            if np.isfinite(reached).all() and np.isfinite(violation):
+            known = self._complete(number, candidate)
+            reached, violation = self._to_losses(known), self._violation(known)
+            if all(map(math.isfinite, (*reached, violation))):
                 self._losses[number], self._violations[number] = reached, violation
                 self._fidelity[number] = 1.0
             else:
@@ -505,25 +508,30 @@ class Run:
                 "and the modules that the study was begun with"
             )
 
-    def _measure(self, number: int, values: Floats) -> None:
-        """Add costs to those of earlier segments; the last of all other values counts."""
-        own = self._values[number]
-        known = np.isfinite(values)
-        own[:] = np.where(known, np.where(self._measures.is_cost & np.isfinite(own), own + values, values), own)
+    # Values of one candidate are few: as lists they are handled in a tenth of the time that arrays take.
 
-    def _complete(self, number: int, candidate: Candidate) -> Floats:
+    def _measure(self, number: int, values: Sequence[float]) -> None:
+        """Add costs to those of earlier segments; the last of all other values counts."""
+        known = self._values[number].tolist()
+        for i, (value, is_cost) in enumerate(zip(values, self._measures.is_cost, strict=True)):
+            if math.isfinite(value):
+                known[i] = known[i] + value if is_cost and math.isfinite(known[i]) else value
+        self._values[number] = known
+
+    def _complete(self, number: int, candidate: Candidate) -> list[float]:
         """A candidate's values; what follows without training is filled in where no row told it."""
-        own: Floats = self._values[number]
-        if np.isnan(own).any():
+        known: list[float] = self._values[number].tolist()
+        if any(map(math.isnan, known)):
             for column in ("n_params", "macs", "weight_sparsity", "node_sparsity"):
                 place = self._measures.place(column)
-                if place is not None and np.isnan(own[place]):
-                    own[place] = candidate.described.costs[column]
-        return own
+                if place is not None and math.isnan(known[place]):
+                    known[place] = candidate.described.costs[column]
+            self._values[number] = known
+        return known
 
-    def _violation(self, values: Floats) -> float:
+    def _violation(self, values: Sequence[float]) -> float:
         places = [(c, self._measures.place(c.quantity)) for c in self._known_after]
-        return sum(max(0.0, c.violation(float(values[i]))) for c, i in places if i is not None)
+        return sum(max(0.0, c.violation(values[i])) for c, i in places if i is not None)
 
     # Deciding --------------------------------------------------------------------------------------------------------
 
@@ -606,9 +614,9 @@ class Run:
         )
 
     def _known_values(self, number: int) -> dict[str, float]:
-        values, is_cost = self._values[number], self._measures.is_cost
-        known = zip(self._measures.columns, values.tolist(), (np.isfinite(values) & ~is_cost).tolist(), strict=True)
-        return {column: value for column, value, is_known in known if is_known}
+        values: list[float] = self._values[number].tolist()
+        known = zip(self._measures.columns, values, self._measures.is_cost, strict=True)
+        return {column: value for column, value, is_cost in known if not is_cost and math.isfinite(value)}
 
     def _grow(self, n: int) -> None:
         """Make room for n candidates."""

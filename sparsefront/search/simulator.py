@@ -11,7 +11,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from sparsefront.errors import ConfigError
 from sparsefront.search.attainment import arm_outcomes, attain, attainment_columns, mean_curves
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Exploration, Totals
+from sparsefront.search.garbage import rare_collections
 from sparsefront.search.packing import PackCost
 from sparsefront.search.points import points_from_rows
 from sparsefront.search.schema import SCHEMA
@@ -30,12 +31,36 @@ from sparsefront.spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
 
+
+class _Row(NamedTuple):
+    """What a simulated study commits of a candidate: of the ledger's columns, those that can be told."""
+
+    stage: str
+    arm: str
+    replicate: int
+    target_sparsity: float
+    slot: int
+    outcome: str | None
+    candidate: str | None
+    checkpoint: str | None = None
+    rung: int | None = None
+    reused: bool = False
+    steps: int = 0
+    n_params: int | None = None
+    macs: int | None = None
+    weight_sparsity: float | None = None
+    node_sparsity: float | None = None
+    val_loss: float | None = None
+    val_error: float | None = None
+    initial_loss: float | None = None
+    scalefree_loss: float | None = None
+    passes: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
 #: Columns of the rows of a simulated study.
-COLUMNS = (
-    "stage", "arm", "replicate", "target_sparsity", "slot", "outcome", "candidate", "checkpoint", "rung", "reused",
-    "steps", "n_params", "macs", "weight_sparsity", "node_sparsity", "val_loss", "val_error", "initial_loss",
-    "scalefree_loss", "passes", "flops", "seconds",
-)  # fmt: skip
+COLUMNS = _Row._fields
 _SCHEMA = pa.schema([SCHEMA.field(name) for name in COLUMNS])
 #: Candidates that are on their way at a time, roughly.
 _POINTS_REMEMBERED = 65_536
@@ -110,7 +135,7 @@ def _distance(query: Query) -> float:
     """Mean squared distance from 0.3 in the unit cube; inactive dimensions are left out."""
     unit = query.arm.space.encode([query.point])[0]
     active = unit[~np.isnan(unit)]
-    return float(np.mean((active - 0.3) ** 2)) if len(active) else 0.0
+    return float(np.add.reduce((active - 0.3) ** 2)) / len(active) if len(active) else 0.0
 
 
 def _progress(query: Query) -> float:
@@ -283,6 +308,7 @@ class Simulated:
     n_rows: int
 
 
+@rare_collections()
 def simulate(
     design: SearchDesign,
     describe: Describe,
@@ -364,18 +390,19 @@ def _remembering(describe: Describe) -> Describe:
 
     def remembered(replicate: int, point: Point, space: Space) -> Described:
         key = replicate, id(point)  # the point is held, so that its id stays taken
-        if key not in known:
-            known[key] = point, describe(replicate, point, space)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = point, describe(replicate, point, space)
             if len(known) > _POINTS_REMEMBERED:
                 known.popitem(last=False)
-        return known[key][1]
+        return found[1]
 
     return remembered
 
 
 def _segment_rows(
     work: SegmentWork, arms: Mapping[str, SearchArm], describe: Describe, objective: Objective, seconds: float
-) -> list[dict[str, Any]]:
+) -> list[_Row]:
     """What a worker would report of a pack."""
     rows = []
     for lane, stop, rung in zip(work.lanes, work.stops, work.rung, strict=True):
@@ -383,67 +410,66 @@ def _segment_rows(
         described = describe(work.replicate, lane.point, arm.space)
         loss, error = objective(Query(arm, work.replicate, lane.point, described, stop))
         has_diverged = not math.isfinite(loss)
+        is_end = rung is None or has_diverged
         passes = float((stop - lane.start_step) * described.shape.batch_size)
         rows.append(
-            {
-                "stage": "trained" if rung is None or has_diverged else "rung",
-                "arm": lane.arm,
-                "replicate": work.replicate,
-                "target_sparsity": 0.0 if rung is None or has_diverged else float(rung),
-                "slot": lane.slot,
-                "outcome": "diverged" if has_diverged else "completed" if rung is None else None,
-                "candidate": lane.id,
-                "rung": None if has_diverged else rung,
-                "reused": False,
-                "steps": stop,
-                **_costs(described),
-                "val_loss": None if has_diverged else loss,
-                "val_error": None if has_diverged else error,
-                "passes": passes,
-                "flops": 6.0 * described.macs * passes,
-                "seconds": seconds,
-            }
+            _Row(
+                stage="trained" if is_end else "rung",
+                arm=lane.arm,
+                replicate=work.replicate,
+                target_sparsity=0.0 if rung is None or has_diverged else float(rung),
+                slot=lane.slot,
+                outcome="diverged" if has_diverged else "completed" if is_end else None,
+                candidate=lane.id,
+                rung=None if has_diverged else rung,
+                steps=stop,
+                n_params=described.n_params,
+                macs=described.macs,
+                weight_sparsity=described.weight_sparsity,
+                node_sparsity=described.node_sparsity,
+                val_loss=None if has_diverged else loss,
+                val_error=None if has_diverged else error,
+                passes=passes,
+                flops=6.0 * described.macs * passes,
+                seconds=seconds,
+            )
         )
     return rows
 
 
-def _decided_row(decision: Decision) -> dict[str, Any]:
+def _decided_row(decision: Decision) -> _Row:
     """The row that a driver commits for a decision."""
-    described = decision.described
-    return {
-        "stage": "trained",
-        "arm": decision.arm,
-        "replicate": decision.replicate,
-        "target_sparsity": 0.0,
-        "slot": decision.slot,
-        "outcome": decision.outcome,
-        "candidate": None if described is None else described.id,
-        "rung": decision.rung,
-        "reused": decision.reused_from is not None,
-        "steps": decision.steps,
-        **({} if described is None else _costs(described)),
-        **{name: value for name, value in (decision.values or {}).items() if name in _MEASURED},
-        "passes": 0.0,
-        "flops": 0.0,
-        "seconds": 0.0,
-    }
+    described, values = decision.described, decision.values or {}
+    row = _Row(
+        stage="trained",
+        arm=decision.arm,
+        replicate=decision.replicate,
+        target_sparsity=0.0,
+        slot=decision.slot,
+        outcome=decision.outcome,
+        candidate=None if described is None else described.id,
+        rung=decision.rung,
+        reused=decision.reused_from is not None,
+        steps=decision.steps,
+        val_loss=values.get("val_loss"),
+        val_error=values.get("val_error"),
+        initial_loss=values.get("initial_loss"),
+        scalefree_loss=values.get("scalefree_loss"),
+    )
+    if described is None:
+        return row
+    return row._replace(
+        n_params=described.n_params,
+        macs=described.macs,
+        weight_sparsity=described.weight_sparsity,
+        node_sparsity=described.node_sparsity,
+    )
 
 
-_MEASURED = ("val_loss", "val_error", "initial_loss", "scalefree_loss")
-
-
-def _costs(described: Described) -> dict[str, Any]:
-    return {
-        "n_params": described.n_params,
-        "macs": described.macs,
-        "weight_sparsity": described.weight_sparsity,
-        "node_sparsity": described.node_sparsity,
-    }
-
-
-def _batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+def _batch(rows: Sequence[_Row]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
     return pa.RecordBatch.from_arrays(
-        [pa.array([row.get(f.name) for row in rows], type=f.type) for f in _SCHEMA], schema=_SCHEMA
+        [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
     )
 
 

@@ -308,111 +308,80 @@ def rank_correlation(
     return RankCorrelation(observed, math.tanh(z - reach), math.tanh(z + reach), p_value, n, len(ranks))
 
 
-def replicates_for_difference(
-    difference: float, spread: float, *, alpha: float = 0.05, power: float = 0.8, at_most: int = 100_000
+def replicates_to_decide(
+    spread: float, *, margin: float, alpha: float = 0.05, at_least: int = 2, at_most: int = 100_000
 ) -> int | None:
-    """Count the pairs that a two-sided paired t-test needs to find a true difference of this size.
+    """Count the pairs with which a comparison is decided whatever the true difference is.
+
+    A mean is undecided that is too near to zero for the two-sided paired t-test and too near to the margin for the two
+    one-sided tests: at most t(1 - alpha / 2) standard errors from the one, and less than t(1 - alpha) from the other.
+    Once the margin is as wide as both distances together, no mean is.
 
     Args:
-        difference: true mean of the differences.
         spread: standard deviation of the differences, >= 0.
-        alpha: level of the test.
-        power: chance of finding the difference.
+        margin: largest difference that does not matter, in the same unit.
+        alpha: level of the tests, each.
+        at_least: where to begin, >= 2.
         at_most: where to give up.
 
     Returns:
-        The smallest number of pairs, or None where no number up to ``at_most`` is enough.
+        The smallest number of pairs, or None where no number up to ``at_most`` is enough, as without a margin.
 
-    >>> replicates_for_difference(0.5, 1.0)
-    34
+    >>> replicates_to_decide(1.0, margin=1.0), replicates_to_decide(0.0, margin=1.0)
+    (16, 6)
     """
-    if not (math.isfinite(difference) and math.isfinite(spread)) or difference == 0.0:
-        return None
-
-    def reached(n: int) -> bool:
-        if spread <= _ROUNDING * abs(difference):
-            return 2.0 ** (1 - n) <= alpha
-        critical = float(special.stdtrit(n - 1, 1 - alpha / 2))
-        noncentrality = abs(difference) / spread * math.sqrt(n)
-        return float(stats.nct.sf(critical, n - 1, noncentrality)) >= power
-
-    return _smallest(reached, at_most=at_most)
-
-
-def replicates_for_equivalence(
-    difference: float, spread: float, *, margin: float, alpha: float = 0.05, power: float = 0.8, at_most: int = 100_000
-) -> int | None:
-    """Count the pairs that two one-sided tests need to show that a true difference lies within the margin.
-
-    The power is bounded from below by P(upper test rejects) + P(lower test rejects) - 1 with noncentral t
-    distributions, which is tight where it matters (power above one half).
-
-    Args:
-        difference: true mean of the differences.
-        spread: standard deviation of the differences, >= 0.
-        margin: largest difference that does not matter, > 0.
-        alpha: level of each one-sided test.
-        power: chance of showing equivalence.
-        at_most: where to give up.
-
-    Returns:
-        The smallest number of pairs, or None where the difference is not inside the margin or no number is enough.
-
-    >>> replicates_for_equivalence(0.0, 1.0, margin=1.0)
-    11
-    """
-    if not (math.isfinite(difference) and math.isfinite(spread)) or abs(difference) >= margin:
+    if not (math.isfinite(spread) and margin > 0.0):
         return None
 
     def reached(n: int) -> bool:
         if spread <= _ROUNDING * margin:
-            return 2.0**-n <= alpha
-        critical = float(special.stdtrit(n - 1, 1 - alpha))
-        chances = [
-            float(stats.nct.sf(critical, n - 1, distance / spread * math.sqrt(n)))
-            for distance in (margin - difference, margin + difference)
-        ]
-        return sum(chances) - 1.0 >= power
+            return 2.0 ** (1 - n) <= alpha  # by sign flips
+        distances = float(special.stdtrit(n - 1, 1 - alpha / 2) + special.stdtrit(n - 1, 1 - alpha))
+        return distances * spread / math.sqrt(n) <= margin
 
-    return _smallest(reached, at_most=at_most)
+    return _smallest(reached, at_least=at_least, at_most=at_most)
 
 
 def replicates_needed(
-    differences: npt.ArrayLike, *, margin: float, alpha: float = 0.05, power: float = 0.8
-) -> int | None:
-    """Count the pairs that an undecided comparison needs for the nearer decision, difference or equivalence.
+    differences: npt.ArrayLike, *, margin: float, alpha: float = 0.05, level: float = 0.95
+) -> tuple[int, int | None] | None:
+    """Estimate how many pairs an undecided comparison needs for a decision, whatever the true difference is.
+
+    The spread alone is estimated, and their mean, which is what is undecided, counts for nothing. How uncertain it is
+    gives the range: its ends are the numbers for those of the chi-square interval of the standard deviation. With ten
+    pairs the range is sevenfold.
 
     Args:
-        differences: (n,) float, finite, n >= 2: those that were not enough; they stand for further ones.
-        margin: largest difference that does not matter, > 0.
+        differences: (n,) float, finite: those that were not enough.
+        margin: largest difference that does not matter.
         alpha: level of the tests; in a family, the one that Holm asks of its first rejection.
-        power: chance of the decision.
+        level: coverage of the interval of the standard deviation.
 
     Returns:
-        A number of pairs above n, or None where neither decision can be estimated.
+        From how many pairs to how many, both above n, the second None where it is beyond 100,000; None where both are,
+        or the spread is unknown (n < 2).
 
-    >>> replicates_needed([1.0, -1.0, 2.0], margin=0.1), replicates_needed([1.0, -1.0], margin=1.5)
-    (44, 10)
+    >>> replicates_needed([1.0, -1.0, 2.0, 0.5, -0.5], margin=1.0)
+    (9, 156)
     """
     given = np.asarray(differences, dtype=np.float64)
-    mean, spread = float(given.mean()), float(given.std(ddof=1))
-    ways = (
-        replicates_for_difference(mean, spread, alpha=alpha, power=power),
-        replicates_for_equivalence(mean, spread, margin=margin, alpha=alpha, power=power),
-    )
-    known = [n for n in ways if n is not None]
-    # These were not enough, whatever the power of as many others would be.
-    return max(min(known), len(given) + 1) if known else None
+    n = len(given)
+    if n < 2:
+        return None
+    squares = (n - 1) * float(given.var(ddof=1))
+    spreads = [math.sqrt(squares / float(special.chdtri(n - 1, tail))) for tail in ((1 - level) / 2, (1 + level) / 2)]
+    # These were not enough: more are needed, however narrow the spread may be.
+    low, high = (replicates_to_decide(spread, margin=margin, alpha=alpha, at_least=n + 1) for spread in spreads)
+    return None if low is None else (low, high)
 
 
-def _smallest(reached: Callable[[int], bool], *, at_most: int) -> int | None:
-    """Find the smallest n from 2 on that is enough, by doubling and bisection: power grows with n."""
-    high = 2
+def _smallest(reached: Callable[[int], bool], *, at_least: int, at_most: int) -> int | None:
+    """Find the smallest n in a range that is enough, by doubling and bisection: power grows with n."""
+    low, high = at_least - 1, at_least  # low is not enough, or not in the range
     while not reached(high):
         if high >= at_most:
             return None
-        high = min(2 * high, at_most)
-    low = max(1, high // 2)  # not enough, or 1
+        low, high = high, min(2 * high, at_most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)

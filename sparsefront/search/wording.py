@@ -6,7 +6,15 @@ import math
 from collections.abc import Sequence
 
 from sparsefront.search.design import Design
-from sparsefront.search.findings import LABELS, Comparison, ControlComparison, Correlation, Spent, Verdict
+from sparsefront.search.findings import (
+    LABELS,
+    Comparison,
+    ControlComparison,
+    Correlation,
+    JudgedEffect,
+    Spent,
+    Verdict,
+)
 from sparsefront.search.metrics import METRICS
 
 #: What people read in place of a label where nothing could be tested, and why where a comparison has no note.
@@ -56,7 +64,7 @@ def _paired_row(c: Comparison | ControlComparison) -> dict[str, str]:
         "p": shown_p(c.p_adjusted),
         "p equivalence": shown_p(c.p_equivalence_adjusted),
         "pairs": shown_pairs(c.n, c.n_missing),
-        "replicates needed": "" if c.replicates_needed is None else f"{c.replicates_needed}",
+        "replicates needed": shown_needed(c.replicates_needed_low, c.replicates_needed_high),
         "note": c.note or (ONE_PAIR if c.n == 1 else ""),
     }
 
@@ -99,6 +107,41 @@ def shown_pairs(n: int, n_missing: int) -> str:
     return f"{n}" + (f" ({n_missing} missing)" if n_missing else "")
 
 
+def shown_needed(low: int | None, high: int | None) -> str:
+    """Write how many replicates would decide: two digits, for more are not known; nothing if nothing is.
+
+    >>> shown_needed(17, 331), shown_needed(101, 2_345), shown_needed(20, None), shown_needed(None, None)
+    ('17 to 340', '110 to 2,400', '20 or more', '')
+    >>> shown_needed(6, 6)
+    '6'
+    """
+    if low is None:
+        return ""
+    if high is None:
+        return f"{_rough(low):,} or more"
+    return f"{_rough(low):,} to {_rough(high):,}" if high > low else f"{low:,}"
+
+
+def _rough(n: int) -> int:
+    """The next number up of two digits and zeros."""
+    unit: int = 10 ** max(0, len(f"{n}") - 2)
+    return -(-n // unit) * unit
+
+
+def needed_of(effects: Sequence[JudgedEffect]) -> str:
+    """How many replicates would decide some comparisons, from the fewest to the most; nothing if one is unknown.
+
+    >>> needed_of([])
+    ''
+    """
+    lows = [effect.replicates_needed_low for effect in effects]
+    highs = [effect.replicates_needed_high for effect in effects]
+    known = [low for low in lows if low is not None]
+    if not known or len(known) < len(lows):
+        return ""
+    return shown_needed(min(known), None if None in highs else max(high for high in highs if high is not None))
+
+
 def headline(comparisons: Sequence[Comparison], design: Design) -> str:
     """Answer in one line what a study is for, from the results of its searched arms (of all arms without one)."""
     metric = METRICS[design.metric]
@@ -121,9 +164,9 @@ def headline(comparisons: Sequence[Comparison], design: Design) -> str:
         "undecided": "undecided",
     }
     parts = [f"{meanings[label]} {_places(found, judged)}" for label, found in places.items() if found]
-    needed = [c.replicates_needed for c in places["undecided"] if c.replicates_needed is not None]
-    if needed and len(needed) == len(places["undecided"]):
-        parts[-1] += f" (there are {design.replicates} replicates, about {max(needed):,} would decide)"
+    if needed := needed_of(places["undecided"]):
+        by = ", depending on the comparison" if len(places["undecided"]) > 1 else ""
+        parts[-1] += f" (there are {design.replicates} replicates; {needed} would be enough{by})"
     if len(places["undecided"]) == len(judged):
         return f"{question} {parts[0].capitalize()}"
     if places["better"]:

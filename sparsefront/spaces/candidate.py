@@ -105,10 +105,14 @@ class CandidateNames:
         return named.hexdigest()
 
 
+#: Made once: `json.dumps` makes one at each call.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal text.
 
     >>> canonical_json({"b": 1, "a": 0.9})
     '{"a":0.9,"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)

@@ -152,6 +152,15 @@ CONTROLS: Mapping[str, Control] = {
 }
 
 
+def control_key(seed: int, control: str, mask: str, replicate: int, number: int) -> npt.NDArray[np.uint64]:
+    """Key of what a control draws that belongs to one mask: number `number` in a replicate, (2,) uint64.
+
+    The mask's digest is part of it. Without it, controls of arms that keep equally many would be the very same network:
+    trained again for each of them, and counted as if each had found something.
+    """
+    return philox_key(seed, f"control/{control}/{mask}", replicate, number)
+
+
 def fresh_weights_key(seed: int, replicate: int, number: int) -> npt.NDArray[np.uint64]:
     """Key of initial weights that no arm starts from: number `number` in a replicate, (2,) uint64."""
     return philox_key(seed, "fresh weights", replicate, number)

@@ -46,12 +46,12 @@ def draw_bits(dimension: Dimension, key: Key, start: int, stop: int) -> list[byt
 
 def encode(cube: Sequence[Dimension], points: Sequence[Point]) -> Unit:
     """Coordinates of points: (n, n_cube) float64 in [0, 1], NaN where a dimension is inactive."""
-    unit = np.empty((len(points), len(cube)), dtype=np.float64)
-    for column, dimension in enumerate(cube):
-        name, domain = dimension.name, dimension.domain
-        assert not isinstance(domain, Bits)
-        unit[:, column] = [domain.encode(p[name]) if name in p else math.nan for p in points]
-    return unit
+    encoders = []
+    for dimension in cube:
+        assert not isinstance(dimension.domain, Bits)
+        encoders.append((dimension.name, dimension.domain.encode))
+    rows = [[encode(p[name]) if name in p else math.nan for name, encode in encoders] for p in points]
+    return np.array(rows, dtype=np.float64).reshape(len(points), len(cube))
 
 
 def decode(dimensions: Sequence[Dimension], unit: npt.ArrayLike, bits: Sequence[bytes] | None) -> list[Point]:

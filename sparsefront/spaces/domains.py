@@ -363,6 +363,11 @@ def _kind(value: object) -> str | None:
 
 def _finite(name: str, value: object) -> float:
     """A number as a finite float."""
+    # By far the most, in a fraction of the time that the checks below take.
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is int and abs(value) <= _LARGEST_INTEGER:
+        return float(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise SpaceError(f"{name}={shown(value)}: must be a number")
     try:

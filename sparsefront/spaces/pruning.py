@@ -201,6 +201,20 @@ class Pruning:
         found = {name: value for name, value in asdict(self).items() if value != default[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
+    def resolved(self, *, allocation: str) -> dict[str, Any]:
+        """All that this method looks at, as plain data: its defaults too, which another version may have others of.
+
+        Args:
+            allocation: the study's, for a method without one of its own.
+
+        >>> Pruning("init", score="snip").resolved(allocation="erk")
+        {'when': 'init', 'score': 'snip', 'pattern': 'unstructured', 'allocation': 'erk', 'rounds': 1}
+        """
+        found = {name: value for name, value in asdict(self).items() if self.reads(name)}
+        found["allocation"] = self.allocation or allocation
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        return {name: value for name, value in plain.items() if value not in (None, [])}
+
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Pruning:
         """Inverse of `as_data`.

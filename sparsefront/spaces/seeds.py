@@ -13,6 +13,9 @@ import json
 import numpy as np
 import numpy.typing as npt
 
+#: Made once: `json.dumps` makes one at each call.
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 
 def philox_key(seed: int, purpose: str, *counters: int) -> npt.NDArray[np.uint64]:
     """Philox key of one purpose: (2,) uint64, a hash of the arguments.
@@ -22,7 +25,7 @@ def philox_key(seed: int, purpose: str, *counters: int) -> npt.NDArray[np.uint64
     >>> philox_key(1, "mask", 0).tolist() == philox_key(1, "mask", 1).tolist()
     False
     """
-    text = json.dumps([seed, purpose, *counters], separators=(",", ":"))
+    text = _COMPACT.encode([seed, purpose, *counters])
     return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8").astype(np.uint64)
 
 

@@ -335,12 +335,12 @@ class Space:
         Lists hold the values of their active places: ``{"training.lr": 0.01, "model.widths": [64, 32]}``.
         """
         settings = self.constants
-        for key, part in self._parts:
-            if isinstance(part, Dimension):
-                if part.name in point:
-                    settings[key] = point[part.name]
+        for key, names in self._names_of_keys:
+            if isinstance(names, str):
+                if names in point:
+                    settings[key] = point[names]
             else:
-                listed = [point[d.name] for d in part.places if d.name in point]
+                listed = [point[name] for name in names if name in point]
                 if listed:
                     settings[key] = listed
         return settings
@@ -348,6 +348,14 @@ class Space:
     @cached_property
     def _share_names(self) -> tuple[str, ...]:
         return tuple(d.name for d in self.dimensions if d.key == "masks.shares")
+
+    @cached_property
+    def _names_of_keys(self) -> tuple[tuple[str, str | tuple[str, ...]], ...]:
+        """What sets each key: the name of one dimension, or those of a list's places."""
+        return tuple(
+            (key, part.name if isinstance(part, Dimension) else tuple(d.name for d in part.places))
+            for key, part in self._parts
+        )
 
     @cached_property
     def _parts(self) -> tuple[tuple[str, Dimension | Listed], ...]:

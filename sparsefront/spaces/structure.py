@@ -89,7 +89,11 @@ class Structure:
     @cached_property
     def n_weights(self) -> int:
         """Prunable weights."""
-        return sum(t.size for t in self.prunable)
+        return sum(self._weight_sizes)
+
+    @cached_property
+    def _weight_sizes(self) -> tuple[int, ...]:
+        return tuple(t.size for t in self.prunable)
 
     @cached_property
     def n_nodes(self) -> int:
@@ -106,7 +110,7 @@ class Structure:
         if kind == "node":
             return tuple(g.size for g in self.groups)
         if kind == "weight":
-            return tuple(t.size for t in self.prunable)
+            return self._weight_sizes
         raise SpaceError(f"mask kind={kind!r}: must be 'node' or 'weight'")
 
     def compact(self, kept: Sequence[int]) -> Structure:

@@ -483,6 +483,8 @@ class SearchStudy(Study):
             kept = kept_counts(structure, self.masks.kind, self.masks.sparsity, self.masks.allocation)
             bits = {"sections": list(sections), "kept": list(kept)}
         resolved = {**super()._resolved(dataset), "n_sections": n_sections, "bits": bits}
+        if self._pruning is not None:
+            resolved["method"] = self._pruning.resolved(allocation=self.masks.allocation)
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
             for column, kind in space.columns:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsefront.search import packing
 from sparsefront.search.packing import CPU_COST, GPU_COST, PackCost, PlannedPack, plan_packs
 from sparsefront.spaces.shape import Shape
 
@@ -192,3 +193,14 @@ def test_nothing_is_planned_for_nothing():
 def test_limits_are_checked(max_lanes, workers):
     with pytest.raises(ValueError, match=f"max_lanes={max_lanes}, workers={workers}: must be at least 1"):
         plan_packs([mlp(8)], [1], cost=CPU_COST, max_lanes=max_lanes, workers=workers)
+
+
+@given(st.data(), st.sampled_from([1, 7, 40]))
+def test_a_plan_does_not_depend_on_how_many_packs_are_priced_at_once(data, max_lanes):
+    hidden = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+    shapes = [blocks(*each) for each in data.draw(st.lists(hidden, min_size=1, max_size=30))]
+    steps = [100] * len(shapes)
+    plan = plan_packs(shapes, steps, cost=CPU_COST, max_lanes=max_lanes, workers=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_BLOCK", data.draw(st.integers(1, 200)))
+        assert plan_packs(shapes, steps, cost=CPU_COST, max_lanes=max_lanes, workers=3) == plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 
@@ -54,6 +55,18 @@ def test_a_simulation_is_deterministic_and_complete() -> None:
     assert first.totals.finished == first.totals.planned == 2 * 2 * 54
     assert sum(first.stopped["asha"].values()) == first.totals.stopped > 54
     assert first.stopped["random"] == {}
+
+
+def test_garbage_is_looked_for_as_before_once_it_is_over() -> None:
+    before, during = gc.get_threshold(), []
+
+    def seen(work: SegmentWork) -> float:
+        during.append(gc.get_threshold())
+        return 1.0
+
+    simulate(DESIGN, describe, bowl, workers=2, max_lanes=16, pack_cost=CPU_COST, seconds=seen)
+    assert gc.get_threshold() == before
+    assert all(threshold[0] > before[0] for threshold in during)
 
 
 def test_the_clock_counts_work_over_workers() -> None:

@@ -14,8 +14,8 @@ from sparsefront.search.statistics import (
     paired_interval,
     paired_t_test,
     rank_correlation,
-    replicates_for_difference,
-    replicates_for_equivalence,
+    replicates_needed,
+    replicates_to_decide,
 )
 
 differences = st.lists(st.integers(-50, 50), min_size=2, max_size=12).map(lambda values: [v / 1000 for v in values])
@@ -254,41 +254,88 @@ def test_false_alarms_and_coverage_of_rank_correlation():
 # --- replicates needed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("effect", "n"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
-def test_replicates_for_a_difference_are_those_of_the_tables(effect, n):
-    """Cohen, Statistical power analysis, and G*Power: two-sided paired t-test, alpha 0.05, power 0.8."""
-    assert replicates_for_difference(effect, 1.0) == n
-    assert replicates_for_difference(-3 * effect, 3.0) == n
+def is_decided(drawn, *, margin, alpha):
+    return (paired_t_test(drawn) <= alpha) | (equivalence_test(drawn, margin=margin) <= alpha)
 
 
-def test_replicates_for_equivalence_have_the_power_they_promise():
-    """20,000 repeats, seed 31: power at the number given, and less than 0.8 with one pair fewer."""
-    for difference in (0.0, 0.4):
-        n = replicates_for_equivalence(difference, 1.0, margin=1.0)
-        powers = [
-            np.mean(equivalence_test(generator(31).normal(difference, 1.0, (20_000, k)), margin=1.0) <= 0.05)
-            for k in (n - 1, n)
-        ]
-        # standard error 0.003
-        assert powers[0] < 0.8 + 0.012
-        assert powers[1] > 0.8 - 0.012
+@pytest.mark.parametrize(("spread", "margin", "alpha"), [(1.0, 1.0, 0.05), (2.4, 1.0, 0.01), (0.3, 0.5, 0.05)])
+def test_so_many_replicates_decide_whatever_their_mean_is(spread, margin, alpha):
+    """Samples of exactly this spread, their means in 2,001 steps: with one pair fewer some mean is undecided."""
+    n = replicates_to_decide(spread, margin=margin, alpha=alpha)
+    undecided = []
+    for k in (n - 1, n):
+        values = generator(31).normal(size=k)
+        values = spread * (values - values.mean()) / values.std(ddof=1)
+        means = np.linspace(-2 * margin, 2 * margin, 2001)
+        undecided.append(int((~is_decided(values + means[:, None], margin=margin, alpha=alpha)).sum()))
+    assert undecided[0] > 0
+    assert undecided[1] == 0
+
+
+def test_so_many_replicates_decide_whatever_is_true():
+    """5,000 repeats at each of 21 true differences, seed 37: also where samples have spreads of their own."""
+    n = replicates_to_decide(1.0, margin=1.0)
+    shares = [
+        np.mean(is_decided(generator(37).normal(true, 1.0, (5_000, n)), margin=1.0, alpha=0.05))
+        for true in np.linspace(-2.0, 2.0, 21)
+    ]
+    assert min(shares) > 0.8
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (replicates_for_difference(0.0, 1.0), None),
-        (replicates_for_difference(math.nan, 1.0), None),
-        (replicates_for_difference(1e-9, 1.0), None),
-        (replicates_for_difference(0.5, 0.0), 6),  # 2^(1 - 6) = 0.031
-        (replicates_for_difference(100.0, 1.0), 2),
-        (replicates_for_equivalence(0.01, 1.0, margin=0.01), None),
-        (replicates_for_equivalence(0.0, 0.0, margin=0.01), 5),  # 2^-5 = 0.031
-        (replicates_for_equivalence(0.0, math.nan, margin=0.01), None),
+        (replicates_to_decide(math.nan, margin=1.0), None),
+        (replicates_to_decide(1.0, margin=math.nan), None),
+        (replicates_to_decide(1.0, margin=0.0), None),
+        (replicates_to_decide(1.0, margin=1e-3), None),  # beyond 100,000
+        (replicates_to_decide(1.0, margin=1e-3, at_most=10**8), 12_994_713),
+        (replicates_to_decide(0.0, margin=0.1), 6),  # 2^(1 - 6) = 0.031
+        (replicates_to_decide(0.0, margin=0.1, at_least=9), 9),
+        (replicates_to_decide(1e-6, margin=1.0), 2),
     ],
 )
 def test_replicates_at_the_edges(found, expected):
     assert found == expected
+
+
+def test_the_range_of_replicates_covers_what_the_true_spread_asks_for():
+    """1,000 repeats of 10 pairs, seed 41: an interval of 95%."""
+    rng, n = generator(41), 1000
+    true = replicates_to_decide(1.0, margin=0.5)
+    ranges = [replicates_needed(rng.normal(0.2, 1.0, 10), margin=0.5) for _ in range(n)]
+    n_missed = sum(not low <= true <= high for low, high in ranges)
+    assert n_missed <= binomial_bound(0.05, n)
+    assert n - n_missed <= binomial_bound(0.95, n)
+
+
+@given(differences, st.floats(-0.1, 0.1))
+def test_the_range_of_replicates_does_not_follow_their_mean(values, shift):
+    found = replicates_needed(values, margin=0.02)
+    again = replicates_needed(np.array(values) + shift, margin=0.02)
+    assert (found is None) == (again is None)
+    if found is not None:
+        low, high = found
+        assert low > len(values)
+        assert high is None or high >= low
+        assert again[0] == pytest.approx(low, abs=1)
+        assert high is None or again[1] == pytest.approx(high, abs=1)
+
+
+def test_the_range_of_ten_pairs_is_sevenfold():
+    low, high = replicates_needed(generator(43).normal(0.0, 1.0, 10), margin=0.1)
+    # Chi-square quantiles with 9 degrees of freedom: 2.70 and 19.02.
+    assert high / low == pytest.approx(19.02 / 2.70, rel=0.01)
+
+
+def test_the_range_of_replicates_at_the_edges():
+    assert replicates_needed([0.5], margin=1.0) is None
+    assert replicates_needed([0.5, 0.5], margin=0.1) == (6, 6)
+    assert replicates_needed([0.0, 0.1, 0.2], margin=50.0) == (4, 4)  # three were not enough, whatever the reason
+    assert replicates_needed([-9.0, 9.0, 0.0], margin=0.01) is None
+    low, high = replicates_needed([-9.0, 9.0, 0.0], margin=0.5)
+    assert low > 1000
+    assert high is None
 
 
 # --- best of several draws ---------------------------------------------------------------------------------------

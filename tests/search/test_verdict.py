@@ -15,7 +15,7 @@ from sparsefront.search.methods import METHODS, arm_names
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
-from sparsefront.search.wording import control_rows, verdict_rows
+from sparsefront.search.wording import control_rows, needed_of, shown_needed, verdict_rows
 
 
 def of(verdict, arm, sparsity, metric="accuracy"):
@@ -254,15 +254,37 @@ def test_quiet_studies_show_equivalence_and_noisy_ones_say_what_they_need(make_d
     design = make_design(arms=("random", "searched", "worst"), draws=8, random_draws=4)
     quiet = judge(make_table(design, noise=0.003, selection_noise=0.0), design)
     assert {c.label for c in quiet.comparisons} == {"equivalent"}
-    assert all(c.replicates_needed is None for c in quiet.comparisons)
+    assert {(c.replicates_needed_low, c.replicates_needed_high) for c in quiet.comparisons} == {(None, None)}
     assert quiet.headline == (
         "Does searching beat drawing at random at equal budget? "
         "No: equivalent to within 1 accuracy point in all 2 comparisons"
     )
     noisy = judge(make_table(design, noise=0.05), design)
     assert {c.label for c in noisy.comparisons} == {"undecided"}
-    assert all(c.replicates_needed > 10 for c in noisy.comparisons)
-    assert "? Undecided in all 2 comparisons (there are 10 replicates, about " in noisy.headline
+    assert all(10 < c.replicates_needed_low < c.replicates_needed_high for c in noisy.comparisons)
+    searched = [c for c in noisy.comparisons if c.arm == "searched"]  # what the headline is about
+    lows, highs = [c.replicates_needed_low for c in searched], [c.replicates_needed_high for c in searched]
+    needed = shown_needed(min(lows), max(highs))
+    assert noisy.headline.endswith(
+        f"? Undecided in all 2 comparisons (there are 10 replicates; {needed} would be enough, depending on the "
+        "comparison)"
+    )
+    one = dataclasses.replace(design, sparsities=(0.9,))
+    verdict = judge(make_table(one, noise=0.05), one)
+    c = of(verdict, "searched", 0.9)
+    needed = shown_needed(c.replicates_needed_low, c.replicates_needed_high)
+    assert verdict.headline.endswith(f"? Undecided at sparsity 0.9 (there are 10 replicates; {needed} would be enough)")
+
+
+def test_how_many_would_decide_some_is_said_where_it_is_known_of_all(make_design, make_table):
+    design = make_design(arms=("random", "searched"))
+    known = judge(make_table(design, noise=0.05), design).comparisons[0]
+    many = dataclasses.replace(known, replicates_needed_low=200, replicates_needed_high=None)
+    unknown = dataclasses.replace(known, replicates_needed_low=None, replicates_needed_high=None)
+    few = dataclasses.replace(known, replicates_needed_low=12, replicates_needed_high=80)
+    assert needed_of([few, few]) == "12 to 80"
+    assert needed_of([few, many]) == "12 or more"
+    assert needed_of([few, unknown]) == ""
 
 
 @pytest.mark.parametrize(
@@ -520,7 +542,7 @@ def test_what_is_written_of_an_effect_and_in_which_order(controlled):
     verdict = judge(table, design)
     written = verdict.to_dict()
     effect = ["difference", "low", "high", "p_value", "p_adjusted", "p_equivalence", "p_equivalence_adjusted"]
-    label = ["margin", "label", "replicates_needed"]
+    label = ["margin", "label", "replicates_needed_low", "replicates_needed_high"]
     budget = ["arm_passes", "random_passes", "random_draws_at_equal_budget"]
     single = ["single_draw_difference", "single_draw_low", "single_draw_high"]
     assert list(written["comparisons"][0]) == [
@@ -635,7 +657,7 @@ def test_what_never_converges_is_neither_equivalent_nor_different(make_design, m
     verdict = judge(make_table(design, reach=False), design)
     c = of(verdict, "searched", 0.5, "convergence")
     assert (c.arm_mean, c.random_mean, c.difference) == (1000, 1000, 0)
-    assert (c.label, c.replicates_needed) == ("undecided", None)
+    assert (c.label, c.replicates_needed_low, c.replicates_needed_high) == ("undecided", None, None)
     assert math.isnan(c.p_value)
     assert math.isnan(c.p_equivalence)
     assert c.note == "never reached: no network of either side came to the target"

@@ -332,7 +332,9 @@ def search_words_section(numbers: Record) -> Markup:
         "equivalent": f"Two one-sided tests show that the difference is smaller than {margin} (level "
         f"{study['alpha']:g}, corrected for all comparisons).",
         "better, worse": "A paired t-test shows a difference, and it was not shown to be smaller than that margin.",
-        "undecided": "Neither was shown; this is not evidence of no difference.",
+        "undecided": "Neither was shown; this is not evidence of no difference. “Replicates needed” is how many would "
+        "be enough for either, whatever the true difference is; a range because a few replicates tell only roughly how "
+        "far replicates differ.",
         "not judged": "Nothing could be tested: no replicate or only one has both runs, or neither run had found "
         "anything at equal budget. The remarks under the table say which.",
         "validation, test": "Strategies, rungs, fronts and verdicts see validation only. Test errors are reported.",

@@ -34,7 +34,7 @@ from sparsefront.search.report.markup import (
     whole,
 )
 from sparsefront.search.report.numbers import Record, level_text, range_text
-from sparsefront.search.wording import NOT_JUDGED, ONE_PAIR, has_difference, shown_label
+from sparsefront.search.wording import NOT_JUDGED, ONE_PAIR, has_difference, shown_label, shown_needed
 
 _LABEL_SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?", NOT_JUDGED: "○"}
 _PREDICTORS = {
@@ -314,7 +314,7 @@ def judged_table(
         "#p, different": lambda row: p_value(row["p_adjusted"]),
         "#p, equivalent": lambda row: p_value(row["p_equivalence_adjusted"]),
         **pairs,
-        "#replicates needed": lambda row: whole(row["replicates_needed"]) if row["label"] == "undecided" else "",
+        "#replicates needed": lambda row: _needed(row) if row["label"] == "undecided" else "",
         **after,
     }
     return table(
@@ -323,6 +323,10 @@ def judged_table(
         [[cell(row) for cell in columns.values()] for row in rows],
         grouped=True,
     )
+
+
+def _needed(row: Record) -> str:
+    return shown_needed(row["replicates_needed_low"], row["replicates_needed_high"]) or UNKNOWN
 
 
 def _reach(rows: Sequence[Record]) -> float:

@@ -7,6 +7,7 @@ asynchronous run they depend on that order and on nothing else. Either way a rep
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,9 +70,9 @@ class Halving:
         Raises:
             ValueError: losses are not finite, or the candidate cannot be at this rung.
         """
-        values = np.array(losses, dtype=np.float64)
-        if not np.isfinite(values).all():
+        if not all(map(math.isfinite, losses)):
             raise ValueError(f"losses={list(losses)} of candidate {number}: must be finite; one that diverged leaves")
+        values = np.array(losses, dtype=np.float64)
         band = bisect_right(self._bands, weight_sparsity)
         if self._is_asynchronous:
             return [RungDecision(number, rung, self._admits(rung, band, values))]
@@ -83,7 +84,7 @@ class Halving:
         if number in self._arrivals[rung] or self._ends.get(number, b.rungs.stop) <= rung:
             raise ValueError(f"candidate {number} at rung {rung}: it was there before, or had left or stopped")
         self._arrivals[rung][number] = band, values
-        return self._settle()
+        return self._settle(rung)
 
     def leave(self, number: int) -> list[RungDecision]:
         """Record that a candidate reaches no further rung, and return the decisions that this settles.
@@ -95,12 +96,13 @@ class Halving:
         if self._is_asynchronous:
             return []
         reached = (k for k in self.bracket.rungs if number not in self._arrivals[k])
-        self._ends.setdefault(number, next(reached, self.bracket.rungs.stop))
-        return self._settle()
+        return self._settle(self._ends.setdefault(number, next(reached, self.bracket.rungs.stop)))
 
-    def _settle(self) -> list[RungDecision]:
+    def _settle(self, lowest: int) -> list[RungDecision]:
+        """Decide what can be decided at this rung, where something became known, and above."""
         decisions: list[RungDecision] = []
-        for rung in self.bracket.rungs:  # ascending: who stops at one rung is not waited for at the next
+        # Ascending: who stops at one rung is not waited for at the next.
+        for rung in range(lowest, self.bracket.rungs.stop):
             arrivals, stop = self._arrivals[rung], self.bracket.stop
             first = number = self._cursors[rung]
             while number < stop and (number in arrivals or self._ends.get(number, rung + 1) <= rung):

@@ -23,8 +23,10 @@ class FrontRecord:
     def __init__(self, eta: int, window: int = WINDOW) -> None:
         self._eta = eta
         self._window = window
+        #: By ascending last loss, which is the order in which fronts are found fastest; and the arrivals' numbers.
         self._losses = np.empty((0, 0))
-        self._start = self._stop = 0
+        self._numbers = np.empty(0, dtype=np.int64)
+        self._n = self._n_arrived = 0
 
     def admits(self, losses: npt.NDArray[np.float64]) -> bool:
         """Enter a loss vector, (m,), and say whether its rank is at most max(1, floor(n / eta)).
@@ -33,18 +35,24 @@ class FrontRecord:
         >>> [record.admits(np.array(pair)) for pair in ((0.0, 0.0), (1.0, 1.0), (2.0, 2.0), (-1.0, -1.0))]
         [True, False, False, True]
         """
-        if self._stop == len(self._losses):
-            # Twice the room for what stays: one copy in as many arrivals.
-            kept = self._losses[self._start : self._stop]
-            self._losses = np.empty((min(max(16, 2 * len(kept)), 2 * self._window), len(losses)))
-            if len(kept):
-                self._losses[: len(kept)] = kept
-            self._start, self._stop = 0, len(kept)
-        self._losses[self._stop] = losses
-        self._stop += 1
-        self._start = max(self._start, self._stop - self._window)
-        recorded = self._losses[self._start : self._stop]
-        return is_among_best(recorded, len(recorded) - 1, n_continuing(len(recorded), self._eta))
+        if self._n == self._window:
+            oldest = int((self._numbers == self._n_arrived - self._window).argmax())
+            for array in (self._losses, self._numbers):
+                array[oldest:-1] = array[oldest + 1 :]
+            self._n -= 1
+        elif self._n == len(self._losses):
+            n = min(max(16, 2 * self._n), self._window)
+            self._losses = np.concatenate([self._losses.reshape(-1, len(losses)), np.empty((n - self._n, len(losses)))])
+            self._numbers = np.concatenate([self._numbers, np.empty(n - self._n, dtype=np.int64)])
+        n = self._n
+        at = int(self._losses[:n, -1].searchsorted(losses[-1], side="right"))
+        for array, newcomer in ((self._losses, losses), (self._numbers, self._n_arrived)):
+            array[at + 1 : n + 1] = array[at:n]
+            array[at] = newcomer
+        self._n += 1
+        self._n_arrived += 1
+        n_best = n_continuing(self._n, self._eta)
+        return is_among_best(self._losses[: self._n], at, n_best, arrivals=self._numbers[: self._n])
 
 
 MO_ASHA = RungKind(

@@ -56,28 +56,38 @@ def ranks_of(losses: Losses) -> npt.NDArray[np.int64]:
     return ranks
 
 
-def is_among_best(losses: Losses, index: int, n_best: int) -> bool:
+def is_among_best(losses: Losses, index: int, n_best: int, *, arrivals: npt.NDArray[np.int64] | None = None) -> bool:
     """Whether ``ranks_of(losses)[index] <= n_best``, with no more work than that takes.
+
+    Args:
+        losses: as of `ranks_of`. Of two objectives the fronts are found in a third of the time where the last ascends.
+        index: of the element that is asked about.
+        n_best: how many are among the best.
+        arrivals: (n,) distinct numbers, by which the earlier of equal elements is told; by default their places.
 
     >>> is_among_best(np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 0.0]]), 2, 1)
     True
     """
-    if losses.shape[1] == 1:
-        return (
-            int(np.count_nonzero(losses < losses[index]) + np.count_nonzero(losses[:index] == losses[index])) < n_best
-        )
     own = losses[index]
-    no_worse, no_better = (losses <= own).all(axis=1), (losses >= own).all(axis=1)
+    # Objective by objective: along rows of two or three NumPy takes ten times as long.
+    no_worse, no_better = losses[:, 0] <= own[0], losses[:, 0] >= own[0]
+    for column, loss in zip(losses.T[1:], own[1:], strict=True):
+        no_worse &= column <= loss
+        no_better &= column >= loss
     # Whoever dominates it is in an earlier front, whoever it dominates in a later one.
-    if np.count_nonzero(no_worse & ~no_better) >= n_best:
+    if np.count_nonzero(no_worse > no_better) >= n_best:
         return False
-    if len(losses) - np.count_nonzero(no_better & ~no_worse) <= n_best:
+    if len(losses) - np.count_nonzero(no_better > no_worse) <= n_best:
         return True
-    fronts = _front_numbers(losses)
-    n_better = int(np.count_nonzero(fronts < fronts[index]))
-    indices = np.flatnonzero(fronts == fronts[index])
-    if n_better + len(indices) <= n_best or n_better >= n_best:
+    if losses.shape[1] == 1:
+        n_better, indices = int(np.count_nonzero(no_worse > no_better)), (no_worse & no_better).nonzero()[0]
+    else:
+        fronts = moocore.pareto_rank(losses)
+        n_better, indices = int(np.count_nonzero(fronts < fronts[index])), (fronts == fronts[index]).nonzero()[0]
+    if n_better >= n_best or n_better + len(indices) <= n_best:
         return n_better < n_best
+    if arrivals is not None:
+        indices = indices[arrivals[indices].argsort()]
     chosen = _spread(losses[indices], n_best - n_better)
     return bool((indices[chosen] == index).any())
 
@@ -85,24 +95,36 @@ def is_among_best(losses: Losses, index: int, n_best: int) -> bool:
 def _front_numbers(losses: Losses) -> npt.NDArray[np.int64]:
     """Number of the non-dominated front of every element, 0 for the first; equal elements share a front."""
     if losses.shape[1] == 1 or not len(losses):
-        return np.unique(losses[:, 0], return_inverse=True)[1].astype(np.int64)
+        return _places(losses[:, 0])
     return np.asarray(moocore.pareto_rank(losses), dtype=np.int64)
 
 
 def _spread(front: Losses, n_first: int | None = None) -> npt.NDArray[np.int64]:
     """Indices of a front's elements (the first `n_first` of them) in the order of the epsilon net."""
     n, m = front.shape
-    sorted_indices = np.lexsort((np.arange(n), *front.T[::-1]))
+    sorted_indices = np.lexsort(front.T[::-1])
     if m == 1:
         return sorted_indices[:n_first]
-    places = np.stack([np.unique(column, return_inverse=True)[1] for column in front[sorted_indices].T]).astype(
-        np.float64
-    )
+    places = np.stack([_places(column) for column in front[sorted_indices].T]).astype(np.float64)
     places /= np.maximum(places.max(axis=1, keepdims=True), 1.0)
     chosen = np.zeros(min(n, n if n_first is None else n_first), dtype=np.int64)
     nearest = np.full(n, np.inf)
+    gaps, distances = np.empty_like(places), np.empty(n)
+    last = 0
     for i in range(1, len(chosen)):
-        nearest = np.minimum(nearest, np.square(places - places[:, chosen[i - 1], None]).sum(axis=0))
-        nearest[chosen[i - 1]] = -1.0  # below the distance of an equal element
-        chosen[i] = np.argmax(nearest)
+        np.subtract(places, places[:, last, None], out=gaps)
+        np.square(gaps, out=gaps)
+        np.add.reduce(gaps, axis=0, out=distances)
+        np.minimum(nearest, distances, out=nearest)
+        nearest[last] = -1.0  # below the distance of an equal element
+        chosen[i] = last = int(nearest.argmax())
     return sorted_indices[chosen]
+
+
+def _places(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Place of every value among the distinct ones, from 0."""
+    order = values.argsort(kind="stable")
+    ascending = values[order]
+    places = np.zeros(len(values), dtype=np.int64)
+    places[order[1:]] = np.cumsum(ascending[1:] != ascending[:-1])
+    return places

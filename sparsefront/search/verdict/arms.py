@@ -11,8 +11,8 @@ import numpy as np
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Comparison
 from sparsefront.search.statistics import Floats, best_of_draws, paired_effects, paired_interval
-from sparsefront.search.verdict.families import labels_of, mean_of, missing_notes, seeded
-from sparsefront.search.verdict.networks import Networks
+from sparsefront.search.verdict.families import judged_effects, mean_of, missing_notes, seeded
+from sparsefront.search.verdict.networks import Networks, pairs_of, without_rounding
 from sparsefront.search.verdict.record import Record, levels_of
 
 
@@ -53,15 +53,13 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
     found: list[tuple[float, ...]] = []
     n_short = n_both = n_arm = n_untimed = n_lost = 0
     own_level = 0.0 if arm in record.methods and record.methods[arm].is_dense else level
-    for replicate in sorted({number for _, number, _ in networks.cells}):
-        draws = networks.cells.get(("random", replicate, level), np.zeros(0, dtype=np.int64))
-        usable = draws[networks.counted[draws]]
-        n_lost += len(draws) - len(usable)
-        mine = networks.cells.get((arm, replicate, own_level), np.zeros(0, dtype=np.int64))
-        kept = mine[networks.counted[mine]]
-        if len(usable) == 0 or len(kept) == 0 or np.isnan(values[usable]).any() or np.isnan(values[kept]).any():
+    for pair in pairs_of(networks, (arm, own_level), ("random", level)):
+        kept, usable = pair.arm_kept, pair.against_kept
+        n_lost += len(pair.against) - len(usable)
+        if not pair.is_whole or np.isnan(values[usable]).any() or np.isnan(values[kept]).any():
             continue
-        cost = float(networks.passes[mine].sum()) + _beforehand(networks, record, design, arm, replicate, level)
+        before = _beforehand(networks, record, design, arm, pair.replicate, level)
+        cost = float(networks.passes[pair.arm].sum()) + before
         single_cost = float(networks.passes[usable].mean())
         # Nobody can train less than one network.
         granted = max(1.0, cost / single_cost) if single_cost > 0 else 1.0
@@ -74,10 +72,8 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
             n_arm += arm_censored
             n_both += arm_censored and not networks.reached[usable].any()
             n_untimed += not (networks.is_timed[kept].any() or networks.is_timed[usable].any())
-        single = float(values[usable].mean())
-        # The mean of equal values need not equal them to the last bit; rounding is no difference.
         random_value, single = (
-            arm_value if math.isclose(arm_value, v, rel_tol=1e-12) else v for v in (random_value, single)
+            without_rounding(arm_value, value) for value in (random_value, float(values[usable].mean()))
         )
         found.append((arm_value, random_value, single, cost, granted * single_cost, granted))
     columns = np.array(found, dtype=np.float64).reshape(-1, 6).T
@@ -108,15 +104,13 @@ def _beforehand(networks: Networks, record: Record, design: Design, arm: str, re
     if method.needs_scores:
         passes += record.scoring_passes.get((replicate, level), 0.0)
     if method.needs_parent:
-        parent = networks.cells.get(("dense", replicate, 0.0), np.zeros(0, dtype=np.int64))
-        passes += float(networks.passes[parent].sum())
+        passes += float(networks.passes[networks.at("dense", replicate, 0.0)].sum())
         passes += record.pruning_passes.get((arm, replicate, level), 0.0)
         if method.goes_alone:  # a chain: every level on the way was trained and pruned
             for before in method.levels(design.sparsities):
                 place = (arm, replicate, before)
                 if before < level:
-                    networks_there = networks.cells.get(place, np.zeros(0, dtype=np.int64))
-                    passes += float(networks.passes[networks_there].sum())
+                    passes += float(networks.passes[networks.at(*place)].sum())
                     passes += record.passes_of.get(record.on_the_way.get(place, ""), 0.0)
                     passes += record.pruning_passes.get(place, 0.0)
     return passes
@@ -139,9 +133,10 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
         level=1.0 - design.alpha,
         is_tested=[max(pairs.n_both_censored, pairs.n_untimed) < len(pairs.draws) for pairs in family],
     )
-    labels = labels_of(effects, differences, margins, design)
     comparisons = []
-    for i, (pairs, effect) in enumerate(zip(family, effects, strict=True)):
+    for i, (pairs, effect) in enumerate(
+        zip(family, judged_effects(effects, differences, margins, alpha=design.alpha), strict=True)
+    ):
         single = paired_interval(
             signs[i] * (pairs.arm_values - pairs.single_values),
             rng=seeded(design, f"{names[i]}/single"),
@@ -156,9 +151,6 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
                 n_missing=max(0, design.replicates - effect.n),
                 arm_mean=mean_of(pairs.arm_values),
                 random_mean=mean_of(pairs.random_values),
-                margin=margins[i],
-                label=labels[i][0],
-                replicates_needed=labels[i][1],
                 arm_passes=mean_of(pairs.arm_passes),
                 random_passes=mean_of(pairs.random_passes),
                 random_draws_at_equal_budget=mean_of(pairs.draws),

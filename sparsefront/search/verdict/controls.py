@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import ControlComparison
 from sparsefront.search.methods.controls import control_name
 from sparsefront.search.statistics import Floats, paired_effects
-from sparsefront.search.verdict.families import labels_of, mean_of, missing_notes, seeded
-from sparsefront.search.verdict.networks import Networks
+from sparsefront.search.verdict.families import judged_effects, mean_of, missing_notes, seeded
+from sparsefront.search.verdict.networks import Networks, pairs_of, without_rounding
 from sparsefront.search.verdict.record import Record, levels_of
 
 
@@ -29,7 +28,7 @@ def controls_of(design: Design) -> dict[str, tuple[str, str]]:
 def arms_against_controls(networks: Networks, record: Record, design: Design) -> tuple[ControlComparison, ...]:
     """Compare arms with their controls by the study's metric, at every level at which each exists, as one family."""
     pairs = [
-        _pair(networks, design, arm=arm, control=kind, level=level)
+        _pair(networks, arm=arm, control=kind, level=level)
         for name, (arm, kind) in controls_of(design).items()
         for level in levels_of(record, design, name)
     ]
@@ -48,24 +47,17 @@ class _Pairs:
     n_nothing_to_control: int  # replicates in which the arm diverged, and left no mask
 
 
-def _pair(networks: Networks, design: Design, *, arm: str, control: str, level: float) -> _Pairs:
+def _pair(networks: Networks, *, arm: str, control: str, level: float) -> _Pairs:
     """Pair an arm with a control: in each replicate the mean over the networks of either."""
     found: list[tuple[float, float]] = []
     n_nothing = 0
-    for replicate in range(design.replicates):
-        mine, theirs = (
-            indices[networks.counted[indices]]
-            for indices in (
-                networks.cells.get((name, replicate, level), np.zeros(0, dtype=np.int64))
-                for name in (arm, control_name(arm, control))
-            )
-        )
+    for pair in pairs_of(networks, (arm, level), (control_name(arm, control), level)):
+        mine, theirs = pair.arm_kept, pair.against_kept
         if len(mine) and not len(theirs):
             n_nothing += bool(np.isinf(networks.selector[mine]).all())
-        if len(mine) and len(theirs):
+        if pair.is_whole:
             value, control_value = float(networks.value[mine].mean()), float(networks.value[theirs].mean())
-            # The mean of equal values need not equal them to the last bit; rounding is no difference.
-            found.append((value, value if math.isclose(value, control_value, rel_tol=1e-12) else control_value))
+            found.append((value, without_rounding(value, control_value)))
     columns = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return _Pairs(arm, control, level, columns[0], columns[1], n_nothing)
 
@@ -77,9 +69,8 @@ def _compare(family: Sequence[_Pairs], design: Design) -> tuple[ControlCompariso
     names = [f"{design.metric}/{control_name(pairs.arm, pairs.control)}/{pairs.level!r}/control" for pairs in family]
     rngs = [seeded(design, name) for name in names]
     effects = paired_effects(differences, margins=margins, rngs=rngs, level=1.0 - design.alpha)
-    labels = labels_of(effects, differences, margins, design)
     comparisons = []
-    for pairs, effect, (label, needed) in zip(family, effects, labels, strict=True):
+    for pairs, effect in zip(family, judged_effects(effects, differences, margins, alpha=design.alpha), strict=True):
         notes = missing_notes(effect.n, design)
         if pairs.n_nothing_to_control:
             notes.append(f"the arm diverged in {pairs.n_nothing_to_control} of them and left nothing to control")
@@ -93,9 +84,6 @@ def _compare(family: Sequence[_Pairs], design: Design) -> tuple[ControlCompariso
                 n_missing=max(0, design.replicates - effect.n),
                 arm_mean=mean_of(pairs.arm_values),
                 control_mean=mean_of(pairs.control_values),
-                margin=design.equivalence_margin,
-                label=label,
-                replicates_needed=needed,
                 note="; ".join(notes),
             )
         )

@@ -1,4 +1,4 @@
-"""What families of comparisons share: labels, seeds of their bootstraps, and what is said of missing pairs."""
+"""What families of comparisons share: how they are judged, seeds of their bootstraps, and notes on missing pairs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsefront.search.design import Design
+from sparsefront.search.findings import JudgedEffect
 from sparsefront.search.statistics import Floats, PairedEffect, replicates_needed
 from sparsefront.spaces.seeds import generator
 
@@ -36,17 +37,30 @@ def label_of(difference: float, p_adjusted: float, p_equivalence_adjusted: float
     return "undecided"
 
 
-def labels_of(
-    effects: Sequence[PairedEffect], differences: Sequence[Floats], margins: Sequence[float], design: Design
-) -> list[tuple[str, int | None]]:
-    """The label of each effect of a family, and the replicates that would decide where it is undecided."""
+def judged_effects(
+    effects: Sequence[PairedEffect], differences: Sequence[Floats], margins: Sequence[float], *, alpha: float
+) -> list[JudgedEffect]:
+    """Label each effect of a family, and estimate the replicates that would decide where it is undecided.
+
+    Args:
+        effects: of the family, tested together.
+        differences: (n,) float of each.
+        margins: of each, the smallest difference that matters.
+        alpha: level of the tests and, as 1 - alpha, of the intervals.
+    """
     n_tests = max(1, sum(not math.isnan(effect.p_value) for effect in effects))
-    found: list[tuple[str, int | None]] = []
+    found = []
     for effect, values, margin in zip(effects, differences, margins, strict=True):
-        label = label_of(effect.difference, effect.p_adjusted, effect.p_equivalence_adjusted, alpha=design.alpha)
-        is_open = label == "undecided" and not math.isnan(effect.p_value)
-        needed = replicates_needed(values, alpha=design.alpha / n_tests, margin=margin) if is_open else None
-        found.append((label, needed))
+        label = label_of(effect.difference, effect.p_adjusted, effect.p_equivalence_adjusted, alpha=alpha)
+        needed = None
+        if label == "undecided" and not math.isnan(effect.p_value):
+            needed = replicates_needed(values, margin=margin, alpha=alpha / n_tests, level=1.0 - alpha)
+        low, high = needed or (None, None)
+        found.append(
+            JudgedEffect(
+                **vars(effect), margin=margin, label=label, replicates_needed_low=low, replicates_needed_high=high
+            )
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,19 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparsefront.errors import ConfigError
+from sparsefront.search.columns import equals, numbers_in
 from sparsefront.search.design import Design
 from sparsefront.search.metrics import METRICS
-from sparsefront.search.verdict.record import Floats, Record, has_outcome, numbers
+from sparsefront.search.verdict.record import Floats, Record
+
+Integers = npt.NDArray[np.int64]
 
 #: An arm, a replicate and a level.
 Cell = tuple[str, int, float]
+_NOTHING: Integers = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Networks:
     """Trained candidates as aligned arrays (n,), and the rows of each (arm, replicate, level)."""
 
-    cells: Mapping[Cell, npt.NDArray[np.int64]]
+    cells: Mapping[Cell, Integers]
     counted: npt.NDArray[np.bool_]  # completed or diverged: says something about its method
     selector: Floats  # validation error, inf where it diverged
     value: Floats  # test accuracy, or PSNR
@@ -31,6 +36,44 @@ class Networks:
     reached: npt.NDArray[np.bool_]  # whether it came to the target at all
     is_timed: npt.NDArray[np.bool_]  # whether validation was measured on the way, and not at the end alone
     passes: Floats  # of its training, wherever that was recorded
+
+    def at(self, arm: str, replicate: int, level: float) -> Integers:
+        """The networks there, by index."""
+        return self.cells.get((arm, replicate, level), _NOTHING)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What an arm and the one that it is held against have in one replicate: networks by index, kept if they count."""
+
+    replicate: int
+    arm: Integers
+    against: Integers
+    arm_kept: Integers
+    against_kept: Integers
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether either side has a network that counts."""
+        return len(self.arm_kept) > 0 and len(self.against_kept) > 0
+
+
+def pairs_of(networks: Networks, arm: tuple[str, float], against: tuple[str, float]) -> list[Pair]:
+    """Pair an arm at a level with another one at a level, in every replicate that has networks of any, ascending."""
+    found, kept = [], networks.counted
+    for replicate in sorted({number for _, number, _ in networks.cells}):
+        mine, theirs = (networks.at(name, replicate, level) for name, level in (arm, against))
+        found.append(Pair(replicate, mine, theirs, mine[kept[mine]], theirs[kept[theirs]]))
+    return found
+
+
+def without_rounding(value: float, other: float) -> float:
+    """The other value, or this one where they differ by rounding: the mean of equal values need not equal them.
+
+    >>> without_rounding(0.3, 0.1 + 0.2), without_rounding(0.3, 0.31)
+    (0.3, 0.31)
+    """
+    return value if math.isclose(value, other, rel_tol=1e-12) else other
 
 
 def networks_of(record: Record, design: Design) -> Networks:
@@ -46,13 +89,13 @@ def networks_of(record: Record, design: Design) -> Networks:
     for i, place in enumerate(places):
         gathered.setdefault(place, []).append(i)
     cells = {place: np.array(indices, dtype=np.int64) for place, indices in gathered.items()}
-    val_error, test_error = numbers(rows, "val_error"), numbers(rows, "test_error")
-    completed = has_outcome(rows, "completed") & np.isfinite(val_error) & np.isfinite(test_error)
-    diverged = has_outcome(rows, "diverged")
+    val_error, test_error = numbers_in(rows, "val_error"), numbers_in(rows, "test_error")
+    completed = equals(rows, "outcome", "completed") & np.isfinite(val_error) & np.isfinite(test_error)
+    diverged = equals(rows, "outcome", "diverged")
     # A candidate in several slots was trained once: each slot's arm would have had to pay for it alone.
     codes = np.asarray(rows["candidate"].combine_chunks().dictionary_encode().indices).astype(np.int64)
     cost = np.zeros(codes.max() + 1)
-    np.maximum.at(cost, codes, np.nan_to_num(numbers(rows, "passes")))
+    np.maximum.at(cost, codes, np.nan_to_num(numbers_in(rows, "passes")))
     steps_to_target, reached = _steps_to_target(rows, cells, design, val_error=val_error, completed=completed)
     return Networks(
         cells=cells,
@@ -68,7 +111,7 @@ def networks_of(record: Record, design: Design) -> Networks:
 
 def _steps_to_target(
     rows: pa.Table,
-    cells: Mapping[Cell, npt.NDArray[np.int64]],
+    cells: Mapping[Cell, Integers],
     design: Design,
     *,
     val_error: Floats,

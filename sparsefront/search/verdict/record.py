@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparsefront.errors import ConfigError
+from sparsefront.search.columns import check_columns
 from sparsefront.search.design import Design
 from sparsefront.search.findings import PREDICTORS, Spent
 from sparsefront.search.front import Batches, chunks
@@ -49,12 +48,7 @@ def read_record(batches: Batches, design: Design) -> Record:
     trained: list[pa.Table] = []
     record = Record(pa.table({}), known_methods(design.methods or {arm: {} for arm in design.arms}))
     for chunk in chunks(batches):
-        missing = [name for name in VERDICT_COLUMNS if name not in chunk.schema.names]
-        if missing:
-            raise ConfigError(
-                f"column {missing[0]!r} is missing from this table: read it with the columns "
-                "sparsefront.search.verdict.VERDICT_COLUMNS"
-            )
+        check_columns(chunk, VERDICT_COLUMNS, listed_by="verdict.VERDICT_COLUMNS")
         rows = chunk.select(VERDICT_COLUMNS)
         _add_up(record, rows)
         _add_levels(record, rows)
@@ -109,14 +103,3 @@ def spent_of(record: Record, design: Design) -> tuple[Spent, ...]:
         outcomes = dict(sorted(record.outcomes.get(arm, {}).items()))
         found.append(Spent(arm, passes, flops, seconds, n_candidates=sum(outcomes.values()), outcomes=outcomes))
     return tuple(found)
-
-
-def numbers(rows: pa.Table, column: str) -> Floats:
-    """A column as numbers; NaN where it is null."""
-    filled = pc.fill_null(pc.cast(rows[column], pa.float64()), math.nan)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def has_outcome(rows: pa.Table, outcome: str) -> npt.NDArray[np.bool_]:
-    """Whether each row ended so."""
-    return np.asarray(pc.fill_null(pc.equal(rows["outcome"], outcome), False), dtype=np.bool_)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sparsefront.search.columns import equals, numbers_in
 from sparsefront.search.design import Design
 from sparsefront.search.findings import PREDICTORS, Correlation
 from sparsefront.search.statistics import holm, rank_correlation
 from sparsefront.search.verdict.families import seeded
-from sparsefront.search.verdict.record import Record, has_outcome, numbers
+from sparsefront.search.verdict.record import Record
 
 
 def correlations_of(record: Record, design: Design) -> tuple[Correlation, ...]:
@@ -27,12 +28,12 @@ def correlations_of(record: Record, design: Design) -> tuple[Correlation, ...]:
     of_pool = np.array(
         [arm == "random" or arm == "worst" or arm.startswith("searched") for arm in arms], dtype=np.bool_
     )
-    rows = rows.filter(pa.array(of_pool & has_outcome(rows, "completed")))
+    rows = rows.filter(pa.array(of_pool & equals(rows, "outcome", "completed")))
     candidates = rows["candidate"].to_pylist()
     level, replicate, val_loss = (
-        numbers(rows, "target_sparsity"),
-        numbers(rows, "replicate"),
-        numbers(rows, "val_loss"),
+        numbers_in(rows, "target_sparsity"),
+        numbers_in(rows, "replicate"),
+        numbers_in(rows, "val_loss"),
     )
     first_rows: dict[tuple[Any, ...], int] = {}
     for i, key in enumerate(zip(candidates, replicate.tolist(), level.tolist(), strict=True)):
@@ -41,7 +42,7 @@ def correlations_of(record: Record, design: Design) -> tuple[Correlation, ...]:
     once[list(first_rows.values())] = True
     found: list[Correlation] = []
     for predictor in PREDICTORS:
-        scores = numbers(rows, predictor)
+        scores = numbers_in(rows, predictor)
         ranked = []
         for sparsity in design.sparsities:
             inside = once & (level == sparsity)

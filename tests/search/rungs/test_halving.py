@@ -161,6 +161,16 @@ def test_a_window_is_the_last_arrivals(values, window):
         assert record.admits(np.array(pair)) == oracle.admitted(seen, 2)[-1]
 
 
+@pytest.mark.parametrize("window", [16, 17, 40])
+def test_a_window_moves_over_many_arrivals(window):
+    values = np.random.default_rng(window).normal(size=(120, 2)).round(1)
+    values[:, 1] -= values[:, 0]
+    record = FrontRecord(2, window)
+    for n, pair in enumerate(values):
+        seen = values[max(0, n + 1 - window) : n + 1].tolist()
+        assert record.admits(pair) == (oracle.ranks(seen)[-1] <= max(1, len(seen) // 2))
+
+
 @given(st.sampled_from(KINDS), st.data())
 def test_decisions_do_not_depend_on_the_order_of_arrival(kind, data):
     settings = settings_of(kind, eta=2, min_steps=1, bracket=8, bands=data.draw(st.sampled_from([(), (0.5,)])))

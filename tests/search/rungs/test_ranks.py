@@ -26,6 +26,24 @@ def test_being_among_the_best_is_a_matter_of_rank(values, data):
     assert is_among_best(values, index, n_best) == (ranks_of(values)[index] <= n_best)
 
 
+@given(losses(), st.data())
+def test_the_earlier_of_equal_elements_may_be_told_by_numbers(values, data):
+    order = np.array(data.draw(st.permutations(range(len(values)))))
+    index = data.draw(st.integers(0, len(values) - 1))
+    n_best = data.draw(st.integers(1, len(values)))
+    place = int((order == index).argmax())
+    assert is_among_best(values[order], place, n_best, arrivals=3 * order + 7) == is_among_best(values, index, n_best)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_ranks_of_many_agree_with_the_oracle(m):
+    values = np.random.default_rng(m).normal(size=(120, m)).round(1)
+    values[:, -1] -= values[:, 0] if m > 1 else 0.0  # fronts of many elements
+    expected = oracle.ranks(values.tolist())
+    assert ranks_of(values).tolist() == expected
+    assert [is_among_best(values, i, 40) for i in range(120)] == [rank <= 40 for rank in expected]
+
+
 @given(losses(), st.randoms(use_true_random=False))
 def test_ranks_follow_their_elements(values, random):
     values = np.unique(values, axis=0)  # equal elements are told apart by their place
