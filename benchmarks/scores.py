@@ -21,7 +21,7 @@ from sparsefront.trainables.models import Model, build_model, initial_weights
 from sparsefront.trainables.pack import Examples
 from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask
 
-REPEATS = 5
+REPEATS = 15
 SPARSITY = 0.9
 #: Rounds of scoring anew; SynFlow's authors take 100.
 ROUNDS = {"synflow": 10}

@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from benchmarks.machine import spread, table
 from benchmarks.search import WORKERS, search_study
-from sparsefront.cluster.driver import Driver, rare_collections
+from sparsefront.cluster.driver import Driver
 from sparsefront.cluster.rows import Work, lane_name, segment_rows
 from sparsefront.cluster.worker import WorkerSettings
 from sparsefront.progress import Progress
+from sparsefront.search.garbage import rare_collections
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.simulator import SYNTHETIC, Query
 from sparsefront.search.work import SegmentWork

@@ -21,13 +21,14 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from sparsefront.cluster.driver import CommitListener, Driver, WorkPlan, rare_collections
+from sparsefront.cluster.driver import CommitListener, Driver, WorkPlan
 from sparsefront.cluster.halving import LoneTrialScheduler, RayHalving
 from sparsefront.cluster.orders import OrderBook
 from sparsefront.cluster.ray_cluster import Resources, scratch_folder
 from sparsefront.cluster.wording import GO_ON, one_line
 from sparsefront.cluster.worker import PackTrial, WorkerSettings
 from sparsefront.errors import SparsefrontError
+from sparsefront.search.garbage import rare_collections
 from sparsefront.search.ledger import Ledger
 from sparsefront.trainables.data import Dataset
 

@@ -19,7 +19,6 @@ from sparsefront.cluster.rows import Work, decided_rows, lost_rows, stamped
 from sparsefront.cluster.wording import GO_ON, one_line
 from sparsefront.cluster.worker import WorkerSettings, decode_rows
 from sparsefront.errors import SparsefrontError
-from sparsefront.search.garbage import rare_collections as rare_collections
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.plan import TrainWork
 from sparsefront.search.schema import KEY

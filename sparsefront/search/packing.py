@@ -187,7 +187,7 @@ class _Class:
     @cached_property
     def _orders(self) -> list[_Order]:
         n = len(self._indices)
-        return [_Order(self, columns, min(self._max_lanes, n)) for columns in (np.arange(n), _by_halving(self.sizes))]
+        return [_Order(columns, min(self._max_lanes, n)) for columns in (np.arange(n), _by_halving(self.sizes))]
 
     def _cut(self, order: _Order, limit_s: float) -> list[_Part]:
         """Contiguous packs of least total time."""
@@ -198,7 +198,7 @@ class _Class:
         lows = np.minimum(np.maximum(lows, np.arange(1, n + 1) - order.most), np.arange(n)).tolist()
         least_s = np.zeros(n + 1)  # time of the best partition of the first j
         last = [(0, 0.0)] * (n + 1)  # where its last pack begins, and what that takes
-        for stop, (low, lanes_s) in enumerate(zip(lows, order.lanes_s(), strict=True), start=1):
+        for stop, (low, lanes_s) in enumerate(zip(lows, order.lanes_s(self), strict=True), start=1):
             total_s = lanes_s[low - stop :] + least_s[low:stop]
             best = int(total_s.argmin())
             least_s[stop] = total_s[best] + self.launch_s
@@ -227,25 +227,26 @@ class _Order:
         most: lanes of a pack at most.
     """
 
-    def __init__(self, of: _Class, columns: npt.NDArray[np.int64], most: int) -> None:
-        self._of, self.columns, self.most = of, columns, most
+    def __init__(self, columns: npt.NDArray[np.int64], most: int) -> None:
+        # Its class is told with each question: two that knew each other would stay until garbage is looked for.
+        self.columns, self.most = columns, most
         self._block = max(1, _BLOCK // most)
         self._first: npt.NDArray[np.float64] | None = None
 
-    def lanes_s(self) -> Iterator[npt.NDArray[np.float64]]:
+    def lanes_s(self, of: _Class) -> Iterator[npt.NDArray[np.float64]]:
         """For each column, (most,) seconds of the lanes of the packs that end with it: the largest pack first.
 
         Packs that would begin before the first column have any number.
         """
         for start in range(0, len(self.columns), self._block):
-            yield from self._lanes_s_from(start)
+            yield from self._lanes_s_from(of, start)
 
-    def _lanes_s_from(self, start: int) -> npt.NDArray[np.float64]:
+    def _lanes_s_from(self, of: _Class, start: int) -> npt.NDArray[np.float64]:
         """Of the packs that end in a block of columns, a row for each."""
         if start == 0 and self._first is not None:
             return self._first
         n_before = min(start, self.most - 1)
-        sizes = self._of.sizes[:, self.columns[start - n_before : start + self._block]]
+        sizes = of.sizes[:, self.columns[start - n_before : start + self._block]]
         n = sizes.shape[1] - n_before
         sizes = np.pad(sizes, ((0, 0), (self.most - 1 - n_before, 0)))
         # Of the pack of k + 1 lanes that ends with a column: that of k lanes, and one column more before it.
@@ -254,7 +255,7 @@ class _Order:
         for k in range(1, self.most):
             before = self.most - 1 - k
             np.maximum(padded[:, k - 1], sizes[:, before : before + n], out=padded[:, k])
-        seconds = self._of.seconds(padded) * np.arange(1, self.most + 1)[:, None]
+        seconds = of.seconds(padded) * np.arange(1, self.most + 1)[:, None]
         found = np.ascontiguousarray(seconds.T[:, ::-1])
         if start == 0:  # small classes have no other block, and are asked again with another limit
             self._first = found

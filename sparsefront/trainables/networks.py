@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,16 @@ class _Architecture:
     skeleton: Options
 
 
+class _Skeleton(NamedTuple):
+    """What all architectures of a group have in common; see `_Architecture`."""
+
+    options: Options
+    structure: Structure
+    layout: Layout
+    positions: tuple[int, ...]
+    group: str
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """One candidate's network and training, described but not built.
@@ -185,6 +195,7 @@ class Networks:
         self.recipe = recipe
         self._data = _Data(input_shape=tuple(input_shape), n_classes=n_classes)
         self._architecture = lru_cache(maxsize=_KEPT_ARCHITECTURES)(self._make_architecture)
+        self._skeleton = lru_cache(maxsize=_KEPT_MODULES)(self._make_skeleton)
         self._parent = lru_cache(maxsize=_KEPT_PARENTS)(self._make_parent)
         self._module = lru_cache(maxsize=_KEPT_MODULES)(self._make_module)
 
@@ -350,27 +361,30 @@ class Networks:
 
     def _make_architecture(self, key: _Key) -> _Architecture:
         family, options = self._options(key)
-        if not isinstance(family, SizedFamily):  # a user's own: no two of its networks share a pack but equal ones
+        if not _is_sized(family.__class__):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
+            skeleton = _skeleton_of(key[0], options, model.structure)
             structure, init = model.structure, model.init
-            skeleton, tensors = options, structure
         else:
             structure = family.structure(options, **self._data)
             init = getattr(options, "init", "kaiming")
-            skeleton = family.skeleton(options)
-            tensors = family.structure(skeleton, **self._data)
-        layout = Layout.of(tensors)
-        positions = {t.name: t.positions for t in tensors.multiplied}
+            own: Options = family.skeleton(options)
+            skeleton = self._skeleton(key[0], type(own), own.model_dump_json())
         return _Architecture(
             key=key,
             structure=structure,
             init=init,
-            layout=layout,
-            lacking=_lacking(structure, tensors),
-            positions=tuple(positions.get(name, 0) for name in layout.names),
-            group=f"{key[0]} {canonical_json(skeleton.model_dump(mode='json', exclude={'init'}))}",
-            skeleton=skeleton,
+            layout=skeleton.layout,
+            lacking=_lacking(structure, skeleton.structure),
+            positions=skeleton.positions,
+            group=skeleton.group,
+            skeleton=skeleton.options,
         )
+
+    def _make_skeleton(self, name: str, kind: type[Options], options: str) -> _Skeleton:
+        family: Any = model_family(name)
+        known = kind.model_validate_json(options)
+        return _skeleton_of(name, known, family.structure(known, **self._data))
 
     def _options(self, key: _Key) -> tuple[Any, Options]:
         name, options = key
@@ -502,6 +516,24 @@ def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32])
             out[name] = row[start : start + size].reshape(padded)[tuple(slice(n) for n in shapes[name])].copy()
         start += size
     return out
+
+
+@lru_cache
+def _is_sized(family: type) -> bool:
+    """Whether networks of such a family can be padded; asking the protocol anew would take a tenth of a description."""
+    return issubclass(family, SizedFamily)
+
+
+def _skeleton_of(name: str, options: Options, structure: Structure) -> _Skeleton:
+    layout = Layout.of(structure)
+    positions = {t.name: t.positions for t in structure.multiplied}
+    return _Skeleton(
+        options=options,
+        structure=structure,
+        layout=layout,
+        positions=tuple(positions.get(tensor, 0) for tensor in layout.names),
+        group=f"{name} {canonical_json(options.model_dump(mode='json', exclude={'init'}))}",
+    )
 
 
 def _lacking(structure: Structure, skeleton: Structure) -> dict[str, tuple[tuple[str | None, int], ...]]:
