@@ -146,7 +146,9 @@ class Driver:
         """Post the next pack for trial `trial_id` and return its key; None if there is none now."""
         self._take_decided()
         work = self._plan.next_work()
-        if work is None and self._plan.may_open([self._running[ended].work for ended in self._ended]):
+        # Where nothing is on its way any more, nobody asks again before there is work or an end.
+        is_last = len(self._running) == len(self._ended)
+        if work is None and (is_last or self._plan.may_open([self._running[ended].work for ended in self._ended])):
             self.record_decided()
             work = self._plan.next_work()
         if work is not None:

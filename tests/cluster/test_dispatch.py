@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -221,6 +222,21 @@ def test_results_are_committed_before_a_worker_goes_without_work(scene: Scene) -
     assert scene.ledger.n_rows == 4
     assert isinstance(scene.next_work("v"), TrainWork), "which follows from all scores"
     assert scene.ledger.n_rows == 8
+
+
+def test_the_last_results_are_committed_when_work_is_asked_for_and_there_is_none(scene: Scene) -> None:
+    """Ray Tune asks once a second then, and for nothing else."""
+    trials = map(str, itertools.count())
+    while (key := scene.driver.next_pack(trial := next(trials))) is not None:
+        scene.runner.start(*scene.posted[key])
+        done = False
+        while not done:
+            report = scene.runner.step()
+            scene.driver.heard(trial, report)
+            done = report["done"]
+        scene.driver.ended(trial)  # and nothing commits in between
+    assert scene.driver.is_over
+    assert len(scene.outcomes("trained")) == 4
 
 
 def test_the_last_pack_on_its_way_is_committed_as_it_ends(scene: Scene) -> None:

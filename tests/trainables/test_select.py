@@ -1,5 +1,8 @@
 """Selection of the k best: exact, ties to the lower index, every row by itself."""
 
+import math
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from sparsefront.spaces.masks import top_k
 from sparsefront.trainables import select
-from sparsefront.trainables.select import keep_sections, keep_top, ranks
+from sparsefront.trainables.select import keep_sections, keep_sections_and_lows, keep_top, ranks
 from tests.oracles.spaces import best
 
 
@@ -80,7 +83,7 @@ def test_a_row_that_is_not_finite_is_its_own_business():
         assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
-@pytest.mark.parametrize("n", [10_000, 33_000])
+@pytest.mark.parametrize("n", [10_000, 33_000, 300_000])
 def test_large_rows_agree_with_a_stable_sort(n):
     scores = torch.randn(4, n, generator=torch.Generator().manual_seed(1)).mul(100).round()  # full of ties
     scores[2, 50:] = -1
@@ -89,6 +92,72 @@ def test_large_rows_agree_with_a_stable_sort(n):
         expected = torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, order, value=True)
         assert torch.equal(keep_top(scores, k), expected)
         assert torch.equal(keep_top(scores, torch.full((4,), k)), expected)
+
+
+#: Both zeros, what is smaller than any normal number, both ends, and what is gone.
+CORNERS = (0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.0, 1.0000001, -1.0, 3.4028235e38, -3.4028235e38, -math.inf)
+
+
+@contextmanager
+def short_rows_of_many():
+    """Rows of 9 and more entries are selected from as long ones are: a sample of 4 or so first, blocks of 5."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "_MANY", 9)
+        patch.setattr(select, "_SAMPLED", 4)
+        patch.setattr(select, "_BLOCK", 5)
+        yield
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32),
+    n_lanes=st.integers(1, 3),
+    n=st.integers(9, 60),
+    corners=st.sets(st.sampled_from(CORNERS), min_size=1),
+    corner_fraction=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    data=st.data(),
+)
+def test_long_rows_agree_with_the_slow_selection(seed, n_lanes, n, corners, corner_fraction, dtype, data):
+    numbers = np.random.Generator(np.random.Philox(key=seed))
+    rows = numbers.choice(sorted(corners), (n_lanes, n))
+    rows = np.where(numbers.random(rows.shape) < corner_fraction, rows, numbers.standard_normal(rows.shape))
+    scores = torch.from_numpy(rows).to(dtype)
+    k = data.draw(st.integers(0, n))
+    before = scores.clone()
+    with short_rows_of_many():
+        assert keep_top(scores, k).tolist() == slow(scores, [k] * n_lanes)
+    assert torch.equal(scores, before)
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=3)))
+    sizes = np.diff([0, *cuts, n]).tolist()
+    counts = (
+        [data.draw(st.integers(1, size)) for size in sizes]
+        if data.draw(st.booleans())
+        else [data.draw(st.integers(len(sizes), n))]
+    )
+    with short_rows_of_many():
+        masks, lows = keep_sections_and_lows(scores, sizes, counts)
+    assert masks.tolist() == [top_k(row.double().clamp_min(-1e300).numpy(), sizes, counts).tolist() for row in scores]
+    assert torch.equal(torch.cat(lows, dim=1).amin(dim=1), scores.where(masks, torch.inf).amin(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_rows_of_all_sorts_agree_with_a_stable_sort(dtype):
+    """Where the sample brackets the threshold, and where it cannot: sorted, periodic, of few values, mostly gone."""
+    numbers, n = np.random.Generator(np.random.Philox(key=3)), 270_000
+    row = numbers.standard_normal(n).astype(dtype)
+    periodic = np.zeros(n, dtype)
+    periodic[:: n // select._SAMPLED | 1] = row[:: n // select._SAMPLED | 1]
+    gone = np.where(numbers.random(n) < 0.8, dtype(-np.inf), row)
+    sizes = [1000, 199_000, 69_900, 100]
+    for scores in (row, np.sort(row), np.sign(row), np.maximum(row, 0), gone, periodic):
+        order = np.argsort(-scores, kind="stable")
+        for k in (5, 3000, 30_000, 150_000, 269_990):
+            expected = np.zeros(n, np.bool_)
+            expected[order[:k]] = True
+            assert np.array_equal(keep_top(torch.from_numpy(scores[None]), k)[0].numpy(), expected)
+        mask = keep_sections(torch.from_numpy(scores[None]), sizes, [300])[0].numpy()
+        assert np.array_equal(mask, top_k(np.maximum(scores.astype(np.float64), -1e300), sizes, [300]))
 
 
 def test_sections_of_a_view_are_read_where_they_lie():

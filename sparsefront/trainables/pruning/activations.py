@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from sparsefront.trainables.pruning.layers import layer_of, observed_layers
+from sparsefront.trainables.pruning.layers import for_each_lane, layer_of, observed_layers
 from sparsefront.trainables.pruning.state import ScoringState
 
 
@@ -34,7 +34,7 @@ def mean_over_activations(state: ScoringState, of: Callable[[torch.Tensor], torc
             functional_call(model.module, parameters, (x,))
         return means
 
-    means = vmap(one)(state.lanes.layout.views(state.lanes.flat))
+    means = for_each_lane(one, state.parameters)
     found: list[torch.Tensor] = []
     for group in state.structure.groups:
         # A block that is padding has no nodes, and its layers are not called.

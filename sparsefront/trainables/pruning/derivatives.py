@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sparsefront.errors import SpaceError
 from sparsefront.trainables.losses import LOSSES
-from sparsefront.trainables.pruning.layers import observed_layers, prunable_layers
+from sparsefront.trainables.pruning.layers import for_each_lane, observed_layers, prunable_layers
 from sparsefront.trainables.pruning.state import ScoringState
 
 Parameters = dict[str, torch.Tensor]
@@ -24,8 +24,22 @@ Parameters = dict[str, torch.Tensor]
 
 def gradient(state: ScoringState, *, temperature: float = 1.0) -> Parameters:
     """Gradient of the mean loss of logits / temperature with respect to every tensor: (L, *shape) by name."""
-    found: Parameters = vmap(grad(_loss(state, temperature)))(state.parameters)
-    return found
+    return gradient_of(_loss(state, temperature), state.parameters)
+
+
+def gradient_of(function: Callable[[Parameters], torch.Tensor], parameters: Parameters) -> Parameters:
+    """Gradient of `function`, of one lane's tensors to a scalar, for every lane: (L, *shape) by name; to be read only.
+
+    A lane by itself is differentiated as a plain network is: batching would cost a fifth more (784-1024-1024-10 with
+    250 examples: 7.2 ms for 5.7).
+    """
+    if any(len(values) > 1 for values in parameters.values()):
+        found: Parameters = vmap(grad(function))(parameters)
+        return found
+    leaves = {name: values.detach().requires_grad_() for name, values in parameters.items()}
+    with torch.enable_grad():
+        value = function({name: leaf.squeeze(0) for name, leaf in leaves.items()})
+    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), materialize_grads=True), strict=True))
 
 
 def hessian_gradient(state: ScoringState, *, temperature: float = 1.0) -> Parameters:
@@ -42,8 +56,7 @@ def hessian_gradient(state: ScoringState, *, temperature: float = 1.0) -> Parame
         return 0.5 * torch.stack([part.square().sum() for part in parts]).sum()
 
     kept = {} if keep is None else layout.views(keep)
-    product: Parameters = vmap(grad(half_squared_norm))(state.parameters, kept)
-    return product
+    return for_each_lane(grad(half_squared_norm), state.parameters, kept)
 
 
 def mean_squared_gradients(state: ScoringState) -> Parameters:

@@ -95,9 +95,11 @@ class Score:
         scores = function(state)
         _check_finite("weights", state.lanes.flat)
         _check_finite("scores", scores)
-        kept = state.kept(kind)
+        if state.lanes.keep is None:
+            return scores
+        kept = state.of_weights(state.lanes.keep) if kind == "weight" else state.over_nodes(state.lanes.keep).sign_()
         # 1 / kept - 1 is zero or infinite: on a CPU twice as fast as to fill where it is not kept.
-        return scores if kept is None else scores.sub_(kept.float().reciprocal_().sub_(1))
+        return scores.sub_(kept.reciprocal_().sub_(1))
 
 
 def _check_finite(what: str, values: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from sparsefront.errors import SpaceError
-from sparsefront.trainables.select import keep_sections
+from sparsefront.trainables.select import keep_sections_and_lows
 
 
 def keep_best(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
@@ -35,9 +35,9 @@ def keep_best(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int])
             raise SpaceError(f"count={k} of {n} entries: must lie in 1..{n}")
     if len(counts) < len(sizes) and counts[0] < len(sizes):
         raise SpaceError(f"counts={list(counts)}: at least one survivor in each of {len(sizes)} sections is needed")
-    masks = keep_sections(scores, sizes, counts)
-    if bool(scores.amin() == -torch.inf):
-        lanes = (masks & (scores == -torch.inf)).any(dim=1).nonzero()[:, 0].tolist()
-        if lanes:
-            raise SpaceError(f"lanes={lanes}: fewer entries are left than are to be kept; lower the density")
+    masks, lows = keep_sections_and_lows(scores, sizes, counts)
+    is_gone = torch.cat(lows, dim=1) == -torch.inf
+    if bool(is_gone.any()):
+        lanes = is_gone.any(dim=1).nonzero()[:, 0].tolist()
+        raise SpaceError(f"lanes={lanes}: fewer entries are left than are to be kept; lower the density")
     return masks

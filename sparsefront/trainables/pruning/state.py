@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparsefront.spaces.structure import Structure
+from sparsefront.spaces.structure import Axis, Structure
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples
@@ -60,30 +60,59 @@ class ScoringState:
             entries = self.lanes.layout.views(entries)
         return torch.cat([entries[t.name].flatten(1) for t in self.structure.prunable], dim=1)
 
-    def over_nodes(self, entries: Entries | torch.Tensor) -> torch.Tensor:
+    def products_of_weights(self, entries: Entries, factors: Entries) -> torch.Tensor:
+        """What `entries` times `factors`, both by name, hold for the prunable weights: (L, W), as `of_weights`."""
+        tensors = self.structure.prunable
+        first = entries[tensors[0].name]
+        joined = first.new_empty(len(self.lanes), self.structure.n_weights)
+        parts = torch.split(joined, list(self.structure.section_sizes("weight")), dim=1)
+        for tensor, part in zip(tensors, parts, strict=True):
+            values = entries[tensor.name]
+            torch.mul(values, factors[tensor.name], out=part.view(values.shape))
+        return joined
+
+    def over_nodes(
+        self,
+        entries: Entries | torch.Tensor,
+        *,
+        factors: Entries | None = None,
+        of: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Sum of `entries`, by name or (L, P), over all that leaves with a node: (L, N) float64, as in a node mask.
 
         An entry between two nodes of one group (a skip connection) counts once for each.
+
+        Args:
+            entries: what is summed.
+            factors: what entries are multiplied by first.
+            of: function of float64 entries, element by element, whose values are summed instead; it may overwrite them.
         """
         if isinstance(entries, torch.Tensor):
             entries = self.lanes.layout.views(entries)
         sums: list[torch.Tensor] = []
+        leaving: dict[str, list[tuple[Axis, torch.Tensor]]] = {}
         for group in self.structure.groups:
-            total = torch.zeros(len(self.lanes), group.size, dtype=torch.float64, device=self.lanes.flat.device)
+            sums.append(torch.zeros(len(self.lanes), group.size, dtype=torch.float64, device=self.lanes.flat.device))
             for axis in group.axes:
-                view = entries[axis.tensor]
-                split = torch.unflatten(view, axis.dim + 1, (group.size, axis.repeat))
+                leaving.setdefault(axis.tensor, []).append((axis, sums[-1]))
+        for name, totals in leaving.items():
+            # A sum that converts as it goes takes three times as long.
+            view = entries[name] if factors is None else entries[name] * factors[name]
+            view = view.to(torch.float64, copy=factors is None)
+            view = view if of is None else of(view)
+            for axis, total in totals:
+                split = torch.unflatten(view, axis.dim + 1, (total.shape[1], axis.repeat))
                 others = [d for d in range(1, split.dim()) if d != axis.dim + 1]
                 # A sum over no dimension at all would be one over every dimension.
-                total += split.sum(dim=others, dtype=torch.float64) if others else split
-            sums.append(total)
+                total += split.sum(dim=others) if others else split
         return torch.cat(sums, dim=1)
 
     def kept(self, kind: str) -> torch.Tensor | None:
         """Which entries of a mask of `kind` still exist: (L, entries) bool, or None for all."""
         if self.lanes.keep is None:
             return None
-        return (self.of_weights(self.lanes.keep) if kind == "weight" else self.over_nodes(self.lanes.keep)) > 0
+        # A conversion is vectorised, a comparison with zero is not.
+        return (self.of_weights(self.lanes.keep) if kind == "weight" else self.over_nodes(self.lanes.keep)).bool()
 
     def masked(self, masks: torch.Tensor, kind: str) -> ScoringState:
         """The same lanes without what `masks` (L, entries) bool of `kind` remove; their size stays."""
@@ -93,7 +122,8 @@ class ScoringState:
         parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
         if kind == "weight":
             for tensor, part in zip(structure.prunable, parts, strict=True):
-                views[tensor.name].mul_(part.view_as(views[tensor.name]))
+                # Booleans are not multiplied by in vector operations, small integers are.
+                views[tensor.name].mul_(part.view(torch.int8).view_as(views[tensor.name]))
         else:
             for group, part in zip(structure.groups, parts, strict=True):
                 for axis in group.axes:

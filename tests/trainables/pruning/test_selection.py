@@ -41,3 +41,19 @@ def test_counts_that_no_mask_can_have_are_refused():
         keep_best(scores, [2, 3], [1, 2])
     with pytest.raises(SpaceError, match=r"lanes=\[1\]: fewer entries are left than are to be kept"):
         keep_best(scores, [2, 2, 1], [3])
+
+
+def test_counts_that_no_long_row_can_have_are_refused():
+    """Rows of which only a sample is looked at first."""
+    n = 300_000
+    scores = torch.rand(2, n, generator=torch.Generator().manual_seed(0))
+    scores[1, 100_000:] = -torch.inf
+    scores[1, -1] = 1
+    for dtype in (torch.float32, torch.float64):
+        assert keep_best(scores.to(dtype), [n - 1, 1], [100_001]).sum(dim=1).tolist() == [100_001] * 2
+        with pytest.raises(SpaceError, match=r"lanes=\[1\]: fewer entries are left than are to be kept"):
+            keep_best(scores.to(dtype), [n - 1, 1], [100_002])
+        with pytest.raises(SpaceError, match=r"lanes=\[1\]: fewer entries are left than are to be kept"):
+            keep_best(scores.to(dtype), [200_000, 50_000, 50_000], [3])
+        with pytest.raises(SpaceError, match=r"lanes=\[1\]: fewer entries are left than are to be kept"):
+            keep_best(scores.to(dtype), [200_000, 50_000, 50_000], [1, 1, 2])

@@ -15,17 +15,16 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def weights(state: ScoringState) -> torch.Tensor:
     """|dL/dw|: (L, W)."""
-    return state.of_weights(_kept_gradient(state)).abs_()
+    keep = _keep(state)
+    found = gradient(state)
+    return (state.of_weights(found) if keep is None else state.products_of_weights(found, keep)).abs_()
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return state.over_nodes({name: g.double().square_() for name, g in _kept_gradient(state).items()}).sqrt_()
+    return state.over_nodes(gradient(state), factors=_keep(state), of=torch.Tensor.square_).sqrt_()
 
 
-def _kept_gradient(state: ScoringState) -> dict[str, torch.Tensor]:
-    found = gradient(state)
-    if state.lanes.keep is None:
-        return found
-    keep = state.lanes.layout.views(state.lanes.keep)
-    return {name: g.mul_(keep[name]) for name, g in found.items()}
+def _keep(state: ScoringState) -> dict[str, torch.Tensor] | None:
+    """By name, (L, *shape); None for lanes without a mask. The gradient of what is gone is not zero."""
+    return None if state.lanes.keep is None else state.lanes.layout.views(state.lanes.keep)

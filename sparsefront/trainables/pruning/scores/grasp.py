@@ -21,14 +21,9 @@ TEMPERATURE = 200.0
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W)."""
-    return state.of_weights(_preserved(state))
+    return state.products_of_weights(hessian_gradient(state, temperature=TEMPERATURE), state.parameters)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return state.over_nodes(_preserved(state))
-
-
-def _preserved(state: ScoringState) -> dict[str, torch.Tensor]:
-    weights_of, product = state.parameters, hessian_gradient(state, temperature=TEMPERATURE)
-    return {name: hg.mul_(weights_of[name]) for name, hg in product.items()}
+    return state.over_nodes(hessian_gradient(state, temperature=TEMPERATURE), factors=state.parameters)

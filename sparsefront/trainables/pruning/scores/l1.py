@@ -18,4 +18,4 @@ __all__ = ["nodes", "of_entries", "weights"]
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """L1 norms of coupled groups: (L, N) float64."""
-    return state.over_nodes(state.lanes.flat.abs())
+    return state.over_nodes(state.lanes.flat, of=torch.Tensor.abs_)

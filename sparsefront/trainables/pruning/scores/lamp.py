@@ -29,7 +29,7 @@ def weights(state: ScoringState) -> torch.Tensor:
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    squares = state.over_nodes(state.lanes.flat.double().square_())
+    squares = state.over_nodes(state.lanes.flat, of=torch.Tensor.square_)
     return _within_sections(squares, state.structure.section_sizes("node"))
 
 

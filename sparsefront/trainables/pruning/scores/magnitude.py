@@ -27,4 +27,4 @@ def weights(state: ScoringState) -> torch.Tensor:
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """L2 norms of coupled groups: (L, N) float64."""
-    return state.over_nodes(state.lanes.flat.double().square_()).sqrt_()
+    return state.over_nodes(state.lanes.flat, of=torch.Tensor.square_).sqrt_()

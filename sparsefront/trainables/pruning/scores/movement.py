@@ -19,7 +19,7 @@ def weights(state: ScoringState) -> torch.Tensor:
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """L2 norms of the movement of coupled groups: (L, N) float64."""
-    return state.over_nodes(_moved(state).double().square_()).sqrt_()
+    return state.over_nodes(_moved(state), of=torch.Tensor.square_).sqrt_()
 
 
 def _moved(state: ScoringState) -> torch.Tensor:

@@ -16,14 +16,9 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W)."""
-    return state.of_weights(_sensitivity(state))
+    return state.products_of_weights(gradient(state), state.parameters).abs_()
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return state.over_nodes(_sensitivity(state))
-
-
-def _sensitivity(state: ScoringState) -> dict[str, torch.Tensor]:
-    weights_of = state.parameters
-    return {name: g.mul_(weights_of[name]).abs_() for name, g in gradient(state).items()}
+    return state.over_nodes(gradient(state), factors=state.parameters, of=torch.Tensor.abs_)

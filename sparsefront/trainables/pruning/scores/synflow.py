@@ -15,21 +15,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sparsefront.trainables.pruning.state import ScoringState
+from sparsefront.trainables.pruning.derivatives import gradient_of
+from sparsefront.trainables.pruning.state import Entries, ScoringState
 
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return state.of_weights(_flow(state))
+    return state.products_of_weights(*_flow(state))
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return state.over_nodes(_flow(state))
+    gradients, magnitudes = _flow(state)
+    return state.over_nodes(gradients, factors=magnitudes)
 
 
 #: What is passed over: activations and norms.
@@ -50,7 +52,8 @@ class _Linearised(TorchFunctionMode):
         return args[0] if func in _BYPASSED else func(*args, **(kwargs or {}))
 
 
-def _flow(state: ScoringState) -> dict[str, torch.Tensor]:
+def _flow(state: ScoringState) -> tuple[Entries, Entries]:
+    """The gradient of R, and |w|, both by name."""
     assert state.examples is not None
     module, layout = state.model.module, state.lanes.layout
     flat = state.lanes.flat.double().abs_()
@@ -65,4 +68,4 @@ def _flow(state: ScoringState) -> dict[str, torch.Tensor]:
             logits: torch.Tensor = functional_call(module, parameters, (ones,))
         return logits.sum()
 
-    return {name: g.mul_(tensors[name]) for name, g in vmap(grad(total))(tensors).items()}
+    return gradient_of(total, tensors), tensors
