@@ -65,17 +65,12 @@ def dispatch(
             lost; what was committed stays.
         KeyboardInterrupt: if the user interrupted (SIGINT or SIGTERM); what was committed stays.
     """
+    orders = OrderBook()
+    driver = Driver(
+        plan, ledger, settings, max_retries=resources.max_retries, slots=slots, post=orders.put, on_commit=on_commit
+    )
+    lost: RayError | None = None
     try:
-        orders = OrderBook()
-        driver = Driver(
-            plan,
-            ledger,
-            settings,
-            max_retries=resources.max_retries,
-            slots=slots,
-            post=orders.put,
-            on_commit=on_commit,
-        )
         driver.record_decided()
         if plan.is_done:
             return
@@ -109,9 +104,14 @@ def dispatch(
             with _quiet_tune(), rare_collections(), contextlib.suppress(_End):
                 tuner.fit()
     except RayError as error:
-        raise SparsefrontError(f"the Ray cluster was lost ({one_line(error)}): {GO_ON}") from error
-    if driver.failure is not None:
-        raise driver.failure
+        lost = error
+    failure = lost or driver.failure
+    if failure is not None:
+        with contextlib.suppress(SparsefrontError, OSError):
+            driver.record_decided()  # what was heard before
+        if isinstance(failure, RayError):
+            raise SparsefrontError(f"the Ray cluster was lost ({one_line(failure)}): {GO_ON}") from failure
+        raise failure
     if not plan.is_done:
         raise SparsefrontError(f"Ray Tune ended before the study did: {GO_ON}")
 
@@ -194,11 +194,11 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
             raise _End
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Commit, but not yet what was heard in this very step: in the next one the worker that is free gets its work.
+        """Commit, but not yet what ended in this very step: in the next one the worker that is free gets its work.
 
-        Durable writes take 10 to 30 ms beside busy workers.
+        Durable writes take 10 to 30 ms beside busy workers. Where something ends in every step, this may not go on.
         """
-        if self._may_commit:
+        if self._may_commit or self._driver.is_overdue:
             _guarded(self._driver, self._driver.commit_if_due)
         self._may_commit = True
 
@@ -211,7 +211,7 @@ class _Messenger(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A report arrived; its payload is taken out, so that Tune keeps none of it."""
-        self._may_commit = False
+        self._may_commit = not result.get("done")
         report = {name: result.pop(name, None) for name in ("rows", "blobs", "problem")}
         _guarded(self._driver, self._driver.heard, trial.trial_id, report)
 

@@ -37,6 +37,8 @@ _FAILED_STARTS_PER_SLOT = 2
 #: Results that arrive so soon after a commit wait, to be committed together: a durable commit takes milliseconds, as
 #: much as all else that the driver does about a small pack.
 _COMMIT_EVERY_S = 0.05
+#: Longest time since the last commit for which results wait because a worker is free.
+_OVERDUE_S = 0.5
 
 
 class WorkPlan(Protocol):
@@ -288,6 +290,11 @@ class Driver:
         may_wait = self._waiting and len(self._running) > len(self._ended)
         if not may_wait or self._clock() - self._committed_s >= _COMMIT_EVERY_S:
             self._commit_waiting()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether results have waited longer than a moment."""
+        return bool(self._waiting) and self._clock() - self._committed_s >= _OVERDUE_S
 
     def _commit_waiting(self) -> None:
         if self._waiting:

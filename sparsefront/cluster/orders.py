@@ -6,10 +6,15 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray._private.state import jobs
 from ray.experimental import internal_kv
 
 #: Keys of one driver in the store of a cluster that others may share.
 _NAMESPACE = "sparsefront-orders"
+
+
+#: Most bytes of one value: longer messages are refused (512 MiB), and hold up the driver.
+_PART_BYTES = 64 << 20
 
 
 class OrderBook:
@@ -19,25 +24,42 @@ class OrderBook:
     """
 
     def put(self, key: str, work: Any, masks: dict[str, bytes]) -> None:
-        """Store work and the bits of the masks it needs, by digest."""
-        internal_kv._internal_kv_put(_name(key), cloudpickle.dumps((work, masks)), namespace=_NAMESPACE)
+        """Store work and the bits of the masks it needs, by digest.
+
+        Raises:
+            RayError: the head cannot be reached.
+        """
+        order = cloudpickle.dumps((work, masks))
+        parts = [order[i : i + _PART_BYTES] for i in range(0, len(order), _PART_BYTES)]
+        for i, part in enumerate(parts):
+            internal_kv._internal_kv_put(f"{_name(key)}/{i}", part, namespace=_NAMESPACE)
 
     def take(self, key: str) -> tuple[Any, dict[str, bytes]]:
         """The work called `key`, which is forgotten: work that is lost comes back under another key.
 
         Raises:
             KeyError: if it is not there.
+            RayError: the head cannot be reached.
         """
-        found = internal_kv._internal_kv_get(_name(key), namespace=_NAMESPACE)
-        if found is None:
+        parts: list[bytes] = []
+        while (part := internal_kv._internal_kv_get(f"{_name(key)}/{len(parts)}", namespace=_NAMESPACE)) is not None:
+            parts.append(part)
+        if not parts:
             raise KeyError(f"key={key!r}: no such order")
-        internal_kv._internal_kv_del(_name(key), namespace=_NAMESPACE)
-        work, masks = cloudpickle.loads(found)
+        _forget(f"{_name(key)}/")
+        work, masks = cloudpickle.loads(b"".join(parts))
         return work, masks
 
     def close(self) -> None:
-        """Forget what nobody took."""
-        internal_kv._internal_kv_del(_name(""), del_by_prefix=True, namespace=_NAMESPACE)
+        """Forget what nobody took, of this driver and of those that were killed."""
+        _forget(_name(""))
+        for job in jobs():
+            if job["IsDead"]:
+                _forget(f"{job['JobID']}/")
+
+
+def _forget(prefix: str) -> None:
+    internal_kv._internal_kv_del(prefix, del_by_prefix=True, namespace=_NAMESPACE)
 
 
 def _name(key: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+import sparsefront
 from sparsefront.cluster.wording import one_line
 from sparsefront.errors import ConfigError, SparsefrontError
 
@@ -45,6 +46,8 @@ _ENVIRONMENT = {
 
 #: What a worker needs.
 _WORKER_MODULE = "sparsefront.cluster.worker"
+#: Workers that load it ahead, 240 MB each, whether there is work for all of them or not.
+_MOST_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -142,18 +145,29 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
 def _loaded_ahead(resources: Resources) -> Iterator[None]:
     """Let the worker processes of a cluster that is started here load their modules while the driver gets ready.
 
-    Ray starts one with the cluster for every core that it offers: not where a worker has several of them, or a GPU.
+    Ray starts one with the cluster for every core that it offers: not where a worker has several of them or a GPU,
+    where they would be many, or where a new process finds another copy of this program.
     """
-    name = "RAY_preload_python_modules"
+    ahead = {"RAY_preload_python_modules": _WORKER_MODULE, "OMP_NUM_THREADS": "1"}  # Ray would set the latter too late
+    n_workers = resources.workers or available_cores()
     is_one_each = resources.device == "cpu" and resources.cpus_per_trial == 1
-    if not is_one_each or name in os.environ:
+    if not is_one_each or n_workers > _MOST_AHEAD or not _is_found_afresh():
         yield
         return
-    os.environ[name] = _WORKER_MODULE
+    ours = [name for name in ahead if name not in os.environ]
+    os.environ.update({name: ahead[name] for name in ours})
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in ours:
+            del os.environ[name]
+
+
+def _is_found_afresh() -> bool:
+    """Whether a new process of this Python would import the program from where this one has it."""
+    asked = "import importlib.util as u; s = u.find_spec('sparsefront'); print(s and s.origin)"
+    found = subprocess.run([sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=False)
+    return found.stdout.strip() == sparsefront.__file__
 
 
 def _knock(address: str) -> None:

@@ -276,9 +276,9 @@ def _simplify(graph: Graph) -> None:
                 if _is_only_for(product, node, _ATEN.bmm.default) and _is_bias(bias, product):
                     _add_bias(node, bias, product)
                     break
-        elif node.target is _ATEN.relu.default and _is_only_for(node.args[0], node, *_FRESH):
+        elif node.target is _ATEN.relu.default and _may_overwrite(node.args[0], node):
             node.target = _ATEN.relu_.default
-        elif node.target is _ATEN.threshold_backward.default and _is_only_for(node.args[0], node, *_FRESH):
+        elif node.target is _ATEN.threshold_backward.default and _may_overwrite(node.args[0], node):
             node.target, node.kwargs = _ATEN.threshold_backward.grad_input, {"grad_input": node.args[0]}
     graph.eliminate_dead_code(lambda node: node.is_impure() or node.target in _IN_PLACE)
 
@@ -305,6 +305,7 @@ def _add_bias(node: Node, bias: Node, product: Node) -> None:
     """A sum of both; on a CPU in place, where a product on top of a bias would copy that first."""
     if node.meta["device"].type == "cpu":
         node.target, node.args = _ATEN.add_.Tensor, (product, bias)
+        node.meta[_OURS] = True
     else:
         node.target, node.args = _ATEN.baddbmm.default, (bias, *product.args)
 
@@ -378,9 +379,10 @@ _FRESH = (
     _ATEN.bmm.default,
     _ATEN.baddbmm.default,
     _ATEN.add.Tensor,
-    _ATEN.add_.Tensor,
     _ATEN.convolution.default,
 )
+#: Marks operations that overwrite what nothing else reads; a module's own may overwrite part of something.
+_OURS = "is_ours"
 #: Operations that are put in place of others and overwrite an argument.
 _IN_PLACE = (_ATEN.relu_.default, _ATEN.add_.Tensor, _ATEN.threshold_backward.grad_input)
 
@@ -392,6 +394,13 @@ def _shape(node: Any) -> tuple[int, ...] | None:
 def _is_only_for(node: Any, user: Node, *targets: object) -> bool:
     """Whether `node` is made by one of `targets` and read by `user` alone."""
     return isinstance(node, Node) and node.target in targets and list(node.users) == [user]
+
+
+def _may_overwrite(node: Any, user: Node) -> bool:
+    """Whether `node` is memory of its own that `user` alone reads."""
+    return _is_only_for(node, user, *_FRESH) or (
+        _is_only_for(node, user, _ATEN.add_.Tensor) and node.meta.get(_OURS, False)
+    )
 
 
 def _is_bias(node: Any, product: Node) -> bool:

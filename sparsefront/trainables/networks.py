@@ -196,6 +196,7 @@ class Networks:
         self._data = _Data(input_shape=tuple(input_shape), n_classes=n_classes)
         self._architecture = lru_cache(maxsize=_KEPT_ARCHITECTURES)(self._make_architecture)
         self._skeleton = lru_cache(maxsize=_KEPT_MODULES)(self._make_skeleton)
+        self._is_sized = lru_cache(maxsize=_KEPT_MODULES)(_is_sized)
         self._parent = lru_cache(maxsize=_KEPT_PARENTS)(self._make_parent)
         self._module = lru_cache(maxsize=_KEPT_MODULES)(self._make_module)
 
@@ -361,7 +362,7 @@ class Networks:
 
     def _make_architecture(self, key: _Key) -> _Architecture:
         family, options = self._options(key)
-        if not _is_sized(family.__class__):  # a user's own: no two of its networks share a pack but equal ones
+        if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
             skeleton = _skeleton_of(key[0], options, model.structure)
             structure, init = model.structure, model.init
@@ -518,10 +519,9 @@ def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32])
     return out
 
 
-@lru_cache
-def _is_sized(family: type) -> bool:
-    """Whether networks of such a family can be padded; asking the protocol anew would take a tenth of a description."""
-    return issubclass(family, SizedFamily)
+def _is_sized(name: str) -> bool:
+    """Whether networks of a family can be padded: to be asked once, which takes a tenth of a description."""
+    return isinstance(model_family(name), SizedFamily)
 
 
 def _skeleton_of(name: str, options: Options, structure: Structure) -> _Skeleton:

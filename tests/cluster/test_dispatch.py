@@ -239,6 +239,18 @@ def test_the_last_results_are_committed_when_work_is_asked_for_and_there_is_none
     assert len(scene.outcomes("trained")) == 4
 
 
+def test_results_do_not_wait_for_longer_than_a_moment(scene: Scene) -> None:
+    _, second = two_packs(scene)
+    busy(scene)
+    for report in second:
+        scene.driver.heard("u", report)
+    assert not scene.driver.is_overdue
+    scene.now_s[0] += 0.5
+    assert scene.driver.is_overdue
+    scene.driver.commit_if_due()
+    assert not scene.driver.is_overdue
+
+
 def test_the_last_pack_on_its_way_is_committed_as_it_ends(scene: Scene) -> None:
     _, second = two_packs(scene)
     hear_all(scene, "u", second)

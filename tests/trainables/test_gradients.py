@@ -246,8 +246,40 @@ class Stubborn(StagedModule):
         return self.b(((left * right).mul_(2.0) + right) * self.scale)
 
 
-def test_what_a_module_does_besides_is_recorded_too():
-    module = Stubborn()
+class PartInPlace(StagedModule):
+    """Adds in place to a part of what is read as a whole afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(oracle.N_INPUTS, 8)
+        self.b = nn.Linear(12, oracle.N_CLASSES)
+        self.shift = nn.Parameter(torch.empty(4))
+
+    def forward(self, x):
+        h = self.a(x) * 1.5
+        first = h[:, :4]
+        first += self.shift
+        return self.b(torch.cat([torch.relu(first), h], dim=1))
+
+
+class ViewBefore(StagedModule):
+    """Adds in place to what is looked at by another name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(oracle.N_INPUTS, 8), nn.Linear(oracle.N_INPUTS, 8)
+        self.c = nn.Linear(8, oracle.N_CLASSES)
+
+    def forward(self, x):
+        h = self.a(x)
+        same = h.view(-1, 8, 1)
+        h += self.b(x)
+        return self.c(torch.relu(h) + same.squeeze(-1))
+
+
+@pytest.mark.parametrize("family", [Stubborn, PartInPlace, ViewBefore])
+def test_what_a_module_does_besides_is_recorded_too(family):
+    module = family()
     structure = Structure(
         tuple(Tensor(n, tuple(p.shape), n.endswith("weight")) for n, p in module.named_parameters()), ()
     )
