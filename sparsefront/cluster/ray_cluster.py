@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-import sparsefront
+from sparsefront import errors
 from sparsefront.cluster.wording import one_line
 from sparsefront.errors import ConfigError, SparsefrontError
 
@@ -167,7 +167,7 @@ def _is_found_afresh() -> bool:
     """Whether a new process of this Python would import the program from where this one has it."""
     asked = "import importlib.util as u; s = u.find_spec('sparsefront'); print(s and s.origin)"
     found = subprocess.run([sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=False)
-    return found.stdout.strip() == sparsefront.__file__
+    return found.stdout.strip() == str(Path(errors.__file__).with_name("__init__.py"))
 
 
 def _knock(address: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import ray
 
 import sparsefront
+from sparsefront import errors
 from sparsefront.cluster import orders
 from sparsefront.cluster import ray_cluster as ray_cluster_module
 from sparsefront.cluster.orders import OrderBook
@@ -84,5 +85,5 @@ def test_modules_are_loaded_ahead_only_where_a_new_process_finds_this_copy(monke
     assert not is_ahead(Resources(None, "cpu", 2, 0, cpus_per_trial=2))
     assert not is_ahead(Resources(None, "cuda", 2, 0))
     assert not is_ahead(Resources(None, "cpu", 64, 0))
-    monkeypatch.setattr(sparsefront, "__file__", "/elsewhere/sparsefront/__init__.py")
+    monkeypatch.setattr(errors, "__file__", "/elsewhere/sparsefront/errors.py")
     assert not is_ahead(Resources(None, "cpu", 2, 0))
