@@ -110,18 +110,32 @@ def scored_rows(
 
 
 def trained_rows(
-    work: TrainWork, trained: Sequence[Trained], recipe: Recipe, *, device: str, schema: pa.Schema = SCHEMA
+    work: TrainWork,
+    trained: Sequence[Trained],
+    recipe: Recipe,
+    *,
+    parent_macs: int,
+    device: str,
+    schema: pa.Schema = SCHEMA,
 ) -> tuple[pa.RecordBatch, dict[str, bytes]]:
     """Rows of trained candidates and of masks cut from them, and the bits of those masks by digest.
 
     A candidate that fills several slots has a row for each; the first bears the cost, the others are `reused`.
+
+    Args:
+        work: what was to be trained.
+        trained: what became of it.
+        recipe: how it was made.
+        parent_macs: of the parent, at whose size networks train whose nodes come and go.
+        device: where it ran.
+        schema: of the study's ledger.
     """
     lanes = {lane.candidate: lane for lane in work.lanes}
     rows: list[dict[str, Any]] = []
     blobs: dict[str, bytes] = {}
     for one in trained:
         lane = lanes[one.candidate]
-        shared = _trained_columns(work, lane, one, recipe, device)
+        shared = _trained_columns(work, lane, one, recipe, parent_macs, device)
         for i, slot in enumerate(lane.slots):
             cost = {"passes": 0.0, "flops": 0.0, "seconds": 0.0, "quality_passes": 0.0} if i else {}
             rows.append({**shared, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
@@ -391,7 +405,11 @@ def _candidate_columns(lane: Lane, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _trained_columns(work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, device: str) -> dict[str, Any]:
+def _trained_columns(
+    work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, parent_macs: int, device: str
+) -> dict[str, Any]:
+    c = lane.candidate
+    changes = c.network == "masked" and c.method is not None and c.method.when == "during"
     row: dict[str, Any] = {
         **_candidate_columns(lane, recipe),
         **hyperparameters(recipe),
@@ -419,7 +437,8 @@ def _trained_columns(work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, 
             "weight_sparsity": one.remains.weight_sparsity,
             "n_params": one.remains.n_params,
             "macs": one.remains.macs,
-            "flops": 6.0 * one.remains.macs * one.passes,
+            # The mask is that of the end, and nodes that come and go leave the network at its full size until then.
+            "flops": 6.0 * (parent_macs if changes and recipe.mask_kind == "node" else one.remains.macs) * one.passes,
         }
     if one.scores is not None:
         values = [None if not np.isfinite(v) else v for v in one.scores]

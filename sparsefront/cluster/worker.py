@@ -231,7 +231,10 @@ class PackRunner:
     def _rows(self, work: TrainWork, ended: list[Trained]) -> tuple[pa.RecordBatch | None, dict[str, bytes]]:
         if not ended:
             return None, {}
-        return trained_rows(work, ended, self._settings.recipe, device=self._device_name, schema=self._schema)
+        assert isinstance(self._workshop, Workshop)
+        macs = self._workshop.structure.macs
+        recipe, device = self._settings.recipe, self._device_name
+        return trained_rows(work, ended, recipe, parent_macs=macs, device=device, schema=self._schema)
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]

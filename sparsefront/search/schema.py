@@ -139,7 +139,13 @@ COLUMNS: tuple[Column, ...] = (
         values=("float32", "bfloat16"),
     ),
     Column("passes", pa.float64(), "examples passed forward and backward; a forward pass alone counts 1/3"),
-    Column("flops", pa.float64(), "floating-point operations of those passes (2 per multiply-accumulate)"),
+    Column(
+        "flops",
+        pa.float64(),
+        "floating-point operations of those passes (2 per multiply-accumulate of the network, three times for a whole "
+        "pass); node masks that change in training count at the parent's size, at which they train, and weight masks "
+        "that change by the weights left at the end",
+    ),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
     Column("predicted_s", pa.float64(), "what the packing expected of seconds; null where nothing was packed"),
     Column("checkpoint", pa.string(), "file from which training goes on, in the folder checkpoints; null if none"),

@@ -20,6 +20,11 @@ Survivors = Literal["rewound", "trained", "fresh"]
 Rates = Literal["last", "rewound"]
 Update = Literal["gradual", "set", "rigl", "edge_popup"]
 
+#: Updates of a training, about, where a method leaves the steps between them open.
+N_UPDATES = 40
+#: How the drop fraction of a rule decays, where a method leaves it open.
+OWN_DECAYS: Mapping[str, Decay] = {"set": "constant", "rigl": "cosine"}
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -209,9 +214,17 @@ class Pruning:
 
         >>> Pruning("init", score="snip").resolved(allocation="erk")
         {'when': 'init', 'score': 'snip', 'pattern': 'unstructured', 'allocation': 'erk', 'rounds': 1}
+        >>> rigl = Pruning("during", update="rigl").resolved(allocation="erk")
+        >>> rigl["begin_fraction"], rigl["n_updates"], rigl["decay"]
+        (0.0, 40, 'cosine')
         """
         found = {name: value for name, value in asdict(self).items() if self.reads(name)}
         found["allocation"] = self.allocation or allocation
+        if self.reads("every") and not self.every:
+            found["n_updates"] = N_UPDATES
+        if self.reads("decay"):
+            assert self.update is not None
+            found["decay"] = self.decay or OWN_DECAYS[self.update]
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
         return {name: value for name, value in plain.items() if value not in (None, [])}
 

@@ -35,6 +35,7 @@ STUDY = Study.from_dict(
 )
 NAMES = CandidateNames(STUDY.base())
 COSTS = ("passes", "flops", "seconds")
+PARENT_MACS = 64 * 8 + 8 * 6 + 6 * 10
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_candidate_in_several_slots_costs_once(workshop: Workshop, recipe: Rec
     shared = lane(Candidate(0, 0.5, "masked", draw=1), Slot("random", 1), Slot("searched", 0))
     work = TrainWork(0, 0.5, (shared,))
     ended = [one for part in workshop.train([LaneOrder(shared.candidate)]) for one in part]
-    rows, blobs = trained_rows(work, ended, recipe, device="cpu")
+    rows, blobs = trained_rows(work, ended, recipe, parent_macs=PARENT_MACS, device="cpu")
     first, second = rows.to_pylist()
     assert blobs == {}
     assert (first["arm"], first["slot"], first["reused"]) == ("random", 1, False)
@@ -107,7 +108,7 @@ def test_masks_cut_from_a_network_travel_with_its_row(workshop: Workshop, recipe
     parent = replace(lane(Candidate(0, 0.0, "parent"), Slot("dense", 0)), cuts=cuts)
     orders = [LaneOrder(parent.candidate, cuts=tuple(CutOrder(c.arm, c.sparsity, c.method) for c in cuts))]
     ended = [one for part in workshop.train(orders) for one in part]
-    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,)), ended, recipe, device="cpu")
+    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,)), ended, recipe, parent_macs=PARENT_MACS, device="cpu")
     trained, *pruned = rows.to_pylist()
     assert (trained["stage"], trained["mask_kind"], trained["mask_digest"]) == ("trained", "none", None)
     found = [(row["stage"], row["arm"], row["target_sparsity"], row["slot"]) for row in pruned]
@@ -124,7 +125,7 @@ def test_rows_on_the_way_to_a_level_are_of_a_stage_of_their_own(workshop: Worksh
     ended = [t for part in workshop.train([LaneOrder(one.candidate)]) for t in part]
     for stage in ("level", "trained"):
         work = TrainWork(0, 0.2, (one,), stage)
-        (row,) = trained_rows(work, ended, recipe, device="cpu")[0].to_pylist()
+        (row,) = trained_rows(work, ended, recipe, parent_macs=PARENT_MACS, device="cpu")[0].to_pylist()
         (lost,) = lost_rows(work, "lost", "gone", NAMES, recipe, seconds_each=1.0).to_pylist()
         (never,) = decided_rows(
             [Unavailable(0, 0.2, (Slot("imp", 0),), "why", stage)], NAMES, recipe, SCHEMA
@@ -141,7 +142,7 @@ def test_masks_that_a_training_made_are_stored_with_its_row(workshop: Workshop, 
     ]
     work = TrainWork(0, 0.5, tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate(made)))
     ended = [t for part in weights.train([LaneOrder(c) for c in made]) for t in part]
-    rows, blobs = trained_rows(work, ended, weights.recipe, device="cpu")
+    rows, blobs = trained_rows(work, ended, weights.recipe, parent_macs=PARENT_MACS, device="cpu")
     digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
     assert set(blobs) == {digests["arm0"], digests["arm1"]}  # that of a draw follows from its number
     assert all(mask_digest(bits) == digest for digest, bits in blobs.items())
@@ -150,10 +151,29 @@ def test_masks_that_a_training_made_are_stored_with_its_row(workshop: Workshop, 
     shuffled = [Candidate(0, 0.5, "masked", mask=source, control=c) for c in ("shuffled_layers", "fresh_weights")]
     work = TrainWork(0, 0.5, tuple(lane(c, Slot(c.control, 0)) for c in shuffled))
     ended = [t for part in weights.train([LaneOrder(c, blobs[source]) for c in shuffled]) for t in part]
-    rows, again = trained_rows(work, ended, weights.recipe, device="cpu")
+    rows, again = trained_rows(work, ended, weights.recipe, parent_macs=PARENT_MACS, device="cpu")
     digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
     assert digests["fresh_weights"] == source
     assert set(again) == {digests["shuffled_layers"]} != {source}
+
+
+@pytest.mark.parametrize("update", ["gradual", "set", "rigl", "edge_popup"])
+def test_nodes_that_come_and_go_are_trained_at_the_size_of_the_parent(update: Any, recipe: Recipe) -> None:
+    data, device = load_dataset("digits", STUDY.data.options), torch.device("cpu")
+    changing = Candidate(0, 0.5, "masked", method=Pruning("during", update=update))
+    fixed = Candidate(0, 0.5, "masked", draw=0)
+    small = Candidate(0, 0.5, "small_dense", method=changing.method)
+    work = TrainWork(0, 0.5, tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate((changing, fixed, small))))
+    for kind in ("node", "weight"):
+        shop = Workshop(replace(recipe, mask_kind=kind), data, device)
+        assert shop.structure.macs == PARENT_MACS
+        ended = [t for part in shop.train([LaneOrder(one.candidate) for one in work.lanes]) for t in part]
+        rows, _ = trained_rows(work, ended, shop.recipe, parent_macs=shop.structure.macs, device="cpu")
+        for row in rows.to_pylist():
+            # A weight mask, and that of a control, counts by what it leaves.
+            size = PARENT_MACS if kind == "node" and row["arm"] == "arm0" else row["macs"]
+            assert row["macs"] < PARENT_MACS
+            assert row["flops"] == pytest.approx(6 * size * row["passes"])
 
 
 def test_work_that_came_to_nothing_has_the_keys_it_would_have_had(recipe: Recipe) -> None:

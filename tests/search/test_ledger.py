@@ -8,10 +8,12 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import random
+import re
 import shutil
 import sys
 import threading
@@ -688,6 +690,36 @@ def test_a_changed_study_is_refused_with_the_keys_that_differ(folder: Path) -> N
         Ledger.open(folder, digest="d2")
     with Ledger.open(folder, digest="d1", study=STUDY) as ledger:
         assert ledger.n_commits == 3
+
+
+def test_what_another_version_made_of_the_study_is_no_change_of_the_user(tmp_path: Path) -> None:
+    began = STUDY | {"resolved": {"data_digest": "aa", "methods": {"rigl": {"every": 0}}}}
+    Ledger.create(tmp_path, began, digest="d1", versions={"sparsefront": "0.0.9"}).close()
+    now = STUDY | {"resolved": {"data_digest": "aa", "methods": {"rigl": {"every": 0, "n_updates": 40}}}}
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(tmp_path, digest="d2", study=now)
+    assert str(caught.value) == (
+        f"{tmp_path} was started by a version of the program, or of modules of its own, that does this study in "
+        f"another way (started by sparsefront 0.0.9, this is {importlib.metadata.version('sparsefront')}; changed: "
+        "resolved.methods.rigl.n_updates: (absent) -> 40): the study itself did not change, and a ledger goes on as it "
+        "was started; resume it with the version that started it, or start the study in another folder (--dir); what "
+        "it holds can still be read"
+    )
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.n_rows == 0
+    # What the user changed, or the data that they gave, is theirs to undo.
+    for changed in (now | {"name": "other"}, now | {"resolved": {"data_digest": "bb"}}):
+        with pytest.raises(LedgerError, match=r"holds another study .* undo the change to resume"):
+            Ledger.open(tmp_path, digest="d2", study=changed)
+
+
+def test_versions_of_one_number_or_of_none_are_told_apart(tmp_path: Path) -> None:
+    now = importlib.metadata.version("sparsefront")
+    said = {"none": ({}, f"unknown, this is {now}; "), "one": ({"sparsefront": now}, f"{now} as well, but another; ")}
+    for name, (versions, shown) in said.items():
+        Ledger.create(tmp_path / name, STUDY, digest="d1", versions=versions).close()
+        with pytest.raises(LedgerError, match=rf"\(started by sparsefront .*{re.escape(shown)}changed: resolved\."):
+            Ledger.open(tmp_path / name, digest="d2", study=STUDY | {"resolved": {"methods": {"gmp": {"every": 0}}}})
 
 
 def test_many_changed_keys_are_cut_short(folder: Path) -> None:

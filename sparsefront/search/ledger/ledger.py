@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import logging
 import os
 import re
@@ -52,6 +53,8 @@ FULL_BYTES = 64 * 2**20
 _LOG = logging.getLogger(__name__)
 _BLOB = re.compile(r"[0-9a-f]{32}")
 _READ_ATTEMPTS = 100
+#: Of the lines of `differences`: other data, which are the user's to change back.
+_OF_DATA = "resolved.data_digest:"
 
 
 class Ledger:
@@ -578,6 +581,16 @@ def _other_study(folder: Path, header: Header, digest: str, study: Mapping[str, 
     changed = [] if study is None else differences(header.study, plain(study))
     shown = ", ".join(changed[:12]) + (f", and {len(changed) - 12} more" if len(changed) > 12 else "")
     keys = f"changed: {shown}" if changed else f"digest {digest[:12]} where {header.digest[:12]} was started"
+    # What the program made of the study, but for the data that it was given.
+    if changed and all(line.startswith("resolved.") and not line.startswith(_OF_DATA) for line in changed):
+        now, then = importlib.metadata.version("sparsefront"), header.versions.get("sparsefront", "unknown")
+        both = f"started by sparsefront {then}, this is {now}" + (" as well, but another" if then == now else "")
+        return (
+            f"{folder} was started by a version of the program, or of modules of its own, that does this study in "
+            f"another way ({both}; {keys}): the study itself did not change, and "
+            "a ledger goes on as it was started; resume it with the version that started it, or start the study in "
+            "another folder (--dir); what it holds can still be read"
+        )
     return (
         f"{folder} holds another study ({keys}): a ledger belongs to one study; undo the change to resume, or start "
         "the new study in another folder (--dir)"
