@@ -28,8 +28,14 @@ _FLOPS_PER_MAC = 6
 #: Fewer candidates than this are not halved any further.
 _LEAF = 4
 
-#: Packs that are priced at once, at least those that end with one candidate.
-_BLOCK = 2**18
+#: Packs of a block, of which the prices are held; candidates with which they end, at least; and their lanes at first.
+_BLOCK, _COLUMNS, _REACH = 2**18, 256, 32
+
+#: Packs that are priced at once: a core's own cache holds them.
+_AT_ONCE = 2**15
+
+#: A pack is left aside for a better one only if it is worse by more than rounding.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,9 @@ def plan_packs(
         Packs, the longest first; every candidate is in one. The shapes in each pack, though not which of equal
         candidates, are independent of the order of the candidates.
 
-    Cost: O(n x max_lanes) for n candidates that may travel together.
+    Cost: O(n x max_lanes) for n candidates that may travel together; less where their sizes differ, as packs much
+    larger than the best are not priced: 6,000 networks of three widths of 8 to 300, 4,096 lanes at most, take 0.1 s by
+    `CPU_COST` and 0.7 s by `GPU_COST`.
 
     >>> small, large = (Shape("mlp", ((width, 40), (10, width)), (1, 1), 100) for width in (8, 512))
     >>> plan = plan_packs([small, large, small, large], [1000] * 4, cost=CPU_COST, max_lanes=64)
@@ -198,11 +206,19 @@ class _Class:
         lows = np.minimum(np.maximum(lows, np.arange(1, n + 1) - order.most), np.arange(n)).tolist()
         least_s = np.zeros(n + 1)  # time of the best partition of the first j
         last = [(0, 0.0)] * (n + 1)  # where its last pack begins, and what that takes
-        for stop, (low, lanes_s) in enumerate(zip(lows, order.lanes_s(self), strict=True), start=1):
-            total_s = lanes_s[low - stop :] + least_s[low:stop]
-            best = int(total_s.argmin())
+        for stop, (low, (block, i)) in enumerate(zip(lows, order.ends(self), strict=True), start=1):
+            while True:
+                lanes_s = block.seconds[i, : stop - low][::-1]
+                total_s = lanes_s + least_s[stop - len(lanes_s) : stop]
+                best = int(total_s.argmin())
+                # If a pack is worse than another by more than a launch, so are all that begin before it: divided where
+                # it begins, they take a launch more and no more of anything else.
+                enough_s = (total_s[best] + self.launch_s) * (1 + _ROUNDING)
+                if len(lanes_s) == stop - low or total_s.max() > enough_s:
+                    break
+                block.reach_further(self)
             least_s[stop] = total_s[best] + self.launch_s
-            last[stop] = low + best, self.launch_s + float(lanes_s[low - stop + best])
+            last[stop] = stop - len(lanes_s) + best, self.launch_s + float(lanes_s[best])
         found = []
         stop = n
         while stop:
@@ -228,38 +244,60 @@ class _Order:
     """
 
     def __init__(self, columns: npt.NDArray[np.int64], most: int) -> None:
-        # Its class is told with each question: two that knew each other would stay until garbage is looked for.
         self.columns, self.most = columns, most
-        self._block = max(1, _BLOCK // most)
-        self._first: npt.NDArray[np.float64] | None = None
+        self._n_columns = max(_COLUMNS, _BLOCK // most)
+        self._first: _Block | None = None
 
-    def lanes_s(self, of: _Class) -> Iterator[npt.NDArray[np.float64]]:
-        """For each column, (most,) seconds of the lanes of the packs that end with it: the largest pack first.
+    def ends(self, of: _Class) -> Iterator[tuple[_Block, int]]:
+        """For each column, the block of packs that has those that end with it, and their row there."""
+        for start in range(0, len(self.columns), self._n_columns):
+            block = self._first if start == 0 else None
+            if block is None:
+                n_before = min(start, self.most - 1)
+                sizes = of.sizes[:, self.columns[start - n_before : start + self._n_columns]]
+                block = _Block(sizes, n_before, self.most)
+                block.reach_further(of)
+            if start == 0:  # small classes have no other block, and are asked again with another limit
+                self._first = block
+            for i in range(len(block.seconds)):
+                yield block, i
 
-        Packs that would begin before the first column have any number.
-        """
-        for start in range(0, len(self.columns), self._block):
-            yield from self._lanes_s_from(of, start)
 
-    def _lanes_s_from(self, of: _Class, start: int) -> npt.NDArray[np.float64]:
-        """Of the packs that end in a block of columns, a row for each."""
-        if start == 0 and self._first is not None:
-            return self._first
-        n_before = min(start, self.most - 1)
-        sizes = of.sizes[:, self.columns[start - n_before : start + self._block]]
-        n = sizes.shape[1] - n_before
-        sizes = np.pad(sizes, ((0, 0), (self.most - 1 - n_before, 0)))
-        # Of the pack of k + 1 lanes that ends with a column: that of k lanes, and one column more before it.
-        padded = np.empty((len(sizes), self.most, n))
-        padded[:, 0] = sizes[:, self.most - 1 :]
-        for k in range(1, self.most):
-            before = self.most - 1 - k
-            np.maximum(padded[:, k - 1], sizes[:, before : before + n], out=padded[:, k])
-        seconds = of.seconds(padded) * np.arange(1, self.most + 1)[:, None]
-        found = np.ascontiguousarray(seconds.T[:, ::-1])
-        if start == 0:  # small classes have no other block, and are asked again with another limit
-            self._first = found
-        return found
+class _Block:
+    """What packs of neighbours cost that end with some columns, up to a number of lanes.
+
+    Attributes:
+        seconds: (columns, lanes) of the lanes of the packs that end with each, the smallest pack first; those that
+            would begin before the first column have any number.
+    """
+
+    def __init__(self, sizes: npt.NDArray[np.float64], n_before: int, most: int) -> None:
+        # Its class is told with each question: two that knew each other would stay until garbage is looked for.
+        self._sizes = np.pad(sizes, ((0, 0), (most - 1 - n_before, 0)))
+        self._most = most
+        self._padded = np.zeros((len(sizes), sizes.shape[1] - n_before))
+        self.seconds = np.empty((sizes.shape[1] - n_before, 0))
+
+    def reach_further(self, of: _Class) -> None:
+        """Price packs of more lanes: of twice as many as yet."""
+        n, done = self.seconds.shape
+        reach = min(self._most, max(_REACH, 2 * done))
+        seconds = np.empty((n, reach))
+        seconds[:, :done] = self.seconds
+        at_once = max(1, _AT_ONCE // n)
+        for first in range(done, reach, at_once):
+            lanes = range(first, min(first + at_once, reach))
+            # Of the pack of k + 1 lanes that ends with a column: that of k lanes, and one column more before it.
+            padded = np.empty((len(self._sizes), len(lanes), n))
+            before = self._padded
+            for i, k in enumerate(lanes):
+                begins = self._most - 1 - k
+                before = np.maximum(before, self._sizes[:, begins : begins + n], out=padded[:, i])
+            self._padded = before.copy()
+            each_s = of.seconds(padded)
+            each_s *= np.arange(lanes.start + 1, lanes.stop + 1)[:, None]
+            seconds[:, lanes.start : lanes.stop] = each_s.T
+        self.seconds = seconds
 
 
 def _by_halving(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

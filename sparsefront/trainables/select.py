@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,10 @@ def keep_top(scores: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
 
 
 def _top(scores: torch.Tensor, k: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `keep_top` keeps, (L, n) bool, and its lowest score, (L, 1); of a row that keeps nothing, the highest."""
+    """What `keep_top` keeps, (L, n) bool, and its lowest score, (L, 1); of a row that keeps nothing, the highest.
+
+    Of a long row with a score that is not a number, none: not a number.
+    """
     n = scores.shape[1]
     if isinstance(k, int) and k in (0, n):
         lowest = scores.amin(dim=1, keepdim=True) if k else scores.amax(dim=1, keepdim=True)
@@ -73,10 +77,14 @@ def _keep_from(scores: torch.Tensor, threshold: torch.Tensor, k: int | torch.Ten
 
 
 def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.bool_]) -> float:
-    """Write the k highest of one long row (n,), 0 < k < n, to `kept`, and return the lowest of them.
+    """Write the k highest of one long row (n,), 0 < k < n, to `kept`.
 
     Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
-    it. All others are only compared with these; if they do not enclose it, the whole row is selected from.
+    it. All others are only compared with these; if they do not enclose it, or a score is not a number, the whole row is
+    selected from.
+
+    Returns:
+        The lowest score that is kept; not a number if any of the row is not.
     """
     n = len(row)
     # An odd step meets all columns of a matrix whose rows are a power of two.
@@ -93,21 +101,24 @@ def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.boo
     finite = np.finfo(row.dtype)
     high = -ordered[first] if first >= 0 else finite.max
     # What is gone (minus infinity) is no candidate: late rounds of pruning have little else below the threshold.
-    low = max(-ordered[last], finite.min) if last < len(sample) else finite.min
+    # In this order of arguments neither is what is not a number.
+    low = max(finite.min, -ordered[last]) if last < len(sample) else finite.min
     n_above, parts = 0, []
     for start in range(0, n, _BLOCK):
         block = row[start : start + _BLOCK]
         above = np.greater(block, high, out=kept[start : start + _BLOCK])
         n_above += int(np.count_nonzero(above))
-        is_open = block >= low
-        is_open ^= above
+        is_open = block < low
+        np.equal(is_open, above, out=is_open)  # neither; so is all that is not a number
         parts.append(np.flatnonzero(is_open) + start)
     candidates = np.concatenate(parts)
     if 0 < k - n_above <= len(candidates):
-        kept[candidates], lowest = _top_of_row(row[candidates], k - n_above)
-    else:
-        kept[:], lowest = _top_of_row(row, k)
-    return lowest
+        values = row[candidates]
+        if not np.isnan(values.max()):
+            kept[candidates], lowest = _top_of_row(values, k - n_above)
+            return lowest
+    kept[:], lowest = _top_of_row(row, k)
+    return math.nan if np.isnan(row.max()) else lowest
 
 
 def _top_of_row(row: npt.NDArray[np.floating], k: int) -> tuple[npt.NDArray[np.bool_], float]:
@@ -167,17 +178,30 @@ def keep_sections_and_lows(
         return torch.cat([masks for masks, _ in parts], dim=1), [lowest for _, lowest in parts]
     if _is_of_many(scores):
         masks, lowest = _top(scores, counts[0])
-        for row, mask, low in zip(scores.numpy(), masks.numpy(), lowest.numpy(), strict=True):
+        for i, (row, mask, low) in enumerate(zip(scores.numpy(), masks.numpy(), lowest.numpy(), strict=True)):
+            if np.isnan(low[0]):
+                masks[i] = _top_of_lifted(scores[i : i + 1], edges, counts[0])[0]
+                continue
             empty = [(a, b) for a, b in edges if not mask[a:b].any()]
             if empty:
                 low[0] = _fill_sections(row, mask, edges, n_empty=len(empty))
         return masks, [lowest]
+    return _top_of_lifted(scores, edges, counts[0])
+
+
+def _top_of_lifted(
+    scores: torch.Tensor, edges: Sequence[tuple[int, int]], k: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`keep_sections_and_lows` of a count over all: the best of each section is made better than all others first.
+
+    What is not a number is a section's best.
+    """
     lifted, bests = scores.clone(), []
     for a, b in edges:
         best = scores[:, a:b].max(dim=1, keepdim=True)
         lifted.scatter_(1, best.indices + a, torch.inf)
         bests.append(best.values)
-    masks, lowest = _top(lifted, counts[0])
+    masks, lowest = _top(lifted, k)
     return masks, [*bests, lowest]
 
 

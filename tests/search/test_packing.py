@@ -195,12 +195,32 @@ def test_limits_are_checked(max_lanes, workers):
         plan_packs([mlp(8)], [1], cost=CPU_COST, max_lanes=max_lanes, workers=workers)
 
 
-@given(st.data(), st.sampled_from([1, 7, 40]))
-def test_a_plan_does_not_depend_on_how_many_packs_are_priced_at_once(data, max_lanes):
-    hidden = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+@given(st.data(), st.sampled_from([1, 7, 40]), costs, st.sampled_from([9, 300]))
+def test_a_plan_does_not_depend_on_how_many_packs_are_priced_at_once(data, max_lanes, cost, widest):
+    width = st.integers(0, widest)
+    hidden = st.tuples(width, width, width)
     shapes = [blocks(*each) for each in data.draw(st.lists(hidden, min_size=1, max_size=30))]
     steps = [100] * len(shapes)
-    plan = plan_packs(shapes, steps, cost=CPU_COST, max_lanes=max_lanes, workers=3)
+    plan = plan_packs(shapes, steps, cost=cost, max_lanes=max_lanes, workers=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_BLOCK", data.draw(st.integers(1, 200)))
-        assert plan_packs(shapes, steps, cost=CPU_COST, max_lanes=max_lanes, workers=3) == plan
+        for name in ("_BLOCK", "_COLUMNS", "_AT_ONCE", "_REACH"):
+            patch.setattr(packing, name, data.draw(st.integers(1, 200)))
+        assert plan_packs(shapes, steps, cost=cost, max_lanes=max_lanes, workers=3) == plan
+
+
+@pytest.mark.parametrize(("widest", "cost"), [(300, CPU_COST), (300, GPU_COST), (12, GPU_COST)])
+def test_packs_that_are_not_priced_would_not_be_taken(widest, cost, monkeypatch):
+    generator = np.random.default_rng(1)
+    shapes = [mlp(*each) for each in generator.integers(8, widest, (400, 2)).tolist()]
+    reached = []
+    further = packing._Block.reach_further
+
+    def recorded(block, of):
+        further(block, of)
+        reached.append(block.seconds.shape[1])
+
+    monkeypatch.setattr(packing._Block, "reach_further", recorded)
+    plan = plan_packs(shapes, [500] * 400, cost=cost, max_lanes=400)
+    assert (max(reached) < 400) == (cost is CPU_COST)
+    monkeypatch.setattr(packing, "_REACH", 400)
+    assert plan_packs(shapes, [500] * 400, cost=cost, max_lanes=400) == plan

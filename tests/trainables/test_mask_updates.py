@@ -19,6 +19,7 @@ from sparsefront.spaces.schedules import cubic, drop_fraction
 from sparsefront.spaces.seeds import generator, philox_key, raw_rows
 from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables import pack as pack_module
+from sparsefront.trainables import select as selection
 from sparsefront.trainables.gradients import forward
 from sparsefront.trainables.lanes import Layout, dense_lanes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import UPDATES, Nodes, UpdateSettings, full_size_lanes, sections_of
@@ -580,6 +581,26 @@ def test_node_masks_of_a_lane_that_diverged_keep_their_counts(kind, model, examp
     else:
         assert tuple(found) == counts
     assert_same(results[0], run(model, kind, examples, order, numbers=(0,), pattern="node")[0])
+
+
+def test_a_long_lane_that_diverged_is_pruned_as_a_short_one_is(model, examples, order, monkeypatch):
+    """Of a count over all sections, a lane of nothing but what is not a number keeps one entry of each."""
+
+    def pruned():
+        lanes = lanes_of(model, "gradual", (0, 1, 2))
+        lanes.flat[1] = torch.nan
+        options = {"counts": lambda sparsity: (sum(kept_at(model.structure, "unstructured", sparsity)),)}
+        return run(model, "gradual", examples, order, lanes=lanes, options=options)
+
+    short = pruned()
+    assert short[1].outcome == "diverged"
+    monkeypatch.setattr(selection, "_MANY", 9)
+    monkeypatch.setattr(selection, "_SAMPLED", 16)
+    long = pruned()
+    assert long[1].outcome == "diverged"
+    assert torch.equal(long[1].mask, short[1].mask)
+    for number in (0, 2):
+        assert_same(long[number], short[number])
 
 
 def test_nodes_that_come_in_need_the_weights_that_training_began_with(model):

@@ -1,7 +1,7 @@
 """Selection of the k best: exact, ties to the lower index, every row by itself."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -158,6 +158,61 @@ def test_long_rows_of_all_sorts_agree_with_a_stable_sort(dtype):
             assert np.array_equal(keep_top(torch.from_numpy(scores[None]), k)[0].numpy(), expected)
         mask = keep_sections(torch.from_numpy(scores[None]), sizes, [300])[0].numpy()
         assert np.array_equal(mask, top_k(np.maximum(scores.astype(np.float64), -1e300), sizes, [300]))
+
+
+def slow_of_numbers(row, k):
+    """The k highest of what is a number, none if there are fewer: (n,) bool."""
+    kept = np.zeros(len(row), np.bool_)
+    order = np.argsort(-row, kind="stable")  # what is not a number comes last
+    if k and not np.isnan(row[order[k - 1]]):
+        kept[order[:k]] = True
+    return kept
+
+
+def slow_of_sections(row, sizes, k):
+    """The best of each section, which is what is not a number if it has that, and then the highest."""
+    lifted, start = row.copy(), 0
+    for size in sizes:
+        section = row[start : start + size]
+        lacking = np.flatnonzero(np.isnan(section))
+        lifted[start + (lacking[0] if len(lacking) else section.argmax())] = np.inf
+        start += size
+    return slow_of_numbers(lifted, k)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(9, 60),
+    nan_fraction=st.sampled_from([0.02, 0.3, 0.6, 0.95, 1.0]),
+    n_values=st.sampled_from([3, 1000]),
+    is_long=st.booleans(),
+    data=st.data(),
+)
+def test_rows_with_what_is_not_a_number_keep_the_highest_that_are(seed, n, nan_fraction, n_values, is_long, data):
+    numbers = np.random.Generator(np.random.Philox(key=seed))
+    rows = numbers.integers(-n_values, n_values, (3, n)).astype(np.float32)
+    rows[1, numbers.random(n) < nan_fraction] = np.nan
+    scores, k = torch.from_numpy(rows), data.draw(st.integers(1, n - 1))
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=3)))
+    sizes = np.diff([0, *cuts, n]).tolist()
+    total = data.draw(st.integers(len(sizes), n - 1)) if len(sizes) < n else n
+    with short_rows_of_many() if is_long else nullcontext():
+        assert np.array_equal(keep_top(scores, k), [slow_of_numbers(row, k) for row in rows])
+        if len(sizes) > 1:
+            masks = keep_sections(scores, sizes, [total])
+            assert np.array_equal(masks, [slow_of_sections(row, sizes, total) for row in rows])
+
+
+@pytest.mark.parametrize("where", [slice(None), slice(1, None, 2), slice(5, 6)])
+def test_a_long_row_that_diverged_is_selected_from_as_a_short_one_is(where):
+    n = 1 << 18
+    rows = np.random.Generator(np.random.Philox(key=4)).standard_normal((3, n)).astype(np.float32)
+    rows[1, where] = np.nan
+    scores, sizes = torch.from_numpy(rows), [1000, 200_000, 61_044, 100]
+    for k in (26_000, 131_072, 200_000):
+        assert np.array_equal(keep_top(scores, k), [slow_of_numbers(row, k) for row in rows])
+        assert np.array_equal(keep_sections(scores, sizes, [k]), [slow_of_sections(row, sizes, k) for row in rows])
 
 
 def test_sections_of_a_view_are_read_where_they_lie():
