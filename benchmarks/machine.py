@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
+
+from sparsefront.cluster.ray_cluster import Resources, ray_cluster
 
 
 def describe() -> str:
@@ -23,6 +27,13 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+@contextlib.contextmanager
+def cluster_of_tune(workers: int) -> Iterator[None]:
+    """A cluster as Ray starts it: Ray Tune's own workers take nothing over that is loaded ahead."""
+    with patch.dict(os.environ, {"RAY_preload_python_modules": ""}), ray_cluster(Resources(None, "cpu", workers, 0)):
+        yield
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -24,10 +24,9 @@ import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from benchmarks.machine import spread, table
+from benchmarks.machine import cluster_of_tune, spread, table
 from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
 from sparsefront.cluster.driver import Driver
-from sparsefront.cluster.ray_cluster import Resources, ray_cluster
 from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.data import load_dataset
@@ -147,7 +146,7 @@ class Alone(tune.Trainable):  # type: ignore[misc]
 def run_tune(settings: Settings, data: Any, kind: str) -> tuple[float, float, dict[int, tuple[int, float]]]:
     """Seconds of `fit`, seconds with Ray's start, and steps and loss of each candidate."""
     asked = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, ray_cluster(Resources(None, "cpu", WORKERS, 0)):
+    with tempfile.TemporaryDirectory() as folder, cluster_of_tune(WORKERS):
         trainable = tune.with_parameters(Alone, settings=ray.put(settings), data=ray.put(data), kind=kind)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),

@@ -19,8 +19,7 @@ import ray
 import torch
 from ray import tune
 
-from benchmarks.machine import spread, table
-from sparsefront.cluster.ray_cluster import Resources, ray_cluster
+from benchmarks.machine import cluster_of_tune, spread, table
 from sparsefront.study import Study
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.workshop import Workshop
@@ -210,7 +209,7 @@ def main() -> str:
                 compact = tune.with_parameters(ClassTrainable, kind=kind, data=data, compact=True)
                 contenders.append(("b, compact by hand", compact, N_CLASS, True))
             found: dict[tuple[int, int], float] = {}
-            with ray_cluster(Resources(None, "cpu", WORKERS, 0)):
+            with cluster_of_tune(WORKERS):
                 for name, trainable, n, reuse in contenders:
                     rate, losses = run_tune(trainable, n, reuse=reuse)
                     rates.setdefault(name, []).append(rate)
