@@ -26,7 +26,7 @@ from sparsefront.search.ledger.disk import Disk, read_plain, write_atomically
 from sparsefront.search.objective import objectives_named
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
-from sparsefront.search.schema import VALUES
+from sparsefront.search.schema import SCHEMA, VALUES
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Choice
@@ -103,9 +103,11 @@ class Results:
                     )
             expression = None if where is None else self._condition(where, ledger.schema)
             rows = ledger.scan(where=expression)
+            arms: list[str] = []
             if isinstance(self.design, SearchDesign):
                 rows = within_constraints(rows, self.design)
-            return front(rows, chosen, schema=ledger.schema)
+                arms = [arm.name for arm in self.design.arms]
+            return front(rows, chosen, arms=arms, schema=ledger.schema)
 
     def verdict(self) -> Verdict | SearchVerdict:
         """Better than, equivalent to or worse than random search, arm by arm (and level by level)."""
@@ -156,14 +158,27 @@ class Results:
 
     def n_trained(self) -> tuple[int, int]:
         """Networks recorded, and networks that the whole study trains; equal once it is finished."""
-        where = "stage == 'trained'"
         if isinstance(self.design, SearchDesign):
-            planned = self.design.replicates * sum(arm.candidates for arm in self.design.arms)
-            where += " and outcome != 'infeasible' and not reused"
-        else:
-            where = "stage in ('trained', 'level')"  # a chain trains networks on its way, too
-            planned = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1).totals()[3]
+            return self._n_searched(self.design)
+        where = "stage in ('trained', 'level')"  # a chain trains networks on its way, too
+        planned = Plan(self.design, CandidateNames({}), masks_per_pack=1, lanes_per_pack=1).totals()[3]
         return self.to_arrow(where=where, columns=["stage"]).num_rows, planned
+
+    def _n_searched(self, design: SearchDesign) -> tuple[int, int]:
+        """The same of a search: a run that could not go on trains what it has trained."""
+        dimensions = dict.fromkeys(name for arm in design.arms for name, _ in arm.space.columns)
+        # Columns that all ledgers have say how it would have been trained.
+        columns = ["arm", "replicate", "candidate", *(name for name in dimensions if name not in SCHEMA.names)]
+        failed = self.to_arrow(where="stage == 'trained' and outcome == 'failed'", columns=columns).to_pylist()
+        # The row that ends a run is of no point; one of a network that cannot be is.
+        ended = {(r["arm"], r["replicate"]) for r in failed if all(r[name] is None for name in columns[2:])}
+        where = "stage == 'trained' and outcome != 'infeasible' and not reused"
+        rows = self.to_arrow(where=where, columns=["arm", "replicate"])
+        planned = design.replicates * sum(arm.candidates for arm in design.arms)
+        for arm, replicate in ended:
+            n = pc.sum(pc.and_(pc.equal(rows["arm"], arm), pc.equal(rows["replicate"], replicate))).as_py()
+            planned -= next(a.candidates for a in design.arms if a.name == arm) - (n - 1)
+        return rows.num_rows - len(ended), planned
 
     def unmet_constraints(self) -> tuple[str, ...]:
         """Why a search has no front, or an arm nothing on it: the measured constraints that no candidate meets."""

@@ -176,7 +176,8 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
 
 
 def test_arms_may_train_siblings(tmp_path: Path) -> None:
-    arms = {"random": {}, "dense": {"siblings": True}, "imp_rewind": {"siblings": True, "controls": ["shuffled"]}}
+    rewind = {"rewind_fraction": 0.25, "siblings": True, "controls": ["shuffled"]}
+    arms = {"random": {}, "dense": {"siblings": True}, "imp_rewind": rewind}
     study = study_of(arms=arms, quality=[], replicates=1, sparsities=[0.36])
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=8)
     rows = load(tmp_path / "tiny").to_arrow(where="stage in ('trained', 'level')").to_pylist()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparsefront.errors import ConfigError
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import METHODS, PRUNERS, methods_of
 from sparsefront.search.plan import Plan
@@ -66,6 +67,7 @@ ALL = {
         "synflow": {"rounds": 5},
         "snip_iterative": {"rounds": 5},
         "imp": {"controls": list(CONTROLS)},
+        "imp_rewind": {"rewind_fraction": 0.2},  # 2% of so few steps are none
         "linear": {"method": "gmp", "allocation": "global", "power": 1},
         "lamp": {"method": "gmp", "allocation": "global", "power": 1, "score": "lamp"},
         "cubic": {"method": "gmp", "allocation": "global"},
@@ -154,6 +156,55 @@ def test_every_arm_trains_at_its_levels_and_completes(done: Done) -> None:
         assert set(done.of(arm, "pruned")) == (set(levels) if method.needs_parent else set())
     if done.kind == "weight":
         assert set(done.of("nm_2_4")) == set(done.of("nm_2_4_shuffled_layers")) == {0.5}
+
+
+#: Controls that a method refuses, of masks of a kind; `test_study.py` has the messages.
+REFUSED = {
+    "lr_rewind": {"shuffled_layers", "shuffled"},
+    "edge_popup": {"shuffled_layers", "shuffled", "fresh_weights"},
+    "nm_2_4": {"shuffled"},
+}
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_every_method_completes_with_every_control_that_it_takes(kind: str, tmp_path: Path) -> None:
+    few = {"imp_rewind": {"rewind_fraction": 0.5}, "synflow": {"rounds": 2}, "snip_iterative": {"rounds": 2}}
+    names = [name for name, row in PRUNERS.items() if kind in row.kinds]
+    for name, control in ((n, c) for n in names for c in REFUSED.get(n, ())):
+        with pytest.raises(ConfigError, match=f"arms.{name}.controls: '"):
+            study_of({name: {"controls": [control]}}, kind)
+    taken = {name: [c for c in CONTROLS if c not in REFUSED.get(name, ())] for name in names}
+    study = study_of(
+        {name: {**few.get(name, {}), "controls": taken[name]} for name in names},
+        kind,
+        sparsities=[0.5],
+        search={"draws": 1, "probe_size": PROBE, "random_draws": 1},
+        training={"batch_size": BATCH, "steps": 2, "eval_every": 2, "lr": 0.01},
+    )
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    done = Done(study, tmp_path / "study")
+    assert {row["arm"]: row["error"] for row in done.rows if row["outcome"] != "completed"} == {}
+    for name, control in ((n, c) for n, controls in taken.items() for c in controls):
+        (found,), (source,) = done.of(f"{name}_{control}", "trained").values(), done.of(name, "trained").values()
+        if CONTROLS[control].shuffle is not None:
+            assert done.mask(found).sum() == done.mask(source).sum()
+
+
+@pytest.mark.parametrize("allocation", ["er", "erk", "erk_plus", "uniform_plus"])
+def test_a_chain_completes_where_counts_of_an_allocation_rise(allocation: str, tmp_path: Path) -> None:
+    """Under both of the last the classifier is spared at 0.5 and not at 0.9, where other layers have more again."""
+    arms = {name: {"allocation": allocation, "rate": 0.4} for name in ("imp", "lr_rewind")}
+    sparsities = [0.5, 0.8, 0.9]
+    study = study_of(arms, sparsities=sparsities)
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    done = Done(study, tmp_path / "study")
+    assert {row["error"] for row in done.rows} == {None}
+    for arm in arms:
+        for sparsity, row in done.of(arm).items():
+            wanted, found = kept_counts(done.structure, "weight", sparsity, allocation), done.survivors(done.mask(row))
+            assert sum(found) == sum(wanted), (arm, sparsity)
+            if sparsity == max(sparsities):
+                assert found == list(wanted)
 
 
 def test_masks_have_exact_counts_at_every_level(done: Done) -> None:

@@ -105,6 +105,55 @@ def test_a_constraint_that_nothing_can_meet_is_refused_before_anything_is_starte
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("own", "where", "who"),
+    [
+        ({}, "space.", "random, other"),
+        ({"space": {"constraints": ["n_params <= 52"]}}, "arms.other.space.", "other"),
+    ],
+    ids=["study", "arm"],
+)
+def test_constraints_that_leave_little_are_told_before_anything_is_started(
+    own: dict[str, Any], where: str, who: str
+) -> None:
+    constraints = {} if own else {"constraints": ["n_params <= 52"]}
+    study = Study(**BASE | {"space": BASE["space"] | constraints, "arms": {"random": {}, "other": {**own}}})
+    assert isinstance(study, SearchStudy)
+    dataset = study._checked_data()
+    (remark,) = study._remarks(dataset)
+    assert re.fullmatch(
+        rf"{where}constraints=\['n_params <= 52'\]: only \d of 200 points drawn keep them; runs of {who} "
+        "end as failed, with what they have by then, unless 1 proposal in 50 does; loosen them or narrow the space",
+        remark,
+    )
+    enough = Study(**BASE | {"space": BASE["space"] | {"constraints": ["n_params <= 600"]}})
+    assert enough._remarks(dataset) == []
+
+
+def test_a_run_that_constraints_leave_nothing_for_ends_and_the_study_is_finished(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tight = {"space": {"constraints": ["n_params <= 52"]}}
+    study = Study(**BASE | {"arms": {"random": {}, "tight": tight}})
+    assert isinstance(study, SearchStudy)
+    folder = tmp_path / "tight"
+    run_search(study, folder, slots=2)
+    results = sparsefront.load(folder)
+    rows = results.to_arrow(where="stage == 'trained' and not reused").to_pylist()
+    assert sum(row["outcome"] == "completed" and row["arm"] == "random" for row in rows) == 8
+    why = [row for row in rows if row["outcome"] == "failed"]
+    assert {(row["arm"], row["replicate"], row["slot"]) for row in why} == {("tight", 0, 200), ("tight", 1, 200)}
+    assert all("proposals violate n_params <= 52: constraints leave too little" in row["error"] for row in why)
+    n, planned = results.n_trained()
+    assert n == planned == 8 + sum(row["outcome"] == "completed" and row["arm"] == "tight" for row in rows)
+    assert main(["verdict", str(folder)]) == 0
+    assert "not finished" not in capsys.readouterr().out
+    assert "constraints leave too little of the space" in results.report().read_text("utf-8")
+    run_search(study, folder, slots=2)
+    assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
+
+
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:
     shown = Study(**BASE).design().model
     assert "widths searched" in shown

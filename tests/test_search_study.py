@@ -106,7 +106,10 @@ def test_options_that_were_left_out_are_written_down() -> None:
     )
     arms = study.identity()["arms"]
     assert arms["random"]["options"] == {}
-    assert arms["other"]["options"] == {"population": 4, "crossover_fraction": 0.9, "swap_fraction": 0.5}
+    assert arms["other"]["options"] == {
+        "population": 4, "mutation_fraction": None, "crossover_fraction": 0.9, "swap_fraction": 0.5
+    }  # fmt: skip
+    assert Study.from_dict(study.identity()).digest == study.digest
     assert arms["tpe"]["options"] == {
         "n_startup_trials": 10, "n_ei_candidates": 24, "multivariate": True, "constant_liar": True
     }  # fmt: skip
@@ -291,6 +294,17 @@ def test_what_the_depth_of_an_hourglass_and_its_lift_add_is_counted() -> None:
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
+def test_activating_while_pruning_asks_for_rectified_units_only_where_it_is_done() -> None:
+    for share in (0.0, {"choices": [0.0, 0.1]}):
+        for units in ("relu", "tanh"):
+            table = chained({"ap_fraction": share}, model={"name": "mlp", "activation": units})
+            if share and units == "tanh":
+                with pytest.raises(ConfigError, match=r"^model\.activation='tanh': masks\.method='imp' with ap_"):
+                    made(**table)
+            else:
+                assert made(**table).model.options["activation"] == units
+
+
 def test_candidates_may_prune_themselves() -> None:
     """Rungs are ends of levels; the longest chain of a space says where the last one may lie."""
     space = {"sparsity": {"low": 0.0, "high": 0.8}, "rate": {"low": 0.2, "high": 0.5}, "ap_fraction": 0.05}
@@ -340,6 +354,7 @@ def chained(space: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"masks": masks, "space": {"training": {"lr": LR}, "masks": space}, "arms": {"random": {}}} | more
 
 
+UNITS = ["relu", "tanh"]
 BITS: dict[str, Any] = {"space": {"masks": {"bits": True}}, "masks": {"sparsity": 0.9}, "arms": {"random": {}}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"foo": 1}, "foo=1: unknown key; must be one of name, seed, replicates, data, model, training,"),
@@ -424,6 +439,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "space.masks.ap_fraction: up to 0.1 must be less than every masks.rate, from 0.1 on; it is part of what a",
     ),
     (
+        {"masks": {"method": "ap", "sparsity": 0.5}, "model": {"name": "mlp", "activation": "tanh"}},
+        "model.activation='tanh': masks.method='ap' with ap_fraction up to 0.02 removes negative weights to keep",
+    ),
+    (
+        chained({})
+        | {"space": {"masks": {"ap_fraction": {"low": 0.0, "high": 0.1}}, "model": {"activation": {"choices": UNITS}}}},
+        "space.model.activation='tanh': masks.method='imp' with ap_fraction up to 0.1 removes negative weights to",
+    ),
+    (
         {"space": {"masks": {"rate": {"low": 0.1, "high": 0.5}}}},
         "space.masks.rate: is of pruning chains; set masks.method = 'imp', or remove it",
     ),
@@ -502,6 +526,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "arms.b.space.model.widths: sets one number, and model.widths is a list; say how long it is beside the range",
     ),
     ({"space": {"model": {"widths": 8, "bias": {"flag": True}}}}, "space.model.widths: sets one number, and"),
+    (
+        {
+            "model": {"name": "conv1d"},
+            "space": {"model": {"channels": {"low": 4, "high": 9, "depth": {"low": 1, "high": 4}}}},
+        },
+        "space.model.channels=[4]: must be three numbers of channels, one for each convolution (beside a range: depth",
+    ),
+    (
+        arms_with(rungs={"kind": "mo_asha", "bracket": 2000}),
+        "arms.b.rungs.bracket=2000: must be at most 1000 with rungs.kind='mo_asha', which compares a newcomer with the",
+    ),
     ({"space": "mlp"}, "space='mlp': must be a section of keys and values"),
     ({"space": {"ready": "mpl"}}, "space.ready='mpl': must be one of mlp, conv1d,"),
     ({"space": {"training": {"lr": {"low": 0.0, "high": 1.0}}}}, "space.training.lr.low=0.0: must lie in (0, inf)"),

@@ -52,7 +52,7 @@ studies = st.fixed_dictionaries(
         "replicates": st.integers(1, 50),
         "sparsities": st.lists(fractions, min_size=1, max_size=5, unique_by=lambda s: round(s * 1e9)),
         "training": st.fixed_dictionaries(
-            {"steps": st.integers(1, 1000)},
+            {"steps": st.integers(26, 1000)},  # of fewer, the 2% of imp_rewind are no step
             optional={"lr": st.floats(1e-6, 1.0), "weight_decay": st.one_of(st.just(0), st.floats(0, 1))},
         ),
     },
@@ -265,6 +265,9 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("imp", rewind_fraction=1.1), "arms.imp.rewind_fraction=1.1: must lie in [0, 1]"),
     (arm("imp", rewind_fraction=1), "arms.imp.rewind_fraction=1.0: goes back to the end of the training ("),
     (arm("imp", rewind_fraction=0.9999), "arms.imp.rewind_fraction=0.9999: goes back to the end of the training ("),
+    (arm("imp", rewind_fraction=1e-6), "arms.imp.rewind_fraction=1e-06: rounds to step 0 of a training of "),
+    (arm("imp", rewind_fraction=1e-6), "which is initialisation; set "),
+    (arm("magnitude", rewind_fraction=1e-6), "arms.magnitude.rewind_fraction=1e-06: rounds to step 0 of a training of"),
     (arm("magnitude_oneshot", retrain_fraction=-1), "retrain_fraction=-1.0: must lie in [0, 100]"),
     (arm("imp", retrain_fraction=0.5), "arms.imp.retrain_fraction=0.5: has no effect on an arm with when='levels'"),
     (arm("magnitude_oneshot", rewind_fraction=0.5), "rewind_fraction=0.5: has no effect on an arm with"),
@@ -573,9 +576,9 @@ def test_a_study_is_not_resumed_with_methods_that_come_to_something_else(
     }
     # A version that means something else by a name: what was written of the arm is the same.
     row = PRUNERS["imp"]
-    other = replace(row, method=replace(row.method, rewind_fraction=0.02))
+    other = replace(row, method=replace(row.method, rewind_fraction=0.1))
     monkeypatch.setitem(PRUNERS, "imp", other)  # type: ignore[arg-type]
-    with pytest.raises(LedgerError, match=r"\(changed: resolved\.methods\.imp\.rewind_fraction: 0\.0 -> 0\.02\)"):
+    with pytest.raises(LedgerError, match=r"; changed: resolved\.methods\.imp\.rewind_fraction: 0\.0 -> 0\.1\)"):
         made(arms=arms)._ledger(folder, dataset)
     assert "methods" not in made(arms=["random", "dense"]).recorded(dataset)["resolved"]
 

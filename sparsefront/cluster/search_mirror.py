@@ -79,6 +79,6 @@ def build_search_mirror(
         for name, arm in shown["arms"].items()
     ]
     completed = within_constraints(ledger.scan(where=pc.field("outcome") == "completed"), design)
-    members = front(completed, design.objectives, schema=ledger.schema)
+    members = front(completed, design.objectives, arms=[arm.name for arm in design.arms], schema=ledger.schema)
     columns = [name for name in ledger.schema.names if name not in SCHEMA.names]
     return mirror_of(span, design, verdict, study, arms, members, dimensions=columns, is_complete=is_complete)

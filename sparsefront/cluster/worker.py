@@ -175,7 +175,7 @@ class PackRunner:
                 lane.candidate,
                 masks.get(lane.candidate.mask or ""),
                 lane.id,
-                tuple(CutOrder(cut.arm, cut.sparsity, cut.method) for cut in lane.cuts),
+                tuple(CutOrder(cut.arm, cut.sparsity, cut.method, cut.later) for cut in lane.cuts),
                 lane.checkpoint,
                 lane.keeps_weights,
                 lane.parent,

@@ -87,7 +87,6 @@ class Exploration:
 
         Raises:
             LedgerError: rows that this study's strategies do not propose, or that cannot follow from those before.
-            SparsefrontError: the constraints leave too little of a space.
         """
         if rows.num_rows > _ROWS_AT_ONCE:
             for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
@@ -118,7 +117,6 @@ class Exploration:
         """Work to hand out now, or None if there is none until more rows are absorbed.
 
         Raises:
-            SparsefrontError: the constraints leave too little of a space.
             RuntimeError: nothing is left to wait for, and the study is not complete: a mistake of this program.
         """
         self._advance()
@@ -298,11 +296,7 @@ class Exploration:
     # Deciding --------------------------------------------------------------------------------------------------------
 
     def decided(self) -> list[Decision]:
-        """Rows that the driver itself must commit at once, decided since the last call; ask until there are none.
-
-        Raises:
-            SparsefrontError: the constraints leave too little of a space.
-        """
+        """Rows that the driver itself must commit at once, decided since the last call; ask until there are none."""
         self._advance()
         return [decision for run in self._open.values() for decision in run.decided()]
 

@@ -1,4 +1,4 @@
-"""Measured constraints that nothing met: why a search may end without a front."""
+"""Constraints that little or nothing meets: why a search may end without a front, or before its time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,42 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparsefront.errors import SparsefrontError
 from sparsefront.search.design import SearchArm, SearchDesign
+from sparsefront.search.work import Describe
 from sparsefront.spaces.constraints import Constraint
+from sparsefront.spaces.seeds import philox_key
+
+#: Points that are drawn to see how many keep the constraints.
+N_DRAWN = 500
+
+
+def scarcity(arm: SearchArm, seed: int, describe: Describe, *, proposals_each: int) -> tuple[int, int] | None:
+    """Find out whether what is known before training leaves so little that a run may end before its time.
+
+    Args:
+        arm: whose space is asked about.
+        seed: of the study; random search in replicate 0 begins with the points that are drawn.
+        describe: what follows from a point.
+        proposals_each: how many proposals a run may make for each candidate that it trains.
+
+    Returns:
+        How many of how many points drawn keep the constraints, if fewer than one of `proposals_each` do; else None.
+    """
+    bounds = [c for c in arm.space.constraints if c.is_known_before_training]
+    n = min(N_DRAWN, proposals_each * arm.candidates)
+    enough, n_kept = -(-n // proposals_each), 0
+    if not bounds:
+        return None
+    for point in arm.space.draw(philox_key(seed, "propose", 0), 0, n):
+        try:
+            costs = describe(0, point, arm.space).costs
+        except SparsefrontError:  # there is no such network: whoever trains it will say so
+            return None
+        n_kept += all(c.violation(costs[c.quantity]) <= 0 for c in bounds)
+        if n_kept >= enough:
+            return None
+    return n_kept, n
 
 
 def feasibility_columns(design: SearchDesign) -> list[str]:

@@ -54,6 +54,7 @@ class Comparison(JudgedEffect):
     arm_passes: float  #: mean budget of one network of the arm, everything it needed included
     random_passes: float  #: mean budget that the random arm was granted against it
     random_draws_at_equal_budget: float
+    n_short: int  #: replicates whose budget would have paid for more random draws than were trained
     single_draw_difference: float  #: against the mean of single random draws
     single_draw_low: float
     single_draw_high: float

@@ -91,7 +91,12 @@ def is_nondominated(points: Floats, *, keep_duplicates: bool = False) -> npt.NDA
 
 
 def front(
-    batches: Batches, objectives: Sequence[str], *, keep_duplicates: bool = False, schema: pa.Schema = SCHEMA
+    batches: Batches,
+    objectives: Sequence[str],
+    *,
+    arms: Sequence[str] = (),
+    keep_duplicates: bool = False,
+    schema: pa.Schema = SCHEMA,
 ) -> pa.Table:
     """Find the non-dominated candidates of a ledger.
 
@@ -102,6 +107,7 @@ def front(
     Args:
         batches: a table, or its record batches, with at least ``front_columns(objectives)``.
         objectives: m names of ``objective.OBJECTIVES``.
+        arms: which come first where candidates are equal; others follow by name (see :func:`key_ranks`).
         keep_duplicates: keep all candidates with the same objectives, rather than the one with the lowest key.
         schema: columns of record batches, if there are none to tell them.
 
@@ -123,8 +129,8 @@ def front(
             possible = ~_dominated(fresh_points, by=points)
             fresh, fresh_points = fresh.filter(pa.array(possible)), fresh_points[possible]
             fresh, fresh_points = pa.concat_tables([kept, fresh]), np.vstack([points, fresh_points])
-        kept, points = _front_of(fresh, fresh_points, keep_duplicates=keep_duplicates)
-    by_key = np.argsort(_ranks(kept, (*KEY, "candidate")))
+        kept, points = _front_of(fresh, fresh_points, arms, keep_duplicates=keep_duplicates)
+    by_key = np.argsort(key_ranks(kept, arms))
     _, first_rows = np.unique(_ranks(kept, ("candidate",), ties=True)[by_key], return_index=True)
     one_each = np.sort(by_key[first_rows])
     kept, points = kept.take(pa.array(one_each)), points[one_each]
@@ -369,11 +375,31 @@ def _dominated(points: Floats, *, by: Floats) -> npt.NDArray[np.bool_]:
     return ~is_nondominated(np.vstack([by, points]), keep_duplicates=True)[len(by) :]
 
 
-def _front_of(table: pa.Table, points: Floats, *, keep_duplicates: bool) -> tuple[pa.Table, Floats]:
+def key_ranks(table: pa.Table, arms: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+    """Rank rows by their key, which decides who of equal candidates stands for all on a front: the lowest.
+
+    Args:
+        table: n rows with the columns of ``schema.KEY`` and ``candidate``.
+        arms: the order of arms; others follow by name. Of a search, that of its design, so that whom the others are
+            held against comes first.
+
+    Returns:
+        (n,) ranks from 0.
+    """
+    columns = [*KEY, "candidate"]
+    place = pc.fill_null(pc.index_in(pc.cast(table["arm"], pa.string()), pa.array(arms, pa.string())), len(arms))
+    keyed = table.select(columns).append_column("place", place)
+    columns.insert(columns.index("arm"), "place")
+    return _ranks(keyed, columns)
+
+
+def _front_of(
+    table: pa.Table, points: Floats, arms: Sequence[str], *, keep_duplicates: bool
+) -> tuple[pa.Table, Floats]:
     """Keep the non-dominated rows; of equal points the one with the lowest key, or all."""
     keep = np.flatnonzero(is_nondominated(points, keep_duplicates=True))
     if not keep_duplicates and len(keep) > 1:
-        by_key = keep[np.argsort(_ranks(table.take(pa.array(keep)), (*KEY, "candidate")))]
+        by_key = keep[np.argsort(key_ranks(table.take(pa.array(keep)), arms))]
         _, first_rows = np.unique(points[by_key], axis=0, return_index=True)
         keep = np.sort(by_key[first_rows])
     return table.take(pa.array(keep)), points[keep]

@@ -3,9 +3,11 @@
 The only module that imports Optuna. A sampler is built for each batch, with every argument written out and a seed
 derived from the number of the batch's first candidate: a resumed run proposes what the killed one would have proposed.
 
-What Optuna is told: completed with finite losses is COMPLETE; stopped is PRUNED (with one objective, at the fidelity it
-reached); infeasible is PRUNED with the amount of its violation, which is how TPE keeps it apart; what failed or is not
-finite is FAIL; pending is RUNNING, and so are the candidates of the batch that is being proposed (constant liar).
+What Optuna is told: completed with finite losses is COMPLETE; stopped is PRUNED at the fidelity it reached with one
+objective, and with several, of which Optuna knows no fidelity, RUNNING for TPE, which counts that as bad, and else FAIL
+(see `_Bridge._stopped`); infeasible is PRUNED with the amount of its violation, which is how TPE keeps it apart; what
+failed or is not finite is FAIL; pending is RUNNING, and so are the candidates of the batch that is being proposed
+(constant liar).
 
 References: Akiba et al., Optuna: a next-generation hyperparameter optimization framework, KDD 2019.
 """
@@ -90,6 +92,14 @@ class _Bridge:
         self._distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
         #: Of the last call, points by number and what they were completed to: parents stay for many batches.
         self._completed: dict[int, tuple[Point, dict[str, Value]]] = {}
+        # What a candidate is that was stopped, of several objectives. Of one, TPE ranks PRUNED trials by what they had
+        # reached; of several it reads no intermediate value, all tie, and those of the lowest numbers fill up the good
+        # set, a tenth of what is COMPLETE or PRUNED, once the COMPLETE ones are used up: with rungs nearly always. So
+        # would those of the smallest violation, were they told as infeasible. RUNNING trials do not count for the size
+        # of the good set, and go to the bad one, if there is a constant liar (Optuna 5.0.0, samplers/_tpe/sampler.py:
+        # `_sample`, `_split_trials`, `_get_pruned_trial_score`). Gaussian processes would take each for a promise and
+        # integrate over all; what is FAIL is in no model.
+        self._stopped = TrialState.RUNNING if arguments.get("constant_liar") else TrialState.FAIL
         self._has_measured_constraints = any(not c.is_known_before_training for c in task.space.constraints)
 
     def _seed(self, number: int) -> int:
@@ -145,11 +155,13 @@ class _Bridge:
         if outcome == COMPLETED and np.isfinite(losses).all():
             state = TrialState.COMPLETE
             told["values"] = losses.tolist()
-        elif outcome == STOPPED:
+        elif outcome == STOPPED and len(losses) == 1:
             state = TrialState.PRUNED
             reached = float(history.partial[i, 0])
-            if len(losses) == 1 and math.isfinite(reached):
+            if math.isfinite(reached):
                 told["intermediate_values"] = {round(float(history.fidelity[i]) * _STEPS): reached}
+        elif outcome == STOPPED:
+            state = self._stopped
         elif outcome == INFEASIBLE:
             state = TrialState.PRUNED
         elif outcome == PENDING:
@@ -190,7 +202,8 @@ class WholeHistory(_Bridge):
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The next points; a run begins with those of random search."""
-        if not history.succeeded().any() and not (history.outcomes == STOPPED).any():
+        is_one = len(self._task.objectives) == 1
+        if not history.succeeded().any() and not (is_one and (history.outcomes == STOPPED).any()):
             return random_points(self._task, numbers.start, numbers.stop)
         asked = []
         with _quiet():

@@ -160,7 +160,7 @@ class Run:
         self._announced: set[int] = set()
         self.n_proposed = self.n_accepted = self.n_terminal = 0
         self.n_infeasible = self.n_reused = self.n_stopped = self.n_failed = self.n_finished = 0
-        #: Whether nothing more will be proposed, and what its strategy raised.
+        #: Whether nothing more will be proposed, and what ended it before its time.
         self.is_exhausted = False
         self._failure: str | None = None
         m, c = len(design.objectives), len(measures.columns)
@@ -209,8 +209,7 @@ class Run:
     def propose(self) -> None:
         """Ask for the next batch; candidates that are to be trained become ready.
 
-        Raises:
-            SparsefrontError: the constraints leave too little.
+        A strategy that raises, and constraints that leave too little, end the run; all others go on.
         """
         numbers = range(self.n_proposed, self.n_proposed + self.arm.batch)
         try:
@@ -220,12 +219,7 @@ class Run:
             if len(points) > len(numbers):
                 raise ValueError(f"{len(points)} points were proposed, {len(numbers)} were asked for")
         except Exception:
-            # Whatever a strategy raises is a result of its arm, and ends its run.
-            self._failure = traceback.format_exc()
-            self._grow(self.n_proposed + 1)
-            self._decide(self.n_proposed, None, "failed", error=self._failure)
-            self.n_proposed += 1
-            self._exhaust()
+            self._fail(traceback.format_exc())
             return
         self._grow(self.n_proposed + len(points))
         for point in points:
@@ -234,6 +228,16 @@ class Run:
             self._take(point)
         if len(points) < len(numbers) and not self.is_exhausted:
             self._exhaust()
+
+    def _fail(self, why: str) -> None:
+        """End the run: whatever keeps it from going on is a result of its arm, recorded under the next number."""
+        self._failure = why
+        number = self.n_proposed
+        self._grow(number + 1)
+        self._decide(number, None, "failed", error=why)
+        self.n_proposed += 1
+        self._leave(number)
+        self._exhaust()
 
     def _make_strategy(self) -> Strategy:
         if self._strategy is None:
@@ -285,12 +289,14 @@ class Run:
             self._exhaust()
         elif self.n_proposed >= MAX_PROPOSALS_EACH * self.arm.candidates:
             if self.n_infeasible > self.n_reused:
-                raise SparsefrontError(
-                    f"{self}: {self.n_infeasible:,} of {self.n_proposed:,} proposals violate "
+                self._fail(
+                    f"{self.n_infeasible:,} of {self.n_proposed:,} proposals violate "
                     f"{', '.join(map(str, self._known_before))}: constraints leave too little of the space for "
-                    f"candidates={self.arm.candidates}; loosen them, narrow the space, or ask for fewer candidates"
+                    f"candidates={self.arm.candidates}, and the run ends with {self.n_accepted:,}; loosen them or "
+                    "narrow the space in a new study"
                 )
-            self._exhaust()
+            else:
+                self._exhaust()
 
     def _enter(self, candidate: Candidate) -> None:
         """Queue a new candidate, unless it can be seen beforehand that it will not be trained."""

@@ -581,14 +581,16 @@ def simulate_study(
     attainment = attain(kept.table(), design)
     outcomes = {one.arm: one for one in arm_outcomes(attainment, design)}
     arms = []
+    nothing = float(attainment.box.shown(attainment.box.worst))
     for mean in mean_curves(attainment, design):
         known, curves = outcomes[mean.arm], attainment.of(mean.arm)
+        ends = [float(values[-1]) if len(values) else nothing for values in (mean.mean, mean.low, mean.high)]
         arms.append(
             ArmSimulation(
                 arm=mean.arm,
-                quality=float(mean.mean[-1]),
-                low=float(mean.low[-1]),
-                high=float(mean.high[-1]),
+                quality=ends[0],
+                low=ends[1],
+                high=ends[2],
                 passes=float(np.mean([curve.total_cost for curve in curves])),
                 candidates=known.n_candidates,
                 reused=known.n_duplicates,

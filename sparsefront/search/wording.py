@@ -167,6 +167,7 @@ def headline(comparisons: Sequence[Comparison], design: Design) -> str:
     if needed := needed_of(places["undecided"]):
         by = ", depending on the comparison" if len(places["undecided"]) > 1 else ""
         parts[-1] += f" (there are {design.replicates} replicates; {needed} would be enough{by})"
+    parts[-1] += _shortage(judged)
     if len(places["undecided"]) == len(judged):
         return f"{question} {parts[0].capitalize()}"
     if places["better"]:
@@ -174,6 +175,19 @@ def headline(comparisons: Sequence[Comparison], design: Design) -> str:
     else:
         answer = "Not as far as shown" if places["undecided"] else "No"
     return f"{question} {answer}: {'; '.join(parts)}"
+
+
+def _shortage(judged: Sequence[Comparison]) -> str:
+    """Say where random search had less than its budget; what it beats all the same needs no reservation."""
+    short = [c for c in judged if c.n_short and c.label != "worse"]
+    if not short:
+        return ""
+    worst = max(short, key=lambda c: c.n_short / c.n)
+    up_to = "" if all((c.n_short, c.n) == (worst.n_short, worst.n) for c in judged) else "up to "
+    return (
+        f", though in {up_to}{worst.n_short} of {worst.n} replicates the budget would have paid for more random masks "
+        "than were trained"
+    )
 
 
 def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> str:

@@ -61,9 +61,9 @@ class Decision:
         arm: of the candidate.
         replicate: of the candidate.
         slot: the candidate's number within its run.
-        outcome: 'stopped', 'infeasible', 'diverged' (a rung without a finite loss), 'failed' (its strategy raised, or
-            there can be no such candidate), or that of the candidate it repeats.
-        point: the candidate; None if its strategy raised.
+        outcome: 'stopped', 'infeasible', 'diverged' (a rung without a finite loss), 'failed' (its run could not go on,
+            or there can be no such candidate), or that of the candidate it repeats.
+        point: the candidate; None if its run could not go on.
         settings: study keys that it sets.
         described: what follows from it; None if nothing does.
         rung: index of the rung it was stopped at, else None.

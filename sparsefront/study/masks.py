@@ -247,6 +247,11 @@ class MaskStudy(Study):
                 f"{where}.rewind_fraction={method.rewind_fraction!r}: goes back to the end of the training "
                 f"({steps} steps), after which nothing is left to train; lower it, or use survivors='trained'"
             )
+        if method.reads("rewind_fraction") and method.rewind_fraction and not method.rewind_step(steps):
+            raise ConfigError(
+                f"{where}.rewind_fraction={method.rewind_fraction!r}: rounds to step 0 of a training of {steps} steps, "
+                f"which is initialisation; set {1 / steps:.3g} or more, train for more steps, or say that it is 0"
+            )
         if table.get("siblings") and method.when == "during":
             raise ConfigError(
                 f"{where}.siblings=true: siblings share a mask, and that of an arm with when='during' changes in its "

@@ -16,6 +16,7 @@ from sparsefront.errors import ConfigError, SpaceError, SparsefrontError, neares
 from sparsefront.results import Results
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Exploration
+from sparsefront.search.feasibility import N_DRAWN, scarcity
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
@@ -301,6 +302,14 @@ class SearchStudy(Study):
                 f"{where}.masks.ap_fraction: up to {share[1]:g} must be less than every masks.rate, from {rate:g} on; "
                 "it is part of what a level removes"
             )
+        activations = _values_of(space, "model.activation", self.model.options.get("activation", "relu"))
+        if share[1] and (others := [value for value in activations if value != "relu"]):
+            key = "model.activation"
+            raise ConfigError(
+                f"{f'{where}.{key}' if key in keys else key}={others[0]!r}: masks.method={self.masks.method!r} with "
+                f"ap_fraction up to {share[1]:g} removes negative weights to keep rectified units active, and needs "
+                "'relu'; use that alone, or ap_fraction = 0"
+            )
 
     def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
         """Refuse rungs that lie elsewhere than at the ends of levels, and levels where there are none."""
@@ -361,7 +370,7 @@ class SearchStudy(Study):
         except ValidationError as error:
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
         # Written down with those that were left to their defaults: another default is another study.
-        arm.options.update(options.model_dump(mode="json", exclude_none=True))
+        arm.options.update(options.model_dump(mode="json"))
         self._check_chains(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
@@ -559,7 +568,7 @@ class SearchStudy(Study):
         bounds = [c for c in arm.space.constraints if c.is_known_before_training]
         if not bounds:
             return
-        n_drawn = min(_CONSTRAINT_DRAWS, MAX_PROPOSALS_EACH * arm.candidates)
+        n_drawn = min(N_DRAWN, MAX_PROPOSALS_EACH * arm.candidates)
         points = [*corners(arm.space), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
         costs: dict[str, list[float]] = {c.quantity: [] for c in bounds}
         for point in points:
@@ -576,11 +585,33 @@ class SearchStudy(Study):
             f"is {(min if c.operator == '<=' else max)(costs[c.quantity]):,.6g}"
             for c in bounds
         ]
-        where = f"arms.{arm.name}.space" if "constraints" in self.arms[arm.name].space else "space"
         raise ConfigError(
-            f"{where}.constraints={[str(c) for c in arm.space.constraints]}: cannot be met; of "
+            f"{self._constraints_of(arm)}: cannot be met; of "
             f"{len(points):,} points of the space the {', the '.join(reached)}; loosen the bounds or widen the space"
         )
+
+    def _constraints_of(self, arm: SearchArm) -> str:
+        """The constraints of an arm, where they are written."""
+        where = f"arms.{arm.name}.space" if "constraints" in self.arms[arm.name].space else "space"
+        return f"{where}.constraints={[str(c) for c in arm.space.constraints]}"
+
+    def _remarks(self, dataset: Dataset) -> list[str]:
+        """Arms whose constraints leave so little that their runs may end as failed."""
+        describe, found = self._describer(dataset), dict[str, list[str]]()
+        known: dict[tuple[int, int], tuple[int, int] | None] = {}
+        for arm in self.design(dataset).arms:
+            key = id(arm.space), arm.candidates
+            if key not in known:
+                known[key] = scarcity(arm, self.seed, describe, proposals_each=MAX_PROPOSALS_EACH)
+            if (counts := known[key]) is not None:
+                n_kept, n = counts
+                clause = f"{self._constraints_of(arm)}: only {n_kept} of {n} points drawn keep them"
+                found.setdefault(clause, []).append(arm.name)
+        return [
+            f"{clause}; runs of {', '.join(arms)} end as failed, with what they have by then, unless 1 proposal in "
+            f"{MAX_PROPOSALS_EACH} does; loosen them or narrow the space"
+            for clause, arms in found.items()
+        ]
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         return {"is_search": True, "columns": self._resolved(dataset)["columns"]}
@@ -664,8 +695,12 @@ class SearchStudy(Study):
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
 
 
-#: Points that are drawn to see whether any keeps the constraints, before Ray is started.
-_CONSTRAINT_DRAWS = 500
+def _values_of(space: Space, key: str, usual: object) -> list[object]:
+    """Choices that a space has for a key, or the one value that it sets; `usual` where it does not say."""
+    for dimension in space.dimensions:
+        if dimension.key == key and isinstance(dimension.domain, Choice):
+            return list(dimension.domain.values)
+    return [space.constants.get(key, usual)]
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:

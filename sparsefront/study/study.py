@@ -250,6 +250,10 @@ class Study(Section):
     def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
         """Arguments of the plan's `resize` once it is known where it runs."""
 
+    def _remarks(self, dataset: Dataset) -> list[str]:
+        """What a user should know before anything is trained, and nothing is refused for."""
+        return []
+
     def _annotate(self, folder: Path) -> None:
         """Leave beside the ledger what is no part of the study's identity."""
 
@@ -340,6 +344,8 @@ class Study(Section):
                     view.say(f"{line(progress)}; going on" if begun else f"{self.name}: starting")
                     if self.replicates < 2:
                         view.say("with one replicate nothing can be judged; a verdict needs at least 2, better 10")
+                    for remark in self._remarks(dataset):
+                        view.say(remark)
                     view.say(f"starting Ray's workers on {address or 'this machine'}, {device}")
                 slots = slots or _connected(stack, resources)
                 plan.resize(**self._pack_sizes(slots, device))

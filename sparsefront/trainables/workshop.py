@@ -72,11 +72,15 @@ class ScoredMasks:
 
 @dataclass(frozen=True)
 class CutOrder:
-    """A mask to be cut from a network once it is trained: for which arm, at which sparsity, and how."""
+    """A mask to be cut from a network once it is trained: for which arm, at which sparsity, and how.
+
+    `later` are the sparsities of the chain's levels after it.
+    """
 
     arm: str
     sparsity: float
     method: Pruning
+    later: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -483,7 +487,9 @@ class Workshop:
             return stored
         # A key of its own: under that of the arms, shuffled random masks would be the very same again.
         key = control_key(self.recipe.seed, c.control, c.mask, c.replicate, c.level_key)
-        return shuffle(self.structure, kind, stored, key, 0, pattern=None if c.method is None else c.method.pattern)
+        # Of nodes there is but one pattern, which a method of theirs need not name.
+        pattern = None if c.method is None or kind == "node" else c.method.pattern
+        return shuffle(self.structure, kind, stored, key, 0, pattern=pattern)
 
     def _stored(self, order: LaneOrder) -> Mask:
         """The mask that a candidate was given."""
@@ -668,7 +674,7 @@ class Workshop:
         for order in job.order.cuts:
             key = philox_key(self.recipe.seed, "prune", c.replicate, level_key(order.sparsity))
             scored = ScoringState(self._model, one, state.probe, lanes.flat[i : i + 1], (key,))
-            cut = self._cutter.after_training(order.method, order.sparsity, scored, job.mask)
+            cut = self._cutter.after_training(order.method, order.sparsity, scored, job.mask, later=order.later)
             bits = pack_bits(cut.mask).tobytes()
             left = remains(self.structure, kind, cut.mask)
             found.append(DerivedMask(order.arm, order.sparsity, bits, mask_digest(bits), left, cut.passes))

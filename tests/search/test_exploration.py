@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefront.errors import LedgerError, SpaceError, SparsefrontError
+from sparsefront.errors import LedgerError, SpaceError
 from sparsefront.search.design import RungSettings, SearchDesign
 from sparsefront.search.exploration import Exploration
 from sparsefront.search.run import MAX_PROPOSALS_EACH
@@ -468,13 +468,57 @@ def test_infeasible_proposals_cost_a_number_and_nothing_else(monkeypatch: pytest
     }  # fmt: skip
 
 
-def test_constraints_that_leave_nothing_are_an_error() -> None:
-    space = replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", 1.0),))
-    plan = explore(design_of(arm_of("none", space=space, candidates=4), replicates=1))
-    with pytest.raises(
-        SparsefrontError, match=r"arm 'none', replicate 0: 200 of 200 proposals violate n_params <= 1: "
-    ):
-        plan.next_work()
+@pytest.mark.parametrize(
+    ("strategy", "bound", "n_kept"), [("random", 1.0, (0, 0)), ("random", 28.0, (0, 2)), ("evolution", 1.0, (0, 0))]
+)
+def test_constraints_that_leave_too_little_end_their_run_alone(
+    strategy: str, bound: float, n_kept: tuple[int, int]
+) -> None:
+    space = replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", bound),))
+    arms = [arm_of("none", strategy, space=space, candidates=4, rungs=HALVING), arm_of("plain")]
+    design = design_of(*arms)
+    simulation = Simulation(design, Random(0), kills=True)
+    rows = simulation.run()
+    n_proposals = 4 * MAX_PROPOSALS_EACH
+    for replicate in range(2):
+        mine = ends(rows, "none", replicate)
+        n_infeasible = sum(row["outcome"] == "infeasible" for row in mine)
+        assert len(mine) == n_proposals + 1
+        assert mine[-1]["outcome"] == "failed"
+        assert mine[-1]["candidate"] is None
+        assert n_infeasible == n_proposals - n_kept[replicate]
+        assert len(ends(rows, "plain", replicate)) == 24
+        committed = pa.Table.from_batches(simulation.commits).to_pylist()
+        (why,) = (r["error"] for r in committed if r["slot"] == n_proposals and r["replicate"] == replicate)
+        assert why == (
+            f"{n_infeasible:,} of {n_proposals:,} proposals violate n_params <= "
+            f"{bound:g}: constraints leave too little of the space for candidates=4, and the run ends with "
+            f"{n_proposals - n_infeasible}; loosen them or narrow the space in a new study"
+        )
+    assert simulation.plan.totals().planned == sum(
+        row["outcome"] != "infeasible" and row["candidate"] is not None for row in rows if row["stage"] == "trained"
+    )
+    assert run_in_order(design) == rows
+    again = explore(design)
+    again.absorb(pa.Table.from_batches(simulation.commits))
+    assert again.is_done
+    assert again.totals() == simulation.plan.totals()
+
+
+def test_nobody_waits_in_a_bracket_for_a_strategy_that_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Remembering):
+        is_adaptive = False
+
+        def points(self, task: Task, numbers: range) -> list[Point]:
+            if numbers.start < 8:
+                return super().points(task, numbers)
+            raise ZeroDivisionError("never divide")
+
+    registered(monkeypatch, Failing())
+    design = design_of(arm_of("own", "own", rungs=HALVING), arm_of("plain"), replicates=1)
+    rows = Simulation(design, Random(0), kills=True).run()
+    assert len(ends(rows, "own")) == 9
+    assert {"completed", "stopped"} <= {row["outcome"] for row in ends(rows, "own")}
 
 
 # Duplicates ----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,24 @@ def test_members_are_those_that_nothing_dominates(points):
     assert every.num_rows == sum(slow_nondominated(points))
 
 
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [((), ["a", "a"]), (("b", "a"), ["b", "b"]), (("c",), ["a", "c"]), (("z", "c", "b"), ["b", "c"])],
+)
+def test_of_equal_candidates_that_of_the_first_arm_stands_for_all(arms, expected):
+    rows = [
+        {"arm": "b", "candidate": "same", "slot": 7, "val_error": 0.5, "n_params": 10},
+        {"arm": "a", "candidate": "same", "slot": 3, "val_error": 0.5, "n_params": 10},
+        {"arm": "c", "candidate": "other", "slot": 1, "val_error": 0.5, "n_params": 10},
+        # Measured twice, and neither result is better in all.
+        {"arm": "a", "candidate": "third", "slot": 2, "replicate": 1, "val_error": 0.1, "n_params": 20},
+        {"arm": "b", "candidate": "third", "slot": 2, "replicate": 1, "val_error": 0.2, "n_params": 15},
+    ]
+    for start in range(len(rows)):
+        for order in (rows[start:] + rows[:start], (rows[start:] + rows[:start])[::-1]):
+            assert front(table_of(order), OBJECTIVES, arms=arms)["arm"].to_pylist() == expected
+
+
 @settings(max_examples=30)
 @given(small_points, st.integers(0, 2**32 - 1), st.integers(1, 7), st.booleans())
 def test_order_and_batches_change_nothing(points, seed, size, keep_duplicates):

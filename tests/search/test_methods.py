@@ -114,7 +114,8 @@ def test_a_chain_passes_levels_that_each_remove_a_fifth_at_most_and_cuts_one_fro
     densities = [1.0, *(1 - s for s in chain)]
     assert all(after >= 0.8 * before * (1 - 1e-9) for before, after in itertools.pairwise(densities))
     cuts = [METHODS["imp"].cuts(s, SPARSITIES) for s in (0.0, *chain)]
-    assert cuts == [*((Cut("imp", s, PRUNERS["imp"].method),) for s in chain), ()]
+    method = PRUNERS["imp"].method
+    assert cuts == [*((Cut("imp", s, method, chain[i + 1 :]),) for i, s in enumerate(chain)), ()]
     assert METHODS["imp"].levels(SPARSITIES[::-1]) == chain
 
 

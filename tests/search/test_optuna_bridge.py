@@ -8,10 +8,11 @@ import warnings
 import numpy as np
 import optuna
 import pytest
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective
 from optuna.trial import TrialState
 
 from sparsefront.search.optuna_bridge import Population, WholeHistory, distribution, make_sampler
-from sparsefront.search.strategies import COMPLETED, STRATEGIES, History, Task
+from sparsefront.search.strategies import COMPLETED, STOPPED, STRATEGIES, History, Task
 from sparsefront.search.strategies.cmaes import CmaEs, CmaEsOptions
 from sparsefront.search.strategies.contract import example_history, example_tasks
 from sparsefront.search.strategies.gp import Gp, GpOptions
@@ -44,14 +45,18 @@ def test_what_optuna_is_told_with_several_objectives() -> None:
     task = example_tasks()["conditions"]
     trials = _bridge(task).study_of(example_history(task, "pending")).trials
     complete, pruned, fail = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-    assert [t.state for t in trials[:6]] == [complete, pruned, complete, fail, pruned, complete]
+    # The second was stopped: Optuna has no fidelity of several objectives, and would take a PRUNED one for good.
+    assert [t.state for t in trials[:6]] == [complete, TrialState.RUNNING, complete, fail, pruned, complete]
     assert [t.state for t in trials[-4:]] == [TrialState.RUNNING] * 4
-    assert trials[1].intermediate_values == {}  # Optuna has no fidelity of several objectives
+    assert trials[1].intermediate_values == {}
     assert trials[1].values is None
     assert trials[0].constraints == {"violation": 0.0}
     assert trials[5].constraints == {"violation": 0.25}
     assert trials[4].constraints == {"violation": 4.5}
     assert [t.params for t in trials[:6]] == example_history(task, "pending").points[:6]
+    for name, arguments in (("TPESampler", {"constant_liar": False}), ("GPSampler", {})):
+        other = WholeHistory(task, name, _ARGUMENTS[name] | arguments, is_complete=False)
+        assert [t.state for t in other.study_of(example_history(task, "mixed")).trials[:2]] == [complete, fail]
 
 
 def test_stopped_is_told_at_its_fidelity_and_not_finite_as_a_failure() -> None:
@@ -62,6 +67,63 @@ def test_stopped_is_told_at_its_fidelity_and_not_finite_as_a_failure() -> None:
     assert trial.intermediate_values == {333_333: pytest.approx(float(stopped.partial[0, 0]))}
     states = [t.state for t in _bridge(task).study_of(example_history(task, "not finite")).trials]
     assert states[:4] == [TrialState.FAIL, TrialState.COMPLETE] * 2
+
+
+def _halved(task: Task, n: int, seed: int) -> History:
+    """What rungs leave: of n candidates one in 16 completes, the others stop early; low learning rates are best.
+
+    The first quarter, and with it every low number, has the highest learning rates and is stopped.
+    """
+    rng = np.random.default_rng(seed)
+    lrs = np.where(np.arange(n) < n // 4, rng.uniform(0.8, 1.0, n), rng.uniform(0.3, 1.0, n))
+    outcomes = np.full(n, STOPPED, dtype=np.int8)
+    outcomes[n // 4 :: 12] = COMPLETED
+    lrs[outcomes == COMPLETED] = rng.uniform(0.01, 0.2, int((outcomes == COMPLETED).sum()))
+    points: list[Point] = [{"lr": float(lr), "momentum": float(rng.uniform(0, 0.9))} for lr in lrs]
+    reached = np.stack([lrs, lrs + 0.1 * rng.random(n)][: len(task.objectives)], axis=1)
+    is_complete = (outcomes == COMPLETED)[:, None]
+    return History(
+        points,
+        np.where(is_complete, reached, np.nan),
+        np.where(is_complete, np.nan, reached + 1.0),
+        outcomes,
+        np.where(outcomes == COMPLETED, 1.0, 1 / 16),
+        np.zeros(n),
+    )
+
+
+@pytest.mark.parametrize("objectives", [("val_error",), ("val_error", "n_params")])
+@pytest.mark.parametrize("seed", range(3))
+def test_stopped_candidates_are_no_good_ones_while_better_ones_completed(
+    objectives: tuple[str, ...], seed: int
+) -> None:
+    space = Space.from_table({"training": {"lr": {"low": 0.001, "high": 1.0}, "momentum": {"low": 0.0, "high": 0.99}}})
+    n = 192
+    task = Task(space, seed, 0, objectives, 400, 16, lambda point: {})
+    history = _halved(task, n, seed)
+    completed = np.flatnonzero(history.outcomes == COMPLETED)
+    bridge = _bridge(task)
+    trials = bridge.study_of(history).get_trials(deepcopy=False)
+    n_known = sum(t.state != TrialState.RUNNING for t in trials)
+    study = bridge.study_of(history)
+    gamma = default_gamma if len(objectives) == 1 else default_gamma_multiobjective
+    good, bad = ({t.number for t in part} for part in _split_trials(study, trials, gamma(n_known)))
+    assert len(good | bad) == n
+    # All of the completed, and of one objective those of the stopped that had come nearest where they are few.
+    best = sorted(set(range(n)) - set(completed), key=lambda i: float(history.partial[i, 0]))
+    allowed = {*completed.tolist(), *(best[: max(0, len(good) - len(completed))] if len(objectives) == 1 else ())}
+    assert good <= allowed
+    proposed = Tpe().make(task, TpeOptions()).propose(history, range(n, n + 32))
+    assert np.median([float(p["lr"]) for p in proposed]) < 0.25
+
+
+def test_parents_are_never_candidates_that_were_stopped() -> None:
+    space = Space.from_table({"training": {"lr": {"low": 0.001, "high": 1.0}, "momentum": {"low": 0.0, "high": 0.99}}})
+    task = Task(space, 0, 0, ("val_error", "n_params"), 400, 16, lambda point: {})
+    history = _halved(task, 192, 0)
+    parents = Population(task, _ARGUMENTS["NSGAIISampler"]).parents(history)
+    assert {t.number for t in parents} == set(np.flatnonzero(history.outcomes == COMPLETED).tolist())
+    assert {t.state for t in parents} == {TrialState.COMPLETE}
 
 
 def test_a_study_is_extended_by_what_is_new_and_rebuilt_when_the_past_changed() -> None:

@@ -18,6 +18,7 @@ import pytest
 from sparsefront.search.attainment import attainment_columns
 from sparsefront.search.comparison import compare_arms
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.report.markup import UNKNOWN
 from sparsefront.search.report.search_numbers import search_report_numbers
@@ -112,6 +113,31 @@ def test_the_front_is_that_of_all_arms(numbers: dict[str, Any]) -> None:
     assert [m["candidate"] for m in numbers["front"]] == [
         points["candidate"][i] for i in np.lexsort((points["candidate"], matrix[:, 0])) if points["on_front"][i]
     ]
+
+
+def test_candidates_of_several_arms_are_shown_under_the_arm_that_the_front_names(
+    table: pa.Table, design: SearchDesign
+) -> None:
+    names = [arm.name for arm in design.arms]
+    assert names != sorted(names)
+    rows = table.to_pylist()
+    best: dict[tuple[int, int], dict[str, Any]] = {
+        (row["replicate"], row["slot"]): row
+        for row in rows
+        if row["arm"] == names[0] and row["stage"] == "trained" and row["outcome"] == "completed" and not row["reused"]
+    }
+    shared = ("candidate", "val_error", "n_params", "test_error", "outcome", "reused", "rung")
+    for row in rows:
+        first = best.get((row["replicate"], row["slot"]))
+        if first is not None and row["stage"] == "trained":
+            row |= {name: first[name] for name in shared}
+    mixed = pa.Table.from_pylist(rows[::-1], schema=table.schema)
+    numbers = numbers_of(mixed, design)
+    members = front(mixed, design.objectives, arms=names, schema=table.schema)
+    shown = {m["candidate"]: (m["arm"], m["replicate"], m["number"]) for m in numbers["front"]}
+    expected = {m["candidate"]: (m["arm"], m["replicate"], m["slot"]) for m in members.to_pylist()}
+    assert shown == expected
+    assert {arm for arm, _, _ in shown.values()} >= {names[0]}
 
 
 def test_a_large_study_is_sampled_but_keeps_its_front(table: pa.Table, design: SearchDesign) -> None:

@@ -28,10 +28,11 @@ from sparsefront.search.simulator import (
     tradeoff,
 )
 from sparsefront.search.work import SegmentWork
+from sparsefront.spaces.constraints import Constraint
 from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
-from tests.synthetic_exploration import STEPS, arm_of, describe, design_of
+from tests.synthetic_exploration import SPACE, STEPS, arm_of, describe, design_of
 
 ASHA = RungSettings("asha", eta=3, min_steps=1, bracket=27)
 DESIGN = design_of(arm_of("random", candidates=54), arm_of("asha", rungs=ASHA, candidates=54))
@@ -95,6 +96,17 @@ def test_decisions_do_not_depend_on_the_workers() -> None:
         by = [(name, "ascending") for name in ("stage", "arm", "replicate", "slot", "target_sparsity")]
         ends.append(rows.sort_by(by).select(["candidate", "outcome", "rung", "val_loss"]))
     assert ends[0].equals(ends[1])
+
+
+def test_an_arm_that_trains_nothing_attains_nothing() -> None:
+    space = replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", 1.0),))
+    arms = [arm_of("none", space=space, candidates=4, against="plain"), arm_of("plain", against="plain")]
+    found = simulate_study(
+        design_of(*arms), describe, SYNTHETIC["tradeoff"].objective, workers=2, max_lanes=8, pack_cost=CPU_COST
+    )
+    none, plain = found.arms
+    assert (none.quality, none.low, none.high, none.passes, none.infeasible) == (0.0, 0.0, 0.0, 0.0, 400)
+    assert plain.quality > 0
 
 
 def test_what_has_no_finite_loss_diverges() -> None:

@@ -15,7 +15,7 @@ from sparsefront.search.methods import METHODS, arm_names
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
-from sparsefront.search.wording import control_rows, needed_of, shown_needed, verdict_rows
+from sparsefront.search.wording import control_rows, headline, needed_of, shown_needed, verdict_rows
 
 
 def of(verdict, arm, sparsity, metric="accuracy"):
@@ -395,6 +395,26 @@ def test_a_budget_beyond_the_draws_at_hand_is_said(small):
     assert c.random_passes < c.arm_passes
 
 
+def test_the_headline_says_where_random_search_had_less_than_its_budget(small):
+    design, build = small
+    plain = judge(build(), design)
+    short = judge(changed(build(), {"passes": 1e6}, stage="scored"), design)
+    reservation = "replicates the budget would have paid for more random masks than were trained"
+    assert reservation not in plain.headline
+    (found,) = (c for c in short.comparisons if (c.arm, c.metric) == ("searched", "accuracy"))
+    cases = [
+        ([("better", 4)], f"Yes: more accurate at sparsity 0.9, though in 4 of 4 {reservation}"),
+        ([("undecided", 3)], f", though in 3 of 4 {reservation}"),
+        ([("better", 2), ("better", 2)], f"Yes: more accurate in all 2 comparisons, though in 2 of 4 {reservation}"),
+        ([("better", 0), ("equivalent", 3)], f", though in up to 3 of 4 {reservation}"),
+        ([("worse", 4)], "No: less accurate at sparsity 0.9"),  # more masks would not change that
+        ([("better", 0)], "Yes: more accurate at sparsity 0.9"),
+    ]
+    for each, ending in cases:
+        comparisons = [dataclasses.replace(found, label=label, n_short=n_short) for label, n_short in each]
+        assert headline(comparisons, design).endswith(ending)
+
+
 def test_what_was_trained_for_another_slot_costs_its_arm_as_much(small):
     design, build = small
     table = build(seed=1)
@@ -543,7 +563,7 @@ def test_what_is_written_of_an_effect_and_in_which_order(controlled):
     written = verdict.to_dict()
     effect = ["difference", "low", "high", "p_value", "p_adjusted", "p_equivalence", "p_equivalence_adjusted"]
     label = ["margin", "label", "replicates_needed_low", "replicates_needed_high"]
-    budget = ["arm_passes", "random_passes", "random_draws_at_equal_budget"]
+    budget = ["arm_passes", "random_passes", "random_draws_at_equal_budget", "n_short"]
     single = ["single_draw_difference", "single_draw_low", "single_draw_high"]
     assert list(written["comparisons"][0]) == [
         *("arm", "sparsity", "metric", "n", "n_missing", "arm_mean", "random_mean"),

@@ -345,6 +345,13 @@ def test_options_that_make_no_network_are_refused(family, options):
         build_model(family, options, input_shape=(15,), n_classes=4)
 
 
+@pytest.mark.parametrize("channels", [[], [4], [4, 4], (4, 4, 4, 4)])
+def test_another_number_of_convolutions_is_refused_in_words(channels):
+    with pytest.raises(ValidationError, match="must be three numbers of channels, one for each convolution") as caught:
+        build_model("conv1d", {"channels": channels}, input_shape=(15,), n_classes=4)
+    assert [error["loc"] for error in caught.value.errors()] == [("channels",)]
+
+
 def test_inputs_that_do_not_fit_a_convolution_are_refused():
     with pytest.raises(ConfigError, match=r"model 'conv1d' on inputs of shape \(2, 8, 8\)"):
         build_model("conv1d", {}, input_shape=(2, 8, 8), n_classes=4)

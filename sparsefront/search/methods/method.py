@@ -37,11 +37,13 @@ class Cut:
         arm: whose mask it is.
         sparsity: of the mask.
         method: how it is cut.
+        later: sparsities of the masks that will be cut from what is left of it, ascending.
     """
 
     arm: str
     sparsity: float
     method: Pruning
+    later: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

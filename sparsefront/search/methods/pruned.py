@@ -50,7 +50,7 @@ class Pruned:
         if self.method.when != "levels":
             return tuple(Cut(self.name, s, self.method) for s in chain) if sparsity == 0.0 else ()
         place = 0 if sparsity == 0.0 else chain.index(sparsity) + 1
-        return (Cut(self.name, chain[place], self.method),) if place < len(chain) else ()
+        return (Cut(self.name, chain[place], self.method, chain[place + 1 :]),) if place < len(chain) else ()
 
     def n_slots(self, context: Context) -> int:
         """One."""

@@ -18,7 +18,7 @@ from sparsefront.search.attainment import Attainment, attain, attainment_columns
 from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.search.design import RungSettings, SearchDesign
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
-from sparsefront.search.front import is_nondominated
+from sparsefront.search.front import is_nondominated, key_ranks
 from sparsefront.search.importance import ArmImportance, active_values, arm_importances, importance_columns
 from sparsefront.search.objective import OBJECTIVES, losses, natural
 from sparsefront.search.report.numbers import (
@@ -130,7 +130,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
     >>> _with_options("tpe", {"startup": 10, "multivariate": True}), _with_options("random", {})
     ('tpe (multivariate=true, startup=10)', 'random')
     """
-    texts = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in sorted(options.items())]
+    texts = [f"{k}={str(v).lower() if isinstance(v, bool | None) else v}" for k, v in sorted(options.items())]
     return f"{name} ({', '.join(texts)})" if texts else name
 
 
@@ -215,6 +215,8 @@ def _trained(rows: Scannable | pa.Table, design: SearchDesign, names: Sequence[s
     if not found:
         return []
     table = pa.Table.from_batches(found)
+    # Of equal candidates the first stands for all, as in every other list of the front.
+    table = table.take(pa.array(np.argsort(key_ranks(table, [arm.name for arm in design.arms]))))
     of_arms = []
     for position, arm in enumerate(design.arms):
         own = table.filter(pc.field("arm") == arm.name)
@@ -238,6 +240,10 @@ def _points(
         [np.empty((0, len(design.objectives))), *(losses(table, design.objectives) for _, table in trained)]
     )
     on_front = is_nondominated(matrix)
+    ids = np.array([name for _, table in trained for name in table["candidate"].to_pylist()], dtype=np.object_)
+    members = np.flatnonzero(on_front)
+    _, firsts = np.unique(ids[members].astype(str), return_index=True)
+    on_front[np.delete(members, firsts)] = False  # one candidate of several arms, measured to the last digit
     n = len(on_front)
     chosen = np.arange(n)
     if n > max_points:
@@ -263,14 +269,14 @@ def _points(
     shown_on_front = on_front[chosen]
     points: Record = {**columns, "values": values, "dims": dims, "on_front": shown_on_front.tolist()}
     first = natural(matrix, design.objectives)[chosen, 0]
-    members = np.lexsort((columns["candidate"], first))
+    ordered = np.lexsort((columns["candidate"], first))
     front = [
         {
             **{name: columns[name][i] for name in columns},
             "values": {name: values[name][i] for name in values},
             "dims": {name: dims[name][i] for name in dims if dims[name][i] is not None},
         }
-        for i in members[shown_on_front[members]].tolist()
+        for i in ordered[shown_on_front[ordered]].tolist()
     ]
     return {"points": {**points, "n_completed": n, "n_shown": len(chosen)}, "front": front}
 

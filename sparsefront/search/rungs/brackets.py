@@ -61,6 +61,13 @@ def check_settings(settings: RungSettings, steps: int) -> None:
         raise ConfigError(f"rungs.eta={settings.eta}: must be at least 2; one of eta goes on")
     if settings.bracket < 1:
         raise ConfigError(f"rungs.bracket={settings.bracket}: must be at least 1, candidates that are compared")
+    most = kind.max_bracket
+    if most is not None and settings.bracket > most and not settings.asynchronous:
+        raise ConfigError(
+            f"rungs.bracket={settings.bracket}: must be at most {most} with rungs.kind={settings.kind!r}, which "
+            f"compares a newcomer with the last {most} that reached the rung; take smaller brackets, or set "
+            "rungs.asynchronous = true"
+        )
     longest = steps // settings.level_steps
     if not 0 <= settings.min_steps < longest:
         unit = " levels" if settings.fidelity == "level" else ""

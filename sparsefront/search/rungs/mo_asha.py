@@ -1,5 +1,8 @@
 """Multi-objective ASHA: as ASHA, ranked by non-domination and then by spread within a front.
 
+A newcomer is compared with the last 1,024 that reached the rung, itself included: all of a bracket, which may be no
+larger, and of an asynchronous run those that came last.
+
 Reference: Schmucker, Donini, Zafar, Salinas, Archambeau, Multi-objective asynchronous successive halving, 2021. What
 decides is the newcomer's rank, not its place in a list of sorted indices.
 """
@@ -13,8 +16,8 @@ from sparsefront.search.rungs.ranks import is_among_best, n_continuing
 from sparsefront.search.rungs.rule import RungKind
 
 #: A newcomer is compared with this many arrivals, itself included, so that an arrival costs the same however many came
-#: before; larger than any bracket that is worth waiting for.
-WINDOW = 1000
+#: before.
+WINDOW = 1024
 
 
 class FrontRecord:
@@ -60,4 +63,5 @@ MO_ASHA = RungKind(
     "Schmucker et al. 2021",
     record=FrontRecord,
     is_multi_objective=True,
+    max_bracket=WINDOW,
 )

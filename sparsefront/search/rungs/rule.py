@@ -39,6 +39,7 @@ class RungKind:
         cycle: sizes of the brackets.
         is_multi_objective: whether it compares by all objectives; others compare by one.
         has_rungs: False where nothing is ever compared.
+        max_bracket: how many candidates it can compare; None for any number.
         is_scheduled: whether the cluster's scheduler decides, while a candidate trains alone, and not the plan.
     """
 
@@ -48,6 +49,7 @@ class RungKind:
     cycle: BracketCycle = one_size
     is_multi_objective: bool = False
     has_rungs: bool = True
+    max_bracket: int | None = None
     is_scheduled: bool = False
 
     @property

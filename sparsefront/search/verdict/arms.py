@@ -63,7 +63,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
         single_cost = float(networks.passes[usable].mean())
         # Nobody can train less than one network.
         granted = max(1.0, cost / single_cost) if single_cost > 0 else 1.0
-        n_short += granted > len(usable)
+        n_short += int(granted > len(usable))
         granted = min(granted, float(len(usable)))
         arm_value = best_of_draws(networks.selector[kept], values[kept], draws=len(kept))
         random_value = best_of_draws(networks.selector[usable], values[usable], draws=granted)
@@ -154,6 +154,7 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
                 arm_passes=mean_of(pairs.arm_passes),
                 random_passes=mean_of(pairs.random_passes),
                 random_draws_at_equal_budget=mean_of(pairs.draws),
+                n_short=pairs.n_short,
                 single_draw_difference=single.estimate if effect.n else math.nan,
                 single_draw_low=single.low,
                 single_draw_high=single.high,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from torch import nn
 
 from sparsefront.errors import ConfigError
@@ -30,6 +31,17 @@ class Conv1dOptions(Options):
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     bias: bool = True
     init: Literal["kaiming", "torch"] = "kaiming"
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _check_channels(cls, value: object) -> object:
+        """Refuse another depth in words: pydantic would speak of fields that are required."""
+        if isinstance(value, list | tuple) and len(value) != len(_KERNELS):
+            raise PydanticCustomError(
+                "channels",
+                "must be three numbers of channels, one for each convolution (beside a range: depth = 3)",
+            )
+        return value
 
 
 class Conv1dNet(StagedModule):

@@ -107,7 +107,15 @@ class Cutter:
             state = state.masked(torch.from_numpy(mask)[None].to(state.lanes.flat.device), self.kind)
         return CutMask(mask, passes)
 
-    def after_training(self, method: Pruning, sparsity: float, state: ScoringState, mask: Mask | None) -> CutMask:
+    def after_training(
+        self,
+        method: Pruning,
+        sparsity: float,
+        state: ScoringState,
+        mask: Mask | None,
+        *,
+        later: Sequence[float] = (),
+    ) -> CutMask:
         """The mask that scores of a trained network leave of it.
 
         Args:
@@ -115,13 +123,14 @@ class Cutter:
             sparsity: of the mask, as a mask of the parent.
             state: one lane; `start` its weights when its training began.
             mask: that the lane has; None for the whole parent. A node mask's lane is compact.
+            later: sparsities of the masks that will be cut from what is left of it, ascending: see `falling_to`.
         """
         score = SCORES[method.score]
         passes = score.passes(_n_examples(state))
         scores = score.of(state, self.kind)
         if self.kind == "node" and mask is not None:
             scores = self._of_parent(scores, state.structure, mask)
-        counts = self.counts(method, sparsity)
+        counts = self._counts_before(method, sparsity, later)
         if not self._is_free(method):
             return CutMask(self._select(method, sparsity, scores, counts), passes)
         n_late = self._n_activating(method, scores, counts)
@@ -129,6 +138,13 @@ class Cutter:
             kept = keep_best(scores, self.structure.section_sizes(self.kind), counts)
             return CutMask(kept[0].cpu().numpy(), passes)
         return CutMask(self._activating(method, state, scores, counts, n_late), passes)
+
+    def _counts_before(self, method: Pruning, sparsity: float, later: Sequence[float]) -> tuple[int, ...]:
+        """`counts` of one level of a chain, of which the later ones can be cut."""
+        *others, needed = (self.counts(method, s) for s in (sparsity, *later))
+        for counts in reversed(others):
+            needed = falling_to(counts, needed)
+        return needed
 
     def _is_free(self, method: Pruning) -> bool:
         return self.kind == "node" or method.pattern == "unstructured"
@@ -202,6 +218,30 @@ class Cutter:
         if n_wanted:
             return np.asarray(keep_best(scores.where(left, -torch.inf), sizes, counts)[0].cpu().numpy())
         return np.asarray(left.cpu().numpy())
+
+
+def falling_to(counts: Sequence[int], needed: Sequence[int]) -> tuple[int, ...]:
+    """Survivors of each section at one level of a chain, where `needed` of them must be left at the next.
+
+    An allocation may give a section more at a higher sparsity than at a lower one (apportioned rounding; a classifier
+    that is dense as long as the budget allows it, and not thereafter), and what is gone never comes back. Then the
+    section keeps what it needs later, and the others give as many, each in proportion to what it has above its own
+    later need: the total is that of `counts`. Where no section rises, these are `counts`.
+
+    Args:
+        counts: of each section as its allocation has them, or (k,) over all.
+        needed: as many numbers, with a sum not above that of `counts`.
+
+    >>> falling_to([90, 40, 10], [50, 20, 6]), falling_to([60, 30, 10], [30, 10, 14])
+    ((90, 40, 10), (58, 28, 14))
+    """
+    least = np.asarray(needed)
+    spare = np.maximum(0, np.asarray(counts) - least)
+    excess = int(spare.sum() + least.sum()) - max(sum(counts), sum(needed))
+    taken, rest = np.divmod(excess * spare, max(1, int(spare.sum())))
+    largest = np.argsort(-rest, kind="stable")[: excess - int(taken.sum())]
+    taken[largest] += 1
+    return tuple((least + spare - taken).tolist())
 
 
 def _n_examples(state: ScoringState) -> int:

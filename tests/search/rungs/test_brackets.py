@@ -74,6 +74,10 @@ def test_an_asynchronous_run_is_one_bracket():
         ),
         (RungSettings("asha", eta=1), "rungs.eta=1: must be at least 2"),
         (RungSettings("asha", bracket=0), "rungs.bracket=0: must be at least 1"),
+        (
+            RungSettings("mo_asha", bracket=1025),
+            "rungs.bracket=1025: must be at most 1024 with rungs.kind='mo_asha', .* with the last 1024 that reached",
+        ),
         (RungSettings("asha", min_steps=100), "rungs.min_steps=100: .* less than the full training, 100"),
         (RungSettings("asha", min_steps=-1), "rungs.min_steps=-1: must be 0"),
         (
@@ -86,6 +90,18 @@ def test_an_asynchronous_run_is_one_bracket():
 def test_contradictions_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         check_settings(settings, 100)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RungSettings("mo_asha", bracket=1024),
+        RungSettings("mo_asha", bracket=1001, asynchronous=True),
+        RungSettings("asha", bracket=10_000),
+    ],
+)
+def test_large_brackets_are_accepted_by_rules_that_can_compare_them(settings):
+    check_settings(settings, 100)
 
 
 @pytest.mark.parametrize("kind", RUNGS)

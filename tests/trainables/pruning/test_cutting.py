@@ -6,6 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.methods import PRUNERS
@@ -13,11 +15,11 @@ from sparsefront.spaces.allocations import ALLOCATIONS, counts_from_scores, kept
 from sparsefront.spaces.masks import draw, split_sections
 from sparsefront.spaces.patterns import keep_rivals, parse_pattern, pattern_counts
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.spaces.schedules import geometric
+from sparsefront.spaces.schedules import geometric, levels
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.lanes import LaneStack, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.pruning import SCORES
-from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
+from sparsefront.trainables.pruning.cutting import Cutter, falling_to, scatter_nodes
 from tests.oracles import networks as oracle
 from tests.oracles.spaces import is_of_pattern
 
@@ -105,6 +107,44 @@ def test_a_chain_has_exact_counts_at_every_level_and_brings_nothing_back(family,
         assert_counts(cutter, method, sparsity, cut.mask)
         assert mask is None or not (cut.mask & ~mask).any()
         mask = cut.mask
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2x2"])
+@pytest.mark.parametrize("family", oracle.SMALL)
+@pytest.mark.parametrize("allocation", [name for name, row in ALLOCATIONS.items() if "weight" in row.kinds])
+def test_a_chain_has_the_total_of_every_level_and_the_counts_of_the_last(allocation, family, pattern, state_of):
+    """A layer that an allocation gives more at a later level keeps what it will need."""
+    cutter, whole = cutter_of(family, "weight", allocation), state_of(family, 1)
+    method, mask = Pruning("levels", pattern=pattern), None
+    sparsities = [1 - density for density in levels([0.9, 0.95], 0.3)[1:]]
+    for i, sparsity in enumerate(sparsities):
+        later = sparsities[i + 1 :]
+        cut = cutter.after_training(method, sparsity, trained(whole, mask), mask, later=later)
+        found, counts = survivors(cutter.structure, "weight", cut.mask), cutter.counts(method, sparsity)
+        assert mask is None or not (cut.mask & ~mask).any()
+        if pattern == "unstructured":
+            assert sum(found) == sum(counts)
+            assert later or len(counts) == 1 or found == list(counts)
+            rising = [np.array(cutter.counts(method, s)) > counts for s in later]
+            assert np.any(rising) or len(counts) == 1 or found == list(counts)
+        mask = cut.mask
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=6))
+def test_counts_that_fall_to_others_have_their_total_and_give_where_there_is_most(pairs):
+    counts, needed = ([pair[side] for pair in pairs] for side in (0, 1))
+    counts[0] += max(0, sum(needed) - sum(counts))
+    found = falling_to(counts, needed)
+    assert sum(found) == sum(counts)
+    for before, after, least in zip(counts, found, needed, strict=True):
+        assert least <= after <= max(before, least)
+    given_up = [max(before, least) - after for before, after, least in zip(counts, found, needed, strict=True)]
+    above = [max(0, before - least) for before, least in zip(counts, needed, strict=True)]
+    exact = [sum(given_up) * spare / max(1, sum(above)) for spare in above]
+    assert all(abs(took - share) < 1 for took, share in zip(given_up, exact, strict=True))
+    if all(before >= least for before, least in zip(counts, needed, strict=True)):
+        assert found == tuple(counts)
 
 
 @pytest.mark.parametrize("family", oracle.SMALL)
