@@ -535,7 +535,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         arms_with(rungs={"kind": "mo_asha", "bracket": 2000}),
-        "arms.b.rungs.bracket=2000: must be at most 1000 with rungs.kind='mo_asha', which compares a newcomer with the",
+        "arms.b.rungs.bracket=2000: must be at most 1024 with rungs.kind='mo_asha', which compares a newcomer with the",
     ),
     ({"space": "mlp"}, "space='mlp': must be a section of keys and values"),
     ({"space": {"ready": "mpl"}}, "space.ready='mpl': must be one of mlp, conv1d,"),

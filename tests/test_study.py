@@ -164,6 +164,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": {"steps": 10, "stesp": 5}}, "training.stesp=5: unknown key; must be one of optimizer,"),
     ({"training": {"steps": 10, "stesp": 5}}, "did you mean 'steps'?"),
     ({"training": {}}, "training.steps: is missing and has no default; write it"),
+    ({"training": {"step": 5}}, "training.step=5: unknown key; must be one of optimizer,"),
     ({"training": 5}, "training=5: must be a section of keys and values"),
     ({"training": {"steps": 10, "lr": float("inf")}}, "training.lr=inf: must be a finite number"),
     ({"training": {"steps": 10, "lr": True}}, "training.lr=True: must be a number"),

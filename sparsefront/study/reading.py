@@ -75,7 +75,10 @@ _ACCEPTED = {
 
 def first_error(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, as key, value and what is accepted."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    if first["type"] == "missing":  # a key that is misspelt is missing, too
+        beside = (e for e in others if e["type"] == "extra_forbidden" and e["loc"][:-1] == first["loc"][:-1])
+        first = next(beside, first)
     key = ".".join(str(part) for part in first["loc"])
     context = first.get("ctx", {})
     reason = context.get("error")
