@@ -27,7 +27,7 @@ from sparsefront.cluster.orders import OrderBook
 from sparsefront.cluster.ray_cluster import Resources, scratch_folder
 from sparsefront.cluster.wording import GO_ON, one_line
 from sparsefront.cluster.worker import PackTrial, WorkerSettings
-from sparsefront.errors import SparsefrontError
+from sparsefront.errors import LedgerError, SparsefrontError
 from sparsefront.search.garbage import rare_collections
 from sparsefront.search.ledger import Ledger
 from sparsefront.trainables.data import Dataset
@@ -107,8 +107,9 @@ def dispatch(
         lost = error
     failure = lost or driver.failure
     if failure is not None:
-        with contextlib.suppress(SparsefrontError, OSError):
-            driver.record_decided()  # what was heard before
+        if not isinstance(failure, LedgerError):
+            with contextlib.suppress(Exception):  # the failure is what is told
+                driver.record_decided()  # what was heard before
         if isinstance(failure, RayError):
             raise SparsefrontError(f"the Ray cluster was lost ({one_line(failure)}): {GO_ON}") from failure
         raise failure
