@@ -578,7 +578,7 @@ def test_a_study_is_not_resumed_with_methods_that_come_to_something_else(
     # A version that means something else by a name: what was written of the arm is the same.
     row = PRUNERS["imp"]
     other = replace(row, method=replace(row.method, rewind_fraction=0.1))
-    monkeypatch.setitem(PRUNERS, "imp", other)  # type: ignore[arg-type]
+    monkeypatch.setitem(PRUNERS, "imp", other)  # type: ignore[arg-type]  # the registry is read-only to others
     with pytest.raises(LedgerError, match=r"; changed: resolved\.methods\.imp\.rewind_fraction: 0\.0 -> 0\.1\)"):
         made(arms=arms)._ledger(folder, dataset)
     assert "methods" not in made(arms=["random", "dense"]).recorded(dataset)["resolved"]

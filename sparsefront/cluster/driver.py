@@ -153,10 +153,9 @@ class Driver:
         if work is None and (is_last or self._plan.may_open([self._running[ended].work for ended in self._ended])):
             self.record_decided()
             work = self._plan.next_work()
-        if work is not None:
-            self._running[trial_id] = _Running(work)
         if work is None:
             return None
+        self._running[trial_id] = _Running(work)
         masks: dict[str, bytes] = {}
         if isinstance(work, TrainWork):
             stored = {lane.candidate.mask for lane in work.lanes if lane.candidate.mask is not None}

@@ -20,7 +20,7 @@ Survivors = Literal["rewound", "trained", "fresh"]
 Rates = Literal["last", "rewound"]
 Update = Literal["gradual", "set", "rigl", "edge_popup"]
 
-#: Updates of a training, about, where a method leaves the steps between them open.
+#: Updates of a training, about, where a method leaves the steps between them open (20 to 60 are usual at small scale).
 N_UPDATES = 40
 #: How the drop fraction of a rule decays, where a method leaves it open.
 OWN_DECAYS: Mapping[str, Decay] = {"set": "constant", "rigl": "cosine"}

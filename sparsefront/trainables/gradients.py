@@ -1,11 +1,11 @@
 """Gradients of all lanes at once, as a flat graph of batched tensor operations.
 
-``torch.func.vmap`` batches any module without data-dependent control flow over stacked parameters; the gradient of the
-sum of all losses is every lane's own. (``torch.func.grad`` would say the same and import torch's compiler: 1 s a
-process.) Batching costs about 2 ms of Python a step, more than the arithmetic of a small pack. It is therefore done
-once, and the batched operations are recorded; the recording is replayed afterwards (measured on a 40-256-128-10
-perceptron, one lane: 2.2 ms a gradient before, 0.6 ms after). A recording holds shapes, so one is kept for each shape
-class, and made again when lanes have left.
+``torch.func.vmap`` batches any module without data-dependent control flow over stacked parameters. No lane's outputs
+depend on another lane's parameters: one gradient of all is every lane's own. (``torch.func.grad`` would say the same
+and import torch's compiler: 1 s a process.) Batching costs about 2 ms of Python a step, more than the arithmetic of a
+small pack. It is therefore done once, and the batched operations are recorded; the recording is replayed afterwards
+(measured on a 40-256-128-10 perceptron, one lane: 2.2 ms a gradient before, 0.6 ms after). A recording holds shapes,
+so one is kept for each shape class, and made again when lanes have left.
 
 Packs of unlike networks have a shape class each: the recorder here keeps what a replay needs and nothing else (32
 lanes of 40-64-64-10: 15 ms; torch's ``make_fx``, which also describes every tensor, 100 ms for the same graph).
@@ -159,7 +159,7 @@ def _record(
             outputs = batched(trained, tensors, x)
         slope = OUTPUT_GRADIENTS[loss](outputs.detach(), targets, eps if smoothing else None)
         with torch.enable_grad():
-            total = _Slope.apply(outputs, slope)  # type: ignore[no-untyped-call]
+            total = _Slope.apply(outputs, slope)  # type: ignore[no-untyped-call]  # torch has no type for it
         # No lane's outputs depend on another lane's parameters.
         gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
         if len(views) == len(names):

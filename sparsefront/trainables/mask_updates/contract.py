@@ -21,9 +21,6 @@ from sparsefront.trainables.mask_updates.nodes import Nodes
 from sparsefront.trainables.optimizers import LaneOptimizer
 from sparsefront.trainables.select import keep_sections, keep_top, ranks
 
-#: Updates in a training, unless their interval is given (20 to 60 are usual at small scale).
-N_UPDATES = 40
-
 
 @dataclass(frozen=True)
 class Section:

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.pruning import N_UPDATES
 from sparsefront.spaces.schedules import cubic, update_steps
-from sparsefront.trainables.mask_updates.contract import N_UPDATES, UpdateSettings
+from sparsefront.trainables.mask_updates.contract import UpdateSettings
 from sparsefront.trainables.optimizers import LaneOptimizer
 
 #: Share of the steps before the first update, unless given.

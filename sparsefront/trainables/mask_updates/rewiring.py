@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from sparsefront.spaces.pruning import N_UPDATES
 from sparsefront.spaces.schedules import Decay, drop_fraction
-from sparsefront.trainables.mask_updates.contract import N_UPDATES, Section, UpdateSettings, spread, summed, units_of
+from sparsefront.trainables.mask_updates.contract import Section, UpdateSettings, spread, summed, units_of
 from sparsefront.trainables.optimizers import LaneOptimizer
 from sparsefront.trainables.select import keep_top, ranks
 

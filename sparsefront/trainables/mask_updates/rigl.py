@@ -20,6 +20,7 @@ from functools import partial
 
 import torch
 
+from sparsefront.spaces.pruning import OWN_DECAYS
 from sparsefront.trainables.mask_updates.contract import UpdateSettings
 from sparsefront.trainables.mask_updates.node_rewiring import NodeRewiring
 from sparsefront.trainables.mask_updates.rewiring import Rewiring
@@ -33,9 +34,9 @@ class RigL:
         self.settings = settings
         self._rewiring: Rewiring | NodeRewiring
         if settings.nodes is not None:
-            self._rewiring = NodeRewiring(settings, settings.nodes, "cosine")
+            self._rewiring = NodeRewiring(settings, settings.nodes, OWN_DECAYS["rigl"])
         else:
-            self._rewiring = Rewiring(settings, "cosine", partial(torch.linalg.vector_norm, dim=-1))
+            self._rewiring = Rewiring(settings, OWN_DECAYS["rigl"], partial(torch.linalg.vector_norm, dim=-1))
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.pruning import OWN_DECAYS
 from sparsefront.spaces.seeds import philox_key, raw_rows
 from sparsefront.trainables.mask_updates.contract import UpdateSettings
 from sparsefront.trainables.mask_updates.node_rewiring import NodeRewiring
@@ -33,9 +34,9 @@ class SET:
         self._lanes = list(settings.lanes)
         self._rewiring: Rewiring | NodeRewiring
         if settings.nodes is not None:
-            self._rewiring = NodeRewiring(settings, settings.nodes, "constant")
+            self._rewiring = NodeRewiring(settings, settings.nodes, OWN_DECAYS["set"])
         else:  # the word of a unit is that of its first entry: a sum of words is not uniform, and ties where rounded
-            self._rewiring = Rewiring(settings, "constant", itemgetter((..., 0)))
+            self._rewiring = Rewiring(settings, OWN_DECAYS["set"], itemgetter((..., 0)))
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""
