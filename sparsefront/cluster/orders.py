@@ -11,8 +11,6 @@ from ray.experimental import internal_kv
 
 #: Keys of one driver in the store of a cluster that others may share.
 _NAMESPACE = "sparsefront-orders"
-
-
 #: Most bytes of one value: longer messages are refused (512 MiB), and hold up the driver.
 _PART_BYTES = 64 << 20
 
@@ -29,6 +27,7 @@ class OrderBook:
         Raises:
             RayError: the head cannot be reached.
         """
+        # As Ray itself sends arguments: who can write to its head can run code on it anyway.
         order = cloudpickle.dumps((work, masks))
         parts = [order[i : i + _PART_BYTES] for i in range(0, len(order), _PART_BYTES)]
         for i, part in enumerate(parts):

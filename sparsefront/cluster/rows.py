@@ -409,7 +409,7 @@ def _trained_columns(
     work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, parent_macs: int, device: str
 ) -> dict[str, Any]:
     c = lane.candidate
-    changes = c.network == "masked" and c.method is not None and c.method.when == "during"
+    is_full_size = c.mask_changes and recipe.mask_kind == "node"
     row: dict[str, Any] = {
         **_candidate_columns(lane, recipe),
         **hyperparameters(recipe),
@@ -438,7 +438,9 @@ def _trained_columns(
             "n_params": one.remains.n_params,
             "macs": one.remains.macs,
             # The mask is that of the end, and nodes that come and go leave the network at its full size until then.
-            "flops": 6.0 * (parent_macs if changes and recipe.mask_kind == "node" else one.remains.macs) * one.passes,
+            "flops": 6.0
+            * (parent_macs if c.mask_changes and recipe.mask_kind == "node" else one.remains.macs)
+            * one.passes,
         }
     if one.scores is not None:
         values = [None if not np.isfinite(v) else v for v in one.scores]

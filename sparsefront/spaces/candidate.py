@@ -55,6 +55,11 @@ class Candidate:
         """The level as an integer counter for seeds: sparsity in parts per billion."""
         return level_key(self.target_sparsity)
 
+    @property
+    def mask_changes(self) -> bool:
+        """Whether its mask changes while it trains."""
+        return self.network == "masked" and self.method is not None and self.method.when == "during"
+
 
 _ALWAYS = ("replicate", "target_sparsity", "network", "draw", "mask")
 

@@ -321,7 +321,7 @@ class Workshop:
         shapes: dict[tuple[object, ...], list[_Job]] = {}
         for job in jobs:
             c = job.order.candidate
-            update = c.method if _changes(c) else None
+            update = c.method if c.mask_changes else None
             lr = c.method.lr if c.method is not None and c.start == "trained" else ""
             key = (self._layout_of(job), c.target_sparsity, self._span(c), update, lr)
             shapes.setdefault(key, []).append(job)
@@ -368,7 +368,7 @@ class Workshop:
         c = job.order.candidate
         net = (
             self.structure
-            if c.network == "parent" or self.recipe.mask_kind == "weight" or _changes(c)
+            if c.network == "parent" or self.recipe.mask_kind == "weight" or c.mask_changes
             else self._of_level(c.target_sparsity)
         )
         activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
@@ -421,7 +421,7 @@ class Workshop:
         for (fresh_start, _, _), members in origins.items():
             masks = np.stack([job.mask for job in members if job.mask is not None])
             build = node_masked_lanes if self.recipe.mask_kind == "node" else weight_masked_lanes
-            if self.recipe.mask_kind == "node" and _changes(first):  # nodes come and go: not at their real size yet
+            if self.recipe.mask_kind == "node" and first.mask_changes:  # nodes come and go: not at their real size yet
                 build = full_size_lanes
             stacks.append(build(self.structure, self._origin(members[0], state, is_fresh=fresh_start), masks))
             left.update(zip(map(id, members), self._remains_of_masks(masks), strict=True))
@@ -725,11 +725,6 @@ _OriginKey = tuple[bool, int, str | None]
 def _origin_of(c: Candidate) -> _OriginKey:
     """Which weights of the parent a masked candidate begins with."""
     return c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights), c.rewind_step, c.origin
-
-
-def _changes(c: Candidate) -> bool:
-    """Whether the mask of a candidate changes while it trains."""
-    return c.network == "masked" and c.method is not None and c.method.when == "during"
 
 
 def _score_in_training(method: Pruning) -> Score:
