@@ -438,9 +438,7 @@ def _trained_columns(
             "n_params": one.remains.n_params,
             "macs": one.remains.macs,
             # The mask is that of the end, and nodes that come and go leave the network at its full size until then.
-            "flops": 6.0
-            * (parent_macs if c.mask_changes and recipe.mask_kind == "node" else one.remains.macs)
-            * one.passes,
+            "flops": 6.0 * (parent_macs if is_full_size else one.remains.macs) * one.passes,
         }
     if one.scores is not None:
         values = [None if not np.isfinite(v) else v for v in one.scores]
