@@ -23,7 +23,7 @@ from sparsefront.trainables.lanes import Layout, dense_lanes, weight_masked_lane
 from sparsefront.trainables.mask_updates import UPDATES, UpdateSettings, sections_of
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
-from sparsefront.trainables.pack import Examples, Pack, Schedule, batch_order
+from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule, batch_order
 
 REPEATS = 5
 WIDTHS = [256, 128]
@@ -60,20 +60,19 @@ def rate(kind: str, n_lanes: int, device: torch.device, measured: int | None = N
         steps=STEPS,
         sparsity=SPARSITY,
         counts=lambda sparsity: kept_counts(structure, "weight", sparsity, "erk"),
-        lanes=tuple(range(n_lanes)),
+        lanes=tuple((0, i) for i in range(n_lanes)),
         begin_fraction=0.0,
     )
     measured = measured or MEASURED[n_lanes]
     train = Examples.of(data.x_train[:3200], data.y_train[:3200], 10, device)
     validation = Examples.of(data.x_train[3200:], data.y_train[3200:], 10, device)
+    order = torch.from_numpy(batch_order(3200, 100, 2 * measured, generator(1, "order"))).to(device)
     pack = Pack(
         model,
         lanes,
         [Hyperparameters(lr=0.01)] * n_lanes,
         Schedule("adam", 2 * measured, 100, measured),
-        train=train,
-        validation=validation,
-        order=torch.from_numpy(batch_order(3200, 100, 2 * measured, generator(1, "order"))).to(device),
+        data=Feed(train, validation, order),
         updates=UPDATES[kind].make(settings) if kind in UPDATES else None,
     )
     pack.advance()  # records the gradient, warms caches

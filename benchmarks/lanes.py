@@ -14,7 +14,7 @@ from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.lanes import node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
-from sparsefront.trainables.pack import Examples, Pack, Schedule, batch_order
+from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule, batch_order
 
 REPEATS = 5
 SIZES = {"cpu": (1, 4, 16, 64, 256, 1024), "cuda": (1, 4, 16, 64, 256, 1024, 4096)}
@@ -44,9 +44,7 @@ def rate(widths: list[int], kind: str, n_lanes: int, device: torch.device, preci
         build(model.structure, parent, masks),
         [Hyperparameters(lr=0.01)] * n_lanes,
         Schedule("adam", 2 * steps, 100, steps),
-        train=train,
-        validation=validation,
-        order=order,
+        data=Feed(train, validation, order),
         precision=precision,
     )
     pack.advance()  # records the gradient, warms caches

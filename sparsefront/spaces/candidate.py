@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -54,6 +54,23 @@ class Candidate:
     def level_key(self) -> int:
         """The level as an integer counter for seeds: sparsity in parts per billion."""
         return level_key(self.target_sparsity)
+
+    def together(self, mask_kind: str) -> tuple[Hashable, ...]:
+        """What candidates have in common that may train side by side, of whatever replicate they are.
+
+        Lanes of a pack begin and end at the same steps, and their masks change by one rule. Weight masks of all levels
+        have the shapes of the parent; others are of one level.
+        """
+        is_sized = self.network != "parent" and (mask_kind == "node" or self.network != "masked" or self.mask_changes)
+        method = self.method
+        return (
+            self.network if mask_kind == "weight" or self.network == "parent" else "",
+            self.target_sparsity if is_sized else None,
+            self.steps,
+            self.rewind_step,
+            None if method is None or self.start != "trained" else (method.retrain_fraction, method.lr),
+            method if self.mask_changes else None,
+        )
 
     @property
     def mask_changes(self) -> bool:

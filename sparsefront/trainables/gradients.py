@@ -29,7 +29,7 @@ from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.losses import OUTPUT_GRADIENTS
 from sparsefront.trainables.models.model import Model, StagedModule
 
-#: (x (B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P)
+#: (x (B, ...) or (L, B, ...), targets of the loss, label_smoothing (L,)) -> gradient (L, trained part of P)
 GradientFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _KEPT_RECORDINGS = 64
@@ -69,6 +69,7 @@ def gradient_function(
     precision: str,
     loss: str = "cross_entropy",
     keep: torch.Tensor | None = None,
+    is_own: bool = False,
 ) -> GradientFunction:
     """Gradient of every lane's loss at `flat`, which is read anew at each call, as is `keep`.
 
@@ -84,12 +85,13 @@ def gradient_function(
         precision: of the matrix products.
         loss: a name of `OUTPUT_GRADIENTS`.
         keep: (L, trained part of P) zeros and ones that the gradient is multiplied by; None for no mask.
+        is_own: whether every lane has a batch of its own: `x` is (L, B, ...), and `targets` (L, C, B) or (L, B, ...).
 
     Returns:
         A function whose gradients with `keep` all lie in one place: a call overwrites that of the call before.
     """
     shapes = (flat.shape, x.shape, targets.shape, flat.device)
-    key = (id(model.module), layout, *shapes, smoothing, precision, loss, keep is None)
+    key = (id(model.module), layout, *shapes, smoothing, precision, loss, keep is None, is_own)
     views = list(layout.views(flat).values())
     joined = None if keep is None else torch.empty(keep.shape, dtype=flat.dtype, device=flat.device)
     if keep is not None and joined is not None:
@@ -97,7 +99,9 @@ def gradient_function(
     if key not in _recordings:
         while len(_recordings) >= _KEPT_RECORDINGS:
             _recordings.popitem(last=False)
-        recording = _record(model, layout, views, x, targets, smoothing=smoothing, precision=precision, loss=loss)
+        recording = _record(
+            model, layout, views, x, targets, smoothing=smoothing, precision=precision, loss=loss, is_own=is_own
+        )
         _recordings[key] = model.module, recording
     _recordings.move_to_end(key)
     step = _recordings[key][1].bound_to(views)
@@ -135,6 +139,7 @@ def _record(
     smoothing: bool,
     precision: str,
     loss: str,
+    is_own: bool,
 ) -> Recording:
     """The recording: of x, targets, label smoothing, and the tensors of the lanes.
 
@@ -148,7 +153,7 @@ def _record(
             outputs: torch.Tensor = functional_call(module, {**p, **fixed}, (x,))
         return outputs.float()
 
-    batched = vmap(outputs_of, in_dims=(0, 0, None))
+    batched = vmap(outputs_of, in_dims=(0, 0, 0 if is_own else None))
 
     def flat_gradient(
         x: torch.Tensor, targets: torch.Tensor, eps: torch.Tensor, *views: torch.Tensor

@@ -82,6 +82,10 @@ class LaneStack:
     def __len__(self) -> int:
         return self.flat.shape[0]
 
+    def part(self, start: int, stop: int) -> LaneStack:
+        """Lanes start..stop, not copied."""
+        return replace(self, flat=self.flat[start:stop], keep=None if self.keep is None else self.keep[start:stop])
+
     def select(self, lanes: slice | Sequence[int]) -> LaneStack:
         """Some of the lanes, copied."""
         index = lanes if isinstance(lanes, slice) else torch.as_tensor(list(lanes), device=self.flat.device)
@@ -123,7 +127,11 @@ def weight_masked_lanes(
 
 
 def node_masked_lanes(
-    structure: Structure, parent: Mapping[str, torch.Tensor], masks: npt.NDArray[np.bool_]
+    structure: Structure,
+    parent: Mapping[str, torch.Tensor],
+    masks: npt.NDArray[np.bool_],
+    *,
+    kept: Sequence[KeptNodes] | None = None,
 ) -> LaneStack:
     """Lanes that hold only the kept nodes of the parent: compact networks, padded if their sizes differ.
 
@@ -131,8 +139,9 @@ def node_masked_lanes(
         structure: the parent.
         parent: its weights; device and type are taken over.
         masks: (L, hidden nodes) bool, at least one node kept in every group.
+        kept: the nodes of `masks`, padded to more than the widest of them perhaps (`kept_nodes`).
     """
-    kept = kept_nodes(structure, masks)
+    kept = kept_nodes(structure, masks) if kept is None else kept
     device = next(iter(parent.values())).device
     layout = Layout.of(structure.compact([k.width for k in kept]))
     gathered = gather_tensors(structure, parent, kept)
@@ -156,6 +165,11 @@ class KeptNodes:
     def width(self) -> int:
         """Nodes of the widest lane."""
         return int(self.indices.shape[1])
+
+    def of(self, lanes: Sequence[int]) -> KeptNodes:
+        """Those of some lanes, as wide as they are."""
+        rows = list(lanes)
+        return KeptNodes(self.indices[rows], None if self.valid is None else self.valid[rows])
 
 
 def kept_nodes(structure: Structure, masks: npt.NDArray[np.bool_]) -> list[KeptNodes]:

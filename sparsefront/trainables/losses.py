@@ -72,13 +72,13 @@ def cross_entropy_gradient(
 
     Args:
         logits: (lanes, batch, classes).
-        one_hot: (classes, batch) targets.
+        one_hot: (classes, batch) targets, or (lanes, classes, batch).
         label_smoothing: (lanes,); None for none.
 
     Returns:
         (lanes, batch, classes), a view of classes first.
     """
-    n_classes, n = one_hot.shape
+    n_classes, n = one_hot.shape[-2:]
     p = torch.softmax(logits.transpose(1, 2).contiguous(), dim=1)
     target = one_hot * (-1 / n)
     if label_smoothing is not None:
@@ -94,11 +94,11 @@ def absolute_error_gradient(
 
     Args:
         restored: (lanes, batch, ...) outputs.
-        images: (batch, ...) what they should be.
+        images: (batch, ...) or (lanes, batch, ...) what they should be.
         label_smoothing: None; images have no labels.
     """
     assert label_smoothing is None
-    return (restored - images).sign() / images.numel()
+    return (restored - images).sign() / restored[0].numel()
 
 
 #: How each loss of `LOSSES` changes with the outputs of all lanes: (outputs, targets, label smoothing or None). In

@@ -6,6 +6,7 @@ It is the referee's work, the same for every candidate of every arm, and therefo
 
 from __future__ import annotations
 
+import itertools
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ class Measurer:
         lanes: LaneStack,
         trained: Sequence[LaneResult],
         twins: Pack,
-        validation: Examples,
+        validation: Sequence[Examples],
     ) -> Iterator[None]:
         """Train copies of lanes and write into `rows` how the validation error and loss rise on the line to them.
 
@@ -104,7 +105,7 @@ class Measurer:
             lanes: as they were before training.
             trained: what became of them, all completed.
             twins: the same lanes, about to be trained with another order of the data.
-            validation: examples of the replicate.
+            validation: examples of each lane's replicate, those of one side by side.
 
         Yields:
             At every validation point of the copies.
@@ -119,9 +120,15 @@ class Measurer:
                         flat[result.lane] = result.parameters
                 yield
             first = replace(lanes, flat=torch.stack([result.parameters for result in trained]))
-            line = instability(model, first, replace(lanes, flat=flat), validation, points=_POINTS)
-            _write(rows, {"instability_error": line.error_instability, "instability_loss": line.loss_instability})
-            n_passes = (twins.step - start) * twins.batch_size + (n_points + _POINTS) * len(validation) * _FORWARD_PASS
+            second, b = replace(lanes, flat=flat), 0
+            for _, members in itertools.groupby(validation, id):
+                examples = list(members)
+                a, b = b, b + len(examples)
+                line = instability(model, first.part(a, b), second.part(a, b), examples[0], points=_POINTS)
+                found = {"instability_error": line.error_instability, "instability_loss": line.loss_instability}
+                _write(rows[a:b], found)
+            n_evaluated = (n_points + _POINTS) * len(validation[0])
+            n_passes = (twins.step - start) * twins.batch_size + n_evaluated * _FORWARD_PASS
             for row in rows:
                 row["quality_passes"] += n_passes
         except Exception as error:  # as in `columns`

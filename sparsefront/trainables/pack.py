@@ -1,6 +1,7 @@
 """Packs: many candidates trained at once in one batched computation, each as if it were alone.
 
-A lane's losses do not depend on the pack it travels in: lanes share the batches of their replicate and nothing else.
+A lane's losses do not depend on the pack it travels in: lanes share the batches of their replicate and nothing else,
+and lanes of several replicates see the batches of their own.
 Lanes that diverge or are stopped leave at the next validation point, and the pack shrinks when that is worth a new
 recording. A pack can begin where another ended: `LaneResult` holds the weights and the optimiser's state, and that of
 masks which change in training.
@@ -8,6 +9,7 @@ masks which change in training.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -81,6 +83,17 @@ class Examples:
             return self.one_hot[:, rows] if self.images is None else self.images[rows]
         return self.one_hot.index_select(1, rows) if self.images is None else self.images.index_select(0, rows)
 
+    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Examples (rows, ...) and their targets."""
+        return self.x.index_select(0, rows), self.targets(rows)
+
+    def batches(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Examples (L, B, ...), a batch for each lane, by `rows` (L, B); targets (L, classes, B) or (L, B, ...)."""
+        x, targets = self.batch(rows.flatten())
+        if self.images is None:
+            return x.view(*rows.shape, *x.shape[1:]), targets.view(-1, *rows.shape).transpose(0, 1).contiguous()
+        return x.view(*rows.shape, *x.shape[1:]), targets.view(*rows.shape, *targets.shape[1:])
+
     def __len__(self) -> int:
         return self.x.shape[0]
 
@@ -93,6 +106,21 @@ class Examples:
             one_hot=self.one_hot[:, indices].contiguous(),
             images=None if self.images is None else self.images[indices],
         )
+
+
+@dataclass(frozen=True, eq=False)  # one is another only if it is the same
+class Feed:
+    """What the lanes of one replicate see.
+
+    Attributes:
+        train: training examples; one object for all replicates of a pack, each of which has its own rows of it.
+        validation: validation examples.
+        order: (steps, batch) int64 indices into `train`, of the steps before the pack too.
+    """
+
+    train: Examples
+    validation: Examples
+    order: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -186,9 +214,7 @@ class Pack:
         hyper: Sequence[Hyperparameters],
         schedule: Schedule,
         *,
-        train: Examples,
-        validation: Examples,
-        order: torch.Tensor,
+        data: Feed | Sequence[Feed],
         precision: str = "float32",
         stop_rule: StopRule | None = None,
         start_step: int = 0,
@@ -202,9 +228,7 @@ class Pack:
             lanes: initial weights; not modified.
             hyper: one set for each lane.
             schedule: shared by all lanes.
-            train: training examples of the replicate.
-            validation: validation examples of the replicate.
-            order: (steps, batch) int64 indices into `train`, of the steps before the pack too.
+            data: of the lanes' replicate; or one for each lane, those of a replicate side by side.
             precision: 'float32', or 'bfloat16' for matrix products in training (validation stays float32).
             stop_rule: consulted at each validation point but the last.
             start_step: steps that the lanes have behind them.
@@ -215,7 +239,9 @@ class Pack:
         self._model = model
         self._lanes = lanes.select(slice(None))
         self._schedule = schedule
-        self._train, self._validation, self._order = train, validation, order
+        self._data = [data] * len(lanes) if isinstance(data, Feed) else list(data)
+        if any(feed.train is not self._data[0].train for feed in self._data):
+            raise ValueError("data: all replicates of a pack need one object that holds their training examples")
         self._stop_rule = stop_rule
         self._precision = precision
         self._hyper = list(hyper)
@@ -278,9 +304,14 @@ class Pack:
         compute = None
         if self.step == self._schedule.steps:
             return self._evaluate()
+        train, feeds = self._data[0].train, list(dict.fromkeys(self._data))
+        of_lanes = torch.tensor([feeds.index(feed) for feed in self._data], device=flat.device)
         while True:
-            indices = self._order[self.step]
-            x, targets = self._train.x.index_select(0, indices), self._train.targets(indices)
+            rows = [feed.order[self.step] for feed in feeds]
+            if len(feeds) > 1:
+                x, targets = train.batches(torch.stack(rows).index_select(0, of_lanes))
+            else:
+                x, targets = train.batch(rows[0])
             if compute is None:
                 compute = gradient_function(
                     self._model,
@@ -290,8 +321,9 @@ class Pack:
                     targets,
                     smoothing=self._any_smoothing,
                     precision=self._precision,
-                    loss=self._train.loss,
+                    loss=train.loss,
                     keep=masking,
+                    is_own=len(feeds) > 1,
                 )
             if self._updates is not None:
                 assert keep is not None
@@ -311,7 +343,7 @@ class Pack:
                 return self._evaluate()
 
     def _evaluate(self) -> list[LaneResult]:
-        losses, errors, squared = evaluate_each(self._model, self._lanes, self._validation)
+        losses, errors, squared = self._validate()
         is_last = self.step == self._schedule.steps
         finite = np.isfinite(losses)
         stopped: dict[int, int] = {}
@@ -368,6 +400,20 @@ class Pack:
             result.mask, result.mask_overlap = record.mask, record.overlap
             result.exploration_rate = record.exploration_rate
 
+    def _validate(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
+        """What `evaluate_each` says of all lanes, each on the validation examples of its replicate."""
+        lanes, stop = self._lanes, 0
+        found: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]] = []
+        for _, members in itertools.groupby((feed.validation for feed in self._data), id):
+            some = list(members)
+            start, stop = stop, stop + len(some)
+            found.append(evaluate_each(self._model, lanes.part(start, stop), some[0]))
+        if len(found) == 1:
+            return found[0]
+        losses, errors, squared = zip(*found, strict=True)
+        by_name = {name: np.concatenate([each[name] for each in squared]) for name in squared[0]}
+        return np.concatenate(losses), np.concatenate(errors), by_name
+
     def _keep(self, staying: list[int]) -> None:
         """Go on with these rows: the others are cut out, or left behind as networks of zeros where that is cheaper."""
         leaving = sorted(set(self._rows) - set(staying))
@@ -382,6 +428,7 @@ class Pack:
         self._numbers = [self._numbers[i] for i in staying]
         self._curves = [self._curves[i] for i in staying]
         self._hyper = [self._hyper[i] for i in staying]
+        self._data = [self._data[i] for i in staying]
         self._lanes = self._lanes.select(staying)
         index = torch.tensor(staying, device=self._lanes.flat.device)
         self._optimizer.keep(index)

@@ -42,7 +42,7 @@ from sparsefront.trainables.networks import (
     real_tensors,
     stack,
 )
-from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import Cutter
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
@@ -335,9 +335,11 @@ class SegmentShop:
                 lr_steps=first.level_steps,
                 lr_offset=n_skipped,
             ),
-            train=train,
-            validation=validation,
-            order=self._order(first.replicate, first.batch_size, first.data_fraction, leg.stop)[n_skipped:],
+            data=Feed(
+                train,
+                validation,
+                self._order(first.replicate, first.batch_size, first.data_fraction, leg.stop)[n_skipped:],
+            ),
             precision=first.precision,
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,14 @@ from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset, split
-from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes, node_masked_lanes, weight_masked_lanes
+from sparsefront.trainables.lanes import (
+    LaneStack,
+    Layout,
+    dense_lanes,
+    kept_nodes,
+    node_masked_lanes,
+    weight_masked_lanes,
+)
 from sparsefront.trainables.mask_updates import (
     UPDATES,
     MaskUpdates,
@@ -45,7 +53,7 @@ from sparsefront.trainables.mask_updates import (
 )
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.models import Model, build_model, initial_weights
-from sparsefront.trainables.pack import Examples, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning import SCORES, Score
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from sparsefront.trainables.pruning.state import ScoringState
@@ -56,6 +64,8 @@ from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
 #: nothing, benchmarks/lanes.py); on a GPU this share of its free memory.
 _CPU_WORKING_SET_BYTES = 24 << 20
 _GPU_MEMORY_FRACTION = 0.5
+#: Replicates whose data and weights are kept.
+_KEPT_REPLICATES = 32
 FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
 
 
@@ -147,9 +157,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Replicate:
-    """Data and initial weights of one replicate, on the device."""
+    """Data and initial weights of one replicate, on the device; `rows` are its training examples, of all there are."""
 
-    train: Examples
+    rows: torch.Tensor
     validation: Examples
     probe: Examples
     weights: dict[str, npt.NDArray[np.float32]]
@@ -189,11 +199,12 @@ class Workshop:
         )
         self._test = Examples.test(dataset, device)
         self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
-        self._replicate = lru_cache(maxsize=4)(self._make_replicate)
+        self._training = Examples.training(dataset, np.arange(len(dataset.x_train)), device)
+        self._replicate = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
-        self._order = lru_cache(maxsize=4)(self._make_order)
-        self._rewound = lru_cache(maxsize=8)(self._make_rewound)
-        self._trained_parent = lru_cache(maxsize=4)(self._read_parent)
+        self._order = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_order)
+        self._rewound = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_rewound)
+        self._trained_parent = lru_cache(maxsize=_KEPT_REPLICATES)(self._read_parent)
         self._cutter = Cutter(self.structure, recipe.mask_kind, recipe.allocation)
 
     @property
@@ -203,30 +214,38 @@ class Workshop:
 
     def _make_replicate(self, replicate: int) -> _Replicate:
         recipe = self.recipe
-        train, validation = split_examples(recipe, self._dataset, replicate, self.device)
-        probe = generator(recipe.seed, "probe", replicate).permutation(len(train))[: recipe.probe_size]
+        rows, validation = split_rows(recipe, self._dataset, replicate)
+        probe = generator(recipe.seed, "probe", replicate).permutation(len(rows))[: recipe.probe_size]
         weights = initial_weights(self.structure, self._model.init, generator(recipe.seed, "parent", replicate))
         return _Replicate(
-            train=train,
-            validation=validation,
-            probe=train.select(torch.from_numpy(probe).to(self.device)),
+            rows=torch.tensor(rows, device=self.device),
+            validation=Examples.training(self._dataset, validation, self.device),
+            probe=Examples.training(self._dataset, rows[probe], self.device),
             weights=weights,
             parent={name: torch.from_numpy(w).to(self.device) for name, w in weights.items()},
         )
 
     def _make_order(self, replicate: int, steps: int, use: str = "order") -> torch.Tensor:
-        """Indices of the batches of the first steps of a replicate: (steps, batch) int64; longer orders begin alike."""
-        n_train = len(self._replicate(replicate).train)
+        """Training examples in the batches of a replicate's first steps, (steps, batch) int64; longer begin alike."""
+        rows = self._replicate(replicate).rows
         order = batch_order(
-            n_train, self.recipe.schedule.batch_size, steps, generator(self.recipe.seed, use, replicate)
+            len(rows), self.recipe.schedule.batch_size, steps, generator(self.recipe.seed, use, replicate)
         )
-        return torch.from_numpy(order).to(self.device)
+        return rows[torch.from_numpy(order).to(self.device)]
+
+    def _feeds(self, replicates: Sequence[int], start: int, stop: int, use: str = "order") -> list[Feed]:
+        """What lanes of these replicates see between two steps."""
+        feeds = {
+            r: Feed(self._training, self._replicate(r).validation, self._order(r, stop, use)[start:])
+            for r in dict.fromkeys(replicates)
+        }
+        return [feeds[r] for r in replicates]
 
     def _make_rewound(self, replicate: int, step: int) -> dict[str, torch.Tensor]:
         """The parent's weights after so many steps of its training, trained again: its own training paid for them."""
         state = self._replicate(replicate)
         lanes = dense_lanes(self.structure, [state.weights], self.device)
-        pack = self._pack(lanes, state, self._order(replicate, step), step, lr_steps=self.recipe.schedule.steps)
+        pack = self._pack(lanes, self._feeds([replicate], 0, step), step, lr_steps=self.recipe.schedule.steps)
         (result,) = [one for ended in pack.run() for one in ended]
         if result.outcome != "completed":
             raise CandidateFailed(f"rewind_step={step}: the parent diverged before it; rewind to an earlier step")
@@ -275,13 +294,13 @@ class Workshop:
     # Training --------------------------------------------------------------------------------------------------------
 
     def train(self, orders: Sequence[LaneOrder]) -> Iterator[list[Trained]]:
-        """Train candidates of one replicate; yields at every validation point those that ended (often none).
+        """Train candidates; yields at every validation point those that ended (often none).
 
         Whatever a candidate does (diverge, raise, exhaust memory), its neighbours' results are the same: a pack that
         breaks is halved until the culprit is alone.
 
         Args:
-            orders: the candidates, all of one replicate.
+            orders: the candidates; those of several replicates train side by side, too.
 
         Raises:
             CheckpointError: a checkpoint cannot be written: the machine's failure, not the candidates'.
@@ -317,29 +336,30 @@ class Workshop:
                 torch.cuda.empty_cache()
 
     def _by_shape(self, jobs: Sequence[_Job]) -> list[list[_Job]]:
-        """Candidates that can share a batch: by network, level and steps."""
+        """Candidates that can share a pack, those of a replicate side by side."""
         shapes: dict[tuple[object, ...], list[_Job]] = {}
         for job in jobs:
-            c = job.order.candidate
-            update = c.method if c.mask_changes else None
-            lr = c.method.lr if c.method is not None and c.start == "trained" else ""
-            key = (self._layout_of(job), c.target_sparsity, self._span(c), update, lr)
+            key = (*job.order.candidate.together(self.recipe.mask_kind), self._layout_of(job))
             shapes.setdefault(key, []).append(job)
-        return list(shapes.values())
+        return [sorted(members, key=lambda job: job.order.candidate.replicate) for members in shapes.values()]
 
     def _layout_of(self, job: _Job) -> tuple[object, ...]:
-        """What candidates of a level have in common whose lanes have one layout, padded or not."""
+        """What candidates have in common whose lanes have one layout, padded or not."""
         c = job.order.candidate
         if c.network == "parent":
             return ("parent",)
         if c.network == "small_dense" and c.mask is not None:
-            return ("small_dense", c.mask)
+            try:
+                return tuple(t.shape for t in self._small(job).tensors)
+            except SparsefrontError:  # it fails by itself, when it is built
+                return ("small_dense", c.mask)
         if self.recipe.mask_kind == "weight":
             return (c.network,)
+        if c.mask_changes and not all(t.trained for t in self.structure.tensors):
+            return (c.network, c.replicate)  # nodes are ranked by what is not trained, too
         if self.recipe.allocation != "global" and self._has_counts_of_level(job):
             return ("counts of the level",)
-        # Compact networks of unlike sizes are padded to each other where they are cut from the same weights.
-        return (c.network,) if c.network == "small_dense" else (c.network, *_origin_of(c))
+        return (c.network,)
 
     def _has_counts_of_level(self, job: _Job) -> bool:
         """Whether every layer keeps as many nodes as the study's allocation says."""
@@ -401,31 +421,39 @@ class Workshop:
         kept_weights = sum(counts)
         return self.structure.scaled_to(self.structure.n_params - self.structure.n_weights + kept_weights)
 
-    def _lanes(self, jobs: Sequence[_Job], state: _Replicate) -> tuple[LaneStack, list[Remains]]:
+    def _lanes(self, jobs: Sequence[_Job]) -> tuple[LaneStack, list[Remains]]:
         """Initial weights of jobs of one shape class."""
         first = jobs[0].order.candidate
         if first.network == "parent":
-            return dense_lanes(self.structure, [state.weights] * len(jobs), self.device), [
-                remains_of(self.structure, self.structure)
-            ] * len(jobs)
+            weights = [self._replicate(job.order.candidate.replicate).weights for job in jobs]
+            left_of_parent = remains_of(self.structure, self.structure)
+            return dense_lanes(self.structure, weights, self.device), [left_of_parent] * len(jobs)
         masked = [job for job in jobs if job.order.candidate.network == "masked"]
-        origins: dict[_OriginKey, list[_Job]] = {}
-        for job in masked:
-            job.mask = self._mask(job, state)
+        origins: dict[_OriginKey, list[int]] = {}
+        for i, job in enumerate(masked):
+            job.mask = self._mask(job, self._replicate(job.order.candidate.replicate))
             if self._model.check_mask is not None:
                 self._model.check_mask(job.mask)
-            origins.setdefault(_origin_of(job.order.candidate), []).append(job)
+            origins.setdefault(_origin_of(job.order.candidate), []).append(i)
         stacks: list[LaneStack] = []
         in_order: list[_Job] = []
         left: dict[int, Remains] = {}
-        for (fresh_start, _, _), members in origins.items():
-            masks = np.stack([job.mask for job in members if job.mask is not None])
-            build = node_masked_lanes if self.recipe.mask_kind == "node" else weight_masked_lanes
-            if self.recipe.mask_kind == "node" and first.mask_changes:  # nodes come and go: not at their real size yet
-                build = full_size_lanes
-            stacks.append(build(self.structure, self._origin(members[0], state, is_fresh=fresh_start), masks))
-            left.update(zip(map(id, members), self._remains_of_masks(masks), strict=True))
-            in_order += members
+        is_compact = self.recipe.mask_kind == "node" and not first.mask_changes
+        if masked:
+            masks = np.stack([job.mask for job in masked if job.mask is not None])
+            left.update(zip(map(id, masked), self._remains_of_masks(masks), strict=True))
+            # Networks that are cut from different weights are padded to each other all the same.
+            kept = kept_nodes(self.structure, masks) if is_compact else []
+        for (fresh_start, *_), members in origins.items():
+            origin = self._origin(masked[members[0]], is_fresh=fresh_start)
+            if is_compact:
+                of_members = [each.of(members) for each in kept]
+                stacks.append(node_masked_lanes(self.structure, origin, masks[members], kept=of_members))
+            elif self.recipe.mask_kind == "node":  # nodes come and go: not at their real size yet
+                stacks.append(full_size_lanes(self.structure, origin, masks[members]))
+            else:
+                stacks.append(weight_masked_lanes(self.structure, origin, masks[members]))
+            in_order += [masked[i] for i in members]
         fresh = [job for job in jobs if job.order.candidate.network == "small_dense"]
         if fresh:
             small = self._small(fresh[0])
@@ -436,7 +464,7 @@ class Workshop:
         jobs_order = [in_order.index(job) for job in jobs]
         return _concatenate(stacks).select(jobs_order), [left[id(job)] for job in jobs]
 
-    def _origin(self, job: _Job, state: _Replicate, *, is_fresh: bool) -> Mapping[str, torch.Tensor]:
+    def _origin(self, job: _Job, *, is_fresh: bool) -> Mapping[str, torch.Tensor]:
         """The parent's weights that a masked candidate begins with what its mask leaves of."""
         c = job.order.candidate
         if is_fresh:
@@ -446,7 +474,7 @@ class Workshop:
         if c.start == "rewound":
             return self._rewound(c.replicate, c.rewind_step)
         if c.start != "trained":
-            return state.parent
+            return self._replicate(c.replicate).parent
         if self._folder is None or job.order.checkpoint is None or c.origin is None:
             raise CandidateFailed(f"origin={c.origin!r}: its weights were not kept; start the study in another folder")
         try:
@@ -514,8 +542,11 @@ class Workshop:
             nodes, ranking = Nodes(self.structure, layout), _node_ranking
         else:
             ranking = _weight_ranking
-        parent = self._replicate(first.replicate).parent
-        began = torch.cat([parent[name].flatten() for name in layout.names])
+        replicates = [job.order.candidate.replicate for job in jobs]
+        parents = {
+            r: torch.cat([self._replicate(r).parent[name].flatten() for name in layout.names]) for r in set(replicates)
+        }
+        began = parents[first.replicate] if len(parents) == 1 else torch.stack([parents[r] for r in replicates])
         settings = UpdateSettings(
             sections=sections_of(self.structure, layout, method.pattern, device=self.device),
             steps=stop - start,
@@ -523,8 +554,7 @@ class Workshop:
             sparsity=first.target_sparsity,
             counts=lambda sparsity: self._cutter.kept(method, sparsity),
             seed=self.recipe.seed,
-            replicate=first.replicate,
-            lanes=tuple(job.order.candidate.level_key for job in jobs),
+            lanes=tuple((r, job.order.candidate.level_key) for r, job in zip(replicates, jobs, strict=True)),
             begin_fraction=method.begin_fraction,
             end_fraction=method.end_fraction,
             every=method.every or None,
@@ -532,30 +562,27 @@ class Workshop:
             decay=method.decay,
             score=ranking(method, self._model, layout, began),
             power=method.power,
-            initial=began[: layout.trained_width],
+            initial=began[..., : layout.trained_width],
         )
         return UPDATES[method.update].make(settings)
 
     def _pack(
         self,
         lanes: LaneStack,
-        state: _Replicate,
-        order: torch.Tensor,
+        feeds: Sequence[Feed],
         steps: int,
         updates: MaskUpdates | None = None,
         *,
         lr_steps: int = 0,
         lr_offset: int = 0,
     ) -> Pack:
-        """Lanes in training; the order of their batches begins with their first step."""
+        """Lanes in training; `feeds` begin with their first step."""
         return Pack(
             self._model,
             lanes,
             [self.recipe.hyper] * len(lanes),
             replace(self.recipe.schedule, steps=steps, lr_steps=lr_steps, lr_offset=lr_offset),
-            train=state.train,
-            validation=state.validation,
-            order=order,
+            data=feeds,
             precision=self.recipe.precision,
             updates=updates,
         )
@@ -563,21 +590,21 @@ class Workshop:
     def _train_together(self, jobs: Sequence[_Job], spent: list[float]) -> Iterator[list[tuple[_Job, Trained]]]:
         recipe = self.recipe
         began = perf_counter()
-        state = self._replicate(jobs[0].order.candidate.replicate)
-        lanes, left = self._lanes(jobs, state)
+        replicates = [job.order.candidate.replicate for job in jobs]
+        states = [self._replicate(replicate) for replicate in replicates]
+        lanes, left = self._lanes(jobs)
         for job, remaining in zip(jobs, left, strict=True):
             job.remains = remaining
-        scores = score_lanes(self._model, lanes, state.probe)
+        scores = self._initial_scores(lanes, states)
         start, stop = self._span(jobs[0].order.candidate)
-        replicate = jobs[0].order.candidate.replicate
         method = jobs[0].method
         is_anew = jobs[0].order.candidate.start == "trained" and method is not None and method.lr == "rewound"
         rates = {
             "lr_steps": stop - start if is_anew else jobs[0].order.candidate.steps or recipe.schedule.steps,
             "lr_offset": 0 if is_anew else start,
         }
-        order = self._order(replicate, stop)[start:]
-        pack = self._pack(lanes, state, order, stop - start, self._updates(jobs, lanes), **rates)
+        feeds = self._feeds(replicates, start, stop)
+        pack = self._pack(lanes, feeds, stop - start, self._updates(jobs, lanes), **rates)
         n_points = 0
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
@@ -588,7 +615,7 @@ class Workshop:
             began = now
             n_left -= len(ended)
             spent[0] = pack.step * recipe.schedule.batch_size + FORWARD_PASS * (
-                n_points * len(state.validation) + len(state.probe)
+                n_points * len(states[0].validation) + len(states[0].probe)
             )
             if not ended:
                 yield []
@@ -599,27 +626,31 @@ class Workshop:
                 final = LaneStack(lanes.layout, torch.stack([r.parameters for r in completed]), None)
                 losses, errors = evaluate(self._model, final, self._test)
                 test = {r.lane: (float(a), float(b)) for r, a, b in zip(completed, losses, errors, strict=True)}
-            of = jobs[0].order.parent
-            measured = self._measurer.columns(
-                self._model,
-                lanes,
-                ended,
-                state.validation,
-                kind=recipe.mask_kind,
-                parent=None if of is None else partial(self._trained_parent, *of),
-            )
+            measured: list[dict[str, Any]] = []
+            for replicate, members in itertools.groupby(ended, lambda result: replicates[result.lane]):
+                some = list(members)
+                of = jobs[some[0].lane].order.parent
+                measured += self._measurer.columns(
+                    self._model,
+                    lanes,
+                    some,
+                    self._replicate(replicate).validation,
+                    kind=recipe.mask_kind,
+                    parent=None if of is None else partial(self._trained_parent, *of),
+                )
             doubled = [i for i, r in enumerate(ended) if r.outcome == "completed" and jobs[r.lane].order.siblings]
             if doubled and stop > start:
-                again = lanes.select([ended[i].lane for i in doubled])
-                order = self._order(replicate, stop, "sibling_order")[start:]
-                twins = self._pack(again, state, order, stop - start, None, **rates)
+                numbers = [ended[i].lane for i in doubled]
+                again = lanes.select(numbers)
+                feeds = self._feeds([replicates[i] for i in numbers], start, stop, "sibling_order")
+                twins = self._pack(again, feeds, stop - start, None, **rates)
                 compared = self._measurer.siblings(
                     [measured[i] for i in doubled],
                     self._model,
                     again,
                     [ended[i] for i in doubled],
                     twins,
-                    state.validation,
+                    [feed.validation for feed in feeds],
                 )
                 yield from ([] for _ in compared)
             rows: list[tuple[_Job, Trained]] = []
@@ -642,12 +673,7 @@ class Workshop:
                             result=result,
                             mask_digest=digest,
                             remains=job.remains,
-                            scores=(
-                                float(scores.initial_loss[i]),
-                                float(scores.scalefree_loss[i]),
-                                float(scores.temperature[i]),
-                                float(scores.logit_std[i]),
-                            ),
+                            scores=scores[i],
                             test_loss=test_loss,
                             test_error=test_error,
                             passes=job.wasted_passes
@@ -655,7 +681,7 @@ class Workshop:
                             + spent[0]
                             + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
-                            derived=self._cut(job, result, lanes, state),
+                            derived=self._cut(job, result, lanes, states[i]),
                             mask_bits=None if is_known else bits,
                             checkpoint=self._save(job, result, lanes),
                             columns=columns,
@@ -663,6 +689,18 @@ class Workshop:
                     )
                 )
             yield rows
+
+    def _initial_scores(
+        self, lanes: LaneStack, states: Sequence[_Replicate]
+    ) -> list[tuple[float, float, float, float]]:
+        """Scores of lanes before training, each on the probe of its replicate."""
+        found: list[tuple[float, float, float, float]] = []
+        for _, members in itertools.groupby(states, id):
+            some = list(members)
+            scores = score_lanes(self._model, lanes.part(len(found), len(found) + len(some)), some[0].probe)
+            columns = (scores.initial_loss, scores.scalefree_loss, scores.temperature, scores.logit_std)
+            found += zip(*(column.tolist() for column in columns), strict=True)
+        return found
 
     def _cut(self, job: _Job, result: LaneResult, lanes: LaneStack, state: _Replicate) -> tuple[DerivedMask, ...]:
         """Masks cut from a trained network."""
@@ -693,16 +731,19 @@ class Workshop:
         return write_checkpoint(self._folder, {job.order.id: LaneState(result.steps, {WEIGHTS: arrays})})
 
 
-def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: torch.device) -> tuple[Examples, Examples]:
-    """Training and validation examples of a replicate, on a device."""
+def split_rows(recipe: Recipe, dataset: Dataset, replicate: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which examples of the training part a replicate trains and validates on: two (n,) int64."""
     parts = split(
         dataset,
         validation_fraction=recipe.validation_fraction,
         generator=generator(recipe.seed, "split", replicate),
     )
-    train, validation = (
-        Examples.training(dataset, indices, device) for indices in (parts.train_indices, parts.validation_indices)
-    )
+    return parts.train_indices, parts.validation_indices
+
+
+def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: torch.device) -> tuple[Examples, Examples]:
+    """Training and validation examples of a replicate, on a device."""
+    train, validation = (Examples.training(dataset, rows, device) for rows in split_rows(recipe, dataset, replicate))
     return train, validation
 
 
@@ -718,13 +759,16 @@ def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> in
 
 #: Lanes in training -> scores of what their masks keep (`UpdateSettings.score`).
 Ranking = Callable[[torch.Tensor], torch.Tensor]
-#: Whether weights are drawn anew, the parent's step that they are of, and the network that they come from.
-_OriginKey = tuple[bool, int, str | None]
+#: Whether weights are drawn anew, the replicate, the parent's step and the level that they are of, and the network that
+#: they come from.
+_OriginKey = tuple[bool, int, int, int, str | None]
 
 
 def _origin_of(c: Candidate) -> _OriginKey:
     """Which weights of the parent a masked candidate begins with."""
-    return c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights), c.rewind_step, c.origin
+    is_fresh = c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights)
+    # Drawn anew for every level: packs of weight masks have lanes of several.
+    return is_fresh, c.replicate, c.rewind_step, c.level_key if is_fresh else 0, c.origin
 
 
 def _score_in_training(method: Pruning) -> Score:

@@ -27,7 +27,7 @@ from sparsefront.trainables.mask_updates.contract import gather, scatter
 from sparsefront.trainables.mask_updates.node_rewiring import NodeRewiring
 from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
-from sparsefront.trainables.pack import Pack, Schedule, batch_order
+from sparsefront.trainables.pack import Feed, Pack, Schedule, batch_order
 from tests.oracles import dynamic as oracle
 from tests.oracles.networks import small_model
 from tests.oracles.spaces import is_of_pattern
@@ -106,13 +106,13 @@ def trained_row(model, weights):
 
 def settings_of(model, numbers, pattern="unstructured", **options):
     structure = model.structure
-    options = {"steps": STEPS, "sparsity": sparsity_of(pattern), "seed": 3, "replicate": 1, "every": 4} | options
+    options = {"steps": STEPS, "sparsity": sparsity_of(pattern), "seed": 3, "every": 4} | options
     if pattern == "node":
         own = {"nodes": Nodes(structure, Layout.of(structure)), "initial": trained_row(model, weights_of(model))}
         options = own | options
     return UpdateSettings(
         sections_of(structure, Layout.of(structure), pattern),
-        lanes=tuple(100 + i for i in numbers),
+        lanes=tuple((1, 100 + i) for i in numbers),
         counts=options.pop("counts", lambda s: kept_at(structure, pattern, s)),
         **options,
     )
@@ -126,7 +126,7 @@ def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, h
     updates = updates or UPDATES[kind].make(settings_of(model, numbers, pattern, **options))
     hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
     train, validation = examples
-    pack = Pack(model, lanes, hyper, schedule, train=train, validation=validation, order=order, updates=updates, **more)
+    pack = Pack(model, lanes, hyper, schedule, data=Feed(train, validation, order), updates=updates, **more)
     return {numbers[r.lane]: r for ended in pack.run() for r in ended}
 
 
@@ -334,7 +334,7 @@ def test_rewiring_is_what_plain_torch_makes_of_it(kind, optimizer, model, exampl
 
         def words_at(step, lane=settings.lanes[i]):
             width = sum(structure.section_sizes("weight"))
-            words = raw_rows(philox_key(3, "updates", 1, lane, step), start=0, stop=1, width=width) >> 8
+            words = raw_rows(philox_key(3, "updates", *lane, step), start=0, stop=1, width=width) >> 8
             parts = split_sections(structure, "weight", words[0])
             return {t.name: part.tolist() for t, part in zip(structure.prunable, parts, strict=True)}
 
@@ -420,7 +420,7 @@ def test_nodes_change_as_plain_torch_makes_them_change(family, kind, optimizer, 
             fraction = drop_fraction(step, fraction=0.5, end=15, kind="cosine" if kind == "rigl" else "constant")
             away = [u for u in range(structure.n_nodes) if u not in kept]
             if kind == "set":
-                words = raw_rows(philox_key(3, "updates", 1, lane, step), start=0, stop=1, width=structure.n_nodes)
+                words = raw_rows(philox_key(3, "updates", *lane, step), start=0, stop=1, width=structure.n_nodes)
                 growth = (words[0] >> 8).tolist()
             else:
                 probed = gradient_of(oracle.with_incoming(structure, tensors, away, weights))
@@ -648,7 +648,7 @@ def patterned(draw_from):
 def test_units_are_replaced_as_one_after_the_other_would_be(kind, case, fraction):
     structure, pattern, _, keep, flat, gradient = case
     sections = sections_of(structure, Layout.of(structure), pattern)
-    options = {"decay": "constant", "drop_fraction": fraction, "every": 1, "lanes": (5, 6, 7), "seed": 2}
+    options = {"decay": "constant", "drop_fraction": fraction, "every": 1, "lanes": ((0, 5), (0, 6), (0, 7)), "seed": 2}
     updates = UPDATES[kind].make(UpdateSettings(sections, 100, **options))
     flat, found = flat * keep, keep.clone()
     expected, before = [], flat.clone()
@@ -732,7 +732,7 @@ def test_edge_popup_trains_scores_of_what_is_not_chosen_too(model, examples, ord
 def test_a_drop_fraction_of_zero_is_static_training_to_the_last_bit(kind, model, examples, order):
     lanes = lanes_of(model, kind, (0, 1, 2))
     train, validation = examples
-    static = Pack(model, lanes, [HYPER] * 3, SCHEDULE, train=train, validation=validation, order=order)
+    static = Pack(model, lanes, [HYPER] * 3, SCHEDULE, data=Feed(train, validation, order))
     expected = {r.lane: r for ended in static.run() for r in ended}
     found = run(model, kind, examples, order, options={"drop_fraction": 0.0})
     for i, result in found.items():
@@ -766,7 +766,7 @@ def test_set_draws_by_lane_replicate_and_step(model, examples, order):
     first, second = masks()
     assert not torch.equal(first, second)  # the same mask and weights, but lanes of their own
     assert torch.equal(masks()[0], first)
-    assert not torch.equal(masks(replicate=2)[0], first)
+    assert not torch.equal(masks(lanes=((2, 100), (2, 101)))[0], first)
     assert not torch.equal(masks(seed=4)[0], first)
 
 
@@ -944,7 +944,9 @@ def test_rules_that_decide_the_counts_need_them(kind, model):
 
 def test_set_needs_a_number_for_each_lane(model, examples, order):
     updates = UPDATES["set"].make(settings_of(model, (0, 1)))
-    with pytest.raises(SpaceError, match=r"lanes=\[100, 101\]: one number for each of the 3 lanes of the pack"):
+    with pytest.raises(
+        SpaceError, match=r"lanes=\[\(1, 100\), \(1, 101\)\]: one \(replicate, number\) for each of the 3"
+    ):
         run(model, "set", examples, order, updates=updates)
 
 

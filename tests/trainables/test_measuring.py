@@ -140,7 +140,7 @@ def test_siblings_differ_in_the_order_of_the_data_alone(kind, blobs):
     for one in found[1:]:
         ends = [one.result.parameters, twins[one.candidate].result.parameters]
         assert not torch.equal(*ends)
-        layout = workshop._lanes([_Job(o) for o in alone], workshop._replicate(0))[0].layout
+        layout = workshop._lanes([_Job(o) for o in alone])[0].layout
         a, b = (LaneStack(layout, end[None], None) for end in ends)
         line = diagnostics.instability(workshop._model, a, b, validation)
         assert one.columns["instability_error"] == pytest.approx(line.error_instability[0], abs=1e-6)

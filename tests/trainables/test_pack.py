@@ -15,7 +15,7 @@ from sparsefront.trainables import pack as pack_module
 from sparsefront.trainables.lanes import LaneStack, dense_lanes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
-from sparsefront.trainables.pack import Examples, Pack, Schedule, batch_order, evaluate
+from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule, batch_order, evaluate
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
 
@@ -51,7 +51,7 @@ def run(model, lanes, hyper, examples, order, *, schedule=SCHEDULE, **more):
     """Results by lane number of a pack trained to its end."""
     hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
     train, validation = examples
-    pack = Pack(model, lanes, hyper, schedule, train=train, validation=validation, order=order, **more)
+    pack = Pack(model, lanes, hyper, schedule, data=Feed(train, validation, order), **more)
     results = [result for ended in pack.run() for result in ended]
     assert len({r.lane for r in results}) == len(results) == len(lanes)
     return {r.lane: r for r in results}
@@ -219,9 +219,7 @@ def test_whether_a_pack_shrinks_changes_nothing(optimizer, recording_steps, exam
         lanes,
         hyper,
         schedule,
-        train=train,
-        validation=validation,
-        order=order,
+        data=Feed(train, validation, order),
         stop_rule=lambda step, numbers, losses, errors: {0: 7} if step == 40 else {},
     )
     ended = [pack.advance(), pack.advance()]
@@ -295,9 +293,7 @@ def test_lanes_leave_in_every_order_and_the_results_name_them(examples, order):
         lanes,
         [HYPER] * 5,
         SCHEDULE,
-        train=train,
-        validation=validation,
-        order=order,
+        data=Feed(train, validation, order),
         stop_rule=lambda step, numbers, losses, errors: dict.fromkeys(numbers[:-1], 0),
     )
     assert [r.lane for r in pack.advance()] == [0, 1, 2, 3]

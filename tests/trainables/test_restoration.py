@@ -24,7 +24,7 @@ from sparsefront.trainables.losses import absolute_error, squared_errors
 from sparsefront.trainables.measuring import Measurer, psnr_columns
 from sparsefront.trainables.models import SizedFamily, build_model, initial_weights, model_family
 from sparsefront.trainables.optimizers import Hyperparameters
-from sparsefront.trainables.pack import Examples, Pack, Schedule, batch_order, evaluate, evaluate_each
+from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule, batch_order, evaluate, evaluate_each
 from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.quality import measure
@@ -321,9 +321,7 @@ def trained(model, lanes, examples, steps=12, **more):
         lanes,
         [HYPER] * len(lanes),
         Schedule("adam", steps, 20, 5),
-        train=examples[0],
-        validation=examples[1],
-        order=order,
+        data=Feed(*examples, order),
         **more,
     )
     return {r.lane: r for ended in pack.run() for r in ended}, order

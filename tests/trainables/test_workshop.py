@@ -473,7 +473,7 @@ def test_survivors_rewound_to_the_beginning_have_the_initial_weights_to_the_bit(
     (parent,) = train(workshop, [cut_at(0.5)]).values()
     order = survivors_of(parent.derived[0])
     job = _Job(order)
-    lanes, _ = workshop._lanes([job], workshop._replicate(0))
+    lanes, _ = workshop._lanes([job])
     weights, mask = initial(workshop), mask_of(workshop, parent.derived[0].bits)
     if kind == "node":
         expected = oracle.compact_weights(workshop.structure, weights, mask)
@@ -508,7 +508,7 @@ def test_the_parent_that_is_rewound_to_had_its_own_schedule_of_learning_rates(bl
     rewound = workshop._rewound(0, 10)
     state = short._replicate(0)
     lanes = dense_lanes(short.structure, [state.weights], CPU)
-    pack = short._pack(lanes, state, short._order(0, 10), 10, lr_steps=STEPS)
+    pack = short._pack(lanes, short._feeds([0], 0, 10), 10, lr_steps=STEPS)
     ((result,),) = pack.run()
     expected = lanes.layout.views(result.parameters[None])
     assert all(torch.equal(rewound[name], expected[name][0]) for name in rewound)
@@ -777,7 +777,7 @@ def test_controls_change_one_thing_alone(kind, arm, blobs):
     }
     results = train(workshop, list(orders.values()))
     jobs = {control: _Job(order) for control, order in orders.items()}
-    lanes = {control: workshop._lanes([job], workshop._replicate(0))[0] for control, job in jobs.items()}
+    lanes = {control: workshop._lanes([job])[0] for control, job in jobs.items()}
     sizes = workshop.structure.section_sizes(kind)
     counts = [int(part.sum()) for part in split_sections(workshop.structure, kind, source)]
     expected = random_overlap(sizes, counts)
@@ -826,7 +826,7 @@ def test_arms_that_keep_equally_many_have_controls_of_their_own(kind, control, b
     network = "small_dense" if control == "small_dense" else "masked"
     bits = [pack_bits(mask).tobytes() for mask in workshop.draw_masks(0, 0.5, 0, 2)]
     orders = [LaneOrder(Candidate(0, 0.5, network, mask=mask_digest(b), control=control), b) for b in bits]
-    flats = [workshop._lanes([_Job(order)], workshop._replicate(0))[0].flat for order in (*orders, orders[0])]
+    flats = [workshop._lanes([_Job(order)])[0].flat for order in (*orders, orders[0])]
     assert flats[0].shape == flats[1].shape
     assert not torch.equal(flats[0], flats[1])
     assert torch.equal(flats[0], flats[2])  # and the same for the same mask, whoever asks
@@ -848,7 +848,7 @@ def test_a_shuffled_pattern_is_one_and_other(blobs):
         0, 0.5, "masked", mask=derived.digest, control="shuffled_layers", method=Pruning("trained", pattern="2:4")
     )
     job = _Job(LaneOrder(candidate, derived.bits))
-    workshop._lanes([job], workshop._replicate(0))
+    workshop._lanes([job])
     assert method.pattern == "2:4"
     assert (job.mask != mask_of(workshop, derived.bits)).any()
     for tensor, part in zip(

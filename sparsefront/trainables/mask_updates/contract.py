@@ -115,8 +115,7 @@ class UpdateSettings:
             pattern, the units that each group keeps (as `spaces.patterns.Pattern.kept`). Sections of a node mask are
             node groups.
         seed: of the study.
-        replicate: of the lanes.
-        lanes: a number of its own for each lane, which its random draws are keyed by.
+        lanes: (replicate, number) of each lane, which its random draws are keyed by.
         begin_fraction: share of the steps before the first update; None for the rule's own (gradual 0.1, else 0).
         end_fraction: share of the steps after which masks stay as they are.
         every: steps between updates; None for about 40 in all.
@@ -125,7 +124,7 @@ class UpdateSettings:
         score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual); of node masks (L, P) -> (L, N), by every
             rule. None for absolute weights, or L2 norms of all that a node owns.
         power: of the polynomial by which the sparsity rises (gradual).
-        initial: (P,) weights that all lanes had before their masks; nodes that come in take theirs (SET, RigL).
+        initial: (P,) or (L, P) weights that lanes had before their masks; nodes that come in take theirs (SET, RigL).
     """
 
     sections: tuple[Section, ...]
@@ -134,8 +133,7 @@ class UpdateSettings:
     sparsity: float = 0.0
     counts: Callable[[float], Sequence[int]] | None = None
     seed: int = 0
-    replicate: int = 0
-    lanes: tuple[int, ...] = ()
+    lanes: tuple[tuple[int, int], ...] = ()
     begin_fraction: float | None = None
     end_fraction: float = 0.75
     every: int | None = None

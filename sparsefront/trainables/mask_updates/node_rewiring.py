@@ -34,6 +34,12 @@ class NodeRewiring(RewiringSchedule):
         self._nodes = nodes
         self._initial = nodes.without_biases(settings.initial)
 
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        super().keep_lanes(lanes)
+        if len(self._initial) > 1:
+            self._initial = self._initial[lanes]
+
     def count(self, keep: torch.Tensor) -> None:
         """Count the nodes of `keep` (L, P), which no update changes, and how many can be replaced at once."""
         groups = torch.split(self._nodes.kept(keep), list(self._nodes.sizes), dim=1)

@@ -90,9 +90,9 @@ class Nodes:
         flat.addcmul_(places, initial)
 
     def without_biases(self, initial: torch.Tensor) -> torch.Tensor:
-        """A copy of weights (P,) in which biases are zero."""
-        initial = initial.clone()
-        for name, view in self._layout.views(initial[None]).items():
+        """A copy of weights (P,) or (L, P), in which biases are zero: (1, P) or (L, P)."""
+        initial = torch.atleast_2d(initial).clone()
+        for name, view in self._layout.views(initial).items():
             if name.rpartition(".")[2] == "bias":
                 view.zero_()
         return initial

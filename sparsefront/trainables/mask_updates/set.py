@@ -41,7 +41,9 @@ class SET:
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""
         if len(self._lanes) != len(flat):
-            raise SpaceError(f"lanes={self._lanes}: one number for each of the {len(flat)} lanes of the pack is needed")
+            raise SpaceError(
+                f"lanes={self._lanes}: one (replicate, number) for each of the {len(flat)} lanes of the pack is needed"
+            )
         self._rewiring.count(keep)
 
     def prepare(self, step: int, flat: torch.Tensor, keep: torch.Tensor) -> None:
@@ -67,7 +69,7 @@ class SET:
         s, width = self.settings, sum(self.settings.sizes)
         words = np.empty((len(self._lanes), width), dtype=np.uint32)
         for row, lane in zip(words, self._lanes, strict=True):
-            row[:] = raw_rows(philox_key(s.seed, "updates", s.replicate, lane, step), start=0, stop=1, width=width)[0]
+            row[:] = raw_rows(philox_key(s.seed, "updates", *lane, step), start=0, stop=1, width=width)[0]
         return torch.from_numpy((words >> 8).astype(np.float32))
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
