@@ -17,7 +17,7 @@ from sparsefront.results import Results
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan, TrainWork
 from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
-from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.candidate import Candidate, CandidateNames
 from sparsefront.study import Study
 from sparsefront.trainables import quality
 from tests.chromium import CHROMIUM, DRAWN, Browser
@@ -93,12 +93,11 @@ def test_every_candidate_is_compared_with_the_trained_parent_of_its_replicate(re
 def test_a_plan_trains_parents_first_where_they_are_compared_with() -> None:
     study = study_of()
     plan = Plan(study.design(), CandidateNames(study.base()), masks_per_pack=8, lanes_per_pack=8)
-    first, second, third = (plan.next_work() for _ in range(3))
-    assert third is None
-    for work in (first, second):
-        assert isinstance(work, TrainWork)
-        assert [lane.candidate.network for lane in work.lanes] == ["parent"]
-        assert work.lanes[0].keeps_weights
+    work, none = plan.next_work(), plan.next_work()
+    assert none is None
+    assert isinstance(work, TrainWork)
+    assert [lane.candidate for lane in work.lanes] == [Candidate(replicate, 0.0, "parent") for replicate in (0, 1)]
+    assert all(lane.keeps_weights for lane in work.lanes)
 
 
 def test_a_parent_that_fails_keeps_nobody_waiting(tmp_path: Path) -> None:

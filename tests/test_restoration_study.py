@@ -53,7 +53,7 @@ def test_the_ledger_has_the_psnr_of_every_trained_network(rows):
         for part in ("val", "test"):
             each = [row[f"{part}_psnr_{name}"] for name in ("noise", "rain", "haze")]
             assert row[f"{part}_psnr_worst"] == min(each)
-            assert row[f"{part}_psnr_worst"] == pytest.approx(-10 * math.log10(row[f"{part}_error"]), abs=1e-9)
+            assert row[f"{part}_psnr_worst"] == pytest.approx(-10 * math.log10(row[f"{part}_error"]), abs=1e-5)
     cut = next(row for row in rows if row["stage"] == "trained" and row["arm"] == "mirl")
     control = next(row for row in rows if row["arm"] == "mirl_shuffled_layers")
     assert cut["weight_sparsity"] == control["weight_sparsity"] == pytest.approx(0.36, abs=0.01)

@@ -523,9 +523,14 @@ def test_a_study_in_the_way_is_neither_changed_nor_overwritten(tmp_path: Path) -
 
 def test_packs_keep_all_workers_busy() -> None:
     study = made(search={"draws": 1000})
-    assert study._pack_sizes(4, "cpu") == {"masks_per_pack": 256, "lanes_per_pack": 16}
+    assert study._pack_sizes(4, "cpu") == {
+        "masks_per_pack": 256,
+        "workers": 4,
+        "lanes_per_pack": 16,
+    }
     assert made(compute={"masks_per_pack": 7, "lanes_per_pack": 3})._pack_sizes(4, "cpu") == {
         "masks_per_pack": 7,
+        "workers": 4,
         "lanes_per_pack": 3,
     }
 

@@ -148,7 +148,7 @@ def trained_rows(
                     "candidate": lane.id,
                     "stage": "pruned",
                     "arm": mask.arm,
-                    "replicate": work.replicate,
+                    "replicate": one.candidate.replicate,
                     "target_sparsity": mask.target_sparsity,
                     "slot": 0,
                     "outcome": "completed",
@@ -194,7 +194,6 @@ def lost_rows(
         schema: of the study's ledger.
     """
     common: dict[str, Any] = {
-        "replicate": work.replicate,
         "outcome": outcome,
         "steps": 0,
         "passes": 0.0,
@@ -207,10 +206,11 @@ def lost_rows(
     rows: list[dict[str, Any]] = []
     if isinstance(work, SegmentWork):
         each_s = work.predicted_s / len(work.lanes)
-        shared = {**common, "stage": "trained", "target_sparsity": 0.0, "reused": False, "predicted_s": each_s}
+        shared = {**common, "replicate": work.replicate, "stage": "trained", "target_sparsity": 0.0, "reused": False}
+        shared["predicted_s"] = each_s
         return _from_rows([{**lane_columns(lane, recipe), **shared} for lane in work.lanes], schema)
-    common["target_sparsity"] = work.sparsity
     if isinstance(work, ScoreWork):
+        common |= {"replicate": work.replicate, "target_sparsity": work.sparsity}
         for i in range(work.start, work.stop):
             name = names.of(Candidate(work.replicate, work.sparsity, "masked", draw=i))
             rows.append(
@@ -228,7 +228,7 @@ def lost_rows(
         return _from_rows(rows, schema)
     for lane in work.lanes:
         for i, slot in enumerate(lane.slots):
-            described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe), "stage": work.stage}
+            described = {**_candidate_columns(lane, recipe), **hyperparameters(recipe)}
             cost = {"seconds": 0.0} if i else {}
             rows.append({**common, **described, "arm": slot.arm, "slot": slot.slot, "reused": i > 0, **cost})
     return _from_rows(rows, schema)
@@ -396,9 +396,12 @@ def stamped(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 def _candidate_columns(lane: Lane, recipe: Recipe) -> dict[str, Any]:
     c = lane.candidate
+    replicate, sparsity = lane.level
     return {
         "candidate": lane.id,
-        "stage": "trained",
+        "replicate": replicate,
+        "target_sparsity": sparsity,
+        "stage": lane.stage,
         "mask_kind": recipe.mask_kind if c.network == "masked" else "none",
         "mask_draw": c.draw,
         "mask_digest": c.mask if c.network == "masked" else None,
@@ -413,9 +416,6 @@ def _trained_columns(
     row: dict[str, Any] = {
         **_candidate_columns(lane, recipe),
         **hyperparameters(recipe),
-        "stage": work.stage,
-        "replicate": work.replicate,
-        "target_sparsity": work.sparsity,
         "outcome": one.outcome,
         "mask_digest": one.mask_digest,
         "checkpoint": one.checkpoint,

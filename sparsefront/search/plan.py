@@ -7,7 +7,7 @@ the killed one stopped and decides what it would have decided.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -68,6 +68,7 @@ class Lane:
         keeps_weights: whether its own weights are to be kept, for a network that goes on from them.
         parent: id of the trained parent that it is compared with, and name of the checkpoint that holds its weights.
         siblings: whether it is trained again with another order of the data, to be compared with that.
+        stage: of its rows: 'trained', or 'level' on the way to a sparsity of the study.
     """
 
     candidate: Candidate
@@ -78,26 +79,27 @@ class Lane:
     keeps_weights: bool = False
     parent: tuple[str, str] | None = None
     siblings: bool = False
+    stage: str = "trained"
+
+    @property
+    def level(self) -> tuple[int, float]:
+        """Replicate and sparsity of its rows."""
+        return self.candidate.replicate, self.candidate.target_sparsity
 
 
 @dataclass(frozen=True)
 class TrainWork:
-    """Candidates of one replicate and level to be trained.
+    """Candidates to be trained side by side, of one level or of several, and of one replicate or of several."""
 
-    `stage` is that of their rows: 'trained', or 'level' on the way to a sparsity of the study.
-    """
-
-    replicate: int
-    sparsity: float
     lanes: tuple[Lane, ...]
-    stage: str = "trained"
     attempt: int = 0
 
     @property
     def key(self) -> str:
         """Name of the pack."""
-        first, n = self.lanes[0].id[:8], len(self.lanes)
-        return f"train-r{self.replicate}-s{self.sparsity:g}-{first}-{n}"
+        first, n = self.lanes[0], len(self.lanes)
+        replicate, sparsity = first.level
+        return f"train-r{replicate}-s{sparsity:g}-{first.id[:8]}-{n}"
 
     def halves(self) -> list[TrainWork]:
         """The two halves; itself if it cannot be divided."""
@@ -151,9 +153,11 @@ class Unavailable:
 class Plan:
     """The work of a study that is neither committed nor handed out."""
 
-    def __init__(self, design: Design, names: CandidateNames, *, masks_per_pack: int, lanes_per_pack: int) -> None:
+    def __init__(
+        self, design: Design, names: CandidateNames, *, masks_per_pack: int, lanes_per_pack: int, workers: int = 1
+    ) -> None:
         self._design, self._names = design, names
-        self._masks_per_pack, self._lanes_per_pack = masks_per_pack, lanes_per_pack
+        self._masks_per_pack, self._lanes_per_pack, self._workers = masks_per_pack, lanes_per_pack, workers
         # A study of which only some arms are run judges, and counts, those alone.
         known = methods_of(design.methods or {arm: {} for arm in design.arms})
         self._arms: dict[str, Method] = {arm: known[arm] for arm in design.arms}
@@ -181,7 +185,9 @@ class Plan:
             for s, arms in self._at.items()
         )
         self._n_scored = self._n_trained = 0
-        self._trainings: deque[TrainWork] = deque()
+        #: Candidates to train, by what those have in common that may train together; and packs that were lost.
+        self._ready: dict[Hashable, deque[Lane]] = {}
+        self._returned: deque[TrainWork] = deque()
         self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
         self._n_in_flight = 0
@@ -206,9 +212,9 @@ class Plan:
             self._design.making_steps,
         )
 
-    def resize(self, *, masks_per_pack: int, lanes_per_pack: int) -> None:
+    def resize(self, *, masks_per_pack: int, lanes_per_pack: int, workers: int) -> None:
         """Divide work that is not queued yet into packs of another size, once it is known where it runs."""
-        self._masks_per_pack, self._lanes_per_pack = masks_per_pack, lanes_per_pack
+        self._masks_per_pack, self._lanes_per_pack, self._workers = masks_per_pack, lanes_per_pack, workers
 
     # Learning --------------------------------------------------------------------------------------------------------
 
@@ -315,11 +321,37 @@ class Plan:
         Trainings go before scorings: parents and packs of networks take longest, and nothing waits for a scoring alone.
         """
         self._fill()
-        queue = self._trainings or self._scorings
-        if not queue:
+        work: Work
+        if self._returned:
+            work = self._returned.popleft()
+        elif self._ready:
+            work = self._pack()
+        elif self._scorings:
+            work = self._scorings.popleft()
+        else:
             return None
         self._n_in_flight += 1
-        return queue.popleft()
+        return work
+
+    def _pack(self) -> TrainWork:
+        """A pack of what has waited longest: a share for every worker that is free, and no more than it may hold."""
+        n_free = max(1, self._workers - self._n_in_flight)
+        share = -(-sum(map(len, self._ready.values())) // n_free)
+        key, lanes = next(iter(self._ready.items()))
+        n_packs = -(-len(lanes) // min(self._lanes_per_pack, share))
+        size = -(-len(lanes) // n_packs)
+        chosen: dict[Candidate, Lane] = {}
+        again: list[Lane] = []  # candidates of arms that were not asked at once: a pack has each but once
+        while lanes and len(chosen) < size:
+            lane = lanes.popleft()
+            if lane.candidate in chosen:
+                again.append(lane)
+            else:
+                chosen[lane.candidate] = lane
+        lanes.extendleft(reversed(again))
+        if not lanes:
+            del self._ready[key]
+        return TrainWork(tuple(chosen.values()))
 
     def may_open(self, ended: Sequence[Work]) -> bool:
         """Whether something could be handed out once all rows of `ended` are absorbed: there is no telling."""
@@ -341,7 +373,7 @@ class Plan:
         self._n_in_flight -= 1
         for work in reversed([w for given in works for w in self.without_committed(given)]):
             if isinstance(work, TrainWork):
-                self._trainings.appendleft(work)
+                self._returned.appendleft(work)
             else:
                 self._scorings.appendleft(work)
 
@@ -355,7 +387,7 @@ class Plan:
     def is_done(self) -> bool:
         """Whether there is nothing left to hand out, and nothing handed out is still away."""
         self._fill()
-        return not (self._trainings or self._scorings or self._n_in_flight or self._unavailable)
+        return not (self._returned or self._ready or self._scorings or self._n_in_flight or self._unavailable)
 
     @property
     def is_complete(self) -> bool:
@@ -368,8 +400,7 @@ class Plan:
             scored = self._levels[work.replicate, work.sparsity].scored[work.start : work.stop]
             runs = _runs(np.flatnonzero(~scored) + work.start)
             return [replace(work, start=int(r[0]), stop=int(r[-1]) + 1) for r in runs]
-        trained = self._levels[work.replicate, work.sparsity].trained
-        lanes = [lane for lane in work.lanes if lane.slots[0] not in trained]
+        lanes = [lane for lane in work.lanes if lane.slots[0] not in self._levels[lane.level].trained]
         return [replace(work, lanes=tuple(lanes))] if lanes else []
 
     def _fill(self) -> None:
@@ -420,32 +451,26 @@ class Plan:
         self._queue(replicate, sparsity, wanted)
 
     def _queue(self, replicate: int, sparsity: float, wanted: Mapping[Candidate, Sequence[Slot]]) -> None:
-        """Queue candidates in packs, without the slots that are filled."""
+        """Queue candidates, without the slots that are filled."""
         trained = self._levels[replicate, sparsity].trained
-        lanes = []
         for candidate, places in wanted.items():
             # Some may be filled and others not: arms that were not asked at once have one candidate.
             if slots := [slot for slot in places if slot not in trained]:
                 # A network in several slots is cut for each of their arms, the parent for all.
                 arms = dict.fromkeys(slot.arm for slot in slots)
                 cuts = dict.fromkeys(cut for arm in arms for cut in self._cuts(arm, sparsity))
-                lanes.append(
-                    Lane(
-                        candidate,
-                        self._names.of(candidate),
-                        tuple(slots),
-                        tuple(cuts),
-                        None if candidate.origin is None else self._checkpoints.get(candidate.origin),
-                        any(cut.method.keeps_weights for cut in cuts) or (self._design.keeps_parents and not sparsity),
-                        self._parent(replicate) if sparsity else None,
-                        any(self._design.methods.get(arm, {}).get("siblings", False) for arm in arms),
-                    )
+                lane = Lane(
+                    candidate,
+                    self._names.of(candidate),
+                    tuple(slots),
+                    tuple(cuts),
+                    None if candidate.origin is None else self._checkpoints.get(candidate.origin),
+                    any(cut.method.keeps_weights for cut in cuts) or (self._design.keeps_parents and not sparsity),
+                    self._parent(replicate) if sparsity else None,
+                    any(self._design.methods.get(arm, {}).get("siblings", False) for arm in arms),
+                    self._stage(sparsity),
                 )
-        n_packs = -(-len(lanes) // self._lanes_per_pack)
-        for part in np.array_split(np.arange(len(lanes)), max(1, n_packs)):
-            if len(part):
-                chosen = tuple(lanes[i] for i in part)
-                self._trainings.append(TrainWork(replicate, sparsity, chosen, self._stage(sparsity)))
+                self._ready.setdefault(candidate.together(self._design.mask_kind), deque()).append(lane)
 
     def _parent(self, replicate: int) -> tuple[str, str] | None:
         """Id and checkpoint of the trained parent; None if it is not kept, or did not complete."""

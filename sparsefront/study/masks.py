@@ -453,5 +453,6 @@ class MaskStudy(Study):
         largest = 128 if device == "cpu" else 4096
         return {
             "masks_per_pack": self.compute.masks_per_pack or min(4096, max(256, masks)),
+            "workers": workers,
             "lanes_per_pack": self.compute.lanes_per_pack or min(largest, max(16, lanes)),
         }

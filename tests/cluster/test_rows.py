@@ -86,7 +86,7 @@ def test_scores_that_are_not_finite_are_null_and_diverged(workshop: Workshop, re
 
 def test_a_candidate_in_several_slots_costs_once(workshop: Workshop, recipe: Recipe) -> None:
     shared = lane(Candidate(0, 0.5, "masked", draw=1), Slot("random", 1), Slot("searched", 0))
-    work = TrainWork(0, 0.5, (shared,))
+    work = TrainWork((shared,))
     ended = [one for part in workshop.train([LaneOrder(shared.candidate)]) for one in part]
     rows, blobs = trained_rows(work, ended, recipe, parent_macs=PARENT_MACS, device="cpu")
     first, second = rows.to_pylist()
@@ -108,7 +108,7 @@ def test_masks_cut_from_a_network_travel_with_its_row(workshop: Workshop, recipe
     parent = replace(lane(Candidate(0, 0.0, "parent"), Slot("dense", 0)), cuts=cuts)
     orders = [LaneOrder(parent.candidate, cuts=tuple(CutOrder(c.arm, c.sparsity, c.method) for c in cuts))]
     ended = [one for part in workshop.train(orders) for one in part]
-    rows, blobs = trained_rows(TrainWork(0, 0.0, (parent,)), ended, recipe, parent_macs=PARENT_MACS, device="cpu")
+    rows, blobs = trained_rows(TrainWork((parent,)), ended, recipe, parent_macs=PARENT_MACS, device="cpu")
     trained, *pruned = rows.to_pylist()
     assert (trained["stage"], trained["mask_kind"], trained["mask_digest"]) == ("trained", "none", None)
     found = [(row["stage"], row["arm"], row["target_sparsity"], row["slot"]) for row in pruned]
@@ -124,7 +124,7 @@ def test_rows_on_the_way_to_a_level_are_of_a_stage_of_their_own(workshop: Worksh
     one = lane(Candidate(0, 0.2, "masked", draw=0), Slot("imp", 0))
     ended = [t for part in workshop.train([LaneOrder(one.candidate)]) for t in part]
     for stage in ("level", "trained"):
-        work = TrainWork(0, 0.2, (one,), stage)
+        work = TrainWork((replace(one, stage=stage),))
         (row,) = trained_rows(work, ended, recipe, parent_macs=PARENT_MACS, device="cpu")[0].to_pylist()
         (lost,) = lost_rows(work, "lost", "gone", NAMES, recipe, seconds_each=1.0).to_pylist()
         (never,) = decided_rows(
@@ -140,7 +140,7 @@ def test_masks_that_a_training_made_are_stored_with_its_row(workshop: Workshop, 
         Candidate(0, 0.5, "masked", method=Pruning("during", update="set")),
         Candidate(0, 0.5, "masked", draw=0),
     ]
-    work = TrainWork(0, 0.5, tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate(made)))
+    work = TrainWork(tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate(made)))
     ended = [t for part in weights.train([LaneOrder(c) for c in made]) for t in part]
     rows, blobs = trained_rows(work, ended, weights.recipe, parent_macs=PARENT_MACS, device="cpu")
     digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
@@ -149,7 +149,7 @@ def test_masks_that_a_training_made_are_stored_with_its_row(workshop: Workshop, 
     # A control's mask is stored too, under a digest of its own; one that is stored already is not.
     source = digests["arm0"]
     shuffled = [Candidate(0, 0.5, "masked", mask=source, control=c) for c in ("shuffled_layers", "fresh_weights")]
-    work = TrainWork(0, 0.5, tuple(lane(c, Slot(c.control, 0)) for c in shuffled))
+    work = TrainWork(tuple(lane(c, Slot(c.control, 0)) for c in shuffled))
     ended = [t for part in weights.train([LaneOrder(c, blobs[source]) for c in shuffled]) for t in part]
     rows, again = trained_rows(work, ended, weights.recipe, parent_macs=PARENT_MACS, device="cpu")
     digests = {row["arm"]: row["mask_digest"] for row in rows.to_pylist()}
@@ -163,7 +163,7 @@ def test_nodes_that_come_and_go_are_trained_at_the_size_of_the_parent(update: An
     changing = Candidate(0, 0.5, "masked", method=Pruning("during", update=update))
     fixed = Candidate(0, 0.5, "masked", draw=0)
     small = Candidate(0, 0.5, "small_dense", method=changing.method)
-    work = TrainWork(0, 0.5, tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate((changing, fixed, small))))
+    work = TrainWork(tuple(lane(c, Slot(f"arm{i}", 0)) for i, c in enumerate((changing, fixed, small))))
     for kind in ("node", "weight"):
         shop = Workshop(replace(recipe, mask_kind=kind), data, device)
         assert shop.structure.macs == PARENT_MACS
@@ -183,7 +183,7 @@ def test_work_that_came_to_nothing_has_the_keys_it_would_have_had(recipe: Recipe
         ("scored", "pool", 4, 2.0),
     ]
     both = lane(Candidate(0, 0.5, "masked", draw=1), Slot("random", 1), Slot("worst", 0))
-    work = TrainWork(0, 0.5, (both,), attempt=2)
+    work = TrainWork((both,), attempt=2)
     trained = lost_rows(work, "timeout", "hung", NAMES, recipe, seconds_each=3.0).to_pylist()
     assert [(r["arm"], r["slot"], r["reused"], r["seconds"], r["attempt"]) for r in trained] == [
         ("random", 1, False, 3.0, 2),

@@ -81,7 +81,7 @@ def test_parents_send_the_masks_that_were_cut_from_them() -> None:
     runner = runner_of(settings)
     parent = lane(settings, Candidate(0, 0.0, "parent"), Slot("dense", 0))
     parent = dataclasses.replace(parent, cuts=(Cut("magnitude", 0.5, Pruning("trained")),))
-    runner.start(TrainWork(0, 0.0, (parent,)), {})
+    runner.start(TrainWork((parent,)), {})
     reports = work_out(runner)
     rows = rows_of(reports)
     assert [(row["stage"], row["arm"], row["slot"]) for row in rows] == [
@@ -98,7 +98,7 @@ def test_a_candidate_whose_mask_is_not_there_fails_alone() -> None:
         lane(settings, Candidate(0, 0.5, "masked", draw=0), Slot("random", 0)),
         lane(settings, Candidate(0, 0.5, "masked", mask="0" * 32), Slot("magnitude", 0)),
     )
-    runner.start(TrainWork(0, 0.5, lanes), {})
+    runner.start(TrainWork(lanes), {})
     rows = {row["arm"]: row for row in rows_of(work_out(runner))}
     assert rows["random"]["outcome"] == "completed"
     assert rows["magnitude"]["outcome"] == "failed"
@@ -109,7 +109,7 @@ def test_networks_that_diverge_are_recorded_without_losses() -> None:
     settings = settings_of(training={**STUDY["training"], "optimizer": "sgd", "lr": 1e30})
     runner = runner_of(settings)
     lanes = [lane(settings, Candidate(0, 0.5, "masked", draw=i), Slot("random", i)) for i in range(3)]
-    runner.start(TrainWork(0, 0.5, tuple(lanes)), {})
+    runner.start(TrainWork(tuple(lanes)), {})
     rows = rows_of(work_out(runner))
     assert [(row["slot"], row["outcome"], row["val_loss"]) for row in rows] == [(i, "diverged", None) for i in range(3)]
 

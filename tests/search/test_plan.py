@@ -123,9 +123,9 @@ class World:
             "mask_digest": self.digest(candidate) if completed else candidate.mask,
             "checkpoint": f"weights of {name}" if completed and lane.keeps_weights else None,
         }
-        rows = [{**row_of(work.stage, s.arm, work.replicate, work.sparsity, s.slot), **made} for s in lane.slots]
+        rows = [{**row_of(lane.stage, s.arm, *lane.level, s.slot), **made} for s in lane.slots]
         for cut in lane.cuts if completed else ():
-            row = row_of("pruned", cut.arm, work.replicate, cut.sparsity, 0)
+            row = row_of("pruned", cut.arm, candidate.replicate, cut.sparsity, 0)
             rows.append({**row, "candidate": name, "mask_digest": self.cut(name, cut.method, cut.sparsity)})
         return rows
 
@@ -335,7 +335,7 @@ class Simulation:
                         self.commit(report)
                     continue
                 for lane in one.lanes:
-                    self.world.given_up.update((s.arm, one.replicate, one.sparsity, s.slot) for s in lane.slots)
+                    self.world.given_up.update((s.arm, *lane.level, s.slot) for s in lane.slots)
                     self.commit(self.world.trained(one, lane, "lost"))
             self.plan.finished(work)
             return
@@ -438,7 +438,7 @@ def handed_out(plan: Plan) -> set[tuple[Any, ...]]:
         else:
             for lane in work.lanes:
                 # Slot by slot: a replayed plan may ask at once what a live one asked one after the other.
-                found |= {(work.stage, lane.checkpoint, lane.candidate, slot) for slot in lane.slots}
+                found |= {(lane.stage, lane.checkpoint, lane.candidate, slot) for slot in lane.slots}
                 found |= {(lane.candidate, cut, lane.keeps_weights) for cut in lane.cuts}
     return found
 
@@ -468,9 +468,10 @@ def test_the_parent_is_trained_for_magnitude_even_when_it_is_no_arm() -> None:
     plan = Plan(make_design(arms=("random", "magnitude")), NAMES, masks_per_pack=4, lanes_per_pack=4)
     work = plan.next_work()
     assert isinstance(work, TrainWork)
-    assert [lane.slots for lane in work.lanes] == [(Slot("dense", 0),)]
+    assert [lane.slots for lane in work.lanes] == [(Slot("dense", 0),)] * 2
+    assert [lane.level for lane in work.lanes] == [(0, 0.0), (1, 0.0)]
     method = PRUNERS["magnitude"].method
-    assert [lane.cuts for lane in work.lanes] == [(Cut("magnitude", 0.5, method), Cut("magnitude", 0.9, method))]
+    assert [lane.cuts for lane in work.lanes] == [(Cut("magnitude", 0.5, method), Cut("magnitude", 0.9, method))] * 2
     assert plan.totals() == (0, 0, 0, 2 + 2 * 2 * 3)
 
 
@@ -494,10 +495,34 @@ def test_a_searched_mask_that_is_also_a_random_draw_travels_once_in_both_slots()
 def test_trainings_are_handed_out_before_scorings_and_lost_work_before_both() -> None:
     plan = Plan(make_design(), NAMES, masks_per_pack=6, lanes_per_pack=8)
     first, second, third = (plan.next_work() for _ in range(3))
-    assert [type(w) for w in (first, second, third)] == [TrainWork, TrainWork, ScoreWork]
+    assert [type(w) for w in (first, second, third)] == [TrainWork, ScoreWork, ScoreWork]
+    assert first is not None
     assert isinstance(third, ScoreWork)
-    plan.give_back(third.halves())
-    assert [plan.next_work() for _ in range(2)] == third.halves()
+    plan.give_back([*third.halves(), first])
+    assert [plan.next_work() for _ in range(3)] == [first, *third.halves()]
+
+
+def test_chains_of_all_replicates_travel_together_and_every_free_worker_has_its_share() -> None:
+    design = make_design({"imp": {"rate": 0.5}, "rigl": {}}, replicates=5, sparsities=(0.5, 0.75), mask_kind="weight")
+    plan = Plan(design, NAMES, masks_per_pack=4, lanes_per_pack=16, workers=1)
+    parents, *changing = (plan.next_work() for _ in range(3))
+    assert isinstance(parents, TrainWork)
+    assert [lane.level for lane in parents.lanes] == [(r, 0.0) for r in range(5)]
+    for level, work in zip((0.5, 0.75), changing, strict=True):  # masks that change come to one sparsity together
+        assert isinstance(work, TrainWork)
+        assert [lane.level for lane in work.lanes] == [(r, level) for r in range(5)]
+    assert plan.next_work() is None
+    world = World.of(design, Random(0))
+    for lane in parents.lanes:
+        plan.absorb(batch_of(replace(world, frailty=0.0).trained(parents, lane)))
+    plan.finished(parents)
+    plan.resize(masks_per_pack=4, lanes_per_pack=16, workers=4)  # of which two are busy
+    shares = [plan.next_work() for _ in range(3)]
+    assert shares[-1] is None
+    assert [[lane.level for lane in work.lanes] for work in shares if isinstance(work, TrainWork)] == [
+        [(0, 0.5), (1, 0.5), (2, 0.5)],
+        [(3, 0.5), (4, 0.5)],
+    ]
 
 
 def test_work_that_cannot_be_divided_is_its_own_half() -> None:
@@ -560,7 +585,7 @@ def test_equal_networks_of_chains_that_go_in_step_are_trained_once_and_cut_for_b
     cut = [{**row_of("pruned", arm, 0, first, 0), "mask_digest": "m", "candidate": "p"} for arm in ("imp", "mirl")]
     plan.absorb(batch_of([row_of("trained", "dense", 0, 0.0, 0), *cut]))
     packs = [plan.next_work() for _ in range(2)]
-    (work,) = (w for w in packs if isinstance(w, TrainWork) and w.stage == "level")
+    (work,) = (w for w in packs if isinstance(w, TrainWork) and w.lanes[0].stage == "level")
     (lane,) = work.lanes
     assert lane.slots == (Slot("imp", 0), Slot("mirl", 0))
     assert [(cut.arm, cut.sparsity) for cut in lane.cuts] == [("imp", last), ("mirl", last)]
@@ -595,8 +620,8 @@ def test_learning_costs_what_was_learnt_not_what_is_planned() -> None:
             row = row_of("scored", "pool", work.replicate, work.sparsity, work.start)
             plan.absorb(batch_of([{**row, "initial_loss": 1.0, "scalefree_loss": 1.0}]))
         else:
-            slots = [s for lane in work.lanes for s in lane.slots]
-            plan.absorb(batch_of(row_of("trained", s.arm, work.replicate, work.sparsity, s.slot) for s in slots))
+            slots = [(lane.level, s) for lane in work.lanes for s in lane.slots]
+            plan.absorb(batch_of(row_of("trained", s.arm, *level, s.slot) for level, s in slots))
         plan.finished(work)
     assert plan.is_done
     assert asked == 2 * 10 * 3  # with 600 packs

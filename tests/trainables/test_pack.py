@@ -99,6 +99,43 @@ def test_packed_is_alone(family, kind, allocation, optimizer, examples, order):
         assert_same(together[i], alone, parameters=allocation == "uniform")
 
 
+@pytest.mark.parametrize("family", oracle.SMALL)
+def test_lanes_see_the_examples_of_their_own_replicate(family, examples, order):
+    """Of three replicates, one lane diverges, one is stopped, and each is measured on examples of its own."""
+    model = oracle.small_model(family)
+    train, validation = examples
+    feeds = [
+        Feed(train, validation.select(torch.arange(5 * i, 20 + 5 * i)), order.roll(i, dims=0).contiguous())
+        for i in range(3)
+    ]
+    lanes, _ = lanes_of(model, "weight", 5)
+    of_lanes = [feeds[i] for i in (0, 0, 1, 2, 2)]
+    hyper = [replace(HYPER, lr=1e30 if i == 1 else HYPER.lr, label_smoothing=0.1 * (i == 4)) for i in range(5)]
+
+    def stop(step, numbers, losses, errors):
+        return {3: 1} if step == SCHEDULE.eval_every and 3 in numbers else {}
+
+    pack = Pack(model, lanes, hyper, SCHEDULE, data=of_lanes, stop_rule=stop)
+    together = {result.lane: result for ended in pack.run() for result in ended}
+    for i, feed in enumerate(of_lanes):
+        more = {"stop_rule": lambda *_: {0: 1}} if i == 3 else {}
+        alone = run(model, lanes.select([i]), hyper[i], (train, feed.validation), feed.order, **more)[0]
+        assert alone.outcome == ("diverged" if i == 1 else "stopped" if i == 3 else "completed")
+        if i == 1:
+            assert together[i].outcome == "diverged"
+        else:
+            assert_same(together[i], alone)
+
+
+def test_replicates_of_a_pack_share_one_object_that_holds_their_examples(examples, order):
+    model = oracle.small_model("mlp")
+    lanes, _ = lanes_of(model, "weight", 2)
+    train, validation = examples
+    feeds = [Feed(part, validation, order) for part in (train, train.select(torch.arange(60)))]
+    with pytest.raises(ValueError, match=r"data: all replicates of a pack need one object"):
+        Pack(model, lanes, [HYPER] * 2, SCHEDULE, data=feeds)
+
+
 @pytest.mark.parametrize("kind", ["node", "weight"])
 @pytest.mark.parametrize(("family", "optimizer"), TRAINED)
 def test_a_lane_is_what_plain_torch_makes_of_it(family, kind, optimizer, examples, order):

@@ -155,6 +155,62 @@ def test_results_do_not_depend_on_order_or_grouping(kind, allocation, blobs):
             assert_same(found[candidate], trained)
 
 
+MIXED = [
+    ("mlp", "node", "uniform"),
+    ("mlp", "node", "global"),
+    ("mlp", "weight", "erk"),
+    ("conv1d", "weight", "erk"),
+    pytest.param("residual_mlp", "node", "global", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "allocation"), MIXED)
+def test_candidates_of_several_replicates_and_levels_share_packs(family, kind, allocation, blobs, monkeypatch):
+    """Static masks, those that change in training, dense networks: as few packs as there are ways to train."""
+    # Convolutions are rounded otherwise in other packs, and of two nearly equal weights one or the other may stay.
+    updates = () if family == "conv1d" else ("set", "rigl", "gradual", "edge_popup")
+    dynamic = [Pruning("during", update=update, every=2) for update in updates]
+    orders = [
+        order
+        for replicate in (2, 0, 1)
+        for order in (
+            LaneOrder(Candidate(replicate, 0.0, "parent"), siblings=replicate != 1),
+            drawn(3, 0.5, replicate),
+            drawn(4, 0.75, replicate),
+            LaneOrder(Candidate(replicate, 0.5, "masked", method=Pruning("init", score="magnitude"))),
+            LaneOrder(Candidate(replicate, 0.5, "masked", draw=5, start="fresh")),
+            *(LaneOrder(Candidate(replicate, 0.5, "masked", method=method)) for method in dynamic),
+        )
+    ]
+
+    def workshop():
+        options = oracle.SMALL[family]
+        return workshop_of(blobs, model=family, model_options=options, mask_kind=kind, allocation=allocation)
+
+    sizes = []
+
+    class Counted(workshop_module.Pack):
+        def __init__(self, model, lanes, *args, **more):
+            sizes.append(len(lanes))
+            super().__init__(model, lanes, *args, **more)
+
+    monkeypatch.setattr(workshop_module, "Pack", Counted)
+    found = train(workshop(), orders)
+    # Parents, two of them with siblings, every way of changing masks, and those that stay: of nodes those of a level, and
+    # by themselves those whose layers are all as wide as the level says.
+    static = [12] if kind == "weight" else [6, 3, 3] if allocation == "uniform" else [9, 3]
+    assert sorted(sizes) == sorted([3, 2, *[3] * len(updates), *static])
+    alone = workshop()
+    for order in orders:
+        ((candidate, expected),) = train(alone, [order]).items()
+        assert_same(found[candidate], expected)
+        same = (found[candidate].columns["mask_overlap"], found[candidate].columns["exploration_rate"])
+        assert same == (expected.columns["mask_overlap"], expected.columns["exploration_rate"])
+        connected = found[candidate].columns.get("instability_loss"), expected.columns.get("instability_loss")
+        assert (connected[0] is None) == (connected[1] is None) == (not order.siblings)
+        assert connected[0] is None or connected[0] == pytest.approx(connected[1], abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["node", "weight"])
 @pytest.mark.parametrize("family", oracle.SMALL)
 def test_a_candidate_is_what_plain_torch_makes_of_it(family, kind, blobs):

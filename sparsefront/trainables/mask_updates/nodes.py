@@ -91,7 +91,7 @@ class Nodes:
 
     def without_biases(self, initial: torch.Tensor) -> torch.Tensor:
         """A copy of weights (P,) or (L, P), in which biases are zero: (1, P) or (L, P)."""
-        initial = torch.atleast_2d(initial).clone()
+        initial = initial.clone().view(-1, initial.shape[-1])
         for name, view in self._layout.views(initial).items():
             if name.rpartition(".")[2] == "bias":
                 view.zero_()
