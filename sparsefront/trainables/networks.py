@@ -1,7 +1,7 @@
 """Networks of a search: what the settings of a candidate describe, its initial weights, and packs of unlike ones.
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
-(sparsity, allocation, shares, bits, draw; of a pruning chain sparsity, rate, ap_fraction, rewind_fraction) say what is
+(method, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction) say what is
 removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that the allocation
 fixes, its mask.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from sparsefront.errors import ConfigError, SpaceError
+from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
@@ -36,6 +36,8 @@ from sparsefront.trainables.recipe import Recipe
 
 #: The allocation whose densities come with the candidate.
 SEARCHED = "searched"
+#: What a candidate names as the method of its mask where that is drawn, whatever method the recipe has.
+DRAWN = "random"
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 _Key = tuple[str, tuple[tuple[str, Any], ...]]
@@ -66,6 +68,21 @@ class Chain:
         return self.method.rewind_step(self.level_steps) if len(self.sparsities) > 1 else 0
 
 
+@dataclass(frozen=True)
+class Scored:
+    """How a candidate's mask is cut from its initial weights, before step 0.
+
+    Attributes:
+        method: which entries are kept, and how the sparsity is divided.
+        sparsity: of the mask.
+        draw: number of the mask, where positions are random.
+    """
+
+    method: Pruning
+    sparsity: float
+    draw: int = 0
+
+
 #: Fields of its method that a chain's candidate may set.
 CHAINED = ("rate", "ap_fraction", "rewind_fraction")
 
@@ -78,7 +95,7 @@ class _Data(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class _Architecture:
+class Architecture:
     """A parent without its weights.
 
     Attributes:
@@ -104,7 +121,7 @@ class _Architecture:
 
 
 class _Skeleton(NamedTuple):
-    """What all architectures of a group have in common; see `_Architecture`."""
+    """What all architectures of a group have in common; see `Architecture`."""
 
     options: Options
     structure: Structure
@@ -123,10 +140,11 @@ class Network:
         compact: of what is trained: the parent, or what a node mask leaves of it.
         mask_kind: 'node', 'weight', or 'none' for a dense network.
         kept: survivors of each section, or one number over all; empty for a dense network, and of a chain.
+        scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
         sparsity: as it was asked for.
         n_params: parameters that remain (of a chain: in the end), biases included.
-        macs: multiply-accumulates of one example's forward pass; of a chain whose weights are used unequally often (a
-            convolution), as if all tensors lost the same share.
+        macs: multiply-accumulates of one example's forward pass; where weights are used unequally often (in a
+            convolution) and only training or scores tell how many each tensor loses, as if all lost the same share.
         weight_sparsity: fraction of the parent's prunable weights that are removed.
         shape: what packing needs to know.
         optimizer: a name of `OPTIMIZERS`.
@@ -153,9 +171,14 @@ class Network:
     batch_size: int
     data_fraction: float
     precision: str
-    architecture: _Architecture
+    architecture: Architecture
     draw_mask: Callable[[], Mask] | None
     chain: Chain | None = None
+    scored: Scored | None = None
+
+    def with_mask(self, mask: Mask) -> Network:
+        """The same network once its mask is cut from its initial weights."""
+        return replace(self, draw_mask=lambda: mask)
 
     @property
     def level_steps(self) -> int:
@@ -164,7 +187,10 @@ class Network:
 
     @cached_property
     def mask(self) -> Mask | None:
-        """The mask, flat over the parent's sections: drawn when it is first asked for; None for what begins dense."""
+        """The mask, flat over the parent's sections: drawn when it is first asked for; None for what begins dense.
+
+        Of a network that is `scored` it is None until it is cut.
+        """
         return None if self.draw_mask is None else self.draw_mask()
 
     @cached_property
@@ -236,7 +262,8 @@ class Networks:
             raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
-        chain = None if recipe.pruning is None else self._chain(recipe.pruning, masks, steps)
+        method = self._method(masks)
+        chain = None if method is None or method.when != "levels" else self._chain(method, masks, steps)
         return Network(
             replicate=replicate,
             optimizer=optimizer,
@@ -251,11 +278,21 @@ class Networks:
             **self._masked(
                 arch,
                 masks,
+                method,
                 replicate,
                 f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
                 batch_size,
             ),
         )
+
+    def _method(self, masks: dict[str, Any]) -> Pruning | None:
+        """How a candidate comes to its mask, which is taken out of its settings; None where that is drawn."""
+        name = masks.pop("method", None)
+        if name is None or name == DRAWN:
+            return self.recipe.pruning if name is None else None
+        if name not in self.recipe.methods:
+            raise ConfigError(f"masks.method={name!r}: {nearest(str(name), (DRAWN, *self.recipe.methods))}")
+        return self.recipe.methods[name]
 
     def _chain(self, method: Pruning, masks: dict[str, Any], steps: int) -> Chain:
         """The levels of a candidate; takes what is theirs alone out of its settings."""
@@ -270,19 +307,27 @@ class Networks:
         return Chain(method, (*(1 - density for density in levels([final], method.rate)[:-1]), final), steps)
 
     def _masked(
-        self, arch: _Architecture, masks: dict[str, Any], replicate: int, group: str, batch_size: int
+        self,
+        arch: Architecture,
+        masks: dict[str, Any],
+        method: Pruning | None,
+        replicate: int,
+        group: str,
+        batch_size: int,
     ) -> dict[str, Any]:
         """What depends on the mask: fields of `Network`."""
         recipe, structure = self.recipe, arch.structure
         kind = masks.pop("kind", recipe.mask_kind)
         sparsity = masks.pop("sparsity", recipe.sparsity)
-        allocation, shares = masks.pop("allocation", recipe.allocation), masks.pop("shares", None)
+        own = recipe.allocation if method is None or method.allocation is None else method.allocation
+        allocation, shares = masks.pop("allocation", own), masks.pop("shares", None)
         bits, number = masks.pop("bits", None), int(masks.pop("draw", 0))
         if masks:
             raise ConfigError(f"masks.{next(iter(masks))}: is no key that a space can set; remove it from there")
         if not 0 <= sparsity < 1:
             raise SpaceError(f"masks.sparsity={sparsity!r}: must lie in [0, 1); correct the space")
         draw_mask: Callable[[], Mask] | None = None
+        scored: Scored | None = None
         n_left: int | None = None
         kept: tuple[int, ...] = ()
         sizes = structure.section_sizes(kind)
@@ -293,9 +338,21 @@ class Networks:
             def draw_mask() -> Mask:
                 return mask
 
-        elif sparsity and recipe.pruning is not None:
+        elif sparsity and method is not None and method.when == "init":
+            scored = Scored(replace(method, allocation=allocation), float(sparsity), number)
+            # Ratios that a score gives the layers are divisions of the same total.
+            kept = kept_counts(structure, kind, sparsity, "global" if method.counts_of else allocation)
+            if len(kept) != len(sizes):
+                if kind == "node":
+                    what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
+                    raise SpaceError(
+                        f"{what}: leaves it to scores how many nodes each layer keeps, but the size of a candidate must "
+                        "be known before; use masks.allocation = 'uniform', and a method that does not find ratios"
+                    )
+                n_left, kept = kept[0], ()
+        elif sparsity and method is not None:
             # What is left in the end is known; where, is not.
-            n_left = sum(kept_counts(structure, kind, sparsity, recipe.pruning.allocation or allocation))
+            n_left = sum(kept_counts(structure, kind, sparsity, method.allocation or allocation))
         elif sparsity:
             if allocation == SEARCHED:
                 if shares is None or len(shares) < len(sizes):
@@ -320,11 +377,12 @@ class Networks:
             n_removed = structure.n_weights - n_left
             macs_each = sum(t.size * t.positions for t in structure.prunable) / structure.n_weights
             n_params, macs, n_kept = n_params - n_removed, macs - round(n_removed * macs_each), n_left
-        elif draw_mask is None:
+        elif draw_mask is None and scored is None:
             kind = "none"
         elif kind == "node":
             counts = kept
-            if len(counts) != len(sizes):  # one count over all groups: only the draw says how it is divided
+            # Of one count over all groups only the draw says how it is divided.
+            if draw_mask is not None and len(counts) != len(sizes):
                 counts = tuple(int(np.count_nonzero(p)) for p in split_sections(structure, kind, draw_mask()))
             compact = structure.compact(counts)
             n_params, macs, n_kept = compact.n_params, compact.macs, compact.n_weights
@@ -334,7 +392,7 @@ class Networks:
             if len(kept) == len(sizes):
                 by_tensor = dict(zip((t.name for t in structure.prunable), kept, strict=True))
                 macs = sum(by_tensor.get(t.name, t.size) * t.positions for t in structure.multiplied)
-            elif any(t.positions != 1 for t in structure.prunable):
+            elif draw_mask is not None and any(t.positions != 1 for t in structure.prunable):
                 macs = remains(structure, kind, draw_mask()).macs
             else:
                 macs += n_kept - structure.n_weights
@@ -358,9 +416,10 @@ class Networks:
                 batch_size=batch_size,
             ),
             "draw_mask": draw_mask,
+            "scored": scored,
         }
 
-    def _make_architecture(self, key: _Key) -> _Architecture:
+    def _make_architecture(self, key: _Key) -> Architecture:
         family, options = self._options(key)
         if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
@@ -371,7 +430,7 @@ class Networks:
             init = getattr(options, "init", "kaiming")
             own: Options = family.skeleton(options)
             skeleton = self._skeleton(key[0], type(own), own.model_dump_json())
-        return _Architecture(
+        return Architecture(
             key=key,
             structure=structure,
             init=init,
@@ -427,6 +486,11 @@ class Networks:
         return {
             t.name: part.reshape(t.shape).astype(np.float32) for t, part in zip(structure.prunable, parts, strict=True)
         }
+
+    def parent(self, arch: Architecture, replicate: int) -> tuple[Model, Arrays]:
+        """The module of a parent alone, and the initial weights that masks of it are cut from."""
+        family, options = self._options(arch.key)
+        return family.build(options, **self._data), self._parent(arch.key, replicate)
 
     def _make_parent(self, key: _Key, replicate: int) -> Arrays:
         arch = self._architecture(key)
@@ -537,7 +601,7 @@ def _skeleton_of(name: str, options: Options, structure: Structure) -> _Skeleton
 
 
 def _lacking(structure: Structure, skeleton: Structure) -> dict[str, tuple[tuple[str | None, int], ...]]:
-    """Tensors of the skeleton that the structure has not, with what their axes follow (`_Architecture.lacking`).
+    """Tensors of the skeleton that the structure has not, with what their axes follow (`Architecture.lacking`).
 
     What follows a group that the structure has not either has size zero: padded to the sizes of a pack, such a tensor
     fits those of the lanes that have it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.optimizers import Hyperparameters
@@ -28,7 +28,9 @@ class Recipe:
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
-        pruning: method by whose chain of levels candidates of a search come to their sparsity; None: masks are drawn.
+        pruning: method by which candidates of a search come to their masks: a chain of levels, or one that cuts them
+            from the initial weights; None: masks are drawn.
+        methods: those that single candidates may name, each with its own allocation or None for the recipe's.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
     """
 
@@ -46,4 +48,5 @@ class Recipe:
     sparsity: float = 0.0
     data_fraction: float = 1.0
     pruning: Pruning | None = None
+    methods: Mapping[str, Pruning] = field(default_factory=dict)
     quality: tuple[str, ...] = ()

@@ -6,6 +6,9 @@ neither depend on the pack it travels in nor on how its training is divided into
 A pruning chain is a training of several levels. Its steps are counted through: level l ends at step (l + 1) x the steps
 of a level, and segments of it end there. A level after the first (dense) one begins with the mask cut from the weights
 at the end of the level before, and with the weights of its rewind step, those of all steps before it being skipped.
+
+A mask that scores of the initial weights leave is cut before step 0, and travels in the checkpoints from then on: it is
+paid for once, and no other rounding can make another one of it.
 """
 
 from __future__ import annotations
@@ -25,25 +28,28 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
+from sparsefront.spaces.candidate import level_key
 from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, remains, remains_of, split_sections
-from sparsefront.spaces.seeds import generator
+from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.networks import (
+    Architecture,
     Arrays,
     Built,
     Network,
     Networks,
+    Scored,
     padded_layout,
     padded_rows,
     real_tensors,
     stack,
 )
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
-from sparsefront.trainables.pruning.cutting import Cutter
+from sparsefront.trainables.pruning.cutting import CutMask, Cutter
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
@@ -52,6 +58,10 @@ from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_e
 _ERROR_CHARACTERS = 8000
 #: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with.
 _KEEP, _REWOUND = "keep", "rewound"
+#: Part of the checkpoint of a candidate whose mask was cut from its initial weights: its entries, 0 or 1, by this name.
+_MASK, _ENTRIES = "mask", "entries"
+#: Masks of initial weights that are kept: candidates that differ in their training alone have one.
+_KEPT_MASKS = 256
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,8 @@ class SegmentResult:
 class _Job:
     """One lane on its way through the shop; what was wasted is that of packs that broke off.
 
-    `mask` is that of the level that a chain is in; None for its dense one, and where masks are drawn.
+    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was made before
+    is what it took to cut the mask of a network from its initial weights.
     """
 
     spec: LaneSpec
@@ -128,6 +139,18 @@ class _Job:
     mask: Mask | None = None
     wasted_passes: float = 0.0
     wasted_s: float = 0.0
+    making_passes: float = 0.0
+    making_s: float = 0.0
+
+    @property
+    def before_passes(self) -> float:
+        """Passes that were done for it before the pack it is in."""
+        return self.wasted_passes + self.making_passes
+
+    @property
+    def before_s(self) -> float:
+        """The same in seconds."""
+        return self.wasted_s + self.making_s
 
     @property
     def start_step(self) -> int:
@@ -176,6 +199,7 @@ class SegmentShop:
         self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
+        self._scored = lru_cache(maxsize=_KEPT_MASKS)(self._cut_initial)
 
     def _split(self, replicate: int) -> tuple[Examples, Examples]:
         return split_examples(self.recipe, self._dataset, replicate, self.device)
@@ -186,12 +210,18 @@ class SegmentShop:
         Of the data, the first ``ceil(fraction x n)`` examples of a permutation are used that is the replicate's own, so
         that a larger fraction holds the smaller ones.
         """
+        used = self._used(replicate, data_fraction)
+        order = used[batch_order(len(used), batch_size, steps, generator(self.recipe.seed, "order", replicate))]
+        return torch.from_numpy(order).to(self.device)
+
+    def _used(self, replicate: int, data_fraction: float) -> npt.NDArray[np.int64]:
+        """Which training examples a candidate sees, ascending."""
         n_train = len(self._examples(replicate)[0])
         n_used = math.ceil(round(data_fraction * n_train, 9))
-        seed = self.recipe.seed
-        used = np.sort(generator(seed, "fraction", replicate).permutation(n_train)[:n_used])
-        order = used[batch_order(n_used, batch_size, steps, generator(seed, "order", replicate))]
-        return torch.from_numpy(order).to(self.device)
+        used: npt.NDArray[np.int64] = np.sort(
+            generator(self.recipe.seed, "fraction", replicate).permutation(n_train)[:n_used]
+        )
+        return used
 
     def train(
         self, lanes: Sequence[LaneSpec], replicate: int, padded: Sequence[tuple[int, ...]] | None = None
@@ -212,6 +242,9 @@ class SegmentShop:
         jobs = [_Job(spec) for spec in lanes]
         yield self._describe(jobs, replicate)
         self._restore(jobs)
+        for job in jobs:
+            if job.network is not None and job.network.scored is not None:
+                yield self._cut_first(job)
         groups = self._groups([job for job in jobs if job.network is not None], padded)
         while groups:
             jobs = groups.pop(0)
@@ -263,10 +296,50 @@ class SegmentShop:
                 assert job.network is not None
                 state = states[job.spec.id]
                 trained = {t.name: t.shape for t in job.network.compact.tensors if t.trained}
-                fits = all({n: a.shape for n, a in part.items()} == trained for part in state.parts.values())
+                tensors = [part for name, part in state.parts.items() if name != _MASK]
+                fits = all({n: a.shape for n, a in part.items()} == trained for part in tensors)
                 fits = fits and _parts_at(job.network, state.step) <= state.parts.keys()
+                fits = fits and state.parts.get(_MASK, {}).keys() <= {_ENTRIES}
                 if fits and state.step == job.spec.start_step:
                     job.state = state
+
+    def _cut_first(self, job: _Job) -> list[SegmentResult]:
+        """Give a network the mask that its initial weights are to have; returns it if that cannot be."""
+        began = perf_counter()
+        network = job.network
+        assert network is not None
+        try:
+            if _ENTRIES in job.part(_MASK):
+                job.network = network.with_mask(job.part(_MASK)[_ENTRIES] > 0)
+            else:
+                assert network.scored is not None
+                cut = self._scored(
+                    network.architecture, network.replicate, network.mask_kind, network.scored, network.data_fraction
+                )
+                job.network = network.with_mask(cut.mask)
+                # Every candidate pays for its own, whoever else has the same.
+                job.making_passes = cut.passes
+            job.making_s = perf_counter() - began
+        except Exception as error:  # the candidate boundary, as in `train`
+            job.network, job.making_s = None, perf_counter() - began
+            return [_broken(job, error)]
+        return []
+
+    def _cut_initial(
+        self, arch: Architecture, replicate: int, kind: str, scored: Scored, data_fraction: float
+    ) -> CutMask:
+        seed = self.recipe.seed
+        model, weights = self.networks.parent(arch, replicate)
+        train, _ = self._examples(replicate)
+        used = self._used(replicate, data_fraction)
+        chosen = used[generator(seed, "probe", replicate).permutation(len(used))[: self.recipe.probe_size]]
+        lanes = dense_lanes(model.structure, [weights], self.device)
+        purpose = f"prune/{scored.draw}" if scored.draw else "prune"  # number 0 is that of a study of masks
+        key = philox_key(seed, purpose, replicate, level_key(scored.sparsity))
+        probe = train.select(torch.from_numpy(chosen).to(self.device))
+        state = ScoringState(model, lanes, probe, lanes.flat, (key,))
+        cutter = Cutter(model.structure, kind, self.recipe.allocation)
+        return cutter.at_init(scored.method, scored.sparsity, state)
 
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
         """Jobs that train together: of one group, start and stop, and as many as the device takes.
@@ -391,10 +464,10 @@ class SegmentShop:
                             curve_val_error=curve.curve_val_error,
                             test_loss=test_loss,
                             test_error=test_error,
-                            passes=job.wasted_passes
+                            passes=job.before_passes
                             + spent.passes
                             + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
-                            seconds=job.wasted_s + spent.seconds,
+                            seconds=job.before_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,
                             mask_kind=kind,
@@ -451,7 +524,7 @@ class SegmentShop:
     def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
         """The optimiser's state of a pack that goes on, (L, trained part of P) by name."""
         names = {part for job in jobs if job.state is not None for part in job.state.parts}
-        names -= {WEIGHTS, _KEEP, _REWOUND}
+        names -= {WEIGHTS, _KEEP, _REWOUND, _MASK}
         return {
             part: torch.from_numpy(
                 padded_rows(layout, [{} if job.state is None else job.state.parts.get(part, {}) for job in jobs])
@@ -480,7 +553,7 @@ def _legs(network: Network, start: int, stop: int) -> list[_Leg]:
 
 def _parts_at(network: Network, step: int) -> set[str]:
     """Parts that the state of a lane needs after so many steps."""
-    parts = {WEIGHTS}
+    parts = {WEIGHTS} if network.scored is None else {WEIGHTS, _MASK}
     chain = network.chain
     if chain is not None and chain.rewind_step:
         parts.add(_REWOUND)
@@ -500,6 +573,8 @@ def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int
     if chain is not None and chain.rewind_step:
         is_there = not leg.level and leg.stop == chain.rewind_step
         parts[_REWOUND] = parts[WEIGHTS] if is_there else job.part(_REWOUND)
+    if network.scored is not None and network.mask is not None:
+        parts[_MASK] = {_ENTRIES: network.mask.astype(np.float32)}
     if job.mask is not None:
         ones = {name: np.ones_like(w) for name, w in parts[WEIGHTS].items()}
         sections = split_sections(network.structure, "weight", job.mask)
@@ -532,7 +607,7 @@ def _broken(job: _Job, error: Exception) -> SegmentResult:
         id=job.spec.id,
         outcome="out_of_memory" if is_out_of_memory(error) else "failed",
         steps=job.start_step,
-        passes=job.wasted_passes,
-        seconds=job.wasted_s,
+        passes=job.before_passes,
+        seconds=job.before_s,
         error=text[-_ERROR_CHARACTERS:],
     )
