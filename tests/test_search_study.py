@@ -315,9 +315,9 @@ def test_candidates_may_prune_themselves() -> None:
     assert recipe.pruning is not None
     assert (recipe.pruning.when, recipe.pruning.rate) == ("levels", 0.2)
     design = study.design()
-    assert design.chain is not None
     (arm,) = design.arms
-    assert longest_training(arm.space, design.steps, design.chain) == 9 * 18
+    assert arm.chain is not None
+    assert longest_training(arm.space, design.steps, arm.chain) == 9 * 18
     assert rung_steps(arm.rungs, 9 * 18) == (18, 36, 72, 144)
     automatic = made(**chained(space, rungs={"kind": "asha", "eta": 2, "fidelity": "level"})).design().arms[0]
     assert rung_steps(automatic.rungs, 9 * 18) == (36, 72, 144)
@@ -334,10 +334,61 @@ def test_candidates_may_prune_themselves() -> None:
     assert shorter.design().arms[0].rungs.level_steps == 6
 
 
+def test_every_arm_may_have_a_method_of_its_own() -> None:
+    """On the same points of a space, each with the steps, rungs and allocation of its method."""
+    levels = {"kind": "asha", "fidelity": "level", "min_steps": 2, "eta": 2}
+    arms = {
+        "random": {},
+        "snip": {"space": {"masks": {"method": "snip"}}},
+        "erk": {"space": {"masks": {"method": "synflow", "allocation": "erk"}}},
+        "imp": {"space": {"masks": {"method": "imp", "rate": 0.5}}, "rungs": levels},
+        "drawn": {"space": {"masks": {"method": "random", "draw": 3}}},
+    }
+    study = made(arms=arms, masks={"allocation": "erk"}, search={"candidates": 8, "probe_size": 99})
+    assert study.recorded()["resolved"]["methods"].keys() == {"imp", "snip", "synflow"}
+    assert study.recorded()["resolved"]["methods"]["snip"]["allocation"] == "global"
+    assert (study.base()["probe_size"], study.recipe().probe_size) == (99, 99)
+    assert made(**study.identity()).digest == study.digest
+    design, describe = study.design(), study._describer(load_dataset("digits", {}))
+    spaces = {arm.name: arm.space for arm in design.arms}
+    assert {arm.name for arm in design.arms if arm.chain is not None} == {"imp"}
+    points = spaces["random"].draw(philox_key(1, "propose", 0), 0, 4)
+    assert all(space.draw(philox_key(1, "propose", 0), 0, 4) == points for space in spaces.values())
+    for point in points:
+        found = {name: describe(0, point, space) for name, space in spaces.items()}
+        assert len({one.id for one in found.values()}) == len(arms)
+        assert found["imp"].steps > 18 == found["snip"].steps
+        # All have what a rule with an exact total has.
+        assert len({one.n_params for one in found.values()}) == 1
+    networks = study._networks(load_dataset("digits", {}))
+    methods = {name: networks.describe(0, space.settings(points[0])) for name, space in spaces.items()}
+    assert {name: one.scored is not None and one.scored.method.allocation for name, one in methods.items()} == {
+        "random": False, "snip": "global", "erk": "erk", "imp": False, "drawn": False
+    }  # fmt: skip
+
+
+def test_what_a_method_does_not_look_at_makes_no_other_candidate() -> None:
+    space = scored({"choices": ["random", "snip", "random_snip_ratio"]}, draw={"choices": [0, 1]})
+    space["space"]["masks"]["allocation"] = {"choices": ["uniform", "erk"]}
+    (arm,) = made(**space).design().arms
+    points = [
+        {"lr": 0.01, "method": method, "mask_draw": draw, "allocation": allocation}
+        for method in ("random", "snip", "random_snip_ratio")
+        for draw in (0, 1)
+        for allocation in ("uniform", "erk")
+    ]
+    digests = [arm.space.digest(point) for point in points]
+    assert [len(set(digests[i : i + 4])) for i in (0, 4, 8)] == [4, 2, 2]
+    assert len(set(digests)) == 8
+
+
 def test_without_a_method_a_study_says_nothing_of_one() -> None:
     """So that what was begun before there were chains is the same study, with the same candidates."""
     study = made()
     assert "method" not in study.identity()["masks"]
+    assert study.identity()["search"] == {"candidates": 8, "batch": 4}
+    assert "probe_size" not in study.base()
+    assert study.recorded()["resolved"].keys() == {"data_digest", "n_classes", "n_sections", "bits", "columns"}
     assert study.design().arms[0].rungs.level_steps == 1
     pruning = made(**chained({}))
     assert pruning.identity()["masks"]["method"] == "imp"
@@ -352,6 +403,12 @@ def chained(space: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A study of pruning chains to half their weights: of five levels, if the space does not say otherwise."""
     masks = {"method": "imp", "sparsity": 0.5}
     return {"masks": masks, "space": {"training": {"lr": LR}, "masks": space}, "arms": {"random": {}}} | more
+
+
+def scored(method: Any, **masks: Any) -> dict[str, Any]:
+    """A study whose candidates are pruned at initialisation to half their weights."""
+    space = {"training": {"lr": LR}, "masks": {"method": method, **masks}}
+    return {"masks": {"sparsity": 0.5}, "space": space, "arms": {"random": {}}}
 
 
 UNITS = ["relu", "tanh"]
@@ -419,14 +476,67 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "arms.random: trains on as little as 0.0556 of the 1150 training examples",
     ),
     # Pruning chains.
-    ({"masks": {"method": "ipm"}}, "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl; did you mean 'imp'?"),
-    ({"masks": {"method": "snip"}}, "masks.method='snip': must be one of imp, imp_rewind, ap, mirl; a search prunes"),
-    ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl"),
+    (
+        {"masks": {"method": "ipm"}},
+        "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp, synflow, random_erk,",
+    ),
+    ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl, snip,"),
+    ({"masks": {"method": "random"}}, "masks.method='random': masks are drawn where there is no method; leave it out"),
     ({"masks": {"method": 1}}, "masks.method=1: must be text in quotes"),
     ({"masks": {"method": "imp", "kind": "node"}}, "masks.kind='node': masks.method='imp' removes single weights in a"),
     (
         {"masks": {"method": "imp", "allocation": "erk"}},
         "masks.allocation='erk': masks.method='imp' divides a sparsity",
+    ),
+    # Pruning at initialisation.
+    (
+        scored("set"),
+        "space.masks.method='set': must be one of random, imp, imp_rewind, ap, mirl, snip, snip_iterative,",
+    ),
+    (scored("snap"), "space.masks.method='snap': must be one of random, imp,"),
+    (
+        scored({"choices": ["random", "imp"]}),
+        "space.masks.method: 'imp' trains level by level, and takes other steps and rungs than 'random'; give each an",
+    ),
+    (scored("snip") | {"masks": {}}, "masks.method='snip': needs masks.sparsity > 0, in [masks] or in the space; else"),
+    (scored("snip", rate=0.2), "space.masks.rate: is of pruning chains; set masks.method = 'imp', or remove it"),
+    (
+        scored("snip", bits=True),
+        "space.masks.bits: cannot be set beside masks.method='snip', which says what is removed",
+    ),
+    (
+        scored("snip", draw={"low": 0, "high": 9}),
+        "space.masks.draw: cannot be set beside masks.method='snip', which says",
+    ),
+    (
+        scored("snip", allocation={"choices": ["erk", "searched"]}),
+        "space.masks.allocation='searched': divides masks that are drawn, and not those of masks.method='snip'; name",
+    ),
+    (
+        {"masks": {"method": "snip", "kind": "node"}},
+        "masks.allocation='global': leaves it to the scores of masks.method='snip' how many nodes a layer keeps, and a",
+    ),
+    (
+        scored("snip") | {"masks": {"kind": "node", "sparsity": 0.5}},
+        "masks.allocation='global': leaves it to the scores of space.masks.method='snip' how many nodes a layer keeps",
+    ),
+    (
+        {"masks": {"method": "random_snip_ratio", "kind": "node"}},
+        "masks.kind='node': masks.method='random_snip_ratio' makes no masks of nodes whose counts are known before a",
+    ),
+    (
+        {"search": {"probe_size": 9, "candidates": 8}},
+        "search.probe_size=9: is of methods that prune at initialisation (snip, snip_iterative, grasp, ...), and no",
+    ),
+    (
+        arms_with(space={"masks": {"method": "snip"}}, rungs={"kind": "asha", "fidelity": "level"}),
+        "arms.b.rungs.fidelity='level': needs a chain of levels; set masks.method = 'imp', or use 'steps'",
+    ),
+    (
+        scored("snip")
+        | {"model": {"name": "conv1d"}, "data": {"name": "mnist1d"}, "arms": {"random": {}}}
+        | {"space": {"training": {"lr": LR}, "masks": {"method": "snip"}, "constraints": ["macs <= 9"]}},
+        "space.constraints: macs of a convolution that prunes itself are known only once its masks are cut; constrain",
     ),
     (chained({"sparsity": 0.0}), "masks.method='imp': needs masks.sparsity > 0, in [masks] or in the space; else"),
     (chained({"draw": 3}), "space.masks.draw: cannot be set beside masks.method='imp', which says what is removed"),

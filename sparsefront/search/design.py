@@ -100,7 +100,10 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class SearchArm:
-    """One contender of a search: a strategy on a space, with its budget and rungs, and whom it is judged against."""
+    """One contender of a search: a strategy on a space, with its budget and rungs, and whom it is judged against.
+
+    Where its candidates are pruning chains, `chain` says of which.
+    """
 
     name: str
     strategy: str
@@ -110,6 +113,7 @@ class SearchArm:
     options: Mapping[str, Any] = field(default_factory=dict)
     rungs: RungSettings = RungSettings()
     against: str = "random"
+    chain: ChainSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class SearchDesign:
     """What was asked of a search study: its arms, replicates and objectives, and how the referee judges them.
 
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
-    point (one objective: a difference of that objective). ``steps`` are those of a level, where there is a ``chain``.
+    point (one objective: a difference of that objective). ``steps`` are those of a level, where an arm has a ``chain``.
     """
 
     name: str
@@ -134,4 +138,3 @@ class SearchDesign:
     reference: tuple[float, ...] | None = None
     equivalence_margin: float = 0.01
     alpha: float = 0.05
-    chain: ChainSettings | None = None

@@ -122,7 +122,6 @@ def search_design_of(
 ) -> SearchDesign:
     """The same of a search; `structure` and `effect`: see `spaces_of`."""
     masks = identity["masks"]
-    method = None if masks.get("method") is None else PRUNERS[masks["method"]].method
     verdict, spaces = identity["verdict"], spaces_of(identity, structure=structure, effect=effect)
     return SearchDesign(
         name=identity["name"],
@@ -142,6 +141,7 @@ def search_design_of(
                     level_steps=spaces[name].constants.get("training.steps", identity["training"]["steps"]),
                 ),
                 against=arm["against"],
+                chain=_chain(spaces[name].constants.get("masks.method", masks.get("method")), masks["sparsity"]),
             )
             for name, arm in _ordered(identity["arms"])
         ),
@@ -155,8 +155,13 @@ def search_design_of(
         reference=tuple(verdict["reference"]) or None,
         equivalence_margin=verdict["equivalence_margin"],
         alpha=verdict["alpha"],
-        chain=None if method is None else ChainSettings(masks["sparsity"], method.rate),
     )
+
+
+def _chain(method: str | None, sparsity: float) -> ChainSettings | None:
+    """What chains of a method are where a space does not say so; None for a method that has none."""
+    row = None if method is None else PRUNERS.get(method)
+    return ChainSettings(sparsity, row.method.rate) if row is not None and row.method.when == "levels" else None
 
 
 def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:

@@ -130,8 +130,8 @@ class Run:
         self._family = strategy_family(arm.strategy)
         self.is_adaptive = self._family.is_adaptive
         self._strategy: Strategy | None = None
-        self.steps = longest_training(arm.space, design.steps, design.chain)
-        lengths = {"training.steps", *(() if design.chain is None else ("masks.sparsity", "masks.rate"))}
+        self.steps = longest_training(arm.space, design.steps, arm.chain)
+        lengths = {"training.steps", *(() if arm.chain is None else ("masks.sparsity", "masks.rate"))}
         self._varies_steps = any(d.key in lengths for d in arm.space.dimensions)
         #: Steps of the rungs, ascending.
         self.ladder = rung_steps(arm.rungs, self.steps)

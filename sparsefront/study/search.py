@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -39,7 +40,7 @@ from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import Dataset, load_dataset
 from sparsefront.trainables.models import model_family
-from sparsefront.trainables.networks import CHAINED, Network, Networks
+from sparsefront.trainables.networks import CHAINED, DRAWN, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
 from sparsefront.trainables.quality import check_qualities
@@ -50,9 +51,12 @@ _SEARCHED_TRAINING = (
     *("optimizer", "lr", "weight_decay", "beta1", "beta2", "momentum", "label_smoothing"),
     *("batch_size", "steps", "data_fraction"),
 )
-_SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
-#: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights.
+_SEARCHED_MASKS = ("method", "sparsity", "allocation", "shares", "bits", "draw")
+#: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights, and those that cut
+#: masks of initial weights.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
+_AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
+_METHODS = [*_CHAINS, *_AT_INIT]
 
 #: Masks are not scored before training here.
 _OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
@@ -67,8 +71,8 @@ _MAX_CANDIDATES = 10**8
 class MasksSection(Section):
     """What masks remove from every candidate, where the space does not say otherwise.
 
-    With a `method` they are not drawn: every candidate is a chain of trainings that prunes itself, level by level, to
-    its sparsity; the method brings its allocation.
+    With a `method` they are not drawn: every candidate's mask is cut from its initial weights, or it is a chain of
+    trainings that prunes itself, level by level, to its sparsity. The method brings its allocation.
     """
 
     method: str | None = None
@@ -84,10 +88,14 @@ class SearchTrainingSection(TrainingSection):
 
 
 class SearchSection(Section):
-    """How many candidates a run (an arm in one replicate) trains, and how many are proposed at once."""
+    """How many candidates a run (an arm in one replicate) trains, and how many are proposed at once.
+
+    Methods that prune at initialisation score on `probe_size` training examples, or on all if there are fewer.
+    """
 
     candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    probe_size: Annotated[int, Field(ge=1)] = 512
 
 
 def _check_objectives(key: str, chosen: Sequence[str]) -> None:
@@ -190,9 +198,10 @@ class SearchStudy(Study):
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
         masks = values.get("masks")
-        if isinstance(masks, dict) and masks.get("method") in _CHAINS:
-            own_allocation = PRUNERS[masks["method"]].method.allocation
-            values = {**values, "masks": {"allocation": own_allocation, **masks}}
+        if isinstance(masks, dict) and masks.get("method") in _METHODS:
+            own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
+            if own_allocation is not None:
+                values = {**values, "masks": {"allocation": own_allocation, **masks}}
         arms, search, rungs = (values.get(key, {}) for key in ("arms", "search", "rungs"))
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
@@ -233,6 +242,11 @@ class SearchStudy(Study):
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
             )
         spaces = [self._check_arm(name, arm) for name, arm in self.arms.items()]
+        if "probe_size" in self.search.model_fields_set and not self._scores:
+            raise ConfigError(
+                f"search.probe_size={self.search.probe_size}: is of methods that prune at initialisation "
+                f"({', '.join(_AT_INIT[:3])}, ...), and no arm names one in masks.method; remove it"
+            )
         if not any(space.dimensions for space in spaces):
             raise ConfigError(
                 f"space={shown(self.space)}: there is nothing to search; give a key a range or choices, as in "
@@ -247,52 +261,117 @@ class SearchStudy(Study):
 
     @property
     def _pruning(self) -> Pruning | None:
-        """How candidates prune themselves."""
-        return None if self.masks.method is None else PRUNERS[self.masks.method].method
+        """How candidates prune themselves, or are pruned at initialisation, where the space does not say."""
+        if self.masks.method is None:
+            return None
+        method = PRUNERS[self.masks.method].for_masks(self.masks.kind)
+        is_divided = method.when == "init" and method.counts_of is None
+        return replace(method, allocation=self.masks.allocation) if is_divided else method
+
+    def _methods_of(self, space: Space) -> list[str]:
+        """Methods by which candidates of a space may come to their masks; 'random' where they are drawn."""
+        return [str(name) for name in _values_of(space, "masks.method", self.masks.method or DRAWN)]
+
+    @property
+    def _scores(self) -> bool:
+        """Whether masks of any arm are cut from initial weights."""
+        spaces = spaces_of(self._written()).values()
+        return any(name in _AT_INIT for space in spaces for name in self._methods_of(space))
 
     def _check_method(self) -> None:
-        """Refuse what is no chain, and masks that it does not make."""
+        """Refuse what the study's method is not, and masks that it does not make."""
         name = self.masks.method
         if name is None:
             return
-        if name not in _CHAINS:
-            raise ConfigError(
-                f"masks.method={name!r}: {nearest(name, _CHAINS)}; a search prunes level by level and rewinds, other "
-                "methods are arms of a study of masks"
-            )
-        if self.masks.kind != "weight":
-            raise ConfigError(
-                f"masks.kind={self.masks.kind!r}: masks.method={name!r} removes single weights in a search, for nodes "
-                "would change the shapes of its networks; use 'weight'"
-            )
+        if name == DRAWN:
+            raise ConfigError(f"masks.method={name!r}: masks are drawn where there is no method; leave it out")
+        if name not in _METHODS:
+            raise ConfigError(f"masks.method={name!r}: {_no_method(name)}")
+        self._check_masks_of("", name, [self.masks.allocation])
         own = PRUNERS[name].method.allocation
-        if own is not None and self.masks.allocation != own:
+        if name in _CHAINS and own is not None and self.masks.allocation != own:
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
                 "leave it out"
             )
 
-    def _check_chains(self, where: str, space: Space) -> None:
-        """What a space must and may say of pruning chains."""
-        method, keys = self._pruning, {*space.constants, *(d.key for d in space.dimensions)}
-        if method is None:
+    def _check_masks_of(self, where: str, name: str, allocations: Sequence[str]) -> None:
+        """Refuse kinds of masks that a method does not make, and sizes that are not known beforehand."""
+        kind, row = self.masks.kind, PRUNERS[name]
+        if kind == "weight":
+            return
+        if name in _CHAINS:
+            raise ConfigError(
+                f"masks.kind={kind!r}: {where}masks.method={name!r} removes single weights in a search, for nodes "
+                "would change the shapes of its networks; use 'weight'"
+            )
+        if kind not in row.kinds or row.method.counts_of is not None:
+            able = [n for n in _AT_INIT if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
+            raise ConfigError(
+                f"masks.kind={kind!r}: {where}masks.method={name!r} makes no masks of {kind}s whose counts are known "
+                f"before a network is scored, as a search needs them; use one of {', '.join(able)}, or 'weight'"
+            )
+        if "global" in allocations:
+            raise ConfigError(
+                f"masks.allocation='global': leaves it to the scores of {where}masks.method={name!r} how many nodes a "
+                "layer keeps, and a search must know the size of a network before; set masks.allocation = 'uniform'"
+            )
+
+    def _check_methods(self, where: str, space: Space) -> None:
+        """What a space must and may say of how candidates are pruned."""
+        keys = {*space.constants, *(d.key for d in space.dimensions)}
+        names = self._methods_of(space)
+        for name in names:
+            if name not in (DRAWN, *_METHODS):
+                raise ConfigError(f"{where}.masks.method={name!r}: {_no_method(name, also=DRAWN)}")
+        chains = [name for name in names if name in _CHAINS]
+        if chains and len(names) > 1:
+            raise ConfigError(
+                f"{where}.masks.method: {chains[0]!r} trains level by level, and takes other steps and rungs than "
+                f"{next(name for name in names if name != chains[0])!r}; give each an arm of its own"
+            )
+        if not chains:
             for key in (f"masks.{name}" for name in CHAINED):
                 if key in keys:
                     raise ConfigError(f"{where}.{key}: is of pruning chains; set masks.method = 'imp', or remove it")
+        pruned = [name for name in names if name != DRAWN]
+        if not pruned:
             return
-        for key in sorted(keys):
-            if key == "masks.allocation" and space.constants.get(key) == self.masks.allocation:
-                continue  # in place of what a ready space brings
-            if key.startswith("masks.") and key.removeprefix("masks.") not in ("sparsity", *CHAINED):
-                raise ConfigError(
-                    f"{where}.{key}: cannot be set beside masks.method={self.masks.method!r}, which says what is "
-                    "removed; remove one of them"
-                )
-        if not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+        told = f"masks.method={pruned[0]!r}"
+        allocations = [str(value) for value in _values_of(space, "masks.allocation", self._allocation_of(pruned[0]))]
+        able = {"sparsity", "method"} | ({*CHAINED} if chains else {"allocation"})
+        if any(name == DRAWN or PRUNERS[name].method.score == "random" for name in names):
+            able.add("draw")
+        if SEARCHED in allocations:
             raise ConfigError(
-                f"masks.method={self.masks.method!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
-                "nothing is pruned"
+                f"{where}.masks.allocation={SEARCHED!r}: divides masks that are drawn, and not those of {told}; name "
+                "another allocation"
             )
+        for key in sorted(keys):
+            if key == "masks.allocation" and space.constants.get(key) == self._allocation_of(pruned[0]):
+                continue  # in place of what a ready space brings
+            if key == "masks.draw" and space.constants.get(key) == 0:
+                continue  # in place of the draws of other arms
+            if key.startswith("masks.") and key.removeprefix("masks.") not in able:
+                raise ConfigError(
+                    f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
+                )
+        for name in pruned:
+            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, allocations)
+        if not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+            raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
+        if chains:
+            self._check_chain(where, space, chains[0])
+
+    def _allocation_of(self, name: str) -> str:
+        """The allocation of a method where a space does not name one."""
+        if name == self.masks.method:
+            return self.masks.allocation
+        return PRUNERS[name].for_masks(self.masks.kind).allocation or self.masks.allocation
+
+    def _check_chain(self, where: str, space: Space, name: str) -> None:
+        """What a space may say of the chains of a method."""
+        method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
         rate, share = (
             ends_of(space, "masks.rate", method.rate)[0],
             ends_of(space, "masks.ap_fraction", method.ap_fraction),
@@ -306,14 +385,14 @@ class SearchStudy(Study):
         if share[1] and (others := [value for value in activations if value != "relu"]):
             key = "model.activation"
             raise ConfigError(
-                f"{f'{where}.{key}' if key in keys else key}={others[0]!r}: masks.method={self.masks.method!r} with "
+                f"{f'{where}.{key}' if key in keys else key}={others[0]!r}: masks.method={name!r} with "
                 f"ap_fraction up to {share[1]:g} removes negative weights to keep rectified units active, and needs "
                 "'relu'; use that alone, or ap_fraction = 0"
             )
 
     def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
         """Refuse rungs that lie elsewhere than at the ends of levels, and levels where there are none."""
-        rungs, method = arm.rungs, self.masks.method
+        rungs, method = arm.rungs, next((name for name in self._methods_of(space) if name in _CHAINS), None)
         if method is None:
             if rungs.fidelity == "level":
                 raise ConfigError(
@@ -351,14 +430,7 @@ class SearchStudy(Study):
                 "is judged against"
             )
         try:
-            # As written, and not as it would be recorded: JSON has no NaN to complain about.
-            written = {
-                "space": self.space,
-                "masks": {"kind": self.masks.kind},
-                "resolved": _UNRESOLVED,
-                "arms": {other: {"space": section.space} for other, section in self.arms.items()},
-            }
-            space = spaces_of(written, known_keys=self._known_keys())[name]
+            space = spaces_of(self._written(), known_keys=self._known_keys())[name]
         except SpaceError as error:
             raise ConfigError(str(error)) from error
         try:
@@ -371,7 +443,7 @@ class SearchStudy(Study):
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
         # Written down with those that were left to their defaults: another default is another study.
         arm.options.update(options.model_dump(mode="json"))
-        self._check_chains(self._place_of_space(name), space)
+        self._check_methods(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
         for constraint in space.constraints:
@@ -384,6 +456,15 @@ class SearchStudy(Study):
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
         return space
+
+    def _written(self) -> dict[str, Any]:
+        """What spaces are read from: as written, and not as recorded, for JSON has no NaN to complain about."""
+        return {
+            "space": self.space,
+            "masks": {"kind": self.masks.kind},
+            "resolved": _UNRESOLVED,
+            "arms": {name: {"space": arm.space} for name, arm in self.arms.items()},
+        }
 
     def _place_of_space(self, arm: str) -> str:
         """Where the space of an arm is written."""
@@ -437,15 +518,18 @@ class SearchStudy(Study):
     # What it is ------------------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """As of every study; without a method the masks say nothing of one, as they did before there were any."""
+        """As of every study; without a method nothing is said of one, as there was nothing before there were any."""
         identity = super().identity()
         if self.masks.method is None:
             del identity["masks"]["method"]
+        if not self._scores:
+            del identity["search"]["probe_size"]
         return identity
 
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
-        return {k: v for k, v in self.identity().items() if k in ("seed", "data", "model", "masks", "training")}
+        shared = {k: v for k, v in self.identity().items() if k in ("seed", "data", "model", "masks", "training")}
+        return {**shared, "probe_size": self.search.probe_size} if self._scores else shared
 
     def design(self, dataset: Dataset | None = None) -> SearchDesign:
         """The numbers that decisions and judgements depend on; `dataset` saves loading it."""
@@ -464,6 +548,8 @@ class SearchStudy(Study):
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
+            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS},
+            probe_size=self.search.probe_size,
         )
 
     def _networks(self, dataset: Dataset) -> Networks:
@@ -494,6 +580,10 @@ class SearchStudy(Study):
         resolved = {**super()._resolved(dataset), "n_sections": n_sections, "bits": bits}
         if self._pruning is not None:
             resolved["method"] = self._pruning.resolved(allocation=self.masks.allocation)
+        named = {n for s in unresolved.values() for n in self._methods_of(s)} - {DRAWN, self.masks.method}
+        if named:
+            rows = {name: PRUNERS[name].for_masks(self.masks.kind) for name in sorted(named)}
+            resolved["methods"] = {n: row.resolved(allocation=self.masks.allocation) for n, row in rows.items()}
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
             for column, kind in space.columns:
@@ -527,7 +617,7 @@ class SearchStudy(Study):
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
             batch_size = max(end.batch_size for end in ends)
-            longest = longest_training(arm.space, design.steps, design.chain)
+            longest = longest_training(arm.space, design.steps, arm.chain)
             try:
                 check_settings(arm.rungs, longest)
             except ConfigError as error:
@@ -544,7 +634,8 @@ class SearchStudy(Study):
                     f"batch size of {batch_size}; the order of all batches is held in memory"
                 )
             is_uneven = any(t.positions != 1 for end in ends for t in end.structure.prunable)
-            if design.chain is not None and is_uneven and any(c.quantity == "macs" for c in arm.space.constraints):
+            is_told_later = arm.chain is not None or any(end.scored is not None and not end.kept for end in ends)
+            if is_told_later and is_uneven and any(c.quantity == "macs" for c in arm.space.constraints):
                 raise ConfigError(
                     f"{where}.constraints: macs of a convolution that prunes itself are known only once its masks are "
                     "cut; constrain n_params"
@@ -703,6 +794,17 @@ def _values_of(space: Space, key: str, usual: object) -> list[object]:
     return [space.constants.get(key, usual)]
 
 
+def _no_method(name: str, *, also: str | None = None) -> str:
+    """What to say of a name that is no method of a search."""
+    known = nearest(name, [*([] if also is None else [also]), *_METHODS])
+    if name not in PRUNERS:
+        return known
+    return (
+        f"{known}; a search prunes at initialisation, or level by level and rewinds, other methods are arms of a study "
+        "of masks"
+    )
+
+
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
     """The network at a corner of the space that is written at `where`."""
     try:
@@ -723,14 +825,20 @@ _UNUSED_BY = {"adam": ("training.momentum",), "sgd": ("training.beta1", "trainin
 def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
-    Left out are hyperparameters of another optimiser, and everything about masks where nothing is removed. Shares are
-    replaced by the counts that they come to: those beyond the depth count for nothing.
+    Left out are hyperparameters of another optimiser, everything about masks where nothing is removed, the number of a
+    mask that scores decide, and an allocation where a method finds ratios of its own. Shares are replaced by the counts
+    that they come to: those beyond the depth count for nothing.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
     found = {key: value for key, value in settings.items() if key not in unused}
     if "masks.bits" not in found and not settings.get("masks.sparsity", recipe.sparsity):
         return {key: value for key, value in found.items() if not key.startswith("masks.")}
+    name = settings.get("masks.method")
+    method = recipe.pruning if name is None else recipe.methods.get(name)
+    if method is not None and method.when == "init":
+        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
+        found = {key: value for key, value in found.items() if not idle.get(key)}
     if "masks.shares" in found:
         try:
             found["masks.shares"] = list(networks.describe(0, settings).kept)

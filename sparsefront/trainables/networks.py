@@ -346,8 +346,8 @@ class Networks:
                 if kind == "node":
                     what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
                     raise SpaceError(
-                        f"{what}: leaves it to scores how many nodes each layer keeps, but the size of a candidate must "
-                        "be known before; use masks.allocation = 'uniform', and a method that does not find ratios"
+                        f"{what}: leaves it to scores how many nodes a layer keeps, and the size of a network must be "
+                        "known before; use masks.allocation = 'uniform', and a method that does not find ratios"
                     )
                 n_left, kept = kept[0], ()
         elif sparsity and method is not None:

@@ -222,9 +222,9 @@ def test_what_cannot_be_described_is_refused():
     ):
         networks.describe(0, {"masks.method": "snap"})
     node = {"masks.method": "snip", "masks.kind": "node"}
-    with pytest.raises(SpaceError, match=r"^masks\.allocation='global': leaves it to scores how many nodes each layer"):
+    with pytest.raises(SpaceError, match=r"^masks\.allocation='global': leaves it to scores how many nodes a layer"):
         networks.describe(0, node)
-    with pytest.raises(SpaceError, match=r"^masks\.kind='node': leaves it to scores how many nodes each layer keeps"):
+    with pytest.raises(SpaceError, match=r"^masks\.kind='node': leaves it to scores how many nodes a layer keeps"):
         networks.describe(0, node | {"masks.method": "random_snip_ratio", "masks.allocation": "uniform"})
     assert networks.describe(0, node | {"masks.allocation": "uniform"}).scored is not None
     dense = networks.describe(0, {"masks.method": "snip", "masks.sparsity": 0.0})
