@@ -478,7 +478,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # Pruning chains.
     (
         {"masks": {"method": "ipm"}},
-        "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp, synflow, random_erk,",
+        "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp, synflow,",
     ),
     ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl, snip,"),
     ({"masks": {"method": "random"}}, "masks.method='random': masks are drawn where there is no method; leave it out"),

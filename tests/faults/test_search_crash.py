@@ -38,6 +38,8 @@ TINY: dict[str, Any] = {
     "record": {"enabled": False},
 }
 LADDER = (4, 8, 16)
+#: Validation examples of a replicate.
+N_VALIDATION = 288
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 SPARSITY = {"low": 0.0, "high": 0.8}
 MIXED: dict[str, Any] = {
@@ -272,6 +274,44 @@ def test_chains_that_lose_their_checkpoints_begin_anew(tmp_path: Path) -> None:
     expected, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "lost")
     assert_same_study(found, expected, but=("passes", "flops"))
     assert sum(row["passes"] for row in found.values()) > sum(row["passes"] for row in expected.values())
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["weight", "node"])
+def test_masks_cut_before_training_are_cut_and_paid_for_once(kind: str, tmp_path: Path) -> None:
+    """Beside masks that are drawn, and chains, in arms of one study."""
+    allocation = {"allocation": "uniform"}
+    choices = ["random", "snip", *(["random_snip_ratio"] if kind == "weight" else [])]
+    arms = {
+        "random": {"candidates": 4},
+        "scored": {"space": {"masks": {"method": {"choices": choices}, **(allocation if kind == "node" else {})}}},
+        **(
+            {"imp": {"space": {"masks": {"method": "imp"}}, "rungs": {"kind": "none"}, "candidates": 2}}
+            if kind == "weight"
+            else {}
+        ),
+    }
+    study = study_of(
+        arms,
+        space={**MIXED, "masks": {"sparsity": {"low": 0.3, "high": 0.8}}},
+        masks={"kind": kind},
+        search=TINY["search"] | {"probe_size": 40},
+        rungs=TINY["rungs"] | {"kind": "asha"},
+    )
+    run_search(study, tmp_path / "whole")
+    expected = rows_of(tmp_path / "whole")
+    ends = trained(expected)
+    assert {row["outcome"] for row in ends.values()} == {"completed", "stopped"}
+    assert {row["method"] for row in ends.values()} == {None, *choices}
+    for row in expected.values():
+        if row["arm"] == "scored" and row["stage"] == "rung" and row["rung"] == 0:
+            assert row["mask_kind"] == kind
+            making = {"random": 0, "snip": 40, "random_snip_ratio": 40}[row["method"]]
+            assert row["passes"] == pytest.approx(4 * 32 + making + N_VALIDATION / 3)
+    run_search(study, tmp_path / "otherwise", slots=3, max_lanes=2, order=1)
+    assert_same_study(rows_of(tmp_path / "otherwise"), expected)
+    assert run_with_deaths(study, tmp_path / "often", Random(kind)) >= 1
+    assert_same_study(rows_of(tmp_path / "often"), expected)
 
 
 @pytest.mark.fault
