@@ -17,11 +17,12 @@ from sparsefront.search.methods import METHODS, PRUNERS, methods_of
 from sparsefront.search.plan import Plan
 from sparsefront.search.verdict import judge
 from sparsefront.spaces.allocations import kept_counts
-from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.candidate import CandidateNames, level_key
 from sparsefront.spaces.controls import CONTROLS
-from sparsefront.spaces.masks import Mask, remains, split_sections, unpack_bits
+from sparsefront.spaces.masks import Mask, draw, remains, split_sections, unpack_bits
 from sparsefront.spaces.patterns import parse_pattern, pattern_counts
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.study import Study
 from sparsefront.trainables import workshop as workshop_module
@@ -74,6 +75,10 @@ ALL = {
         "snip": {"controls": ["shuffled_layers", "fresh_weights"]},
         "late": {"method": "imp", "rewind_fraction": 0.5, "controls": ["shuffled", "dense_budget"]},
         "tuned": {"method": "magnitude_oneshot", "retrain_fraction": 0.0, "controls": ["dense_budget"]},
+        "half": {"method": "magnitude_oneshot", "retrain_fraction": 0.5, "controls": ["fresh_weights", "small_dense"]},
+        "searched": {"controls": list(CONTROLS)},
+        "random": {"controls": ["shuffled", "small_dense", "dense_budget"]},
+        "edge_popup": {"controls": ["shuffled_layers", "fresh_weights"]},
         "fresh": {"method": "imp", "survivors": "fresh", "rate": 0.5},
         "walk": {"method": "imp", "survivors": "trained", "retrain_fraction": 0.5, "rate": 0.4},
         **(
@@ -125,6 +130,12 @@ class Done:
         }
 
     def mask(self, row: Row) -> Mask:
+        if row["mask_draw"] is not None:
+            sizes, sparsity = self.structure.section_sizes(self.kind), row["target_sparsity"]
+            counts = kept_counts(self.structure, self.kind, sparsity, "uniform")
+            key = philox_key(self.study.seed, "mask", row["replicate"], level_key(sparsity))
+            drawn: Mask = draw(sizes, counts, key, start=row["mask_draw"], stop=row["mask_draw"] + 1)[0]
+            return drawn
         return unpack_bits(self.blobs[row["mask_digest"]], sum(self.structure.section_sizes(self.kind)))
 
     def survivors(self, mask: Mask) -> list[int]:
@@ -143,7 +154,7 @@ def pruning_of(done: Done, arm: str) -> Pruning:
 
 
 def pruners(done: Done) -> list[str]:
-    return list(ALL[done.kind])
+    return [arm for arm in ALL[done.kind] if arm not in ("random", "searched")]
 
 
 def test_every_arm_trains_at_its_levels_and_completes(done: Done) -> None:
@@ -161,8 +172,10 @@ def test_every_arm_trains_at_its_levels_and_completes(done: Done) -> None:
 #: Controls that a method refuses, of masks of a kind; `test_study.py` has the messages.
 REFUSED = {
     "lr_rewind": {"shuffled_layers", "shuffled"},
-    "edge_popup": {"shuffled_layers", "shuffled", "fresh_weights"},
     "nm_2_4": {"shuffled"},
+    "random": {"shuffled_layers", "fresh_weights"},
+    "dense": set(CONTROLS),
+    "small_dense": set(CONTROLS),
 }
 
 
@@ -170,6 +183,7 @@ REFUSED = {
 def test_every_method_completes_with_every_control_that_it_takes(kind: str, tmp_path: Path) -> None:
     few = {"imp_rewind": {"rewind_fraction": 0.5}, "synflow": {"rounds": 2}, "snip_iterative": {"rounds": 2}}
     names = [name for name, row in PRUNERS.items() if kind in row.kinds]
+    names += [name for name in METHODS if name not in PRUNERS]
     for name, control in ((n, c) for n in names for c in REFUSED.get(n, ())):
         with pytest.raises(ConfigError, match=f"arms.{name}.controls: '"):
             study_of({name: {"controls": [control]}}, kind)
@@ -178,7 +192,7 @@ def test_every_method_completes_with_every_control_that_it_takes(kind: str, tmp_
         {name: {**few.get(name, {}), "controls": taken[name]} for name in names},
         kind,
         sparsities=[0.5],
-        search={"draws": 1, "probe_size": PROBE, "random_draws": 1},
+        search={"draws": 3, "probe_size": PROBE, "random_draws": 2},
         training={"batch_size": BATCH, "steps": 2, "eval_every": 2, "lr": 0.01},
     )
     run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
@@ -214,7 +228,7 @@ def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
             found = done.survivors(done.mask(row))
             wanted = kept_counts(done.structure, done.kind, sparsity, method.allocation or "uniform")
             if method.counts_of is not None:
-                wanted = (round((1 - sparsity) * done.structure.n_weights),)
+                wanted = (round((1 - sparsity) * sum(done.structure.section_sizes(done.kind))),)
             if method.pattern in ("unstructured", "node"):
                 assert (found if len(wanted) == len(found) else [sum(found)]) == list(wanted), (arm, sparsity)
             assert min(found) > 0
@@ -305,6 +319,30 @@ def test_dense_budget_takes_the_steps_of_the_arm_in_all(done: Done) -> None:
             chain = [s for s in trained if s <= sparsity] if arm != "tuned" else [sparsity]
             assert row["steps"] == STEPS + sum(trained[s]["steps"] for s in chain)
             assert (row["weight_sparsity"], row["mask_kind"]) == (0.0, "none")
+
+
+def test_controls_of_fine_tuned_survivors_train_as_long_as_those_did(done: Done) -> None:
+    for sparsity, row in done.of("half").items():
+        controls = [done.of(f"half_{control}")[sparsity] for control in ("fresh_weights", "small_dense")]
+        assert [one["steps"] for one in (row, *controls)] == [STEPS // 2] * 3
+        assert [one["passes"] for one in controls] == [pytest.approx(row["passes"])] * 2
+
+
+def test_controls_of_a_mask_that_was_drawn(done: Done) -> None:
+    for arm in ("searched", "random"):
+        for sparsity, row in done.of(arm).items():
+            small, budget = (done.of(f"{arm}_{control}")[sparsity] for control in ("small_dense", "dense_budget"))
+            n_each = done.structure.n_params / sum(group.size for group in done.structure.groups)
+            assert small["n_params"] == pytest.approx(row["n_params"], abs=n_each)
+            making = 2 * PROBE / 3 / BATCH if arm == "searched" else 0  # of both draws
+            assert budget["steps"] == STEPS + round(making)
+
+
+def test_controls_of_frozen_weights_are_as_frozen(done: Done) -> None:
+    for control in ("shuffled_layers", "fresh_weights"):
+        row = done.of(f"edge_popup_{control}")[0.5]
+        assert (row["steps"], row["curve_step"]) == (0, [0])
+        assert row["val_error"] > done.of("edge_popup")[0.5]["val_error"] - 0.05
 
 
 def test_survivors_that_are_not_retrained_are_the_parent_under_a_mask(done: Done) -> None:

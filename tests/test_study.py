@@ -214,8 +214,27 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     ({"arms": {"imp": {}}}, "arms=['imp']: 'random' must be among them"),
     ({"arms": {"random": {"draws": 3}}}, "arms.random.draws: method 'random' has no options; remove it"),
     (
-        {"arms": {"random": {"controls": ["shuffled"]}}},
-        "arms.random.controls: are of pruning methods (magnitude, magnitude_oneshot, lr_rewind, ...), and method",
+        {"arms": {"random": {"controls": ["shuffled_layers"]}}},
+        "arms.random.controls: 'shuffled_layers' is another random mask of the same layer counts; remove it",
+    ),
+    (
+        {"arms": {"random": {"controls": ["fresh_weights"]}}},
+        "arms.random.controls: 'fresh_weights' asks whether a mask belongs to its weights, and a random one has seen",
+    ),
+    (
+        {"arms": {"random": {"controls": ["shuffled"]}}, "masks": {"allocation": "global"}},
+        "arms.random.controls: 'shuffled' is another random mask, for allocation 'global' fixes no ratios of layers",
+    ),
+    (arm("dense", controls=["dense_budget"]), "arms.dense.controls: 'dense_budget' is of networks under a mask, and"),
+    (arm("small_dense", controls=["shuffled"]), "arms.small_dense.controls: 'shuffled' is of networks under a mask"),
+    (arm("searched", controls=["shufled"]), "arms.searched.controls: 'shufled' must be one of shuffled_layers,"),
+    (
+        arm("lr_rewind", "weight", controls=["shuffled"]),
+        "goes on from those of its own mask alone; remove it, or add an arm of this method with score='random', whose",
+    ),
+    (
+        arm("nm_2_4", "weight", retrain_fraction=0, controls=["small_dense"]),
+        "arms.nm_2_4.controls: 'small_dense' trains new weights for as long as the arm's survivors, and retrain_",
     ),
     ({"arms": ["random", "ap"]}, "arms.ap: prunes weight masks only, and masks.kind is 'node'; change one of them"),
     (arm("set", allocation="erk"), "arms.set.allocation='erk': divides weight masks only"),

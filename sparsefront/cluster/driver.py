@@ -158,7 +158,8 @@ class Driver:
         self._running[trial_id] = _Running(work)
         masks: dict[str, bytes] = {}
         if isinstance(work, TrainWork):
-            stored = {lane.candidate.mask for lane in work.lanes if lane.candidate.mask is not None}
+            candidates = [lane.candidate for lane in work.lanes]
+            stored = {c.mask for c in candidates if c.mask is not None and c.draw is None}
             masks = {digest: self._ledger.get_blob(digest) for digest in stored}
         elif isinstance(work, SegmentWork):  # masks that were proposed: of the record before they are trained
             for lane in work.lanes:

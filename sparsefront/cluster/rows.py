@@ -403,7 +403,7 @@ def _candidate_columns(lane: Lane, recipe: Recipe) -> dict[str, Any]:
         "target_sparsity": sparsity,
         "stage": lane.stage,
         "mask_kind": recipe.mask_kind if c.network == "masked" else "none",
-        "mask_draw": c.draw,
+        "mask_draw": None if c.control else c.draw,
         "mask_digest": c.mask if c.network == "masked" else None,
     }
 

@@ -22,11 +22,13 @@ class Candidate:
         network: 'parent' (all of it), 'masked' (a mask of it), or 'small_dense' (a fresh dense network of the size that
             a mask of this level leaves).
         draw: number of the random mask, if the mask was drawn.
-        mask: digest of the stored mask, if it was derived from trained weights.
+        mask: digest of the stored mask, if it was derived from trained weights; of a control of a network whose mask
+            was drawn, the digest of that.
         method: how its mask is made or changes in its own training, or how it trains after pruning; None where neither
             is part of it.
         start: weights that it begins with: the parent's initial ones ('init'), the parent's after `rewind_step` steps
-            ('rewound'), those of network `origin` at its end ('trained'), or newly drawn ones ('fresh').
+            ('rewound'), those of network `origin` at its end ('trained'), newly drawn ones ('fresh'), or initial ones
+            that are never trained ('frozen').
         rewind_step: see `start`.
         origin: id of the network that it goes on from.
         control: name of the control that it is of the network which `mask` belongs to; '' for none.
@@ -39,7 +41,7 @@ class Candidate:
     draw: int | None = None
     mask: str | None = None
     method: Pruning | None = None
-    start: Literal["init", "rewound", "trained", "fresh"] = "init"
+    start: Literal["init", "rewound", "trained", "fresh", "frozen"] = "init"
     rewind_step: int = 0
     origin: str | None = None
     control: str = ""

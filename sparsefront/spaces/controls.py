@@ -50,7 +50,9 @@ class Control:
         shuffle: how the mask is made from the arm's; None keeps it (or there is none).
         fresh_weights: whether its initial weights are drawn anew (`fresh_weights_key`); if not they are the arm's.
         total_budget: whether it trains for all passes that the arm took, the making of its mask included
-            (`budget_steps`); if not as long as the arm's last training.
+            (`budget_steps`); if not for as many as the arm's last training takes. What begins with other weights than
+            a rewound arm has no steps behind it, and trains from step 0.
+        of_drawn: why the control of one random mask says nothing; empty if it does.
     """
 
     summary: str
@@ -59,6 +61,7 @@ class Control:
     shuffle: Shuffle | None = None
     fresh_weights: bool = False
     total_budget: bool = False
+    of_drawn: str = ""
 
 
 def shuffled_layerwise(
@@ -124,6 +127,7 @@ CONTROLS: Mapping[str, Control] = {
         "does it matter which entries of a layer are kept, or only how many",
         "masked",
         shuffle=shuffled_layerwise,
+        of_drawn="is another random mask of the same layer counts",
     ),
     "shuffled": Control(
         "random positions anywhere, the same survivors in all",
@@ -136,6 +140,7 @@ CONTROLS: Mapping[str, Control] = {
         "does the mask belong to the weights that it was found on",
         "masked",
         fresh_weights=True,
+        of_drawn="asks whether a mask belongs to its weights, and a random one has seen none",
     ),
     "small_dense": Control(
         "a dense network of this family with as many parameters",

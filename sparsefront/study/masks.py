@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,6 +16,8 @@ from sparsefront.search.claims import Claim, checked_test
 from sparsefront.search.design import Design
 from sparsefront.search.methods import ARM_KEYS, BASELINE, METHODS, PRUNERS, Method, Pruner, methods_of, tables_for
 from sparsefront.search.methods.pruned import Pruned
+from sparsefront.search.methods.random import Random
+from sparsefront.search.methods.selected import Selected
 from sparsefront.search.metrics import METRIC_OF_TASK, METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.plan import Plan
@@ -35,6 +37,7 @@ from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.quality import QUALITIES, check_qualities
 from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.workshop import FORWARD_PASS
 
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
 _MAX_MASKS = 10**9
@@ -196,24 +199,20 @@ class MaskStudy(Study):
                 raise ConfigError(
                     f"arms: {called!r} {nearest(called, METHODS)}{missing if isinstance(self.arms, Mapping) else ''}"
                 )
-            if called not in PRUNERS:
-                odd = [key for key in table if key not in ("method", "siblings")]
-                if odd and odd[0] == "controls":
-                    raise ConfigError(
-                        f"{where}.controls: are of pruning methods ({', '.join(list(PRUNERS)[:3])}, ...), and method "
-                        f"{called!r} is none; remove them"
-                    )
-                if odd:
-                    raise ConfigError(f"{where}.{odd[0]}: method {called!r} has no options; remove it")
-                if called != arm:
-                    raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
-                continue
             controls = table.get("controls", ())
             for control in controls:
                 if control not in CONTROLS:
                     raise ConfigError(f"{where}.controls: {control!r} {nearest(control, CONTROLS)}")
             if len(set(controls)) != len(controls):
                 raise ConfigError(f"{where}.controls={list(controls)}: every value may appear once")
+            if called not in PRUNERS:
+                odd = [key for key in table if key not in ARM_KEYS]
+                if odd:
+                    raise ConfigError(f"{where}.{odd[0]}: method {called!r} has no options; remove it")
+                if called != arm:
+                    raise ConfigError(f"{where}.method={called!r}: this method has no options; call the arm {called!r}")
+                self._check_controls_of_drawn(where, METHODS[called], controls)
+                continue
             for key in table:
                 if key not in (*ARM_KEYS, *_PRUNING_FIELDS):
                     raise ConfigError(f"{where}.{key}: {nearest(key, (*ARM_KEYS, *_PRUNING_FIELDS))}")
@@ -223,6 +222,19 @@ class MaskStudy(Study):
         if len(methods) != n_arms:
             raise ConfigError(f"arms={list(tables)}: a control and an arm have the same name; rename the arm")
         return methods
+
+    def _check_controls_of_drawn(self, where: str, method: Method, controls: Sequence[str]) -> None:
+        """Refuse controls of arms that do not prune, where they say nothing."""
+        if controls and not isinstance(method, Random | Selected):
+            raise ConfigError(
+                f"{where}.controls: {controls[0]!r} is of networks under a mask, and this arm has dense ones; remove it"
+            )
+        for control in controls:
+            why = CONTROLS[control].of_drawn if isinstance(method, Random) else ""
+            if control == "shuffled" and isinstance(method, Random) and self.masks.allocation == "global":
+                why = "is another random mask, for allocation 'global' fixes no ratios of layers"
+            if why:
+                raise ConfigError(f"{where}.controls: {control!r} {why}; remove it")
 
     def _check_pruner(self, where: str, row: Pruner, table: Mapping[str, Any]) -> None:
         kind = self.masks.kind
@@ -279,12 +291,14 @@ class MaskStudy(Study):
         if shuffles and method.when == "levels" and method.survivors == "trained":
             raise ConfigError(
                 f"{where}.controls: {shuffles[0]!r} needs weights at other positions, and a level with "
-                "survivors='trained' goes on from those of its own mask alone; remove it"
+                "survivors='trained' goes on from those of its own mask alone; remove it, or add an arm of this method "
+                "with score='random', whose levels remove at random"
             )
-        masked = [control for control in controls if CONTROLS[control].network == "masked"]
-        if masked and method.update == "edge_popup":
+        anew = [control for control in controls if CONTROLS[control].fresh_weights]
+        if anew and method.keeps_weights and not method.steps_after(self.training.steps):
             raise ConfigError(
-                f"{where}.controls: {masked[0]!r} would train weights, and edge_popup trains scores alone; remove it"
+                f"{where}.controls: {anew[0]!r} trains new weights for as long as the arm's survivors, and "
+                f"retrain_fraction={method.retrain_fraction!r} of {self.training.steps} steps is none; remove one"
             )
         if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
             raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
@@ -372,10 +386,15 @@ class MaskStudy(Study):
     def _measured(self) -> dict[str, Any]:
         """With whether trained parents are kept, which some qualities compare with, and what making a mask takes."""
         is_compared = any(QUALITIES[name].compare is not None for name in self.quality)
+        tables = self._arm_tables()
         making = {
             arm: budget_steps(passes, self.training.batch_size)
             for arm, method in self._methods().items()
-            if isinstance(method, Pruned) and (passes := self._making_passes(method.method))
+            if (
+                passes := self._making_passes(
+                    method, is_bought="dense_budget" in tables.get(arm, {}).get("controls", ())
+                )
+            )
         }
         return {
             **super()._measured(),
@@ -383,8 +402,13 @@ class MaskStudy(Study):
             **({"making_steps": making} if making else {}),
         }
 
-    def _making_passes(self, method: Pruning) -> float:
+    def _making_passes(self, arm: Method, *, is_bought: bool) -> float:
         """Forward+backward passes of an example that scoring takes each time that a mask is made."""
+        if isinstance(arm, Selected) and is_bought:  # all else counts the scores that were taken, row by row
+            return self.search.draws * self.search.probe_size * FORWARD_PASS
+        if not isinstance(arm, Pruned):
+            return 0.0
+        method = arm.method
         if method.when == "during":
             return 0.0
         ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0

@@ -364,9 +364,10 @@ class Workshop:
     def _has_counts_of_level(self, job: _Job) -> bool:
         """Whether every layer keeps as many nodes as the study's allocation says."""
         c = job.order.candidate
-        if c.network == "small_dense" or c.draw is not None:
+        is_shuffled = c.control != "" and CONTROLS[c.control].shuffle is not None
+        if c.network == "small_dense" or (c.draw is not None and not is_shuffled):
             return True
-        if c.mask is None or (c.control and CONTROLS[c.control].shuffle is not None):
+        if c.mask is None or is_shuffled:
             return False
         try:
             mask = self._stored(job.order)
@@ -380,6 +381,8 @@ class Workshop:
         steps = candidate.steps or self.recipe.schedule.steps
         if candidate.start == "trained" and candidate.method is not None:
             return steps, steps + round(candidate.method.retrain_fraction * steps)
+        if candidate.start == "frozen":
+            return steps, steps
         return candidate.rewind_step, steps
 
     def _lanes_at_once(self, job: _Job) -> int:
@@ -497,9 +500,8 @@ class Workshop:
         """The mask that a candidate begins with."""
         order, c, kind = job.order, job.order.candidate, self.recipe.mask_kind
         sizes = self.structure.section_sizes(kind)
-        if c.draw is not None:
-            mask: Mask = self.draw_masks(c.replicate, c.target_sparsity, c.draw, c.draw + 1)[0]
-            return mask
+        if c.draw is not None and not c.control:
+            return self._drawn(c)
         key = philox_key(self.recipe.seed, "prune", c.replicate, c.level_key)
         if c.mask is None and c.method is not None:
             if c.method.update is None:
@@ -522,9 +524,17 @@ class Workshop:
     def _stored(self, order: LaneOrder) -> Mask:
         """The mask that a candidate was given."""
         digest = order.candidate.mask
+        if order.candidate.draw is not None:
+            return self._drawn(order.candidate)
         if order.mask_bits is None or mask_digest(order.mask_bits) != digest:
             raise CandidateFailed(f"mask={digest!r}: its stored bits are missing or do not match the digest")
         return unpack_bits(order.mask_bits, sum(self.structure.section_sizes(self.recipe.mask_kind)))
+
+    def _drawn(self, c: Candidate) -> Mask:
+        """The random mask that a candidate names."""
+        assert c.draw is not None
+        mask: Mask = self.draw_masks(c.replicate, c.target_sparsity, c.draw, c.draw + 1)[0]
+        return mask
 
     def _whole(self, state: _Replicate, key: npt.NDArray[np.uint64]) -> ScoringState:
         """The parent with its initial weights, to be scored."""
@@ -663,7 +673,8 @@ class Workshop:
                 bits = None if job.mask is None else pack_bits(job.mask).tobytes()
                 digest = None if bits is None else mask_digest(bits)
                 # Drawn again by its number, or stored already; any other mask is known here alone.
-                is_known = job.order.candidate.draw is not None or digest == job.order.candidate.mask
+                c = job.order.candidate
+                is_known = not c.control if c.draw is not None else digest == c.mask
                 rows.append(
                     (
                         job,

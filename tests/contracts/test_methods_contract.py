@@ -16,8 +16,8 @@ MASK = Trained("ab" * 16, "cd" * 16)
 BESTS = (None, Best(3, 4, 5), Best(None, None, None), Best(0, 0, 0))
 SPARSITIES = (0.5, 0.9)
 
-#: Arms with all controls: one that trains before it prunes, one that does not, and a chain.
-CONTROLLED = ("magnitude", "snip", "imp_rewind")
+#: Arms with all controls: one that trains before it prunes, one that does not, a chain, and one of drawn masks.
+CONTROLLED = ("magnitude", "snip", "imp_rewind", "searched")
 ARM_OF = {f"{arm}_{control}": arm for arm in CONTROLLED for control in CONTROLS}
 ARMS: dict[str, Method] = {**METHODS, **methods_of({arm: {"controls": list(CONTROLS)} for arm in CONTROLLED})}
 
@@ -85,7 +85,7 @@ def test_its_candidates_are_of_the_replicate_and_level_it_was_asked_for(name: st
         for candidate in candidates if isinstance(candidates, list) else ():
             assert (candidate.replicate, candidate.target_sparsity) == (context.replicate, context.sparsity)
             assert (candidate.network == "parent") == (method.is_dense or name.endswith("_dense_budget"))
-            made = [candidate.draw is not None, candidate.mask is not None]
+            made = [candidate.draw is not None or candidate.mask is not None]
             made.append(candidate.method is not None and candidate.mask is None)
             assert sum(made) == (candidate.network == "masked" or name.endswith("_small_dense"))
             assert (candidate.start == "trained") == (candidate.origin is not None)
@@ -108,6 +108,8 @@ def _missing(name: str, method: Method, context: Context) -> list[object]:
         needs.append(context.derived.get(name))
     if name in ARM_OF and not name.endswith("_dense_budget"):
         needs.append(context.trained.get(ARM_OF[name]))
+        if METHODS[ARM_OF[name]].needs_scores and needs[-1] is not NO_MASK:  # which draw its mask is
+            needs.append(context.best)
     return needs
 
 
@@ -123,7 +125,7 @@ def test_what_can_never_be_is_said_with_a_reason(name: str, method: Method) -> N
     for context in contexts(name, method):
         candidates = method.candidates(context)
         needs = _missing(name, method, context)
-        if Best(None, None, None) in needs:
+        if Best(None, None, None) in needs and None not in needs:
             assert isinstance(candidates, Missing)
             assert candidates.reason
         if NO_MASK in needs:

@@ -171,6 +171,47 @@ def test_controls_change_one_thing() -> None:
     assert control_of("small_dense", context) == [small]
 
 
+def test_controls_of_a_drawn_mask_name_the_draw() -> None:
+    best = Best(lowest_initial_loss=7, lowest_scalefree_loss=8, highest_initial_loss=None)
+    for control in CONTROLS:
+        waiting = known(trained={"searched": CUT}, best=None)
+        found = control_of(control, dataclasses.replace(waiting, best=best, making_steps={"searched": 5}), "searched")
+        if control == "dense_budget":
+            assert found == [Candidate(2, 0.9, "parent", steps=205)]
+            continue
+        assert control_of(control, waiting, "searched") is None
+        network = "small_dense" if control == "small_dense" else "masked"
+        assert found == [Candidate(2, 0.9, network, draw=7, mask=DIGEST, control=control)]
+    # Of the masks of the random arm the first.
+    found = control_of("small_dense", known(trained={"random": CUT}), "random")
+    assert found == [Candidate(2, 0.9, "small_dense", draw=0, mask=DIGEST, control="small_dense")]
+
+
+def test_controls_of_frozen_weights_train_none() -> None:
+    for control in ("shuffled", "shuffled_layers", "fresh_weights"):
+        (found,) = control_of(control, known(trained={"edge_popup": CUT}), "edge_popup")
+        assert found == Candidate(2, 0.9, "masked", mask=DIGEST, control=control, start="frozen")
+    (small,) = control_of("small_dense", known(trained={"edge_popup": CUT}), "edge_popup")
+    assert small.start == "init"
+
+
+@pytest.mark.parametrize(
+    ("arm", "options", "steps"),
+    [
+        ("magnitude_oneshot", {"retrain_fraction": 0.25}, 50),
+        ("lr_rewind", {"retrain_fraction": 1.5}, 300),
+        ("magnitude_oneshot", {}, 0),  # those of the study
+        ("imp", {"rewind_fraction": 0.25}, 0),  # what begins anew has no steps behind it
+    ],
+)
+def test_new_weights_train_as_long_as_the_last_training_of_their_arm(
+    arm: str, options: dict[str, Any], steps: int
+) -> None:
+    for control in ("fresh_weights", "small_dense"):
+        (found,) = control_of(control, known(trained={arm: CUT}), arm, **options)
+        assert (found.steps, found.start) == (steps, "init")
+
+
 def test_shuffled_controls_of_a_fine_tuned_arm_go_on_from_the_same_weights() -> None:
     for arm, pattern in (("magnitude_oneshot", "unstructured"), ("nm_2_4", "2:4")):
         context = known(trained={arm: CUT}, derived={arm: CUT})

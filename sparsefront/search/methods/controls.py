@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from sparsefront.search.methods.method import Context, EveryLevel, Method, Missing, Trained
 from sparsefront.search.methods.pruned import Pruned
@@ -13,7 +14,7 @@ from sparsefront.spaces.pruning import Pruning
 
 
 class ControlArm(EveryLevel):
-    """One control of one arm, at every level of the study at which the arm has a network."""
+    """One control of one arm, at every level of the study at which the arm has a network; of several, the first."""
 
     source = "Frankle and Carbin 2019; Frankle et al. 2021; Liu et al. 2019"
     goes_alone = True
@@ -37,12 +38,19 @@ class ControlArm(EveryLevel):
             return original
         if original.mask is None:
             return Missing(f"{self._arm} has no mask")
-        if row.network == "small":
-            return [Candidate(*place, "small_dense", mask=original.mask, control=self._control)]
-        control = Candidate(*place, "masked", mask=original.mask, control=self._control)
         method = self._method.method if isinstance(self._method, Pruned) else None
+        network: Literal["masked", "small_dense"] = "small_dense" if row.network == "small" else "masked"
+        control = Candidate(*place, network, mask=original.mask, control=self._control)
         if method is None:
+            # The mask is not stored anywhere, but it can be drawn again by its number.
+            drawn = self._method.candidates(context)
+            return [replace(control, draw=drawn[0].draw)] if isinstance(drawn, list) else drawn
+        if method.keeps_weights and row.fresh_weights and method.steps_after(context.steps) != context.steps:
+            control = replace(control, steps=method.steps_after(context.steps))
+        if row.network == "small":
             return [control]
+        if method.update == "edge_popup":
+            return [replace(control, start="frozen")]
         if row.shuffle is not None and method.pattern != "unstructured":
             control = replace(control, method=Pruning("trained", pattern=method.pattern))
         if method.needs_parent and not row.fresh_weights:
@@ -59,12 +67,13 @@ class ControlArm(EveryLevel):
 
     def _n_steps(self, context: Context) -> int:
         """Steps that the arm takes for one network of this level: its parent, its chain and the making of masks too."""
+        making = context.making_steps.get(self._arm, 0)
         if not isinstance(self._method, Pruned):
-            return context.steps
+            return context.steps + making
         levels = self._method.levels(context.sparsities)
         before = sum(s < context.sparsity for s in levels) if self._method.goes_alone else 0
         parent = context.steps if self._method.needs_parent else 0
-        each = context.making_steps.get(self._arm, 0) + self._method.method.steps_after(context.steps)
+        each = making + self._method.method.steps_after(context.steps)
         return parent + (1 + before) * each
 
 

@@ -45,6 +45,7 @@ PRUNERS: Mapping[str, Pruner] = {
         "train the parent, prune by magnitude level by level, retrain each with the whole schedule of learning rates",
         "Renda et al. 2020",
         Pruning("levels", survivors="trained", lr="rewound", allocation="global"),
+        _BOTH,
     ),
     "imp": Pruner(
         "lottery ticket: train, prune by magnitude and rewind to initialisation, level by level",
@@ -67,6 +68,7 @@ PRUNERS: Mapping[str, Pruner] = {
         "iterative magnitude pruning with reset to initialisation, of a multi-task network",
         "MIR-L 2025",
         Pruning("levels", allocation="global"),
+        _BOTH,
     ),
     "gmp": Pruner(
         "gradual magnitude pruning by a cubic schedule",
@@ -107,11 +109,13 @@ PRUNERS: Mapping[str, Pruner] = {
         "random positions in the ratios of layers that connection sensitivity leaves",
         "Liu et al. 2022",
         Pruning("init", score="random", counts_of="snip"),
+        _BOTH,
     ),
     "random_grasp_ratio": Pruner(
         "random positions in the ratios of layers that gradient flow leaves",
         "Liu et al. 2022",
         Pruning("init", score="random", counts_of="grasp"),
+        _BOTH,
     ),
     "set": Pruner(
         "dynamic sparse training: drop the smallest weights or nodes, grow as many at random",
