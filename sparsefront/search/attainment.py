@@ -7,7 +7,8 @@ that breaks a constraint. Test results are never read.
 
 The hypervolume is a fraction of a fixed box, so that arms, replicates and studies can be compared:
 
-* errors and losses are linear, from 0 to what guessing gives (1 - 1/classes, ln(classes) nats); sparsities from 1 to 0;
+* errors and losses are linear, from 0 to what guessing gives (1 - 1/classes, ln(classes) nats; of images to restore to
+  the error and the PSNR of those as they were, and to the largest loss seen); sparsities from 1 to 0;
 * counts and costs (n_params, macs, passes, ...) are on a log10 scale, from 1 (seconds: 0.001) to a tenth beyond the
   largest that any candidate of the study completed with: a network half as large gains as much anywhere on the scale.
 
@@ -34,6 +35,7 @@ from scipy import special
 from sparsefront.search.columns import check_columns, numbers_in
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.front import Batches, chunks, hypervolume, is_nondominated
+from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES, ideal_point, losses, objectives_named, worst_bounds
 from sparsefront.search.schema import KEY, SCHEMA
 
@@ -416,18 +418,25 @@ def _box(runs: Sequence[Run], design: SearchDesign) -> Box:
     if design.reference is not None:
         signs = np.array([-1.0 if OBJECTIVES[name].higher_is_better else 1.0 for name in names])
         return Box(names, ideal, signs * np.array(design.reference, dtype=np.float64), is_log, is_settled=True)
-    guessing = {
-        "val_error": 1 - 1 / design.n_classes,
-        "val_accuracy": -1 / design.n_classes,
-        "val_loss": math.log(design.n_classes),
-    }
-    known = np.array([guessing.get(name, math.nan) for name in names])
+    known = np.array([_of_guessing(design).get(name, math.nan) for name in names])
     known = np.where(np.isnan(known), worst_bounds(names), known)
     largest = np.array([np.nanmax(column, initial=-math.inf) for column in _all_losses(runs, len(names)).T])
     seen = np.where(is_log, _BEYOND * largest, largest)
     # Without any result there is nothing to measure, but a box must have an extent.
     seen = np.where(np.isfinite(seen) & (seen > ideal), seen, ideal + 1.0)
     return Box(names, ideal, np.where(np.isnan(known), seen, known), is_log, is_settled=not bool(np.isnan(known).any()))
+
+
+def _of_guessing(design: SearchDesign) -> dict[str, float]:
+    """What a network is worth that has learned nothing, minimised; of images to restore, one that changes nothing."""
+    if design.untouched_psnr is not None:
+        error = float(METRICS["psnr"].error_at(design.untouched_psnr))
+        return {"val_error": error, "val_psnr_worst": -design.untouched_psnr}
+    return {
+        "val_error": 1 - 1 / design.n_classes,
+        "val_accuracy": -1 / design.n_classes,
+        "val_loss": math.log(design.n_classes),
+    }
 
 
 def _all_losses(runs: Sequence[Run], m: int) -> Floats:

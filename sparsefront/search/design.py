@@ -122,6 +122,7 @@ class SearchDesign:
 
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
     point (one objective: a difference of that objective). ``steps`` are those of a level, where an arm has a ``chain``.
+    ``untouched_psnr`` is that of the degraded images under the worst degradation, where images are restored.
     """
 
     name: str
@@ -138,3 +139,5 @@ class SearchDesign:
     reference: tuple[float, ...] | None = None
     equivalence_margin: float = 0.01
     alpha: float = 0.05
+    task: str = "classification"
+    untouched_psnr: float | None = None

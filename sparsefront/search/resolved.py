@@ -155,6 +155,8 @@ def search_design_of(
         reference=tuple(verdict["reference"]) or None,
         equivalence_margin=verdict["equivalence_margin"],
         alpha=verdict["alpha"],
+        task=identity["resolved"].get("task", "classification"),
+        untouched_psnr=identity["resolved"].get("untouched_psnr"),
     )
 
 

@@ -428,13 +428,7 @@ class MaskStudy(Study):
                 f"arms: 'searched_scalefree' chooses by a loss of logits, and data set {self.data.name!r} is for "
                 f"{task}; leave it out"
             )
-        of_others = "val_psnr" if task == "classification" else "val_accuracy"
-        for objective in self.verdict.objectives:
-            if objective.startswith(of_others):
-                raise ConfigError(
-                    f"verdict.objectives: {objective!r} is not measured in {task}, which data set {self.data.name!r} "
-                    "is for; use 'val_error'"
-                )
+        self._check_objectives_of_task("verdict.objectives", self.verdict.objectives)
 
     def _check_data(self, dataset: Dataset, n_train: int) -> None:
         if self.search.probe_size > n_train:

@@ -19,6 +19,7 @@ from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Exploration
 from sparsefront.search.feasibility import N_DRAWN, scarcity
 from sparsefront.search.methods.pruners import PRUNERS
+from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
 from sparsefront.search.resolved import search_design_of, spaces_of
@@ -38,7 +39,7 @@ from sparsefront.spaces.space import SEARCHED, Space
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
-from sparsefront.trainables.data import Dataset, load_dataset
+from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import CHAINED, DRAWN, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
@@ -60,6 +61,9 @@ _METHODS = [*_CHAINS, *_AT_INIT]
 
 #: Masks are not scored before training here.
 _OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
+
+#: Verdicts by one objective that is in decibels.
+_PSNR_ALONE = [[name] for name, o in OBJECTIVES.items() if o.unit == "dB"]
 
 #: Columns that say what became of a candidate, and not what it is.
 _RESERVED = {*(column.name for column in COLUMNS if not column.hyperparameter), *QUALITY_COLUMNS} - {"mask_draw"}
@@ -160,7 +164,8 @@ class SearchVerdictSection(Section):
     """What is minimised, and how the referee judges: by the hypervolume that is reached at equal budget.
 
     `reference` is the corner that hypervolumes are measured from, in the units of the objectives; empty: the error of
-    guessing, and the largest network seen. `equivalence_margin` is a fraction of the box between ideal and reference.
+    guessing, and the largest network seen. `equivalence_margin` is a fraction of the box between ideal and reference;
+    of one objective alone, a difference of that: of a PSNR by default 0.1 dB.
     """
 
     objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=4, strict=False)] = ("val_error", "n_params")
@@ -202,6 +207,10 @@ class SearchStudy(Study):
             own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
             if own_allocation is not None:
                 values = {**values, "masks": {"allocation": own_allocation, **masks}}
+        verdict = values.get("verdict")
+        chosen = verdict.get("objectives") if isinstance(verdict, dict) else None
+        if isinstance(verdict, dict) and isinstance(chosen, list | tuple) and list(chosen) in _PSNR_ALONE:
+            values = {**values, "verdict": {"equivalence_margin": METRICS["psnr"].margin, **verdict}}
         arms, search, rungs = (values.get(key, {}) for key in ("arms", "search", "rungs"))
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
@@ -602,12 +611,26 @@ class SearchStudy(Study):
 
     # Running it ------------------------------------------------------------------------------------------------------
 
-    def _check_data(self, dataset: Dataset, n_train: int) -> None:
-        if dataset.task != "classification":
+    def _check_task(self) -> None:
+        super()._check_task()
+        self._check_objectives_of_task("verdict.objectives", self.verdict.objectives)
+        for name, arm in self.arms.items():
+            self._check_objectives_of_task(f"arms.{name}.rungs.objectives", arm.rungs.objectives)
+        if DATASETS[self.data.name].task == "classification":
+            return
+        for name, space in spaces_of(self._written()).items():
+            if "training.label_smoothing" in {*space.constants, *(d.key for d in space.dimensions)}:
+                raise ConfigError(
+                    f"{self._place_of_space(name)}.training.label_smoothing: data set {self.data.name!r} has no labels "
+                    "to smooth; remove it"
+                )
+        if self.verdict.objectives == ("val_error",):
             raise ConfigError(
-                f"data.name={self.data.name!r}: is for {dataset.task}, which only studies of masks do so far; choose "
-                "another data set, or remove [space]"
+                "verdict.objectives=['val_error']: of images it is a mean squared difference, and those of errors are "
+                "told in points; use 'val_psnr_worst', which ranks networks alike, or add another objective"
             )
+
+    def _check_data(self, dataset: Dataset, n_train: int) -> None:
         try:
             design = self.design(dataset)
         except SpaceError as error:

@@ -431,6 +431,17 @@ class Study(Section):
                 "it out"
             )
 
+    def _check_objectives_of_task(self, key: str, objectives: Sequence[str]) -> None:
+        """Refuse what is not measured in the task of the data set."""
+        task = DATASETS[self.data.name].task
+        of_others = "val_psnr" if task == "classification" else "val_accuracy"
+        for objective in objectives:
+            if objective.startswith(of_others):
+                raise ConfigError(
+                    f"{key}: {objective!r} is not measured in {task}, which data set {self.data.name!r} is for; use "
+                    "'val_error'"
+                )
+
     def _ledger(self, folder: Path, dataset: Dataset) -> Ledger:
         recorded = self.recorded(dataset)
         digest = hashlib.sha256(canonical_json(recorded).encode()).hexdigest()

@@ -35,7 +35,7 @@ from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoi
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
-from sparsefront.trainables.measuring import Measurer, is_out_of_memory
+from sparsefront.trainables.measuring import Measurer, is_out_of_memory, psnr_columns
 from sparsefront.trainables.networks import (
     Architecture,
     Arrays,
@@ -444,6 +444,8 @@ class SegmentShop:
             over = [r for r in ended if r.lane not in paused]
             measured = self._measurer.columns(model, lanes, over, validation, real=real) if over else []
             columns = {r.lane: found for r, found in zip(over, measured, strict=True)}
+            if validation.images is not None:  # what rungs may compare by
+                columns |= {r.lane: psnr_columns("val", r.val_squared_errors) for r in pausing}
             rows: list[tuple[_Job, SegmentResult]] = []
             for r in ended:
                 job = jobs[r.lane]

@@ -95,7 +95,7 @@ _TRAINED = pc.field("stage") == "trained"
 
 def _study(design: SearchDesign, attainment: Attainment) -> Record:
     box = attainment.box
-    chosen = ("name", "seed", "replicates", "steps", "model", "dataset", "mask_kind", "objectives", "alpha")
+    chosen = ("name", "seed", "replicates", "steps", "model", "dataset", "mask_kind", "objectives", "alpha", "task")
     reference = natural(box.reference[None], design.objectives)[0].tolist()
     return {
         **{name: getattr(design, name) for name in chosen},

@@ -347,8 +347,9 @@ def _extent_of_box(study: Record) -> str:
     if study["is_given"]:
         return "Its far corner is the reference that the study gives."
     moves = "" if study["is_settled"] else ", so that its far corner can move while the study grows"
+    worst = "that of guessing" if study["task"] == "classification" else "that of the images as they were"
     return (
-        "Errors run from 0 to that of guessing; sizes and costs, on a log scale, to somewhat more than those of the "
+        f"Errors run from 0 to {worst}; sizes and costs, on a log scale, to somewhat more than those of the "
         f"largest network that was trained{moves}."
     )
 
