@@ -70,6 +70,7 @@ class Candidate:
             self.target_sparsity if is_sized else None,
             self.steps,
             self.rewind_step,
+            self.start == "frozen",
             None if method is None or self.start != "trained" else (method.retrain_fraction, method.lr),
             method if self.mask_changes else None,
         )
