@@ -242,7 +242,11 @@ class Workshop:
         return [feeds[r] for r in replicates]
 
     def _make_rewound(self, replicate: int, step: int) -> dict[str, torch.Tensor]:
-        """The parent's weights after so many steps of its training, trained again: its own training paid for them."""
+        """The parent's weights after so many steps of its training, trained again.
+
+        Where a candidate is to begin with them, the parent's training paid for them; where they were kept and are lost,
+        the candidate does.
+        """
         state = self._replicate(replicate)
         lanes = dense_lanes(self.structure, [state.weights], self.device)
         pack = self._pack(lanes, self._feeds([replicate], 0, step), step, lr_steps=self.recipe.schedule.steps)
@@ -483,6 +487,9 @@ class Workshop:
         try:
             parts = read_checkpoint(self._folder, job.order.checkpoint, [c.origin])[c.origin].parts
         except CheckpointError as error:
+            if c.method is not None and c.method.when == "trained":  # the parent's own, and those can be made again
+                job.wasted_passes += self.recipe.schedule.steps * self.recipe.schedule.batch_size
+                return self._rewound(c.replicate, self.recipe.schedule.steps)
             raise CandidateFailed(
                 f"origin={c.origin!r}: the weights that this network goes on from are lost ({error}); start the study "
                 "in another folder to train them again"

@@ -664,13 +664,15 @@ def test_a_chain_of_compact_networks_goes_on_from_the_trained_weights_at_their_p
         origin = replace(order, id=name, cuts=cuts, checkpoint=found.checkpoint, keeps_weights=True)
 
 
-def test_weights_that_are_lost_fail_their_network_alone_and_say_what_to_do(blobs, tmp_path):
+@pytest.mark.parametrize("when", ["trained", "levels"])
+def test_weights_that_are_lost_are_trained_again_or_fail_their_network_alone(when, blobs, tmp_path):
+    """Of the parent they can be made again, and are paid for; of a level of a chain they cannot."""
     workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind="weight")
-    method = Pruning("trained", survivors="trained")
+    method = Pruning(when, survivors="trained")
     parent = kept_parent(workshop, CutOrder("tuned", 0.5, method))
     order = fine_tuned(parent, parent.derived[0], method)
     (path,) = (tmp_path / "checkpoints").iterdir()
-    whole = path.read_bytes()
+    whole, expected = path.read_bytes(), train(workshop, [order])[order.candidate]
     for damage in ("gone", "damaged", "never kept"):
         path.write_bytes(whole[:-1])
         if damage == "gone":
@@ -678,11 +680,16 @@ def test_weights_that_are_lost_fail_their_network_alone_and_say_what_to_do(blobs
         asked = replace(order, checkpoint=None) if damage == "never kept" else order
         found = train(workshop, [drawn(0), asked, drawn(1)])
         assert [t.outcome for t in found.values() if t.candidate.draw is not None] == ["completed"] * 2
-        failed = found[order.candidate]
-        assert failed.outcome == "failed"
-        assert failed.error.startswith(f"origin={PARENT_ID!r}: ")
-        assert "start the study in another folder" in failed.error
-        assert "\n" not in failed.error
+        one = found[order.candidate]
+        if when == "trained" and damage != "never kept":
+            assert (one.outcome, one.mask_digest) == ("completed", expected.mask_digest)
+            assert one.result.val_loss == pytest.approx(expected.result.val_loss, abs=1e-4)
+            assert one.passes == pytest.approx(expected.passes + STEPS * BATCH)
+            continue
+        assert one.outcome == "failed"
+        assert one.error.startswith(f"origin={PARENT_ID!r}: ")
+        assert "start the study in another folder" in one.error
+        assert "\n" not in one.error
     path.write_bytes(whole)
     assert train(workshop, [order])[order.candidate].outcome == "completed"
     with pytest.raises(CheckpointError, match="this workshop has no folder"):
