@@ -367,6 +367,20 @@ def test_every_arm_may_have_a_method_of_its_own() -> None:
     }  # fmt: skip
 
 
+def test_chains_of_nodes_are_of_a_size_that_is_known() -> None:
+    masks = {"method": "imp", "kind": "node", "allocation": "uniform", "sparsity": 0.5}
+    study = made(**chained({"rate": {"low": 0.2, "high": 0.5}}, masks=masks, model={"name": "mlp", "widths": [8, 4]}))
+    assert study.recorded()["resolved"]["method"]["allocation"] == "uniform"
+    assert made(**study.identity()).digest == study.digest
+    described = study._describer(load_dataset("digits", {}))(0, {"lr": 0.01, "rate": 0.5}, study.design().arms[0].space)
+    assert described.n_params == 64 * 4 + 4 + 4 * 2 + 2 + 2 * 10 + 10
+    assert described.node_sparsity == 0.5
+    # Of an arm alone.
+    own = {"method": "mirl", "allocation": "uniform"}
+    study = made(masks={"kind": "node"}, arms={"random": {}, "mirl": {"space": {"masks": own}}})
+    assert [arm.chain is not None for arm in study.design().arms] == [False, True]
+
+
 def test_what_a_method_does_not_look_at_makes_no_other_candidate() -> None:
     space = scored({"choices": ["random", "snip", "random_snip_ratio"]}, draw={"choices": [0, 1]})
     space["space"]["masks"]["allocation"] = {"choices": ["uniform", "erk"]}
@@ -483,7 +497,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl, snip,"),
     ({"masks": {"method": "random"}}, "masks.method='random': masks are drawn where there is no method; leave it out"),
     ({"masks": {"method": 1}}, "masks.method=1: must be text in quotes"),
-    ({"masks": {"method": "imp", "kind": "node"}}, "masks.kind='node': masks.method='imp' removes single weights in a"),
+    (
+        {"masks": {"method": "imp", "kind": "node"}},
+        "masks.allocation='global': leaves it to the scores of masks.method='imp' how many nodes a layer keeps, and a",
+    ),
+    ({"masks": {"method": "ap", "kind": "node"}}, "masks.kind='node': masks.method='ap' makes no masks of nodes whose"),
+    (
+        chained(
+            {"ap_fraction": 0.1}, masks={"method": "imp", "kind": "node", "allocation": "uniform", "sparsity": 0.5}
+        ),
+        "space.masks.ap_fraction: removes single weights, and masks.kind is 'node'; leave it out",
+    ),
     (
         {"masks": {"method": "imp", "allocation": "erk"}},
         "masks.allocation='erk': masks.method='imp' divides a sparsity",

@@ -274,7 +274,7 @@ class SearchStudy(Study):
         if self.masks.method is None:
             return None
         method = PRUNERS[self.masks.method].for_masks(self.masks.kind)
-        is_divided = method.when == "init" and method.counts_of is None
+        is_divided = self.masks.kind == "node" or (method.when == "init" and method.counts_of is None)
         return replace(method, allocation=self.masks.allocation) if is_divided else method
 
     def _methods_of(self, space: Space) -> list[str]:
@@ -298,7 +298,8 @@ class SearchStudy(Study):
             raise ConfigError(f"masks.method={name!r}: {_no_method(name)}")
         self._check_masks_of("", name, [self.masks.allocation])
         own = PRUNERS[name].method.allocation
-        if name in _CHAINS and own is not None and self.masks.allocation != own:
+        is_fixed = name in _CHAINS and self.masks.kind == "weight"
+        if is_fixed and own is not None and self.masks.allocation != own:
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
                 "leave it out"
@@ -309,16 +310,11 @@ class SearchStudy(Study):
         kind, row = self.masks.kind, PRUNERS[name]
         if kind == "weight":
             return
-        if name in _CHAINS:
-            raise ConfigError(
-                f"masks.kind={kind!r}: {where}masks.method={name!r} removes single weights in a search, for nodes "
-                "would change the shapes of its networks; use 'weight'"
-            )
         if kind not in row.kinds or row.method.counts_of is not None:
-            able = [n for n in _AT_INIT if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
+            able = [n for n in _METHODS if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
             raise ConfigError(
                 f"masks.kind={kind!r}: {where}masks.method={name!r} makes no masks of {kind}s whose counts are known "
-                f"before a network is scored, as a search needs them; use one of {', '.join(able)}, or 'weight'"
+                f"before a network is trained, as a search needs them; use one of {', '.join(able)}, or 'weight'"
             )
         if "global" in allocations:
             raise ConfigError(
@@ -348,7 +344,9 @@ class SearchStudy(Study):
             return
         told = f"masks.method={pruned[0]!r}"
         allocations = [str(value) for value in _values_of(space, "masks.allocation", self._allocation_of(pruned[0]))]
-        able = {"sparsity", "method"} | ({*CHAINED} if chains else {"allocation"})
+        able = {"sparsity", "method"} | ({*CHAINED} if chains else set())
+        if not chains or self.masks.kind == "node":
+            able.add("allocation")
         if any(name == DRAWN or PRUNERS[name].method.score == "random" for name in names):
             able.add("draw")
         if SEARCHED in allocations:
@@ -381,6 +379,10 @@ class SearchStudy(Study):
     def _check_chain(self, where: str, space: Space, name: str) -> None:
         """What a space may say of the chains of a method."""
         method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
+        if self.masks.kind == "node" and ends_of(space, "masks.ap_fraction", 0.0)[1]:
+            raise ConfigError(
+                f"{where}.masks.ap_fraction: removes single weights, and masks.kind is 'node'; leave it out"
+            )
         rate, share = (
             ends_of(space, "masks.rate", method.rate)[0],
             ends_of(space, "masks.ap_fraction", method.ap_fraction),

@@ -137,9 +137,10 @@ class Network:
     Attributes:
         replicate: which parent weights, and which draws of masks.
         structure: of the parent.
-        compact: of what is trained: the parent, or what a node mask leaves of it.
+        compact: of what is trained: the parent, or what a node mask leaves of it; of a chain at its beginning.
         mask_kind: 'node', 'weight', or 'none' for a dense network.
-        kept: survivors of each section, or one number over all; empty for a dense network, and of a chain.
+        kept: survivors of each section, or one number over all; empty for a dense network, and where only training or
+            scores tell. Of a chain of node masks those in the end.
         scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
         sparsity: as it was asked for.
         n_params: parameters that remain (of a chain: in the end), biases included.
@@ -180,6 +181,15 @@ class Network:
         """The same network once its mask is cut from its initial weights."""
         return replace(self, draw_mask=lambda: mask)
 
+    def at_level(self, mask: Mask | None) -> Network:
+        """What a chain trains at a level of this mask: of nodes a smaller network."""
+        if mask is None or self.mask_kind != "node":
+            return self
+        counts = [int(np.count_nonzero(part)) for part in split_sections(self.structure, "node", mask)]
+        compact = self.structure.compact(counts)
+        shape = replace(self.shape, tensors=_shapes(self.architecture, compact))
+        return replace(self, compact=compact, shape=shape)
+
     @property
     def level_steps(self) -> int:
         """Steps of one training: all, but for a chain."""
@@ -196,6 +206,8 @@ class Network:
     @cached_property
     def remains(self) -> Remains:
         """What the mask leaves, exactly counted; of a weight mask that takes drawing it (0.2 ms for 20,000 weights)."""
+        if self.mask_kind == "node" and self.chain is not None:
+            return remains_of(self.structure, self.structure.compact(self.kept))
         if self.mask_kind != "weight" or self.mask is None:
             return remains_of(self.structure, self.compact)
         return remains(self.structure, "weight", self.mask)
@@ -297,6 +309,8 @@ class Networks:
     def _chain(self, method: Pruning, masks: dict[str, Any], steps: int) -> Chain:
         """The levels of a candidate; takes what is theirs alone out of its settings."""
         own = {name: masks.pop(name) for name in CHAINED if name in masks}
+        if "allocation" in masks:
+            own["allocation"] = masks["allocation"]
         try:
             method = replace(method, **own)
         except SpaceError as error:
@@ -338,21 +352,19 @@ class Networks:
             def draw_mask() -> Mask:
                 return mask
 
-        elif sparsity and method is not None and method.when == "init":
-            scored = Scored(replace(method, allocation=allocation), float(sparsity), number)
-            # Ratios that a score gives the layers are divisions of the same total.
-            kept = kept_counts(structure, kind, sparsity, "global" if method.counts_of else allocation)
-            if len(kept) != len(sizes):
-                if kind == "node":
-                    what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
-                    raise SpaceError(
-                        f"{what}: leaves it to scores how many nodes a layer keeps, and the size of a network must be "
-                        "known before; use masks.allocation = 'uniform', and a method that does not find ratios"
-                    )
-                n_left, kept = kept[0], ()
         elif sparsity and method is not None:
-            # What is left in the end is known; where, is not.
-            n_left = sum(kept_counts(structure, kind, sparsity, method.allocation or allocation))
+            # How many are left is known; where, is not. Ratios that a score finds divide the same total.
+            kept = kept_counts(structure, kind, sparsity, "global" if method.counts_of else allocation)
+            if kind == "node" and len(kept) != len(sizes):
+                what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
+                raise SpaceError(
+                    f"{what}: leaves it to scores how many nodes a layer keeps, and the size of a network must be "
+                    "known before; use masks.allocation = 'uniform', and a method that does not find ratios"
+                )
+            if method.when == "init":
+                scored = Scored(replace(method, allocation=allocation), float(sparsity), number)
+            if kind == "weight" and (method.when == "levels" or len(kept) != len(sizes)):
+                n_left, kept = sum(kept), ()
         elif sparsity:
             if allocation == SEARCHED:
                 if shares is None or len(shares) < len(sizes):
@@ -377,15 +389,17 @@ class Networks:
             n_removed = structure.n_weights - n_left
             macs_each = sum(t.size * t.positions for t in structure.prunable) / structure.n_weights
             n_params, macs, n_kept = n_params - n_removed, macs - round(n_removed * macs_each), n_left
-        elif draw_mask is None and scored is None:
+        elif not kept:
             kind = "none"
         elif kind == "node":
             counts = kept
             # Of one count over all groups only the draw says how it is divided.
             if draw_mask is not None and len(counts) != len(sizes):
                 counts = tuple(int(np.count_nonzero(p)) for p in split_sections(structure, kind, draw_mask()))
-            compact = structure.compact(counts)
-            n_params, macs, n_kept = compact.n_params, compact.macs, compact.n_weights
+            left = structure.compact(counts)
+            n_params, macs, n_kept = left.n_params, left.macs, left.n_weights
+            if method is None or method.when == "init":  # a chain begins dense
+                compact = left
         else:
             n_kept = sum(kept)
             n_params += n_kept - structure.n_weights
@@ -396,11 +410,6 @@ class Networks:
                 macs = remains(structure, kind, draw_mask()).macs
             else:
                 macs += n_kept - structure.n_weights
-        shapes = {t.name: t.shape for t in compact.tensors}
-        if arch.lacking:
-            sizes_by_group = {g.name: g.size for g in compact.groups}
-            for name, axes in arch.lacking.items():
-                shapes[name] = tuple(n if g is None else n * sizes_by_group.get(g, 0) for g, n in axes)
         return {
             "compact": compact,
             "mask_kind": kind,
@@ -411,7 +420,7 @@ class Networks:
             "weight_sparsity": 1 - n_kept / structure.n_weights,
             "shape": Shape(
                 group=group,
-                tensors=tuple(shapes[name] for name in arch.layout.names),
+                tensors=_shapes(arch, compact),
                 positions=arch.positions,
                 batch_size=batch_size,
             ),
@@ -469,7 +478,7 @@ class Networks:
         keep = self.keep(network)
         if network.mask is not None and network.mask_kind == "node":
             parts = split_sections(network.structure, "node", network.mask)
-            return Built(_compact_weights(network.structure, parent, parts), keep)
+            return Built(compact_weights(network.structure, parent, parts), keep)
         return Built({n: w * keep[n] if n in keep else w for n, w in parent.items()}, keep)
 
     def keep(self, network: Network) -> Arrays:
@@ -583,6 +592,16 @@ def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32])
     return out
 
 
+def _shapes(arch: Architecture, compact: Structure) -> tuple[tuple[int, ...], ...]:
+    """Shapes of all tensors of the layout, where `compact` is left of the parent."""
+    shapes = {t.name: t.shape for t in compact.tensors}
+    if arch.lacking:
+        sizes_by_group = {g.name: g.size for g in compact.groups}
+        for name, axes in arch.lacking.items():
+            shapes[name] = tuple(n if g is None else n * sizes_by_group.get(g, 0) for g, n in axes)
+    return tuple(shapes[name] for name in arch.layout.names)
+
+
 def _is_sized(name: str) -> bool:
     """Whether networks of a family can be padded: to be asked once, which takes a tenth of a description."""
     return isinstance(model_family(name), SizedFamily)
@@ -617,8 +636,8 @@ def _lacking(structure: Structure, skeleton: Structure) -> dict[str, tuple[tuple
     return {name: tuple(each) for name, each in axes.items()}
 
 
-def _compact_weights(structure: Structure, parent: Arrays, parts: Sequence[Mask]) -> dict[str, npt.NDArray[np.float32]]:
-    """The rows and columns of the kept nodes."""
+def compact_weights(structure: Structure, parent: Arrays, parts: Sequence[Mask]) -> dict[str, npt.NDArray[np.float32]]:
+    """The rows and columns of the kept nodes, `parts` being the sections of a node mask."""
     out = dict(parent)
     for group, part in zip(structure.groups, parts, strict=True):
         for axis in group.axes:

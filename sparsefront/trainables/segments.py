@@ -31,6 +31,7 @@ from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontErro
 from sparsefront.spaces.candidate import level_key
 from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, remains, remains_of, split_sections
 from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
@@ -43,6 +44,7 @@ from sparsefront.trainables.networks import (
     Network,
     Networks,
     Scored,
+    compact_weights,
     padded_layout,
     padded_rows,
     real_tensors,
@@ -58,7 +60,8 @@ from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_e
 _ERROR_CHARACTERS = 8000
 #: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with.
 _KEEP, _REWOUND = "keep", "rewound"
-#: Part of the checkpoint of a candidate whose mask was cut from its initial weights: its entries, 0 or 1, by this name.
+#: Part of the checkpoint of a candidate whose mask was cut from its initial weights, and of a chain of node masks (its
+#: weights are those of the nodes that are left): the entries of the mask, 0 or 1, by this name.
 _MASK, _ENTRIES = "mask", "entries"
 #: Masks of initial weights that are kept: candidates that differ in their training alone have one.
 _KEPT_MASKS = 256
@@ -168,7 +171,13 @@ class _Job:
             return network.mask_kind, network.mask, network.remains
         if self.mask is None:
             return "none", None, remains_of(network.structure, network.structure)
-        return "weight", self.mask, remains(network.structure, "weight", self.mask)
+        return network.mask_kind, self.mask, remains(network.structure, network.mask_kind, self.mask)
+
+    @property
+    def current(self) -> Network:
+        """What is trained of its network at the level that it is in."""
+        assert self.network is not None
+        return self.network.at_level(self.mask)
 
 
 @dataclass
@@ -295,12 +304,7 @@ class SegmentShop:
             for job in resumed:
                 assert job.network is not None
                 state = states[job.spec.id]
-                trained = {t.name: t.shape for t in job.network.compact.tensors if t.trained}
-                tensors = [part for name, part in state.parts.items() if name != _MASK]
-                fits = all({n: a.shape for n, a in part.items()} == trained for part in tensors)
-                fits = fits and _parts_at(job.network, state.step) <= state.parts.keys()
-                fits = fits and state.parts.get(_MASK, {}).keys() <= {_ENTRIES}
-                if fits and state.step == job.spec.start_step:
+                if state.step == job.spec.start_step and _fits(job.network, state):
                     job.state = state
 
     def _cut_first(self, job: _Job) -> list[SegmentResult]:
@@ -394,6 +398,9 @@ class SegmentShop:
         n_skipped = leg.start if leg.level else 0
         offset = leg.level * first.level_steps + n_skipped
         built = [self._begin(job, leg) for job in jobs]
+        networks = [job.current for job in jobs]
+        if leg.level and first.mask_kind == "node":  # what is left of them is far below what they began with
+            padded = None
         lanes = stack(networks, [each.weights for each in built], [each.keep for each in built], padded, self.device)
         model = self.networks.model(first)
         pack = Pack(
@@ -499,8 +506,10 @@ class SegmentShop:
         origin = {**built.weights, **job.part(_REWOUND)}
         # The dense level had begun with the initial weights, whatever the others rewind to.
         start = built.weights if leg.level == 1 else origin
-        job.mask = self._cut(job, {**built.weights, **job.part(WEIGHTS)}, start, leg.level)
-        parts = split_sections(network.structure, "weight", job.mask)
+        job.mask = self._cut(job, built.weights, start, leg.level)
+        parts = split_sections(network.structure, network.mask_kind, job.mask)
+        if network.mask_kind == "node":
+            return Built(compact_weights(network.structure, origin, parts), {})
         keep = {
             t.name: part.reshape(t.shape).astype(np.float32)
             for t, part in zip(network.structure.prunable, parts, strict=True)
@@ -508,19 +517,29 @@ class SegmentShop:
         return Built({name: w * keep[name] if name in keep else w for name, w in origin.items()}, keep)
 
     def _cut(self, job: _Job, weights: Arrays, start: Arrays, level: int) -> Mask:
-        """The mask of a level, from the weights at the end of the one before and those that it had begun with."""
+        """The mask of a level, from the weights at the end of the one before and those that it had begun with.
+
+        `weights` are those of the parent that are never trained; of the others any.
+        """
         network = job.network
         assert network is not None
         assert network.chain is not None
         structure, chain = network.structure, network.chain
+        had: Mask | None = None
+        if _ENTRIES in job.part(_MASK):  # nodes are gone, and their weights
+            had = job.part(_MASK)[_ENTRIES] > 0
+            parts = split_sections(structure, "node", had)
+            weights, start = (compact_weights(structure, each, parts) for each in (weights, start))
+            structure = network.at_level(had).compact
+        weights = {**weights, **job.part(WEIGHTS)}
         lanes, began = (dense_lanes(structure, [each], self.device) for each in (weights, start))
-        before = None
+        before = had
         if job.part(_KEEP):
             kept = {**{name: np.ones_like(w) for name, w in weights.items()}, **job.part(_KEEP)}
             lanes = replace(lanes, keep=dense_lanes(structure, [kept], self.device).flat)
             before = np.concatenate([kept[t.name].reshape(-1) for t in structure.prunable]) > 0
         state = ScoringState(replace(self.networks.model(network), structure=structure), lanes, start=began.flat)
-        cutter = Cutter(structure, network.mask_kind, self.recipe.allocation)
+        cutter = Cutter(network.structure, network.mask_kind, self.recipe.allocation)
         return cutter.after_training(chain.method, chain.sparsities[level], state, before).mask
 
     def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
@@ -560,8 +579,31 @@ def _parts_at(network: Network, step: int) -> set[str]:
     if chain is not None and chain.rewind_step:
         parts.add(_REWOUND)
     if chain is not None and step > chain.level_steps:
-        parts.add(_KEEP)
+        parts.add(_MASK if network.mask_kind == "node" else _KEEP)
     return parts
+
+
+def _fits(network: Network, state: LaneState) -> bool:
+    """Whether a state has what its lane needs after so many steps, each tensor at its size."""
+    if not _parts_at(network, state.step) <= state.parts.keys():
+        return False
+    current = network
+    if _MASK in state.parts:
+        n_entries = sum(network.structure.section_sizes(network.mask_kind))
+        if {name: a.shape for name, a in state.parts[_MASK].items()} != {_ENTRIES: (n_entries,)}:
+            return False
+        if network.chain is not None:
+            current = network.at_level(state.parts[_MASK][_ENTRIES] > 0)
+
+    def has(part: str, structure: Structure) -> bool:
+        return {n: a.shape for n, a in state.parts[part].items()} == {
+            t.name: t.shape for t in structure.tensors if t.trained
+        }
+
+    others = state.parts.keys() - {_MASK, _REWOUND}
+    return all(has(part, current.compact) for part in others) and (
+        _REWOUND not in state.parts or has(_REWOUND, network.compact)
+    )
 
 
 def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int) -> LaneState:
@@ -571,13 +613,17 @@ def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int
     chain = network.chain
     is_level = chain is not None and leg.stop == chain.level_steps  # the next one has an optimiser of its own
     rows = {WEIGHTS: result.parameters} if is_level else {WEIGHTS: result.parameters, **result.slots}
-    parts: dict[str, Arrays] = {part: real_tensors(layout, network, row.cpu().numpy()) for part, row in rows.items()}
+    parts: dict[str, Arrays] = {
+        part: real_tensors(layout, job.current, row.cpu().numpy()) for part, row in rows.items()
+    }
     if chain is not None and chain.rewind_step:
         is_there = not leg.level and leg.stop == chain.rewind_step
         parts[_REWOUND] = parts[WEIGHTS] if is_there else job.part(_REWOUND)
     if network.scored is not None and network.mask is not None:
         parts[_MASK] = {_ENTRIES: network.mask.astype(np.float32)}
-    if job.mask is not None:
+    if job.mask is not None and network.mask_kind == "node":
+        parts[_MASK] = {_ENTRIES: job.mask.astype(np.float32)}
+    elif job.mask is not None:
         ones = {name: np.ones_like(w) for name, w in parts[WEIGHTS].items()}
         sections = split_sections(network.structure, "weight", job.mask)
         parts[_KEEP] = ones | {

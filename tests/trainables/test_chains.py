@@ -12,6 +12,7 @@ from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.candidate import Candidate
 from sparsefront.spaces.masks import mask_digest, pack_bits, remains
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.trainables import segments
 from sparsefront.trainables.checkpoints import read_checkpoint, write_checkpoint
 from sparsefront.trainables.networks import CHAINED
 from sparsefront.trainables.pack import Schedule
@@ -30,7 +31,12 @@ TOLERANCE = 1e-4
 def shop_of(blobs, tmp_path):
     def make(family="mlp", method="imp", folder="checkpoints", **more):
         schedule = Schedule(more.pop("optimizer", "adam"), STEPS, BATCH, EVERY, **more.pop("rates", {}))
-        recipe = recipe_of(family, schedule=schedule, allocation="global", pruning=PRUNERS[method].method, **more)
+        pruning, kind = PRUNERS[method].method, more.pop("kind", "weight")
+        if kind == "node":  # whose sizes are to be known beforehand
+            pruning = replace(pruning, allocation="uniform")
+        recipe = recipe_of(
+            family, schedule=schedule, mask_kind=kind, allocation=pruning.allocation, pruning=pruning, **more
+        )
         return SegmentShop(recipe, blobs, CPU, tmp_path / folder)
 
     return make
@@ -112,6 +118,84 @@ def test_a_chain_is_that_of_a_study_of_masks(name, rates, shop_of, blobs):
         assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
         assert result.val_error == pytest.approx(one.result.val_error, abs=1e-6)
     assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["imp", "rewind"])
+@pytest.mark.parametrize("family", ["mlp", "residual_mlp", "conv1d", "hourglass"])
+def test_a_chain_of_nodes_is_that_of_a_study_of_masks_and_its_networks_shrink(name, family, shop_of, blobs):
+    shop = shop_of(family, kind="node")
+    settings = settings_of(UNLIKE[family][1], {**CASES[name], "training.lr": 0.01, "training.weight_decay": 0.01})
+    network = shop.networks.describe(1, settings)
+    expected, results = in_a_study_of_masks(shop, blobs, settings, 1), level_by_level(shop, settings, 1)
+    assert len(results) == len(expected) == len(network.chain.sparsities) > 1
+    for level, (result, one) in enumerate(zip(results, expected, strict=True)):
+        assert result.mask_kind == ("node" if level else "none")
+        assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
+    assert results[-1].outcome == "completed"
+    assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
+    left = results[-1].remains
+    assert (network.n_params, network.macs, network.weight_sparsity) == (left.n_params, left.macs, left.weight_sparsity)
+    assert network.node_sparsity == left.node_sparsity
+    assert [a.remains.n_params > b.remains.n_params for a, b in itertools.pairwise(results)] == [True] * (
+        len(results) - 1
+    )
+
+
+def test_packs_of_unlike_chains_of_nodes_and_their_segments_are_each_alone_and_in_one_go(shop_of, monkeypatch):
+    """Trained at their real size: the largest of a pack says how large all of it is."""
+    stacked = []
+    stack = segments.stack
+    monkeypatch.setattr(segments, "stack", lambda *args: stacked.append(stack(*args)) or stacked[-1])
+    chains = {f"c{i}": settings for i, settings in enumerate(unlike_chains()) if "masks.ap_fraction" not in settings}
+    alone = {}
+    for name, settings in chains.items():
+        shop = shop_of(kind="node", folder=f"alone {name}")
+        alone |= run(shop, [LaneSpec(name, settings, 0, steps_of(shop, settings))])
+    stacked.clear()
+    shop, parts, checkpoints = shop_of(kind="node"), {}, {}
+    parent = shop.networks.describe(0, {**chains["c0"], "model.widths": [12, 20]})
+    for start in range(0, 4 * STEPS, STEPS):
+        specs = [
+            LaneSpec(name, settings, start, start + STEPS, checkpoints.get(name))
+            for name, settings in chains.items()
+            if steps_of(shop, settings) > start
+        ]
+        for name, result in run(shop, specs, padded=parent.shape.tensors).items():
+            parts.setdefault(name, []).append(result)
+            checkpoints[name] = result.checkpoint
+    for name, one in alone.items():
+        last = parts[name][-1]
+        assert (one.outcome, one.mask_digest, one.remains) == ("completed", last.mask_digest, last.remains)
+        np.testing.assert_allclose(last.curve_val_loss, one.curve_val_loss, rtol=0, atol=TOLERANCE)
+        assert last.test_loss == pytest.approx(one.test_loss, abs=TOLERANCE)
+        assert sum(r.passes for r in parts[name]) == pytest.approx(one.passes)
+    widths = [lanes.layout.width for lanes in stacked]
+    assert widths[0] == max(widths) == parent.structure.n_params
+    assert widths[-1] < widths[0] / 2
+
+
+def test_a_checkpoint_of_a_chain_of_nodes_without_its_mask_begins_anew(shop_of):
+    settings = {"masks.sparsity": 0.6, "masks.rate": 0.3, "masks.rewind_fraction": 0.25}
+    shop = shop_of(kind="node")
+    whole = run(shop, [LaneSpec("a", settings, 0, 4 * STEPS)])["a"]
+    reached = run(shop, [LaneSpec("a", settings, 0, 2 * STEPS)])["a"]
+    (state,) = read_checkpoint(shop._folder, reached.checkpoint, ["a"]).values()
+    assert set(state.parts) == {"weights", "mask", "rewound"}
+    assert sum(w.size for w in state.parts["weights"].values()) == reached.remains.n_params
+    resumed = run(shop, [LaneSpec("a", settings, 2 * STEPS, 4 * STEPS, reached.checkpoint)])["a"]
+    assert (resumed.mask_digest, resumed.val_loss) == (whole.mask_digest, whole.val_loss)
+    assert resumed.passes < whole.passes
+    all_there = {"entries": np.ones_like(state.parts["mask"]["entries"])}
+    for parts in (
+        {name: arrays for name, arrays in state.parts.items() if name != "mask"},
+        {name: arrays for name, arrays in state.parts.items() if name != "rewound"},
+        {**state.parts, "mask": all_there},
+        {**state.parts, "mask": {"entries": all_there["entries"][1:]}},
+    ):
+        name = write_checkpoint(shop._folder, {"a": replace(state, parts=parts)})
+        anew = run(shop, [LaneSpec("a", settings, 2 * STEPS, 4 * STEPS, name)])["a"]
+        assert (anew.mask_digest, anew.val_loss, anew.passes) == (whole.mask_digest, whole.val_loss, whole.passes)
 
 
 def test_what_remains_in_the_end_is_known_before_training(shop_of):
