@@ -492,9 +492,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # Pruning chains.
     (
         {"masks": {"method": "ipm"}},
-        "masks.method='ipm': must be one of imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp, synflow,",
+        "masks.method='ipm': must be one of lr_rewind, imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp,",
     ),
-    ({"masks": {"method": "lr_rewind"}}, "masks.method='lr_rewind': must be one of imp, imp_rewind, ap, mirl, snip,"),
+    (
+        {"masks": {"method": "magnitude"}},
+        "masks.method='magnitude': must be one of lr_rewind, imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp,",
+    ),
+    (
+        chained({"rewind_fraction": 0.1}, masks={"method": "lr_rewind", "sparsity": 0.5}),
+        "space.masks.rewind_fraction: is of levels that are rewound, and those of masks.method='lr_rewind' go on from",
+    ),
     ({"masks": {"method": "random"}}, "masks.method='random': masks are drawn where there is no method; leave it out"),
     ({"masks": {"method": 1}}, "masks.method=1: must be text in quotes"),
     (
@@ -515,9 +522,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # Pruning at initialisation.
     (
         scored("set"),
-        "space.masks.method='set': must be one of random, imp, imp_rewind, ap, mirl, snip, snip_iterative,",
+        "space.masks.method='set': must be one of random, lr_rewind, imp, imp_rewind, ap, mirl, snip,",
     ),
-    (scored("snap"), "space.masks.method='snap': must be one of random, imp,"),
+    (scored("snap"), "space.masks.method='snap': must be one of random, lr_rewind, imp,"),
     (
         scored({"choices": ["random", "imp"]}),
         "space.masks.method: 'imp' trains level by level, and takes other steps and rungs than 'random'; give each an",

@@ -53,9 +53,8 @@ _SEARCHED_TRAINING = (
     *("batch_size", "steps", "data_fraction"),
 )
 _SEARCHED_MASKS = ("method", "sparsity", "allocation", "shares", "bits", "draw")
-#: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights, and those that cut
-#: masks of initial weights.
-_CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
+#: Methods that candidates may be pruned by: chains of levels, and those that cut masks of initial weights.
+_CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels"]
 _AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
 _METHODS = [*_CHAINS, *_AT_INIT]
 
@@ -379,6 +378,12 @@ class SearchStudy(Study):
     def _check_chain(self, where: str, space: Space, name: str) -> None:
         """What a space may say of the chains of a method."""
         method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
+        for key in ("masks.ap_fraction", "masks.rewind_fraction"):
+            if method.survivors == "trained" and key in keys:
+                raise ConfigError(
+                    f"{where}.{key}: is of levels that are rewound, and those of masks.method={name!r} go on from the "
+                    "weights that were pruned; remove it"
+                )
         if self.masks.kind == "node" and ends_of(space, "masks.ap_fraction", 0.0)[1]:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: removes single weights, and masks.kind is 'node'; leave it out"
@@ -824,10 +829,7 @@ def _no_method(name: str, *, also: str | None = None) -> str:
     known = nearest(name, [*([] if also is None else [also]), *_METHODS])
     if name not in PRUNERS:
         return known
-    return (
-        f"{known}; a search prunes at initialisation, or level by level and rewinds, other methods are arms of a study "
-        "of masks"
-    )
+    return f"{known}; a search prunes at initialisation or level by level, other methods are arms of a study of masks"
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:

@@ -67,6 +67,11 @@ class Chain:
         """Step of the dense training whose weights every later level begins with."""
         return self.method.rewind_step(self.level_steps) if len(self.sparsities) > 1 else 0
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether levels begin with the weights that were pruned."""
+        return self.method.survivors == "trained"
+
 
 @dataclass(frozen=True)
 class Scored:

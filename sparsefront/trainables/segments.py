@@ -51,7 +51,7 @@ from sparsefront.trainables.networks import (
     stack,
 )
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
-from sparsefront.trainables.pruning.cutting import CutMask, Cutter
+from sparsefront.trainables.pruning.cutting import CutMask, Cutter, scatter_nodes
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
@@ -350,14 +350,14 @@ class SegmentShop:
 
         Chains have one rewind step, too, and levels of one length.
         """
-        classes: dict[tuple[str, int, int, int, int, int], list[_Job]] = {}
+        classes: dict[tuple[str, int, int, int, int, int, bool], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
             rates = job.network.level_steps if self.recipe.schedule.has_rates else 0
-            length, rewind = (0, 0) if chain is None else (chain.level_steps, chain.rewind_step)
-            key = (job.network.shape.group, job.start_step, stop, rates, length, rewind)
+            kind = (0, 0, False) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on)
+            key = (job.network.shape.group, job.start_step, stop, rates, *kind)
             classes.setdefault(key, []).append(job)
         groups: list[list[_Job]] = []
         for members in classes.values():
@@ -397,6 +397,10 @@ class SegmentShop:
         # The first level goes on where it was; later ones begin anew, at a later step of the same batches and rates.
         n_skipped = leg.start if leg.level else 0
         offset = leg.level * first.level_steps + n_skipped
+        # Where weights go on, so do the batches, as they do in a study of masks: with those after the dense training.
+        is_going_on = leg.level > 0 and first.chain is not None and first.chain.goes_on
+        n_before = first.level_steps if is_going_on else n_skipped
+        n_steps = leg.stop - n_skipped
         built = [self._begin(job, leg) for job in jobs]
         networks = [job.current for job in jobs]
         if leg.level and first.mask_kind == "node":  # what is left of them is far below what they began with
@@ -410,7 +414,7 @@ class SegmentShop:
             replace(
                 self.recipe.schedule,
                 optimizer=first.optimizer,
-                steps=leg.stop - n_skipped,
+                steps=n_steps,
                 batch_size=first.batch_size,
                 lr_steps=first.level_steps,
                 lr_offset=n_skipped,
@@ -418,7 +422,7 @@ class SegmentShop:
             data=Feed(
                 train,
                 validation,
-                self._order(first.replicate, first.batch_size, first.data_fraction, leg.stop)[n_skipped:],
+                self._order(first.replicate, first.batch_size, first.data_fraction, n_before + n_steps)[n_before:],
             ),
             precision=first.precision,
             start_step=leg.start - n_skipped,
@@ -503,10 +507,14 @@ class SegmentShop:
         built = self.networks.build(network)
         if not leg.level:
             return Built({**built.weights, **there}, built.keep)
-        origin = {**built.weights, **job.part(_REWOUND)}
+        assert network.chain is not None
+        had, weights = self._reached(job, built.weights)
+        origin: Arrays = {**built.weights, **job.part(_REWOUND)}
         # The dense level had begun with the initial weights, whatever the others rewind to.
         start = built.weights if leg.level == 1 else origin
-        job.mask = self._cut(job, built.weights, start, leg.level)
+        job.mask = self._cut(job, had, weights, start, leg.level)
+        if network.chain.goes_on:
+            origin = weights if had is None else _scattered(network.structure, had, weights)
         parts = split_sections(network.structure, network.mask_kind, job.mask)
         if network.mask_kind == "node":
             return Built(compact_weights(network.structure, origin, parts), {})
@@ -516,24 +524,28 @@ class SegmentShop:
         }
         return Built({name: w * keep[name] if name in keep else w for name, w in origin.items()}, keep)
 
-    def _cut(self, job: _Job, weights: Arrays, start: Arrays, level: int) -> Mask:
-        """The mask of a level, from the weights at the end of the one before and those that it had begun with.
+    def _reached(self, job: _Job, parent: Arrays) -> tuple[Mask | None, Arrays]:
+        """What a chain's last level left: the mask, if nodes are gone with their weights, and weights at real size.
 
-        `weights` are those of the parent that are never trained; of the others any.
+        `parent` are the initial weights, of which some may never be trained.
         """
+        network, there = job.network, job.part(_MASK)
+        assert network is not None
+        if _ENTRIES not in there:
+            return None, {**parent, **job.part(WEIGHTS)}
+        had: Mask = there[_ENTRIES] > 0
+        parts = split_sections(network.structure, "node", had)
+        return had, {**compact_weights(network.structure, parent, parts), **job.part(WEIGHTS)}
+
+    def _cut(self, job: _Job, had: Mask | None, weights: Arrays, start: Arrays, level: int) -> Mask:
+        """The mask of a level, from what the one before left (see `_reached`) and what that had begun with."""
         network = job.network
         assert network is not None
         assert network.chain is not None
-        structure, chain = network.structure, network.chain
-        had: Mask | None = None
-        if _ENTRIES in job.part(_MASK):  # nodes are gone, and their weights
-            had = job.part(_MASK)[_ENTRIES] > 0
-            parts = split_sections(structure, "node", had)
-            weights, start = (compact_weights(structure, each, parts) for each in (weights, start))
-            structure = network.at_level(had).compact
-        weights = {**weights, **job.part(WEIGHTS)}
+        structure, chain, before = network.at_level(had).compact, network.chain, had
+        if had is not None:
+            start = compact_weights(network.structure, start, split_sections(network.structure, "node", had))
         lanes, began = (dense_lanes(structure, [each], self.device) for each in (weights, start))
-        before = had
         if job.part(_KEEP):
             kept = {**{name: np.ones_like(w) for name, w in weights.items()}, **job.part(_KEEP)}
             lanes = replace(lanes, keep=dense_lanes(structure, [kept], self.device).flat)
@@ -604,6 +616,12 @@ def _fits(network: Network, state: LaneState) -> bool:
     return all(has(part, current.compact) for part in others) and (
         _REWOUND not in state.parts or has(_REWOUND, network.compact)
     )
+
+
+def _scattered(structure: Structure, mask: Mask, compact: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights of a compact network at their places in the parent's, zeros elsewhere."""
+    whole = scatter_nodes(structure, mask, {name: torch.from_numpy(w) for name, w in compact.items()})
+    return {name: w.numpy() for name, w in whole.items()}
 
 
 def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int) -> LaneState:

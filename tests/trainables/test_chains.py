@@ -62,13 +62,13 @@ def level_by_level(shop, settings, replicate=0):
     return results
 
 
-def in_a_study_of_masks(shop, blobs, settings, replicate=0):
+def in_a_study_of_masks(shop, blobs, settings, replicate=0, folder=None):
     """The same chain as the workshop trains it, from the same initial weights: results by level."""
     network = shop.networks.describe(replicate, settings)
     chain = network.chain
     own = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
     recipe = replace(shop.recipe, pruning=None, hyper=network.hyper, model_options=shop.recipe.model_options | own)
-    workshop = Workshop(recipe, blobs, CPU)
+    workshop = Workshop(recipe, blobs, CPU, folder)
     weights = shop.networks.build(network).weights
     state = replace(
         workshop._replicate(replicate),
@@ -76,18 +76,24 @@ def in_a_study_of_masks(shop, blobs, settings, replicate=0):
         parent={name: torch.from_numpy(w) for name, w in weights.items()},
     )
     workshop._replicate = lambda number: state if number == replicate else pytest.fail("another replicate")
-    found, bits = [], None
+    found, bits, checkpoint = [], None, None
     for level, sparsity in enumerate(chain.sparsities):
         rewound = {"start": "rewound", "rewind_step": chain.rewind_step} if chain.rewind_step else {}
+        if chain.goes_on:
+            rewound = {"start": "trained", "method": chain.method, "origin": f"level {level - 1}"}
         candidate = (
             Candidate(replicate, 0.0, "parent")
             if bits is None
             else Candidate(replicate, sparsity, "masked", mask=mask_digest(bits), **rewound)
         )
         cuts = [CutOrder("imp", s, chain.method) for s in chain.sparsities[level + 1 : level + 2]]
-        (one,) = [t for ended in workshop.train([LaneOrder(candidate, bits, cuts=tuple(cuts))]) for t in ended]
+        order = LaneOrder(
+            candidate, bits, f"level {level}", tuple(cuts), checkpoint, keeps_weights=chain.goes_on and bool(cuts)
+        )
+        (one,) = [t for ended in workshop.train([order]) for t in ended]
         assert one.outcome == "completed"
         found.append(one)
+        checkpoint = one.checkpoint
         bits = one.derived[0].bits if one.derived else None
     return found
 
@@ -140,6 +146,38 @@ def test_a_chain_of_nodes_is_that_of_a_study_of_masks_and_its_networks_shrink(na
     assert [a.remains.n_params > b.remains.n_params for a, b in itertools.pairwise(results)] == [True] * (
         len(results) - 1
     )
+
+
+@pytest.mark.parametrize("rates", [{}, {"lr_schedule": "cosine", "warmup_fraction": 0.2}], ids=["constant", "cosine"])
+@pytest.mark.parametrize(("family", "kind"), [("mlp", "weight"), ("mlp", "node"), ("conv1d", "node")])
+def test_a_chain_that_goes_on_from_what_was_pruned_is_that_of_a_study_of_masks(
+    family, kind, rates, shop_of, blobs, tmp_path
+):
+    shop = shop_of(family, "lr_rewind", kind=kind, rates=rates)
+    settings = settings_of(UNLIKE[family][1], {**CASES["imp"], "training.lr": 0.01})
+    expected = in_a_study_of_masks(shop, blobs, settings, 1, tmp_path / "masks")
+    results = level_by_level(shop, settings, 1)
+    assert len(results) == len(expected) == len(shop.networks.describe(1, settings).chain.sparsities) > 2
+    for result, one in zip(results, expected, strict=True):
+        assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
+    assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
+    one = run(shop, [LaneSpec("a", settings, 0, steps_of(shop, settings))], 1)["a"]
+    assert (one.outcome, one.mask_digest) == ("completed", results[-1].mask_digest)
+    np.testing.assert_allclose(one.curve_val_loss, results[-1].curve_val_loss, rtol=0, atol=TOLERANCE)
+
+
+def test_chains_that_go_on_and_chains_that_rewind_share_no_pack(shop_of):
+    """Their batches are not the same."""
+    settings = {"masks.sparsity": 0.6, "masks.rate": 0.3}
+    methods = {name: PRUNERS[name].method for name in ("imp", "lr_rewind")}
+    shop = shop_of(methods=methods)
+    both = [LaneSpec(name, {**settings, "masks.method": name}, 0, 4 * STEPS) for name in methods]
+    together = run(shop, both)
+    assert together["imp"].mask_digest != together["lr_rewind"].mask_digest
+    for name in methods:
+        alone = run(shop_of(method=name), [LaneSpec(name, settings, 0, 4 * STEPS)])[name]
+        assert (alone.mask_digest, alone.val_loss) == (together[name].mask_digest, together[name].val_loss)
 
 
 def test_packs_of_unlike_chains_of_nodes_and_their_segments_are_each_alone_and_in_one_go(shop_of, monkeypatch):
