@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsefront.errors import SpaceError, nearest
 from sparsefront.spaces.domains import Bits, Choice, Domain, Float, Integer, shown
+from sparsefront.spaces.patterns import parse_pattern
 
 _MAX_CHOICES = 1000
 _RANGE, _CHOICES, _FLAG = ("low", "high", "log", "int", "step"), ("choices",), ("flag",)
@@ -29,7 +30,9 @@ _LIMITS: Mapping[str, tuple[float, float, str, bool]] = {
     "training.batch_size": (1.0, 1e8, "[]", True),
     "training.steps": (1.0, 1e8, "[]", True),
     "training.data_fraction": (0.0, 1.0, "(]", False),
+    "training.warmup_fraction": (0.0, 1.0, "[)", False),
 }
+_KINDS = ("node", "weight")
 
 
 def domain_of(where: str, entry: Mapping[str, Any], *, also: Iterable[str] = ()) -> Float | Integer | Choice:
@@ -84,8 +87,13 @@ def _range(entry: Mapping[str, Any]) -> Float | Integer:
     return Integer(whole[0], whole[1], log, 1 if step is None else step)
 
 
-def check_limits(where: str, key: str, ends: Iterable[tuple[str, Any]]) -> None:
+def check_limits(where: str, key: str, ends: Sequence[tuple[str, Any]]) -> None:
     """Refuse values, given with their place in the entry, that the key can have nowhere."""
+    for name, value in ends:
+        if key == "masks.kind" and value not in _KINDS:
+            raise SpaceError(f"{where}{name}={shown(value)}: {nearest(str(value), _KINDS)}")
+        if key == "masks.pattern":
+            _check_pattern(f"{where}{name}", value)
     if key not in _LIMITS:
         return
     lowest, highest, included, is_whole = _LIMITS[key]
@@ -98,6 +106,17 @@ def check_limits(where: str, key: str, ends: Iterable[tuple[str, Any]]) -> None:
             or (included[1] == ")" and value == highest)
         ):
             raise SpaceError(f"{where}{name}={value!r}: must lie in {included[0]}{lowest:g}, {highest:g}{included[1]}")
+
+
+def _check_pattern(where: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise SpaceError(f"{where}={shown(value)}: must be text in quotes, as in '2:4'")
+    try:
+        kind = parse_pattern(value).kind
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    if kind != "weight":
+        raise SpaceError(f"{where}={shown(value)}: patterns are of weight masks; write masks.kind = {kind!r} instead")
 
 
 def constant_of(where: str, value: object) -> Any:

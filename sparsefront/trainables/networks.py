@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
-from sparsefront.errors import ConfigError, SpaceError
+from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
@@ -33,7 +33,8 @@ from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.lanes import LaneStack, Layout
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
-from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.rates import RATE_SCHEDULES
+from sparsefront.trainables.recipe import PRECISIONS, Recipe
 
 #: The allocation whose densities come with the candidate.
 SEARCHED = "searched"
@@ -266,6 +267,10 @@ class Networks:
             raise ConfigError(f"training.{next(iter(training))}: is no key that a space can set; remove it from there")
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
+        if hyper.lr_schedule is not None and hyper.lr_schedule not in RATE_SCHEDULES:
+            raise ConfigError(f"training.lr_schedule={hyper.lr_schedule!r}: {nearest(hyper.lr_schedule, RATE_SCHEDULES)}")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"training.precision={precision!r}: {nearest(str(precision), PRECISIONS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
         chain = None if recipe.pruning is None else self._chain(recipe.pruning, masks, steps)

@@ -10,6 +10,10 @@ from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 
 
+#: Of matrix products in training.
+PRECISIONS = ("float32", "bfloat16")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How every candidate is made and trained.
