@@ -10,9 +10,11 @@ from typing import Any
 
 from sparsefront.errors import SpaceError, nearest
 from sparsefront.spaces.domains import Bits, Choice, Domain, Float, Integer, shown
-from sparsefront.spaces.patterns import parse_pattern
+from sparsefront.spaces.patterns import Pattern, parse_pattern
 
 _MAX_CHOICES = 1000
+#: Characters of a pattern, beyond which its numbers are no sizes of anything.
+_MAX_NAME = 40
 _RANGE, _CHOICES, _FLAG = ("low", "high", "log", "int", "step"), ("choices",), ("flag",)
 #: Bounds that a key has wherever it is used: lowest, highest, whether each is included, whether it is whole.
 _LIMITS: Mapping[str, tuple[float, float, str, bool]] = {
@@ -93,7 +95,7 @@ def check_limits(where: str, key: str, ends: Sequence[tuple[str, Any]]) -> None:
         if key == "masks.kind" and value not in _KINDS:
             raise SpaceError(f"{where}{name}={shown(value)}: {nearest(str(value), _KINDS)}")
         if key == "masks.pattern":
-            _check_pattern(f"{where}{name}", value)
+            checked_pattern(f"{where}{name}", value)
     if key not in _LIMITS:
         return
     lowest, highest, included, is_whole = _LIMITS[key]
@@ -108,15 +110,21 @@ def check_limits(where: str, key: str, ends: Sequence[tuple[str, Any]]) -> None:
             raise SpaceError(f"{where}{name}={value!r}: must lie in {included[0]}{lowest:g}, {highest:g}{included[1]}")
 
 
-def _check_pattern(where: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise SpaceError(f"{where}={shown(value)}: must be text in quotes, as in '2:4'")
+def checked_pattern(where: str, value: object) -> Pattern:
+    """The pattern of weight masks that `value` names.
+
+    Raises:
+        SpaceError: it names none.
+    """
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise SpaceError(f"{where}={shown(value)}: must be a name in quotes, as in '2:4'")
     try:
-        kind = parse_pattern(value).kind
+        pattern = parse_pattern(value)
     except SpaceError as error:
-        raise SpaceError(f"{where}: {error}") from error
-    if kind != "weight":
-        raise SpaceError(f"{where}={shown(value)}: patterns are of weight masks; write masks.kind = {kind!r} instead")
+        raise SpaceError(f"{where}={shown(value)}: {str(error).partition(': ')[2]}") from error
+    if pattern.kind != "weight":
+        raise SpaceError(f"{where}={shown(value)}: is no pattern of weight masks; write masks.kind = 'node' instead")
+    return pattern
 
 
 def constant_of(where: str, value: object) -> Any:

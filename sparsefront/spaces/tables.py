@@ -46,10 +46,10 @@ class Context:
         return tuple(s for s in SECTIONS if known is None or any(key.startswith(f"{s}.") for key in known))
 
 
-def merged_tables(below: Mapping[str, Any], above: object) -> dict[str, Any]:
+def merged_tables(below: Mapping[str, Any], above: object, context: Context) -> dict[str, Any]:
     """Tables of sections, the entries of `above` in place of those of `below`."""
     if not isinstance(above, Mapping):
-        raise SpaceError(f"space={shown(above)}: must be a table of the sections {', '.join(SECTIONS)}")
+        raise SpaceError(f"space={shown(above)}: must be a table of the sections {', '.join(context.sections)}")
     merged = dict(below)
     for name, entries in with_ready(above).items():
         both = isinstance(entries, Mapping) and isinstance(merged.get(name), Mapping)
@@ -72,7 +72,9 @@ class TableReader:
             SpaceError: one line that names ``space.<section>.<key>``, its value and what is accepted.
         """
         if not isinstance(table, Mapping):
-            raise SpaceError(f"space={shown(table)}: must be a table of the sections {', '.join(self.context.sections)}")
+            raise SpaceError(
+                f"space={shown(table)}: must be a table of the sections {', '.join(self.context.sections)}"
+            )
         table = with_ready(table)
         for name in table:
             if name not in (*self.context.sections, "constraints"):

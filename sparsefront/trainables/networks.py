@@ -2,8 +2,8 @@
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
 (kind, pattern, sparsity, allocation, shares, bits, draw; of a pruning chain sparsity, rate, ap_fraction,
-rewind_fraction) say what is removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that the allocation
-fixes, its mask.
+rewind_fraction) say what is removed, `training.*` how it is trained. Describing a candidate needs neither torch nor,
+with counts that the allocation fixes, its mask.
 """
 
 from __future__ import annotations
@@ -268,7 +268,9 @@ class Networks:
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
         if hyper.lr_schedule is not None and hyper.lr_schedule not in RATE_SCHEDULES:
-            raise ConfigError(f"training.lr_schedule={hyper.lr_schedule!r}: {nearest(hyper.lr_schedule, RATE_SCHEDULES)}")
+            raise ConfigError(
+                f"training.lr_schedule={hyper.lr_schedule!r}: {nearest(hyper.lr_schedule, RATE_SCHEDULES)}"
+            )
         if precision not in PRECISIONS:
             raise ConfigError(f"training.precision={precision!r}: {nearest(str(precision), PRECISIONS)}")
         if not 0 < data_fraction <= 1:
@@ -597,7 +599,7 @@ def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32])
 
 @lru_cache(maxsize=64)
 def _pattern(name: str) -> Pattern:
-    """The pattern of a name; a dimension of a space has few of them, and reading one takes as long as counting by it."""
+    """The pattern of a name; the candidates of a space have few, and reading one takes as long as counting by it."""
     try:
         return parse_pattern(name)
     except SpaceError as error:

@@ -153,7 +153,7 @@ class Schedule:
         return self.lr_schedule != "constant" or self.warmup_fraction > 0
 
     def rate(self, step: int, lane: Hyperparameters | None = None) -> float:
-        """What the learning rate of the lanes' step number `step` is multiplied by; `lane` may have its own schedule."""
+        """What learning rates of the lanes' step number `step` are multiplied by; `lane` may have its own schedule."""
         total, name, warmup = self.lr_steps or self.steps, self.lr_schedule, self.warmup_fraction
         if lane is not None:
             name = name if lane.lr_schedule is None else lane.lr_schedule

@@ -9,7 +9,6 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 
-
 #: Of matrix products in training.
 PRECISIONS = ("float32", "bfloat16")
 
