@@ -252,7 +252,7 @@ class Pack:
         self._stop_rule = stop_rule
         self._precision = precision
         self._hyper = list(hyper)
-        self._has_rates = schedule.has_rates or any(h.has_own_rates for h in self._hyper)
+        self._has_own_rates = any(h.has_own_rates for h in self._hyper)
         self._optimizer = OPTIMIZERS[schedule.optimizer](self._trained(self._lanes.flat), hyper)
         self._updates, self._history = updates, None
         if updates is not None:
@@ -337,8 +337,10 @@ class Pack:
                 assert keep is not None
                 self._updates.prepare(self.step, trained, keep)
             gradient = compute(x, targets, self._smoothing)
-            if self._has_rates:
+            if self._has_own_rates:
                 self._optimizer.rate = self._schedule.rates(self.step, self._hyper, flat.device)
+            elif self._schedule.has_rates:
+                self._optimizer.rate = self._schedule.rate(self.step)
             if self._updates is not None:
                 assert keep is not None
                 assert self._history is not None
