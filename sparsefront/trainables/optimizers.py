@@ -142,14 +142,16 @@ class Adam:
         self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
-        factor = self.rate.cpu().numpy() if isinstance(self.rate, torch.Tensor) else self.rate
+        own = self.rate if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
+        factor = self.rate if isinstance(self.rate, float) else 1.0
         rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
         self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
         _square_root(self._second, out=gradient)
         gradient.add_(_column(self._columns["eps"] * roots, flat.device))
         torch.div(self._first, gradient, out=gradient)
-        flat.sub_(gradient.mul_(_column(rate, flat.device)))
+        gradient.mul_(_column(rate, flat.device))
+        flat.sub_(gradient if own is None else gradient.mul_(own))
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
