@@ -118,6 +118,7 @@ class SearchDesign:
 
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
     point (one objective: a difference of that objective). ``steps`` are those of a level, where there is a ``chain``.
+    ``mask_kind`` names all that candidates may have: 'node', 'weight' or 'node and weight'.
     """
 
     name: str

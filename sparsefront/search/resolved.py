@@ -10,7 +10,7 @@ from sparsefront.search.design import ChainSettings, Design, RungSettings, Searc
 from sparsefront.search.methods import arm_names, tables_for
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
-from sparsefront.spaces.domains import Bits
+from sparsefront.spaces.domains import Bits, Choice
 from sparsefront.spaces.space import Effect, Space
 from sparsefront.spaces.structure import Structure
 
@@ -149,7 +149,7 @@ def search_design_of(
         eval_every=identity["training"]["eval_every"],
         model=_described(identity["model"], _set_by_spaces("model", spaces.values())),
         dataset=_described(identity["data"]),
-        mask_kind=identity["masks"]["kind"],
+        mask_kind=" and ".join(sorted({k for space in spaces.values() for k in _mask_kinds(space, masks["kind"])})),
         n_classes=identity["resolved"]["n_classes"],
         objectives=tuple(verdict["objectives"]),
         reference=tuple(verdict["reference"]) or None,
@@ -157,6 +157,14 @@ def search_design_of(
         alpha=verdict["alpha"],
         chain=None if method is None else ChainSettings(masks["sparsity"], method.rate),
     )
+
+
+def _mask_kinds(space: Space, usual: str) -> tuple[str, ...]:
+    """Kinds of masks in a space; `usual` where it does not say."""
+    for dimension in space.dimensions:
+        if dimension.key == "masks.kind" and isinstance(dimension.domain, Choice):
+            return tuple(map(str, dimension.domain.values))
+    return (str(space.constants.get("masks.kind", usual)),)
 
 
 def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:

@@ -28,8 +28,10 @@ from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, 
 from sparsefront.search.strategies import strategy_family
 from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.candidate import CandidateNames, level_key
 from sparsefront.spaces.domains import Choice, Point, shown
+from sparsefront.spaces.entries import checked_pattern
+from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
@@ -47,10 +49,12 @@ from sparsefront.trainables.recipe import Recipe
 
 #: Keys of the sections `training` and `masks` that a space may search; of `model`, all options of the family may be.
 _SEARCHED_TRAINING = (
-    *("optimizer", "lr", "weight_decay", "beta1", "beta2", "momentum", "label_smoothing"),
-    *("batch_size", "steps", "data_fraction"),
+    *("optimizer", "lr", "lr_schedule", "warmup_fraction", "weight_decay", "beta1", "beta2", "momentum", "nesterov"),
+    *("label_smoothing", "batch_size", "steps", "data_fraction", "precision"),
 )
-_SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
+#: Those of them that are no numbers, and whose values no range can be of.
+_NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
+_SEARCHED_MASKS = ("kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
 #: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
 
@@ -68,11 +72,13 @@ class MasksSection(Section):
     """What masks remove from every candidate, where the space does not say otherwise.
 
     With a `method` they are not drawn: every candidate is a chain of trainings that prunes itself, level by level, to
-    its sparsity; the method brings its allocation.
+    its sparsity; the method brings its allocation. A `pattern` ('2:4', '4x4') is of weight masks; N:M is a sparsity of
+    its own, whatever is asked for.
     """
 
     method: str | None = None
     kind: Literal["node", "weight"] = "weight"
+    pattern: str = "unstructured"
     allocation: str = "uniform"
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -180,8 +186,17 @@ class SearchStudy(Study):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Write into every arm what it takes over from the study, and into the study what a ready space brings."""
+        """Write into every arm what it takes over from the study, and into the study what a ready space brings.
+
+        A `Space` in place of the section becomes its table.
+        """
         space = values.get("space")
+        if isinstance(space, Space):
+            try:
+                space = space.to_table()
+            except SpaceError as error:
+                raise ConfigError(str(error)) from error
+            values = {**values, "space": space}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
             values = dict(values)
@@ -218,8 +233,9 @@ class SearchStudy(Study):
         allocation = self.masks.allocation
         if allocation not in ALLOCATIONS:
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
-        self._check_allocation("masks", allocation)
+        self._check_allocation("masks", allocation, self.masks.kind)
         self._check_method()
+        self._check_pattern()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
         _check_objectives("verdict.objectives", chosen)
@@ -270,6 +286,70 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
                 "leave it out"
+            )
+
+    def _check_pattern(self) -> None:
+        """Refuse a pattern that the rest of [masks] contradicts."""
+        masks = self.masks
+        if masks.pattern == "unstructured":
+            return
+        try:
+            pattern = checked_pattern("masks.pattern", masks.pattern)
+        except SpaceError as error:
+            raise ConfigError(str(error)) from error
+        if masks.method is not None:
+            raise ConfigError(
+                f"masks.pattern={masks.pattern!r}: cannot be set beside masks.method={masks.method!r}, which removes "
+                "single weights in a search; remove one of them"
+            )
+        if masks.kind != "weight":
+            raise ConfigError(
+                f"masks.pattern={masks.pattern!r}: is one of weight masks, and masks.kind is {masks.kind!r}; change "
+                "one of the two"
+            )
+        if pattern.density is not None and masks.sparsity not in (0.0, 1 - pattern.density):
+            raise ConfigError(
+                f"masks.sparsity={masks.sparsity!r}: masks.pattern={masks.pattern!r} is one of its own, "
+                f"{1 - pattern.density:g}; leave it out"
+            )
+
+    def _check_masks(self, where: str, space: Space) -> None:
+        """Refuse kinds, patterns, sparsities and allocations of a space that do not fit each other."""
+        kinds = _values_of(space, "masks.kind", self.masks.kind)
+        patterns = _values_of(space, "masks.pattern", self.masks.pattern)
+        searched = {d.key for d in space.dimensions}
+        structured = [p for p in _given(space, "masks.pattern") if p != "unstructured"]
+        if structured and "weight" not in kinds:
+            raise ConfigError(
+                f"{where}.masks.pattern={structured[0]!r}: is one of weight masks, and masks.kind is 'node'; write "
+                "'unstructured', or change the kind"
+            )
+        densities = {str(p): parse_pattern(str(p)).density for p in patterns}
+        if kinds == ["weight"] and None not in densities.values():
+            named = " and ".join(f"{name!r} has sparsity {1 - (d or 0.0):g}" for name, d in densities.items())
+            for key in ("masks.sparsity", "masks.allocation"):
+                if key in searched:
+                    raise ConfigError(f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it")
+            asked = space.constants.get("masks.sparsity", 0.0)
+            if asked and any(asked != 1 - (d or 0.0) for d in densities.values()):
+                raise ConfigError(f"{where}.masks.sparsity={asked!r}: masks.pattern={named} alone; write 0")
+        blocks = [p for p in structured if densities[str(p)] is None]
+        if blocks and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+            raise ConfigError(
+                f"{where}.masks.pattern={blocks[0]!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
+                "nothing is removed"
+            )
+        for value in _given(space, "masks.allocation"):
+            if value not in (*ALLOCATIONS, SEARCHED):
+                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
+                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
+            for kind in kinds:
+                self._check_allocation(f"{where}.masks", str(value), str(kind))
+        allocation = self.masks.allocation
+        if "node" in kinds and "node" not in ALLOCATIONS[allocation].kinds and not _given(space, "masks.allocation"):
+            raise ConfigError(
+                f"{where}.masks.kind='node': masks.allocation={allocation!r} divides weight masks only; set another "
+                "allocation, here or in [masks]"
             )
 
     def _check_chains(self, where: str, space: Space) -> None:
@@ -375,7 +455,7 @@ class SearchStudy(Study):
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
         for constraint in space.constraints:
-            if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
+            if constraint.quantity == "node_sparsity" and "weight" in _values_of(space, "masks.kind", self.masks.kind):
                 raise ConfigError(
                     f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
                     "constrain weight_sparsity, or use node masks"
@@ -401,15 +481,28 @@ class SearchStudy(Study):
                 )
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
-        for value in dict.fromkeys(space.settings(p).get("masks.allocation", "uniform") for p in corners(space)):
-            if value not in (*ALLOCATIONS, SEARCHED):
-                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
-                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
-            self._check_allocation(f"{where}.masks", value)
+        for name in _NAMED_TRAINING:
+            for value in _given(space, f"training.{name}"):
+                try:
+                    SearchTrainingSection.model_validate({"steps": 1, name: value})
+                except ValidationError as error:
+                    raise ConfigError(f"{where}.training.{first_error(error, SearchTrainingSection)}") from error
+        is_ahead = any(_values_of(space, "training.nesterov", self.training.nesterov))
+        if is_ahead and not ends_of(space, "training.momentum", self.training.momentum)[1]:
+            raise ConfigError(
+                f"{where}.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is "
+                "none to look ahead by"
+            )
+        self._check_masks(where, space)
         if space.bits is not None:
             if not self.masks.sparsity:
                 raise ConfigError(
                     f"{where}.masks.bits=true: needs masks.sparsity > 0 in [masks]; else every mask keeps everything"
+                )
+            if self.masks.pattern != "unstructured":
+                raise ConfigError(
+                    f"{where}.masks.bits=true: needs masks.pattern='unstructured', and it is {self.masks.pattern!r}; "
+                    "entries that trade places keep no other pattern"
                 )
             others = sorted(key for key in keys if key.startswith("masks.") and key != "masks.bits")
             if others:
@@ -418,11 +511,12 @@ class SearchStudy(Study):
                     "and allocation of [masks]"
                 )
 
-    def _check_allocation(self, where: str, allocation: str) -> None:
-        if allocation in ALLOCATIONS and self.masks.kind not in ALLOCATIONS[allocation].kinds:
+    def _check_allocation(self, where: str, allocation: str, kind: str) -> None:
+        if allocation in ALLOCATIONS and kind not in ALLOCATIONS[allocation].kinds:
+            is_fixed = "is" if kind == self.masks.kind else "may be"
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: divides {ALLOCATIONS[allocation].kinds[0]} masks only, and "
-                f"masks.kind is {self.masks.kind!r}"
+                f"masks.kind {is_fixed} {kind!r}"
             )
 
     def _known_keys(self) -> set[str]:
@@ -437,10 +531,12 @@ class SearchStudy(Study):
     # What it is ------------------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """As of every study; without a method the masks say nothing of one, as they did before there were any."""
+        """As of every study; without a method or a pattern the masks say nothing of it, as before there were any."""
         identity = super().identity()
         if self.masks.method is None:
             del identity["masks"]["method"]
+        if self.masks.pattern == "unstructured":
+            del identity["masks"]["pattern"]
         return identity
 
     def base(self) -> dict[str, object]:
@@ -464,6 +560,7 @@ class SearchStudy(Study):
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
+            pattern=self.masks.pattern,
         )
 
     def _networks(self, dataset: Dataset) -> Networks:
@@ -474,8 +571,9 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         unresolved = spaces_of({**self.identity(), "resolved": _UNRESOLVED})
         n_sections = max(
-            len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(self.masks.kind))
+            len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(str(kind)))
             for name, space in unresolved.items()
+            for kind in _values_of(space, "masks.kind", self.masks.kind)
             for model in (_model_of(space.settings(point)) for point in corners(space))
         )
         bits: dict[str, list[int]] | None = None
@@ -703,6 +801,15 @@ def _values_of(space: Space, key: str, usual: object) -> list[object]:
     return [space.constants.get(key, usual)]
 
 
+def _given(space: Space, key: str) -> list[object]:
+    """What a space says of a key: its choices, the ends of its range, its one value, or nothing."""
+    for dimension in space.dimensions:
+        if dimension.key == key:
+            domain = dimension.domain
+            return list(domain.values) if isinstance(domain, Choice) else [getattr(domain, "low", None)]
+    return [space.constants[key]] if key in space.constants else []
+
+
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
     """The network at a corner of the space that is written at `where`."""
     try:
@@ -717,25 +824,34 @@ _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
 
 
 #: Hyperparameters that an optimiser does not have.
-_UNUSED_BY = {"adam": ("training.momentum",), "sgd": ("training.beta1", "training.beta2")}
+_UNUSED_BY = {"adam": ("training.momentum", "training.nesterov"), "sgd": ("training.beta1", "training.beta2")}
 
 
 def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
-    Left out are hyperparameters of another optimiser, and everything about masks where nothing is removed. Shares are
-    replaced by the counts that they come to: those beyond the depth count for nothing.
+    Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
+    nothing is removed. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
+    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
+    its random numbers are its own, so that the two keep other entries.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
     found = {key: value for key, value in settings.items() if key not in unused}
-    if "masks.bits" not in found and not settings.get("masks.sparsity", recipe.sparsity):
-        return {key: value for key, value in found.items() if not key.startswith("masks.")}
-    if "masks.shares" in found:
-        try:
-            found["masks.shares"] = list(networks.describe(0, settings).kept)
-        except SparsefrontError:  # there is no such network: whoever trains it will say so
-            return found
+    if not found.get("training.momentum", recipe.hyper.momentum):
+        found.pop("training.nesterov", None)
+    if "training.warmup_fraction" in found:  # it is rounded to steps
+        steps = found.get("training.steps", recipe.schedule.steps)
+        found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
+    if recipe.pruning is not None or "masks.bits" in found:
+        return found
+    try:
+        mask = networks.drawn(settings)
+    except SparsefrontError:  # there is no such network: whoever trains it will say so
+        return found
+    found = {key: value for key, value in found.items() if not key.startswith("masks.")}
+    if mask is not None:
+        found["masks.drawn"] = [repr(mask.pattern), *mask.kept, level_key(mask.sparsity), mask.number]
     return found
 
 

@@ -9,6 +9,9 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 
+#: Of matrix products in training.
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,6 +32,7 @@ class Recipe:
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
         pruning: method by whose chain of levels candidates of a search come to their sparsity; None: masks are drawn.
+        pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
     """
 
@@ -47,3 +51,4 @@ class Recipe:
     data_fraction: float = 1.0
     pruning: Pruning | None = None
     quality: tuple[str, ...] = ()
+    pattern: str = "unstructured"

@@ -271,14 +271,18 @@ class SegmentShop:
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
         """Jobs that train together: of one group, start and stop, and as many as the device takes.
 
-        Chains have one rewind step, too, and levels of one length.
+        Where learning rates change, trainings are of one length; how they change is each lane's own. Chains have one
+        rewind step, too, and levels of one length.
         """
+        has_rates = self.recipe.schedule.has_rates or any(
+            job.network.hyper.has_own_rates for job in jobs if job.network is not None
+        )
         classes: dict[tuple[str, int, int, int, int, int], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
-            rates = job.network.level_steps if self.recipe.schedule.has_rates else 0
+            rates = job.network.level_steps if has_rates else 0
             length, rewind = (0, 0) if chain is None else (chain.level_steps, chain.rewind_step)
             key = (job.network.shape.group, job.start_step, stop, rates, length, rewind)
             classes.setdefault(key, []).append(job)
