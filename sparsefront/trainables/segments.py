@@ -345,7 +345,11 @@ class SegmentShop:
             slots={} if leg.level else self._slots(jobs, lanes.layout),
         )
         before, start = spent.passes, pack.step
-        real = [RealSize(n.shape.tensors, n.structure.n_weights, n.structure.n_params) for n in networks]
+        parents = [network.structure for network in networks]
+        real = [
+            RealSize(network.shape.tensors, parent.n_weights, parent.n_params, parent.macs)
+            for network, parent in zip(networks, parents, strict=True)
+        ]
         n_left = len(jobs)
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
