@@ -65,7 +65,8 @@ _DIAGNOSTICS: tuple[Column, ...] = (
     Column(
         "quality_passes",
         pa.float64(),
-        "passes spent on measuring these columns and qualities, siblings included; in no budget",
+        "passes spent on measuring these columns and qualities, siblings included; in no budget, where those that "
+        "a search is led by are: in its passes",
     ),
 )
 #: Peak signal-to-noise ratios of restored images, where the examples of a study are images to restore.

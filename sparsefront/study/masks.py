@@ -26,6 +26,7 @@ from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
@@ -128,16 +129,14 @@ class MaskStudy(Study):
         if self.training.nesterov and not self.training.momentum:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0")
         check_qualities(self.quality, has_parent=True)
+        check_objectives("verdict.objectives", self.verdict.objectives, OBJECTIVES, self.quality)
+        tables = self._arm_tables().values()
         for objective in self.verdict.objectives:
-            if objective not in OBJECTIVES:
-                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
-            needed = OBJECTIVES[objective].quality
-            if needed and needed not in self.quality:
+            if OBJECTIVES[objective].needs_siblings and not any(table.get("siblings") for table in tables):
                 raise ConfigError(
-                    f"verdict.objectives: {objective!r} is measured only where quality names {needed!r}; add it there"
+                    f"verdict.objectives: {objective!r} is measured of arms with siblings = true, and there is none; "
+                    "set it in [arms.NAME], or leave the objective out"
                 )
-        if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
-            raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
         needs_scores = any(method.needs_scores for method in methods.values())
         if needs_scores and self.search.draws < self.search.random_draws:
             raise ConfigError(
@@ -389,6 +388,10 @@ class MaskStudy(Study):
             return 0.0
         ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0
         return ratios + SCORES[method.score].passes(self.search.probe_size, method.rounds)
+
+    @property
+    def _validated(self) -> tuple[str, ...]:
+        return validated_columns(*self.verdict.objectives)
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""

@@ -34,6 +34,7 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
+from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
@@ -54,11 +55,16 @@ _SEARCHED_MASKS = ("sparsity", "allocation", "shares", "bits", "draw")
 #: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
 
-#: Masks are not scored before training here.
-_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
+_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
+#: What is known at a rung.
+_AT_RUNGS = [name for name in _OBJECTIVES if not OBJECTIVES[name].at_end]
 
 #: Columns that say what became of a candidate, and not what it is.
-_RESERVED = {*(column.name for column in COLUMNS if not column.hyperparameter), *QUALITY_COLUMNS} - {"mask_draw"}
+_RESERVED = {
+    *(column.name for column in COLUMNS if not column.hyperparameter),
+    *(o.column for o in OBJECTIVES.values()),
+    *QUALITY_COLUMNS,
+} - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -90,21 +96,15 @@ class SearchSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
-def _check_objectives(key: str, chosen: Sequence[str]) -> None:
-    """Refuse what a search cannot be led by."""
-    for objective in chosen:
-        if objective.startswith("test_"):
-            raise ConfigError(f"{key}: {objective!r} is a test result; validation decides, test reports")
-        if objective in OBJECTIVES and not OBJECTIVES[objective].decides:
-            what = "on test examples" if OBJECTIVES[objective].quality else "once a candidate has ended"
+def _check_at_rungs(key: str, chosen: Sequence[str]) -> None:
+    """Refuse what a rung cannot compare by."""
+    for name in chosen:
+        if name in _OBJECTIVES and name not in _AT_RUNGS:
             raise ConfigError(
-                f"{key}: {objective!r} is measured {what}, and strategies and rungs cannot be led by "
-                "it; ask for it with 'sparsefront front --objectives'"
+                f"{key}: {name!r} is measured once a candidate has ended, and rungs compare before; name what is known "
+                "there, such as 'val_error'"
             )
-        if objective not in _OBJECTIVES:
-            raise ConfigError(f"{key}: {objective!r} {nearest(objective, _OBJECTIVES)}")
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"{key}={list(chosen)}: every value may appear once")
+    check_objectives(key, chosen, _AT_RUNGS, ())
 
 
 class RungsSection(Section):
@@ -129,7 +129,7 @@ class RungsSection(Section):
             raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
         if list(self.bands) != sorted(set(self.bands)):
             raise ConfigError(f"bands={list(self.bands)}: must ascend")
-        _check_objectives("objectives", self.objectives)
+        _check_at_rungs("objectives", self.objectives)
         return self
 
 
@@ -222,7 +222,14 @@ class SearchStudy(Study):
         self._check_method()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
-        _check_objectives("verdict.objectives", chosen)
+        for name in chosen:
+            if name in OBJECTIVES and (OBJECTIVES[name].needs_parent or OBJECTIVES[name].needs_siblings):
+                with_what = "its trained parent" if OBJECTIVES[name].needs_parent else "a second training"
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} compares a candidate with {with_what}, and in a search there is "
+                    "none; leave it out, or make it a study of masks"
+                )
+        check_objectives("verdict.objectives", chosen, _OBJECTIVES, self.quality)
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
@@ -374,6 +381,10 @@ class SearchStudy(Study):
         self._check_chains(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
+        if RUNGS[arm.rungs.kind].is_multi_objective and not arm.rungs.objectives:
+            _check_at_rungs(
+                f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
+            )
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
                 raise ConfigError(
@@ -455,6 +466,10 @@ class SearchStudy(Study):
         is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
         structure = networks.describe(0, {}).structure if is_weight else None
         return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
+
+    @property
+    def _validated(self) -> tuple[str, ...]:
+        return validated_columns(*self.verdict.objectives)
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
@@ -629,6 +644,12 @@ class SearchStudy(Study):
         Raises:
             ConfigError: an unknown objective, or a ledger that cannot be replayed.
         """
+        for name in self.verdict.objectives:
+            if OBJECTIVES[name].at_end:
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} is measured of trained networks, and a simulation trains none; "
+                    "simulate the study without it"
+                )
         dataset = self._checked_data()
         measured: Objective
         if ledger is not None:

@@ -208,6 +208,7 @@ class Study(Section):
             precision=t.precision,
             lanes_at_once=self.compute.lanes_at_once or None,
             quality=self.quality,
+            validated=self._validated,
             **of_kind,
         )
 
@@ -228,7 +229,13 @@ class Study(Section):
     def _measured(self) -> dict[str, Any]:
         """What follows from the qualities: columns of the ledger; nothing without any."""
         columns = {name: column for quality in self.quality for name, column in QUALITIES[quality].columns.items()}
-        return {"columns": {name: f"test_{column.kind}" for name, column in columns.items()}} if columns else {}
+        kinds = {name: f"test_{column.kind}" for name, column in columns.items()}
+        return {"columns": {**kinds, **dict.fromkeys(self._validated, "float64")}} if columns else {}
+
+    @property
+    @abc.abstractmethod
+    def _validated(self) -> tuple[str, ...]:
+        """Columns of qualities that decide something, and are measured on validation examples for it."""
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         """Settings of the workers that only some kinds of study have."""

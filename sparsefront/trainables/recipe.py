@@ -30,6 +30,7 @@ class Recipe:
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
         pruning: method by whose chain of levels candidates of a search come to their sparsity; None: masks are drawn.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
+        validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 
     seed: int
@@ -47,3 +48,4 @@ class Recipe:
     data_fraction: float = 1.0
     pruning: Pruning | None = None
     quality: tuple[str, ...] = ()
+    validated: tuple[str, ...] = ()

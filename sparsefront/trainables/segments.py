@@ -173,7 +173,7 @@ class SegmentShop:
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated, is_search=True)
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
 
@@ -397,7 +397,8 @@ class SegmentShop:
                             test_error=test_error,
                             passes=job.wasted_passes
                             + spent.passes
-                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
+                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0)
+                            + (self._measurer.search_passes(len(validation)) if r.lane in test else 0),
                             seconds=job.wasted_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,

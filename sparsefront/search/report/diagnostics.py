@@ -18,7 +18,7 @@ def diagnostics_section(numbers: Record) -> Markup:
     if not found["rows"]:
         return section("diagnostics", title, note_of("No network was diagnosed."), _stability_table(numbers))
     words = (
-        "Kept is counted in prunable weights, in all trained parameters and in multiply-accumulates (MACs) of the parent. "
+        "Shares are of the parent's weights, of all its trained parameters, and of its multiply-accumulates (MACs). "
         "A weight is effective if it lies on a path from an input to an output. A unit is dead if it lies on none; it "
         "is silent for an example if its activation is zero there (close to zero, if it is no ReLU). Silent by the "
         "mask are units that nothing varying enters; silence is measured on validation examples. A network has "
@@ -28,7 +28,8 @@ def diagnostics_section(numbers: Record) -> Markup:
     listed = table(
         "What masks and training left",
         [
-            *("arm", "level", "#weights kept", "#of all parameters", "#of MACs", "#effective", "#effective parameters", "#collapsed", "#dead units"),
+            *("arm", "level", "#weights kept", "#of all parameters", "#of MACs", "#effective", "#effective parameters"),
+            *("#collapsed", "#dead units"),
             *("#silent by the mask", "#silent activations"),
             *(("#overlap with first mask", "#ever active") if is_dynamic else ()),
         ],
