@@ -164,7 +164,8 @@ def _controls(numbers: Record) -> str:
         after={},
     )
     remarks = _remarks([{**row, "arm": control_name(row["arm"], row["control"])} for row in rows])
-    return f"<h3>Arms against their controls</h3>\n{paragraph(words)}{judged}{remarks}"
+    said = bullets(numbers["verdict"]["matters"], css="sentences")
+    return f"<h3>Arms against their controls</h3>\n{paragraph(words)}{said}{judged}{remarks}"
 
 
 def answer(numbers: Record) -> str:
