@@ -541,6 +541,8 @@ class SearchStudy(Study):
         for arm in design.arms:
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
+            for model in {id(model): model for model in map(networks.model, ends)}.values():
+                self._check_module(model, dataset)
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, design.chain)
             try:

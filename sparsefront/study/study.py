@@ -48,7 +48,7 @@ from sparsefront.study.sections import (
     TrainingSection,
 )
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
-from sparsefront.trainables.models import model_family
+from sparsefront.trainables.models import Model, changing_buffers, model_family
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.quality import QUALITIES
@@ -417,6 +417,15 @@ class Study(Section):
             )
         self._check_data(dataset, n_train)
         return dataset
+
+    def _check_module(self, model: Model, dataset: Dataset) -> None:
+        """Refuse a parent whose state would be that of all networks of a pack."""
+        if changing := changing_buffers(model.module, dataset.example_shape):
+            raise ConfigError(
+                f"model.name={self.model.name!r}: every forward pass changes the buffer {changing[0]!r} (running "
+                "statistics?), and the networks of a pack share it, so that none would have its own; use a layer "
+                "without such state, LayerNorm or GroupNorm in place of BatchNorm"
+            )
 
     def _check_task(self) -> None:
         """Refuse what does not go with the task of the data set: another's parent, and what only classes have."""
