@@ -101,7 +101,7 @@ class SearchVerdict:
 
 
 def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
-    """Judge every arm of a search study against the arm that it names.
+    """Judge every arm of a search study against the arms that it names.
 
     Labels are those of ``verdict.judge``: *equivalent* when two one-sided tests show a difference smaller than
     ``design.equivalence_margin``; otherwise *better* or *worse* when the paired t-test finds one; otherwise
@@ -123,7 +123,7 @@ def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
 def judge_runs(attainment: Attainment, design: SearchDesign) -> SearchVerdict:
     """Judge what :func:`attainment.attain` has read; see :func:`compare_arms`."""
     names = [arm.name for arm in design.arms]
-    judged = [(arm.name, arm.against) for arm in design.arms if arm.against in names and arm.against != arm.name]
+    judged = [(arm.name, other) for arm in design.arms for other in arm.against if other in names and other != arm.name]
     comparisons = _compare([_pair(attainment, *pair) for pair in judged], attainment, design)
     arms = arm_outcomes(attainment, design)
     spent = _spent(attainment, design)
@@ -191,14 +191,14 @@ def search_record(
     """
     outcomes = {found.arm: found for found in verdict.arms}
     spent = {found.arm: found for found in verdict.spent}
-    compared = {found.arm: found for found in verdict.comparisons}
     metric = attainment.box.metric
     finals = {arm.name: [curve.final for curve in attainment.of(arm.name)] for arm in design.arms}
     arms: dict[str, Any] = {}
     for arm in design.arms:
         if arm.name not in outcomes:
             continue
-        found, costs, against = outcomes[arm.name], spent[arm.name], compared.get(arm.name)
+        found, costs = outcomes[arm.name], spent[arm.name]
+        compared = [one for one in verdict.comparisons if one.arm == arm.name]
         metrics: dict[str, float | None] = {
             metric: float(attainment.box.shown(float(np.mean(finals[arm.name])))),
             "front_size": found.front_size,
@@ -209,16 +209,18 @@ def search_record(
             **{f"stopped_share_rung_{rung}": share for rung, share in found.stopped.items()},
             **{name: getattr(costs, name) for name in ("passes", "flops", "seconds")},
         }
-        if against is not None:
+        for against in compared:
+            place = "verdict" if len(compared) == 1 else f"verdict/{against.against}"
             for name in ("n", "arm_mean", "against_mean", "difference", "low", "high", "p_adjusted", "cost_ratio"):
-                metrics[f"verdict_{name}"] = getattr(against, name)
+                metrics[f"{place}_{name}"] = getattr(against, name)
         metrics |= _importance_metrics([found for found in importances if found.arm == arm.name])
         arms[arm.name] = {
             "tags": {
                 "arm": arm.name,
                 "strategy": arm.strategy,
                 "rungs": arm.rungs.kind,
-                **({} if against is None else {"against": against.against, "verdict": against.label}),
+                **({"against": ", ".join(c.against for c in compared)} if compared else {}),
+                **({"verdict": ", ".join(c.label for c in compared)} if compared else {}),
             },
             "params": {
                 "strategy": arm.strategy,

@@ -136,7 +136,8 @@ class RungsSection(Section):
 class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
-    It is judged against the arm `against`: by default 'random', or the first arm by name whose strategy is random.
+    It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
+    whose strategy is random.
     """
 
     strategy: str = "random"
@@ -145,7 +146,18 @@ class ArmSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
-    against: str
+    against: str | tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_against(cls, values: Any) -> Any:
+        """A list of one name is that name: both are the same study."""
+        against = values.get("against", "") if isinstance(values, dict) else ""
+        if isinstance(against, str):
+            return values
+        if not isinstance(against, list | tuple) or not against or not all(isinstance(name, str) for name in against):
+            raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
+        return {**values, "against": tuple(against) if len(against) > 1 else against[0]}
 
 
 class SearchVerdictSection(Section):
@@ -352,11 +364,15 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
-        if arm.against not in self.arms:
-            raise ConfigError(
-                f"arms.{name}.against={arm.against!r}: {nearest(arm.against, self.arms)}; it is the arm that this one "
-                "is judged against"
-            )
+        opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
+        for other in opponents:
+            if other not in self.arms:
+                raise ConfigError(
+                    f"arms.{name}.against={other!r}: {nearest(other, self.arms)}; it is the arm that this one is "
+                    "judged against"
+                )
+        if len(set(opponents)) != len(opponents):
+            raise ConfigError(f"arms.{name}.against={list(opponents)}: every value may appear once")
         try:
             # As written, and not as it would be recorded: JSON has no NaN to complain about.
             written = {
