@@ -9,7 +9,7 @@ examples, for studies. A new objective is one line of ``OBJECTIVES``, or of ``_Q
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -182,6 +182,16 @@ OBJECTIVES: Mapping[str, Objective] = {
 }
 
 
+def one_of(names: Iterable[str]) -> str:
+    """Names of objectives as a message lists them: those of qualities, which are many, by the command that has them.
+
+    >>> one_of(["val_error", "val_ece", "macs"])
+    "val_error, macs or what a quality measures ('sparsefront list objectives')"
+    """
+    plain = [name for name in names if not OBJECTIVES[name].quality]
+    return f"{', '.join(plain)} or what a quality measures ('sparsefront list objectives')"
+
+
 def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
     """Look up objectives by name.
 
@@ -200,17 +210,15 @@ def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
     if isinstance(names, str):
         names = (names,)
     if not names:
-        raise ConfigError(f"objectives=[]: name at least one of {', '.join(OBJECTIVES)}")
+        raise ConfigError(f"objectives=[]: name at least one of {one_of(OBJECTIVES)}")
     for name in names:
         if name.startswith("test_"):
             raise ConfigError(
                 f"objective={name!r}: test results are reported and never decide; "
-                f"use {name.replace('test_', 'val_')!r} or another of {', '.join(OBJECTIVES)}"
+                f"use {name.replace('test_', 'val_')!r} or another of {one_of(OBJECTIVES)}"
             )
         if name not in OBJECTIVES:
-            raise ConfigError(
-                f"objective={name!r}: accepted are {', '.join(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}"
-            )
+            raise ConfigError(f"objective={name!r}: accepted are {one_of(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise ConfigError(f"objective={repeated[0]!r} is named twice: name each objective once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -154,6 +155,28 @@ class MaskStudy(Study):
             )
         self._check_claim()
         return self
+
+    @model_validator(mode="after")
+    def _grant(self) -> Self:
+        """Write down how many random masks the budget of the longest arm pays for, where the study does not say."""
+        if "random_draws" in self.search.model_fields_set:
+            return self
+        methods = self._methods().values()
+        trainings = [self._trainings(method) for method in methods if isinstance(method, Pruned)]
+        draws = max([self.search.random_draws, *(math.ceil(round(n, 6)) for n in trainings)])
+        if any(method.needs_scores for method in methods):  # the random arm trains the first of those that are scored
+            draws = min(draws, self.search.draws)
+        search = self.search.model_copy(update={"random_draws": draws})
+        object.__setattr__(self, "search", search)  # frozen for everybody else
+        return self
+
+    def _trainings(self, method: Pruned) -> float:
+        """What an arm's last network takes, everything before it included, in trainings of a random mask."""
+        pruning, levels = method.method, method.levels(self._ascending)
+        n_networks = len(levels) if method.goes_alone else 1
+        making = budget_steps(passes, self.training.batch_size) if (passes := self._making_passes(pruning)) else 0
+        each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
+        return method.needs_parent + n_networks * (each + making / self.training.steps)
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""

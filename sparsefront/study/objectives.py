@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sparsefront.errors import ConfigError, nearest
-from sparsefront.search.objective import OBJECTIVES
+from sparsefront.errors import ConfigError, did_you_mean
+from sparsefront.search.objective import OBJECTIVES, one_of
 
 
 def check_objectives(key: str, chosen: Sequence[str], accepted: Collection[str], quality: Collection[str]) -> None:
@@ -28,7 +28,7 @@ def check_objectives(key: str, chosen: Sequence[str], accepted: Collection[str],
             instead = f"; use 'val_{known}'" if f"val_{known}" in accepted else ""
             raise ConfigError(f"{key}: {name!r} is a test result; validation decides, test reports{instead}")
         if name not in accepted:
-            raise ConfigError(f"{key}: {name!r} {nearest(name, accepted)}")
+            raise ConfigError(f"{key}: {name!r} must be one of {one_of(accepted)}{did_you_mean(name, accepted)}")
         needed = OBJECTIVES[name].quality
         if needed and needed not in quality:
             raise ConfigError(f"{key}: {name!r} is measured only where quality names {needed!r}; add it there")
