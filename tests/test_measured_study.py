@@ -186,6 +186,7 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
     section = page[page.index('<section id="diagnostics">') : page.index('<section id="words">')]
     assert 'id="chart-silence"' in section
     assert "What masks and training left" in section
+    assert [h in section for h in ("weights kept", "of all parameters", "of MACs", "effective")] == [True] * 4
     assert "Overlap of masks between replicates" in section
     numbers = json.loads(page.partition('id="sparsefront-data">')[2].partition("</script>")[0])["diagnostics"]
     rows = trained(results)
@@ -196,7 +197,7 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
         own = [r for r in rows if (r["arm"], r["target_sparsity"]) == (shown["arm"], shown["sparsity"])]
         assert shown["n_networks"] == len(own)
         assert shown["n_collapsed"] == sum(row["is_collapsed"] for row in own)
-        for name in ("effective_density", "n_dead_units", "dynamic_dead_fraction"):
+        for name in ("density_total", "density_macs", "effective_density", "n_dead_units", "dynamic_dead_fraction"):
             assert shown[name] == pytest.approx(np.mean([row[name] for row in own]))
     assert [(row["arm"], row["sparsity"], row["n_masks"]) for row in numbers["overlaps"]] == [
         ("rigl", 0.5, 2),

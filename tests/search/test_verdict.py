@@ -397,6 +397,17 @@ def test_a_budget_beyond_the_draws_at_hand_is_said(small):
     assert c.random_passes < c.arm_passes
 
 
+@pytest.mark.parametrize(("excess", "n_short"), [(1e-13, 0), (1e-6, 4)])
+def test_a_budget_that_is_rounded_up_pays_for_no_further_draw(small, excess, n_short):
+    design, build = small
+    n_scored = 6  # at a level: what they cost and the arm's own training are three trainings
+    each = 2 / n_scored * (1 + excess)
+    table = changed(changed(build(), {"passes": 1.0}, stage="trained"), {"passes": each}, stage="scored")
+    c = of(judge(table, design), "searched", 0.9)
+    assert c.arm_passes == pytest.approx(3.0)
+    assert c.n_short == n_short
+
+
 def test_the_headline_says_where_random_search_had_less_than_its_budget(small):
     design, build = small
     plain = judge(build(), design)
