@@ -43,6 +43,7 @@ from sparsefront.search.wording import (
     NOT_JUDGED,
     ONE_PAIR,
     has_difference,
+    needed_of,
     shown_label,
     shown_needed,
     shown_p,
@@ -55,6 +56,9 @@ Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 #: Fewer pairs say nothing of how far a share of the budget may be off: resamples are the same few again.
 _MIN_PAIRS = 4
+
+#: Undecided comparisons whose replicates needed the headline gives one by one; of more it gives the range.
+_MOST_ESTIMATES = 2
 
 #: The note of a comparison whose arm does not get as far as the other one.
 NEVER_REACHED = "the arm never comes to where the other ended"
@@ -468,7 +472,13 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     for label in LABELS:
         of_label = [c for c in judged if c.label == label]
         if of_label:
-            parts.append(f"{meanings[label]} {', '.join(_named(c, label, is_one=len(others) == 1) for c in of_label)}")
+            is_short = label != "undecided" or len(of_label) > _MOST_ESTIMATES
+            named = ", ".join(_named(c, is_one=len(others) == 1, is_short=is_short) for c in of_label)
+            needed = needed_of(of_label) if label == "undecided" and is_short else ""
+            enough = (
+                f" (there are {design.replicates} replicates; {needed} would be enough, depending on the comparison)"
+            )
+            parts.append(f"{meanings[label]} {named}{enough if needed else ''}")
     labels = {c.label for c in judged}
     if "better" in labels:
         answer = "Yes" if labels == {"better"} else "Sometimes"
@@ -477,10 +487,10 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     return f"{question} {answer}: {'; '.join(parts)}"
 
 
-def _named(comparison: SearchComparison, label: str, *, is_one: bool) -> str:
+def _named(comparison: SearchComparison, *, is_one: bool, is_short: bool) -> str:
     name = comparison.arm if is_one else f"{comparison.arm} (against {comparison.against})"
     needed = shown_needed(comparison.replicates_needed_low, comparison.replicates_needed_high)
-    if label == "undecided" and needed:
+    if needed and not is_short:
         return f"{name} (there are {comparison.n} replicates; {needed} would be enough)"
     return name
 

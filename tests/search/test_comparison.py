@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,20 @@ def test_a_run_is_read_at_the_smaller_of_both_costs() -> None:
     assert (found.arm_mean, found.against_mean, found.budget_passes) == (0.5, 0.6, 150.0)
     assert found.label == "undecided"
     assert math.isnan(found.p_value)
+
+
+def test_the_headline_gives_one_range_where_many_are_undecided() -> None:
+    arms = {"random": {}, **{name: {} for name in ("a", "b", "c")}}
+    kept = {"replicates": 4, "equivalence_margin": 1e-3}
+    few = make_search_design(arms={name: arms[name] for name in ("random", "a", "b")}, **kept)
+    many = make_search_design(arms=arms, **kept)
+    each, all_of_them = (compare_arms(make_search_table(design), design) for design in (few, many))
+    assert {c.label for c in (*each.comparisons, *all_of_them.comparisons)} == {"undecided"}
+    assert each.headline.count("would be enough") == 2
+    assert re.search(
+        r"undecided for a, b, c \(there are 4 replicates; .+ would be enough, depending on the comparison\)$",
+        all_of_them.headline,
+    )
 
 
 def test_arms_are_held_against_the_arm_that_they_name() -> None:
