@@ -2,8 +2,8 @@
 
 One study of random search without rungs, with them, and of evolution with them says how many passes ASHA saves and how
 busy the workers are. Then ASHA alone, and the same candidates on Ray Tune: a class trainable with reused actors and
-Ray's `ASHAScheduler` at the same rungs, each candidate trained by plain torch, one thread a worker. Contenders take turns
-in one run.
+Ray's `ASHAScheduler` at the same rungs, each candidate trained by plain torch, one thread a worker. Contenders take
+turns in one run.
 """
 
 from __future__ import annotations

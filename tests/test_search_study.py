@@ -98,6 +98,12 @@ def test_arms_take_over_what_they_do_not_say() -> None:
         "random": ("random", "random"),
         "asha": ("random", "random"),
     }
+    several = made(arms={"random": {}, "b": {}, "c": {"against": ["b", "random"]}})
+    assert several.identity()["arms"]["c"]["against"] == ["b", "random"]
+    assert [(arm.name, arm.against) for arm in several.design().arms] == [
+        *(("b", ("random",)), ("random", ("random",)), ("c", ("b", "random")))
+    ]
+    assert made(arms={"random": {"against": ["random"]}}).digest == made(arms={"random": {}}).digest
     assert "compute" not in study.identity()
     assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
 
@@ -675,6 +681,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms_with(strategy="nsga2", options={"population": 1}), "arms.b.options.population=1: must be at least 2"),
     (arms_with(strategy="nsga2", options={"population": "9"}), "arms.b.options.population='9': must be a whole number"),
     (arms_with(options={"x": 1}), "arms.b.options.x=1: unknown key; must be left out; there is nothing to set"),
+    (arms_with(against=3), "arms.b.against=3: must be the name of an arm, or a list of names"),
+    (arms_with(against=[]), "arms.b.against=[]: must be the name of an arm, or a list of names"),
+    (arms_with(against=["random", "random"]), "arms.b.against=['random', 'random']: every value may appear once"),
+    (arms_with(against=["random", "rnd"]), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (arms_with(against="rnd"), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (
         {"arms": {"a": {"strategy": "qmc"}, "b": {"strategy": "grid"}}},

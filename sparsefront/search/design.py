@@ -109,7 +109,7 @@ class SearchArm:
     batch: int
     options: Mapping[str, Any] = field(default_factory=dict)
     rungs: RungSettings = RungSettings()
-    against: str = "random"
+    against: tuple[str, ...] = ("random",)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def search_design_of(
                     tuple(verdict["objectives"]),
                     level_steps=spaces[name].constants.get("training.steps", identity["training"]["steps"]),
                 ),
-                against=arm["against"],
+                against=_against(arm),
             )
             for name, arm in _ordered(identity["arms"])
         ),
@@ -182,8 +182,13 @@ def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
     >>> [name for name, _ in _ordered({"b": {"against": "r"}, "a": {"against": "r"}, "r": {"against": "r"}})]
     ['r', 'a', 'b']
     """
-    against = {arm["against"] for arm in arms.values()}
+    against = {name for arm in arms.values() for name in _against(arm)}
     return sorted(arms.items(), key=lambda item: (item[0] not in against, item[0]))
+
+
+def _against(arm: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whom an arm is judged against: one name, or a list."""
+    return (arm["against"],) if isinstance(arm["against"], str) else tuple(arm["against"])
 
 
 def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...], *, level_steps: int) -> RungSettings:

@@ -36,6 +36,7 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
+from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
@@ -58,11 +59,16 @@ _SEARCHED_MASKS = ("kind", "pattern", "sparsity", "allocation", "shares", "bits"
 #: Methods that candidates may be pruned by: chains of levels that each begin with rewound weights.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels" and p.method.survivors == "rewound"]
 
-#: Masks are not scored before training here.
-_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
+_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
+#: What is known at a rung.
+_AT_RUNGS = [name for name in _OBJECTIVES if not OBJECTIVES[name].at_end]
 
 #: Columns that say what became of a candidate, and not what it is.
-_RESERVED = {*(column.name for column in COLUMNS if not column.hyperparameter), *QUALITY_COLUMNS} - {"mask_draw"}
+_RESERVED = {
+    *(column.name for column in COLUMNS if not column.hyperparameter),
+    *(o.column for o in OBJECTIVES.values()),
+    *QUALITY_COLUMNS,
+} - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -96,21 +102,15 @@ class SearchSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
-def _check_objectives(key: str, chosen: Sequence[str]) -> None:
-    """Refuse what a search cannot be led by."""
-    for objective in chosen:
-        if objective.startswith("test_"):
-            raise ConfigError(f"{key}: {objective!r} is a test result; validation decides, test reports")
-        if objective in OBJECTIVES and not OBJECTIVES[objective].decides:
-            what = "on test examples" if OBJECTIVES[objective].quality else "once a candidate has ended"
+def _check_at_rungs(key: str, chosen: Sequence[str]) -> None:
+    """Refuse what a rung cannot compare by."""
+    for name in chosen:
+        if name in _OBJECTIVES and name not in _AT_RUNGS:
             raise ConfigError(
-                f"{key}: {objective!r} is measured {what}, and strategies and rungs cannot be led by "
-                "it; ask for it with 'sparsefront front --objectives'"
+                f"{key}: {name!r} is measured once a candidate has ended, and rungs compare before; name what is known "
+                "there, such as 'val_error'"
             )
-        if objective not in _OBJECTIVES:
-            raise ConfigError(f"{key}: {objective!r} {nearest(objective, _OBJECTIVES)}")
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"{key}={list(chosen)}: every value may appear once")
+    check_objectives(key, chosen, _AT_RUNGS, ())
 
 
 class RungsSection(Section):
@@ -135,14 +135,15 @@ class RungsSection(Section):
             raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
         if list(self.bands) != sorted(set(self.bands)):
             raise ConfigError(f"bands={list(self.bands)}: must ascend")
-        _check_objectives("objectives", self.objectives)
+        _check_at_rungs("objectives", self.objectives)
         return self
 
 
 class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
-    It is judged against the arm `against`: by default 'random', or the first arm by name whose strategy is random.
+    It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
+    whose strategy is random.
     """
 
     strategy: str = "random"
@@ -151,7 +152,18 @@ class ArmSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
-    against: str
+    against: str | tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_against(cls, values: Any) -> Any:
+        """A list of one name is that name: both are the same study."""
+        against = values.get("against", "") if isinstance(values, dict) else ""
+        if isinstance(against, str):
+            return values
+        if not isinstance(against, list | tuple) or not against or not all(isinstance(name, str) for name in against):
+            raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
+        return {**values, "against": tuple(against) if len(against) > 1 else against[0]}
 
 
 class SearchVerdictSection(Section):
@@ -238,7 +250,14 @@ class SearchStudy(Study):
         self._check_pattern()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
-        _check_objectives("verdict.objectives", chosen)
+        for name in chosen:
+            if name in OBJECTIVES and (OBJECTIVES[name].needs_parent or OBJECTIVES[name].needs_siblings):
+                with_what = "its trained parent" if OBJECTIVES[name].needs_parent else "a second training"
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} compares a candidate with {with_what}, and in a search there is "
+                    "none; leave it out, or make it a study of masks"
+                )
+        check_objectives("verdict.objectives", chosen, _OBJECTIVES, self.quality)
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
@@ -425,11 +444,15 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
-        if arm.against not in self.arms:
-            raise ConfigError(
-                f"arms.{name}.against={arm.against!r}: {nearest(arm.against, self.arms)}; it is the arm that this one "
-                "is judged against"
-            )
+        opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
+        for other in opponents:
+            if other not in self.arms:
+                raise ConfigError(
+                    f"arms.{name}.against={other!r}: {nearest(other, self.arms)}; it is the arm that this one is "
+                    "judged against"
+                )
+        if len(set(opponents)) != len(opponents):
+            raise ConfigError(f"arms.{name}.against={list(opponents)}: every value may appear once")
         try:
             # As written, and not as it would be recorded: JSON has no NaN to complain about.
             written = {
@@ -454,6 +477,10 @@ class SearchStudy(Study):
         self._check_chains(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
+        if RUNGS[arm.rungs.kind].is_multi_objective and not arm.rungs.objectives:
+            _check_at_rungs(
+                f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
+            )
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and "weight" in _values_of(space, "masks.kind", self.masks.kind):
                 raise ConfigError(
@@ -552,6 +579,10 @@ class SearchStudy(Study):
         structure = networks.describe(0, {}).structure if is_weight else None
         return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
 
+    @property
+    def _validated(self) -> tuple[str, ...]:
+        return validated_columns(*self.verdict.objectives)
+
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
         return self._recipe(
@@ -624,6 +655,8 @@ class SearchStudy(Study):
         for arm in design.arms:
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
+            for model in {id(model): model for model in map(networks.model, ends)}.values():
+                self._check_module(model, dataset)
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, design.chain)
             try:
@@ -727,6 +760,12 @@ class SearchStudy(Study):
         Raises:
             ConfigError: an unknown objective, or a ledger that cannot be replayed.
         """
+        for name in self.verdict.objectives:
+            if OBJECTIVES[name].at_end:
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} is measured of trained networks, and a simulation trains none; "
+                    "simulate the study without it"
+                )
         dataset = self._checked_data()
         measured: Objective
         if ledger is not None:

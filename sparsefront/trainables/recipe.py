@@ -34,6 +34,7 @@ class Recipe:
         pruning: method by whose chain of levels candidates of a search come to their sparsity; None: masks are drawn.
         pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
+        validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 
     seed: int
@@ -52,3 +53,4 @@ class Recipe:
     pruning: Pruning | None = None
     quality: tuple[str, ...] = ()
     pattern: str = "unstructured"
+    validated: tuple[str, ...] = ()

@@ -173,7 +173,7 @@ class SegmentShop:
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated, is_search=True)
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
 
@@ -349,7 +349,11 @@ class SegmentShop:
             slots={} if leg.level else self._slots(jobs, lanes.layout),
         )
         before, start = spent.passes, pack.step
-        real = [RealSize(n.shape.tensors, n.structure.n_weights, n.structure.n_params) for n in networks]
+        parents = [network.structure for network in networks]
+        real = [
+            RealSize(network.shape.tensors, parent.n_weights, parent.n_params, parent.macs)
+            for network, parent in zip(networks, parents, strict=True)
+        ]
         n_left = len(jobs)
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
@@ -397,7 +401,8 @@ class SegmentShop:
                             test_error=test_error,
                             passes=job.wasted_passes
                             + spent.passes
-                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
+                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0)
+                            + (self._measurer.search_passes(len(validation)) if r.lane in test else 0),
                             seconds=job.wasted_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,
