@@ -1,23 +1,31 @@
 """Lane-steps a second of packs whose masks change in training, beside static masks and one lane alone.
 
 On a CPU both have the same cores: the lane alone at its best number of threads, the packs one on each core, as the
-trials of a study run.
+trials of a study run. Lanes of a pack are of several replicates, each with batches of its own. A study of SET,
+RigL and random masks is measured as a whole, too: there the packs are those that it makes of ten replicates.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import time
 from multiprocessing.pool import Pool
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from benchmarks.machine import spread, table
+from benchmarks.search import StudyClock
+from benchmarks.search_asha import first_began, prepare
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.masks import draw
 from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.study import Study
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.lanes import Layout, dense_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import UPDATES, UpdateSettings, sections_of
@@ -26,6 +34,8 @@ from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule, batch_order
 
 REPEATS = 5
+#: Of the lanes of a pack; and of the study, whose rows of stage 'trained' say how many steps were trained.
+REPLICATES, STUDY_REPLICATES = 8, 10
 WIDTHS = [256, 128]
 SPARSITY = 0.9
 #: Of the whole training; what is measured is a stretch of it that has updates at their usual density.
@@ -66,13 +76,20 @@ def rate(kind: str, n_lanes: int, device: torch.device, measured: int | None = N
     measured = measured or MEASURED[n_lanes]
     train = Examples.of(data.x_train[:3200], data.y_train[:3200], 10, device)
     validation = Examples.of(data.x_train[3200:], data.y_train[3200:], 10, device)
-    order = torch.from_numpy(batch_order(3200, 100, 2 * measured, generator(1, "order"))).to(device)
+    feeds = [
+        Feed(
+            train,
+            validation,
+            torch.from_numpy(batch_order(3200, 100, 2 * measured, generator(1, "order", replicate))).to(device),
+        )
+        for replicate in range(min(REPLICATES, n_lanes))
+    ]
     pack = Pack(
         model,
         lanes,
         [Hyperparameters(lr=0.01)] * n_lanes,
         Schedule("adam", 2 * measured, 100, measured),
-        data=Feed(train, validation, order),
+        data=[feeds[i * len(feeds) // n_lanes] for i in range(n_lanes)],
         updates=UPDATES[kind].make(settings) if kind in UPDATES else None,
     )
     pack.advance()  # records the gradient, warms caches
@@ -124,8 +141,33 @@ def alone(kind: str, n_threads: int) -> float:
     return found
 
 
+def study_rate() -> float:
+    """Lane-steps a second of a study of SET, RigL and random masks, from the first pack to its end, ledger included."""
+    study = Study.from_dict(
+        {
+            "name": "bench-dynamic",
+            "seed": 7,
+            "replicates": STUDY_REPLICATES,
+            "sparsities": [SPARSITY],
+            "arms": {"random": {}, "set": {}, "rigl": {}},
+            "model": {"name": "mlp", "widths": WIDTHS, "init": "torch"},
+            "masks": {"kind": "weight", "allocation": "erk"},
+            "search": {"draws": 1, "random_draws": 1, "probe_size": 100},
+            "training": {"lr": 0.01, "batch_size": 100, "steps": STEPS, "eval_every": STEPS},
+            "record": {"enabled": False},
+            "compute": {"workers": N_CORES, "device": "cpu"},
+        }
+    )
+    clock = StudyClock()
+    with tempfile.TemporaryDirectory() as folder, first_began() as moments:
+        rows = study.run(Path(folder) / "study", view=clock).to_arrow()
+        trained = rows.filter(pc.equal(rows["stage"], "trained"))
+        return float(pc.sum(trained["steps"]).as_py()) / (clock.ended_s - moments[0])
+
+
 def main() -> str:
     """Measure and return the table."""
+    prepare()
     _one_thread()
     found: dict[tuple[str, str], list[float]] = {}
     n_threads = best_n_threads()
@@ -136,6 +178,7 @@ def main() -> str:
                 found.setdefault((kind, "alone"), []).append(alone(kind, n_threads))
                 found.setdefault((kind, "core"), []).append(rate(kind, 32, torch.device("cpu")))
                 found.setdefault((kind, "packs"), []).append(on_every_core(pool, kind))
+    studies = [study_rate() for _ in range(REPEATS)]
     columns = (("alone", "core", "packs"), ("gpu alone", "", "gpu"))
     if torch.cuda.is_available():
         for _ in range(REPEATS):
@@ -158,14 +201,18 @@ def main() -> str:
                     f"{packed / middle['static', names[2]]:.2f}",
                 ]
             )
+    one = np.mean([middle[kind, "alone"] for kind in ("set", "rigl")])
+    times = f"{sorted(studies)[REPEATS // 2] / one:.3g}"
+    what = f"a study of set, rigl and random masks, {STUDY_REPLICATES} replicates, as a whole"
+    rows.append([f"CPU, {N_CORES} cores", what, f"{one:.4g}", "", spread(studies), times, ""])
     return table(
         "Masks that change in training: packs against one lane alone",
         [
             "device",
             "masks",
             f"one lane, best number of threads ({n_threads})",
-            "a pack of 32 on one core",
-            "a pack of 32 on every core (GPU: one pack)",
+            f"a pack of 32 lanes of {REPLICATES} replicates on one core",
+            "such a pack on every core (GPU: one pack)",
             "times one lane",
             "times static",
         ],

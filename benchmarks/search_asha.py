@@ -1,8 +1,9 @@
 """ASHA in packs: passes against random search, and wall time against Ray Tune's own ASHA, one candidate a trial.
 
-One study of random search with and without rungs says how many passes ASHA saves and how busy the workers are. Then
-ASHA alone, and the same candidates on Ray Tune: a class trainable with reused actors and Ray's `ASHAScheduler` at the
-same rungs, each candidate trained by plain torch, one thread a worker. Contenders take turns in one run.
+One study of random search without rungs, with them, and of evolution with them says how many passes ASHA saves and how
+busy the workers are. Then ASHA alone, and the same candidates on Ray Tune: a class trainable with reused actors and
+Ray's `ASHAScheduler` at the same rungs, each candidate trained by plain torch, one thread a worker. Contenders take
+turns in one run.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ REPLICATES, REPEATS = 5, 3
 MORE = 2
 RANDOM: dict[str, Any] = {"strategy": "random"}
 ASHA: dict[str, Any] = {"strategy": "random", "rungs": RUNGS}
+#: The same rungs over candidates that come of those before them: as many as random search has.
+EVOLVING: dict[str, Any] = {"strategy": "evolution", "rungs": RUNGS}
 #: A study of ASHA alone has nobody to be judged against.
 ASHA_ALONE: dict[str, Any] = {"asha": {**ASHA, "against": "asha"}}
 
@@ -184,34 +187,41 @@ def drawn_settings(n: int) -> Settings:
 
 
 def passes_and_use(n: int) -> list[list[str]]:
-    """The study of both arms: passes that ASHA needs, and how busy the workers are."""
-    clock, ready, rows, verdict = run_study({"random": RANDOM, "asha": {**ASHA, "candidates": MORE * n}}, REPLICATES, n)
-    (found,) = verdict.comparisons
+    """The study of all arms: passes that ASHA needs, and how busy the workers are."""
+    arms = {"random": RANDOM, "asha": {**ASHA, "candidates": MORE * n}, "asha_evolution": EVOLVING}
+    clock, ready, rows, verdict = run_study(arms, REPLICATES, n)
     wall_s = clock.ended_s - ready
     print(*verdict.sentences, sep="\n", file=sys.stderr)
-    stopped = next(arm.stopped for arm in verdict.arms if arm.arm == "asha")
-    what = f"{REPLICATES} replicates x {n:,} candidates in `random`, {MORE * n:,} in `asha`"
-    hypervolumes = f"{100 * found.arm_mean:.1f}% against {100 * found.against_mean:.1f}% of the box"
+    measured: list[list[str]] = []
+    for found in verdict.comparisons:
+        stopped = next(arm.stopped for arm in verdict.arms if arm.arm == found.arm)
+        proposed = "random search" if found.arm == "asha" else "evolution"
+        n_own = arms[found.arm].get("candidates", n)
+        what = f"{REPLICATES} replicates x {n:,} candidates in `random`, {n_own:,} in `{found.arm}`"
+        hypervolumes = f"{100 * found.arm_mean:.1f}% against {100 * found.against_mean:.1f}% of the box"
+        measured += [
+            [
+                f"{what} (proposed by {proposed}): passes until it has the hypervolume with which `random` ends",
+                " to ".join(map(ratio_text, (found.cost_ratio_low, found.cost_ratio_high)))
+                + f", estimate {ratio_text(found.cost_ratio)} of those of `random`",
+                "<= 25%",
+            ],
+            [
+                f"the same: hypervolume at equal budget ({found.budget_passes:.3g} passes), against random",
+                f"{hypervolumes}: {found.label} (p = {found.p_adjusted:.2g})",
+                "",
+            ],
+            [
+                f"the same: passes of the whole arm `{found.arm}`; candidates stopped",
+                f"{found.arm_passes / found.against_passes:.1%} of those of `random`; "
+                + ", ".join(f"{share:.0%} at rung {rung}" for rung, share in sorted(stopped.items())),
+                "",
+            ],
+        ]
     return [
+        *measured,
         [
-            f"{what}: passes of `asha` until it has the hypervolume with which `random` ends",
-            " to ".join(map(ratio_text, (found.cost_ratio_low, found.cost_ratio_high)))
-            + f", estimate {ratio_text(found.cost_ratio)} of those of `random`",
-            "<= 25%",
-        ],
-        [
-            f"the same: hypervolume at equal budget ({found.budget_passes:.3g} passes), asha against random",
-            f"{hypervolumes}: {found.label} (p = {found.p_adjusted:.2g})",
-            "",
-        ],
-        [
-            "the same: passes of the whole arm `asha`; candidates stopped",
-            f"{found.arm_passes / found.against_passes:.1%} of those of `random`; "
-            + ", ".join(f"{share:.0%} at rung {rung}" for rung, share in sorted(stopped.items())),
-            "",
-        ],
-        [
-            f"the same: share of wall time in which {WORKERS} workers train, from the first pack",
+            f"the study of all three: share of wall time in which {WORKERS} workers train, from the first pack",
             f"{busy_fraction(rows, wall_s):.1%} of {wall_s:.0f} s; Ray's start before it {ready - clock.asked_s:.1f} s",
             ">= 85%",
         ],

@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 
 from sparsefront.listing import listing
 from sparsefront.search.methods import PRUNERS
-from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.allocations import ALLOCATIONS
@@ -54,8 +53,9 @@ def columns() -> str:
         "those of qualities.\n\n"
         + _table(["column", "type", "hyperparameter", "meaning"], rows)
         + "\n## Columns of qualities\n\nA ledger has those of the qualities that the study's key `quality` names "
-        "([diagnostics.md](diagnostics.md#qualities)), all measured on test examples.\n\n"
-        + _table(["column", "quality", "better", "meaning"], _quality_columns())
+        "([diagnostics.md](diagnostics.md#qualities)), all measured on test examples. Those that `verdict.objectives` "
+        "names, with the prefix `val_`, are measured on validation examples besides, and are columns under that name."
+        "\n\n" + _table(["column", "quality", "better", "meaning"], _quality_columns())
     )
 
 
@@ -244,8 +244,9 @@ def choices() -> str:
             parts.append(_ready_spaces())
     allocations = [[n, a.summary, " and ".join(a.kinds)] for n, a in ALLOCATIONS.items()]
     parts.append("## Allocations\n\n" + _table(["name", "what", "divides masks of"], allocations))
-    objectives = [[n, o.label, o.unit, "higher" if o.higher_is_better else "lower"] for n, o in OBJECTIVES.items()]
-    parts.append("## Objectives\n\n" + _table(["name", "what", "unit", "better"], objectives))
+    objectives = listing("objectives")
+    heads = ["name", *next(iter(objectives.values()))]
+    parts.append("## Objectives\n\n" + _table(heads, [[name, *facts.values()] for name, facts in objectives.items()]))
     return "\n".join(parts)
 
 

@@ -247,7 +247,7 @@ def _front(options: argparse.Namespace) -> int:
     if options.objectives is not None:
         objectives = [name.strip() for name in options.objectives.split(",")]
     table = results.front(where=options.where, objectives=objectives)
-    if on_test := [name for name in objectives if OBJECTIVES[name].quality]:
+    if on_test := [name for name in objectives if OBJECTIVES[name].on_test]:
         _complain(f"{', '.join(on_test)}: measured on test examples, by which nothing may be chosen")
     if options.where is not None and not table.num_rows:
         n = results.to_arrow(where=options.where, columns=["stage"]).num_rows

@@ -43,7 +43,13 @@ def listing(what: str) -> dict[str, dict[str, str]]:
         from sparsefront.search.objective import OBJECTIVES
 
         return {
-            name: {"what": o.label, "unit": o.unit, "better": "higher" if o.higher_is_better else "lower"}
+            name: {
+                "what": o.label,
+                "unit": o.unit,
+                "better": "higher" if o.higher_is_better else "lower",
+                "known": o.known,
+                "objective of": "fronts" if o.on_test else "all studies" if o.is_searched else "studies of masks",
+            }
             for name, o in OBJECTIVES.items()
         }
     if what == "scores":

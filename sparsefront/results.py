@@ -97,9 +97,10 @@ class Results:
         with Ledger.read(self.folder) as ledger:
             for objective, column in zip(chosen, objectives_named(chosen), strict=True):
                 if column.column not in ledger.schema.names:
+                    where = "" if column.on_test else f", and its verdict.objectives {objective!r}"
                     raise ConfigError(
                         f"objective={objective!r}: was not measured in this study; its key quality must name "
-                        f"{column.quality!r}"
+                        f"{column.quality!r}{where}"
                     )
             expression = None if where is None else self._condition(where, ledger.schema)
             rows = ledger.scan(where=expression)

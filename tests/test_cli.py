@@ -355,6 +355,9 @@ def test_arms_against_their_controls_are_a_table_of_their_own(here: Path, capsys
     for c in verdict.controls:
         assert re.search(rf"^snip +{c.control} +0.5 .*{c.label}", second, re.MULTILINE)
     assert "against its control" not in out  # the table says it
+    (said,) = verdict.matters
+    assert said.startswith("snip at sparsity 0.5: ")
+    assert said in " ".join(out.split())
 
 
 def test_the_verdict_as_json_is_the_verdict(here: Path, done: Path, capsys: Capture) -> None:

@@ -21,6 +21,7 @@ from sparsefront.spaces.candidate import Candidate, CandidateNames
 from sparsefront.study import Study
 from sparsefront.trainables import quality
 from tests.chromium import CHROMIUM, DRAWN, Browser
+from tests.faults.inline_search import run_search
 from tests.faults.inline_study import run_inline
 
 TINY: dict[str, Any] = {
@@ -35,8 +36,9 @@ TINY: dict[str, Any] = {
     "masks": {"kind": "weight"},
     "search": {"draws": 4, "probe_size": 64, "random_draws": 2},
     "training": {"lr": 0.003, "batch_size": 50, "steps": 12, "eval_every": 6},
-    "verdict": {"objectives": ["val_error", "effective_params"]},
+    "verdict": {"objectives": ["val_error", "effective_params", "val_corrupted_error", "val_angle_shift"]},
 }
+VALIDATED = ("val_angle_shift", "val_corrupted_error")
 
 
 def study_of(**changes: Any) -> Study:
@@ -57,18 +59,20 @@ def trained(results: Results) -> list[dict[str, Any]]:
 
 
 def test_a_study_that_names_no_quality_has_no_column_of_one() -> None:
-    assert study_of(quality=[]).identity()["quality"] == []
-    assert "columns" not in study_of(quality=[]).recorded()["resolved"]
-    assert schema_of(study_of(quality=[]).recorded()) == SCHEMA
+    without = study_of(quality=[], verdict={})
+    assert without.identity()["quality"] == []
+    assert "columns" not in without.recorded()["resolved"]
+    assert schema_of(without.recorded()) == SCHEMA
     measured = schema_of(study_of().recorded())
     expected = [name for q in TINY["quality"] for name in quality.QUALITIES[q].columns]
-    assert set(measured.names) - set(SCHEMA.names) == set(expected)
+    assert set(measured.names) - set(SCHEMA.names) == {*expected, *VALIDATED}
+    assert not any(is_test_result(measured.field(name)) for name in VALIDATED)
     assert all(is_test_result(measured.field(name)) for name in expected)
     assert measured.field("fragile_indices").type == pa.list_(pa.int32())
 
 
 def test_candidates_keep_their_ids_whatever_is_measured_of_them() -> None:
-    assert study_of(quality=[]).base() == study_of().base()
+    assert study_of(quality=[], verdict={}).base() == study_of().base()
 
 
 def test_every_candidate_is_compared_with_the_trained_parent_of_its_replicate(results: Results) -> None:
@@ -80,10 +84,20 @@ def test_every_candidate_is_compared_with_the_trained_parent_of_its_replicate(re
     assert len(others) == 2 * 2 * (2 + 1 + 1)
     for row in others:
         assert row["error"] is None
-        for name in ("ece", "corrupted_error", "angle_shift", "margin_distance", "lost_fraction", "density_total"):
+        for name in (
+            "ece",
+            "corrupted_error",
+            "angle_shift",
+            "margin_distance",
+            "lost_fraction",
+            *VALIDATED,
+            "density_macs",
+        ):
             assert row[name] is not None, name
         assert len(row["fragile_indices"]) == 16
         assert row["quality_passes"] > 30 * 300 / 3
+        assert abs(row["val_corrupted_error"] - row["corrupted_error"]) < 0.2
+        assert row["val_angle_shift"] != row["angle_shift"]
     assert any(row["relative_corrupted_error"] is not None for row in others)
     changing = [row for row in others if row["arm"] == "rigl"]
     assert all(0 < row["mask_overlap"] <= 1 and 0 < row["exploration_rate"] <= 1 for row in changing)
@@ -101,7 +115,7 @@ def test_a_plan_trains_parents_first_where_they_are_compared_with() -> None:
 
 
 def test_a_parent_that_fails_keeps_nobody_waiting(tmp_path: Path) -> None:
-    study = study_of(arms=["random"], quality=["shift"], training={**TINY["training"], "lr": 1e30})
+    study = study_of(arms=["random"], quality=["shift"], verdict={}, training={**TINY["training"], "lr": 1e30})
     torch.set_num_threads(1)
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=8)
     rows = trained(load(tmp_path / "tiny"))
@@ -116,6 +130,17 @@ def test_fronts_over_what_is_measured(results: Results) -> None:
     sizes = results.front(objectives=["effective_density", "ece"])
     assert 1 <= sizes.num_rows <= 18
     assert sizes["ece"].to_pylist() == sorted(sizes["ece"].to_pylist(), reverse=True)
+
+
+def test_what_objectives_measure_on_validation_examples_may_select(results: Results) -> None:
+    own = results.front()
+    assert own.column_names.count("val_corrupted_error") == 1
+    assert results.front(where="val_corrupted_error < 0.99", objectives=["val_corrupted_error"]).num_rows == 1
+    page = results.report().read_text(encoding="utf-8")
+    assert "error on corrupted examples (validation)" in page[page.index("The front as a table") :]
+    assert "Measured on test examples" not in page
+    with pytest.raises(ConfigError, match=r"'val_ece': was not measured .* 'calibration', and its verdict.objectives"):
+        results.front(objectives=["val_ece"])
 
 
 def test_test_results_select_nothing(results: Results) -> None:
@@ -138,8 +163,16 @@ def test_what_was_not_measured_is_no_objective(results: Results) -> None:
         ({"quality": ["ood", "ood"]}, r"quality=\['ood', 'ood'\]: every name must be there once"),
         ({"quality": "ood"}, "quality='ood'"),
         (
-            {"quality": [], "verdict": {"objectives": ["val_error", "ece"]}},
-            "verdict.objectives: 'ece' is measured only where quality names 'calibration'; add it there",
+            {"quality": [], "verdict": {"objectives": ["val_error", "val_ece"]}},
+            "verdict.objectives: 'val_ece' is measured only where quality names 'calibration'; add it there",
+        ),
+        (
+            {"verdict": {"objectives": ["val_error", "ece"]}},
+            "verdict.objectives: 'ece' is a test result; validation decides, test reports; use 'val_ece'",
+        ),
+        (
+            {"verdict": {"objectives": ["val_error", "instability_error"]}},
+            "verdict.objectives: 'instability_error' is measured of arms with siblings = true, and there is none; set",
         ),
     ],
 )
@@ -153,6 +186,7 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
     section = page[page.index('<section id="diagnostics">') : page.index('<section id="words">')]
     assert 'id="chart-silence"' in section
     assert "What masks and training left" in section
+    assert [h in section for h in ("weights kept", "of all parameters", "of MACs", "effective")] == [True] * 4
     assert "Overlap of masks between replicates" in section
     numbers = json.loads(page.partition('id="sparsefront-data">')[2].partition("</script>")[0])["diagnostics"]
     rows = trained(results)
@@ -163,7 +197,7 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
         own = [r for r in rows if (r["arm"], r["target_sparsity"]) == (shown["arm"], shown["sparsity"])]
         assert shown["n_networks"] == len(own)
         assert shown["n_collapsed"] == sum(row["is_collapsed"] for row in own)
-        for name in ("effective_density", "n_dead_units", "dynamic_dead_fraction"):
+        for name in ("density_total", "density_macs", "effective_density", "n_dead_units", "dynamic_dead_fraction"):
             assert shown[name] == pytest.approx(np.mean([row[name] for row in own]))
     assert [(row["arm"], row["sparsity"], row["n_masks"]) for row in numbers["overlaps"]] == [
         ("rigl", 0.5, 2),
@@ -177,11 +211,14 @@ def test_the_report_has_a_section_about_them(results: Results) -> None:
 def test_arms_may_train_siblings(tmp_path: Path) -> None:
     rewind = {"rewind_fraction": 0.25, "siblings": True, "controls": ["shuffled"]}
     arms = {"random": {}, "dense": {"siblings": True}, "imp_rewind": rewind}
-    study = study_of(arms=arms, quality=[], replicates=1, sparsities=[0.36])
+    study = study_of(
+        arms=arms, quality=[], verdict={"objectives": ["instability_error"]}, replicates=1, sparsities=[0.36]
+    )
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=8)
     rows = load(tmp_path / "tiny").to_arrow(where="stage in ('trained', 'level')").to_pylist()
     measured = {(row["arm"], row["stage"]) for row in rows if row["instability_error"] is not None}
     assert measured == {("dense", "trained"), ("imp_rewind", "level"), ("imp_rewind", "trained")}
+    assert load(tmp_path / "tiny").front().num_rows == 1
     assert all((row["instability_loss"] is None) == (row["instability_error"] is None) for row in rows)
 
 
@@ -227,15 +264,31 @@ SEARCH: dict[str, Any] = {
         ({"quality": ["shift"]}, "'shift' compares candidates with their trained parent, and there is none"),
         (
             {"quality": ["calibration"], "verdict": {"objectives": ["val_error", "ece"]}},
-            "'ece' is measured on test examples, and strategies and rungs cannot be led by it",
+            "verdict.objectives: 'ece' is a test result; validation decides, test reports; use 'val_ece'",
         ),
         (
-            {"verdict": {"objectives": ["val_error", "effective_params"]}},
-            "'effective_params' is measured once a candidate has ended, and strategies",
+            {"verdict": {"objectives": ["val_ece"]}},
+            "verdict.objectives: 'val_ece' is measured only where quality names",
+        ),
+        (
+            {"quality": ["corruption"], "verdict": {"objectives": ["val_relative_corrupted_error"]}},
+            "'val_relative_corrupted_error' compares a candidate with its trained parent, and in a search there is",
+        ),
+        (
+            {"verdict": {"objectives": ["instability_error"]}},
+            "'instability_error' compares a candidate with a second training, and in a search there is none",
+        ),
+        (
+            {"rungs": {"kind": "asha", "objectives": ["effective_params"]}},
+            "rungs.objectives: 'effective_params' is measured once a candidate has ended, and rungs compare before",
+        ),
+        (
+            {"rungs": {"kind": "mo_asha"}, "verdict": {"objectives": ["val_error", "dynamic_dead_fraction"]}},
+            "rungs.kind='mo_asha': compares by verdict.objectives: 'dynamic_dead_fraction' is measured once",
         ),
     ],
 )
-def test_searches_are_not_led_by_what_comes_last(changes: dict[str, Any], message: str) -> None:
+def test_searches_are_not_led_by_what_they_do_not_know(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Study.from_dict({**SEARCH, **changes})
 
@@ -246,9 +299,47 @@ def test_a_search_has_columns_of_its_qualities() -> None:
 
 
 def test_objectives_of_qualities_are_columns_with_their_direction() -> None:
-    of_quality = {name: o for name, o in OBJECTIVES.items() if o.quality}
-    assert len(of_quality) == 11
+    of_quality = {name: o for name, o in OBJECTIVES.items() if o.on_test}
+    assert len(of_quality) == 17
     for name, objective in of_quality.items():
-        column = quality.QUALITIES[objective.quality].columns[objective.column]
-        assert column.better == ("higher" if objective.higher_is_better else "lower"), name
-        assert not objective.decides
+        measured_by = quality.QUALITIES[objective.quality]
+        column = measured_by.columns[objective.column]
+        expected = "neither" if objective.absolute else "higher" if objective.higher_is_better else "lower"
+        assert column.better == expected, name
+        assert objective.needs_parent or not measured_by.needs_parent
+
+
+def test_a_search_is_led_by_what_it_measures_on_validation_examples(tmp_path: Path) -> None:
+    """With rungs before, and without; its candidates are charged for it, and the referee's measuring is not."""
+    table = {
+        **SEARCH,
+        "quality": ["calibration"],
+        "rungs": {"kind": "successive_halving", "min_steps": 1, "eta": 2, "bracket": 4},
+        "arms": {"random": {}, "evolution": {"strategy": "evolution", "rungs": {"kind": "none"}}},
+        "verdict": {"objectives": ["val_ece", "dynamic_dead_fraction"]},
+    }
+    torch.set_num_threads(1)
+    run_search(Study.from_dict(table), tmp_path / "led")
+    results = load(tmp_path / "led")
+    rows = results.to_arrow(where="stage == 'trained'").to_pylist()
+    assert {row["outcome"] for row in rows} == {"completed", "stopped"}
+    assert all((row["val_ece"] is None) == (row["outcome"] == "stopped") for row in rows)
+    ended = {(r["arm"], r["slot"]): r for r in rows if r["outcome"] == "completed"}
+    assert all(row["val_ece"] != row["ece"] for row in ended.values())
+    assert results.front().num_rows >= 1
+    run_search(Study.from_dict({**table, "verdict": {"objectives": ["val_error"]}}), tmp_path / "unled")
+    unled = load(tmp_path / "unled").to_arrow(where="stage == 'trained' and outcome == 'completed'").to_pylist()
+    drawn = [row for row in unled if row["arm"] == "random"]
+    assert drawn
+    n_validation = round(0.2 * 1440)
+    for row in drawn:
+        same = ended["random", row["slot"]]
+        assert same["val_loss"] == row["val_loss"]
+        assert same["passes"] - row["passes"] == pytest.approx(quality.passes(["calibration"], n_validation))
+        assert same["quality_passes"] == row["quality_passes"]
+
+
+def test_a_simulation_does_not_know_what_is_measured_of_trained_networks() -> None:
+    study = Study.from_dict({**SEARCH, "verdict": {"objectives": ["val_error", "density_macs"]}})
+    with pytest.raises(ConfigError, match=r"'density_macs' is measured of trained networks, and a simulation trains"):
+        study.simulate()

@@ -12,6 +12,7 @@ import pytest
 
 import sparsefront
 from sparsefront.cli import main
+from sparsefront.study import Study
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,6 +101,74 @@ def test_a_module_that_cannot_be_read_is_the_users_to_mend(studies: Path, capsys
     (studies / "own_parent.py").write_text("FAMILY = (\n", encoding="utf-8")
     assert main(["simulate", "studies/own.toml"]) == 2
     assert "model.name='own_parent:FAMILY': cannot be imported (SyntaxError: " in capsys.readouterr().err
+
+
+#: A parent of the user's own whose hidden layer is normalised by `{norm}`.
+NORMED = """
+import torch
+from torch import nn
+
+from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
+from sparsefront.trainables.models.model import Model, Options, StagedModule, meta_module
+
+
+class Normed(StagedModule):
+    def __init__(self, n_inputs, n_classes):
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.Linear(n_inputs, 16), {norm}, nn.Linear(16, n_classes)
+        self.register_buffer("scale", torch.ones(16))
+
+    def stem(self, x):
+        return torch.relu(self.norm(self.fc1(x.flatten(1))))
+
+    def head(self, h):
+        return self.fc2(h)
+
+
+class Family:
+    summary, source, options = "one normalised layer", "a test", Options
+
+    def build(self, options, *, input_shape, n_classes):
+        module = meta_module(Normed(input_shape[0], n_classes))
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        tensors = tuple(Tensor(name, shape, prunable=len(shape) == 2) for name, shape in shapes.items())
+        axes = tuple(Axis(n, 0) for n in ("fc1.weight", "fc1.bias", "norm.weight", "norm.bias"))
+        group = NodeGroup("fc1", 16, (*axes, Axis("fc2.weight", 1)))
+        return Model(module, Structure(tensors, (group,)), "torch")
+
+
+FAMILY = Family()
+"""
+MASKS = """
+sparsities = [0.5]
+[masks]
+kind = "weight"
+[search]
+draws = 8
+"""
+
+
+@pytest.mark.parametrize("kind", ["search", "masks"])
+def test_a_parent_with_running_statistics_is_refused_before_anything_is_written(
+    studies: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = TOML[: TOML.index("[masks]")] + TOML[TOML.index("[training]") : TOML.index("[space.training]")]
+    head, tail = MASKS.split("[masks]")
+    text = TOML.replace('[arms.own]\nstrategy = "mystrategy:NearTheBest"\n', "")
+    if kind == "masks":
+        text = common.replace("[data]", f"{head}[data]") + "[masks]" + tail
+    (studies / "normed.toml").write_text(text, encoding="utf-8")
+    (studies / "own_parent.py").write_text(NORMED.replace("{norm}", "nn.BatchNorm1d(16)"), encoding="utf-8")
+    assert main(["run", "studies/normed.toml", "--dir", "out"]) == 2
+    assert (
+        "model.name='own_parent:FAMILY': every forward pass changes the buffer 'norm.num_batches_tracked' (running "
+        "statistics?), and the networks of a pack share it, so that none would have its own; use a layer without such "
+        "state, LayerNorm or GroupNorm in place of BatchNorm"
+    ) in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()
+    del sys.modules["own_parent"]
+    (studies / "own_parent.py").write_text(NORMED.replace("{norm}", "nn.LayerNorm(16)"), encoding="utf-8")
+    Study.from_toml("studies/normed.toml")._checked_data()  # buffers that are only read are no matter
 
 
 @pytest.mark.ray

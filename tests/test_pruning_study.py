@@ -518,3 +518,35 @@ def test_replicates_and_levels_have_masks_of_their_own(tmp_path: Path) -> None:
     assert len(digests) == 2 * 2 * (2 + 3)
     assert len(set(digests)) == len(digests)
     assert np.isfinite([row["val_loss"] for row in rows]).all()
+
+
+@pytest.mark.parametrize(
+    ("arms", "search", "draws"),
+    [
+        ({"snip": {}}, {}, 8),
+        ({"imp": {}}, {}, 1 + 13),
+        ({"imp": {"rate": 0.1}}, {}, 1 + 23),
+        ({"late": {"method": "imp", "score": "fisher"}}, {}, 1 + 13 + 1),
+        ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, 1 + 20),
+        ({"imp": {}, "searched": {}}, {"draws": 10}, 10),
+        ({"imp": {}}, {"random_draws": 3}, 3),
+    ],
+)
+def test_random_search_has_the_budget_of_the_longest_arm_unless_told_otherwise(
+    arms: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any], draws: int
+) -> None:
+    """To 50% it takes four levels of 20%, from there to 80% five, to 90% four more."""
+    study = study_of(arms, search=search, sparsities=[0.5, 0.8, 0.9], training={"steps": 1500})
+    assert study.identity()["search"]["random_draws"] == draws
+    assert Study.from_dict(study.identity()).digest == study.digest
+
+
+def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:
+    study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.95], replicates=2)
+    run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=16)
+    with Ledger.read(tmp_path / "tiny") as ledger:
+        verdict = judge(ledger.table(), study.design())
+    (found,) = (c for c in verdict.comparisons if (c.arm, c.metric) == ("imp", "accuracy"))
+    assert study.identity()["search"]["random_draws"] == 1 + 14
+    assert found.random_draws_at_equal_budget == pytest.approx(1 + 14)
+    assert {c.n_short for c in verdict.comparisons} == {0}

@@ -28,9 +28,11 @@ from sparsefront.search.rungs import RUNGS, rung_steps
 from sparsefront.search.simulator import SYNTHETIC
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.canonical import permuted
+from sparsefront.spaces.domains import Float
 from sparsefront.spaces.masks import unpack_bits
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
+from sparsefront.spaces.space import Dimension, Space
 from sparsefront.study import SearchStudy, Study
 from sparsefront.trainables.data import load_dataset
 from tests.faults.inline_search import rows_of, run_search
@@ -96,6 +98,12 @@ def test_arms_take_over_what_they_do_not_say() -> None:
         "random": ("random", "random"),
         "asha": ("random", "random"),
     }
+    several = made(arms={"random": {}, "b": {}, "c": {"against": ["b", "random"]}})
+    assert several.identity()["arms"]["c"]["against"] == ["b", "random"]
+    assert [(arm.name, arm.against) for arm in several.design().arms] == [
+        *(("b", ("random",)), ("random", ("random",)), ("c", ("b", "random")))
+    ]
+    assert made(arms={"random": {"against": ["random"]}}).digest == made(arms={"random": {}}).digest
     assert "compute" not in study.identity()
     assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
 
@@ -249,6 +257,182 @@ def test_shares_of_layers_that_are_not_there_make_no_other_candidate() -> None:
     assert digests(study, short) == digests(study, double)
 
 
+def test_a_mask_is_what_it_is_drawn_from_however_it_was_written() -> None:
+    masks: dict[str, Any] = {"draw": {"low": 0, "high": 9}, "sparsity": {"low": 0.0, "high": 0.9}}
+    masks["allocation"] = {"choices": ["uniform", "global", "searched"]}
+    model = {"name": "mlp", "widths": [16], "bias": True}
+    study = made(space={"masks": masks}, model=model, arms={"random": {}})
+    uniform = {"mask_draw": 1, "sparsity": 0.5, "allocation": "uniform"}
+    searched = {**uniform, "allocation": "searched", "share_1": 0.5, "share_2": 0.5}
+    found = digests(
+        study,
+        uniform,
+        searched,
+        {**searched, "share_1": 0.5001},  # too little for another weight
+        {**searched, "share_1": 0.6},
+        {**uniform, "mask_draw": 2},
+        {**uniform, "allocation": "global"},
+        # As many weights, drawn by other random numbers.
+        {**uniform, "sparsity": 0.5001},
+    )
+    assert [found.index(d) for d in found] == [0, 0, 0, 3, 4, 5, 6]
+    networks = study._networks(load_dataset("digits"))
+    space = study.design().arms[0].space
+    masked = [networks.describe(0, space.settings(p)) for p in (uniform, searched, {**uniform, "sparsity": 0.5001})]
+    assert masked[0].kept == masked[1].kept == masked[2].kept
+    assert masked[0].mask is not None
+    assert (masked[0].mask == masked[1].mask).all()
+    assert (masked[0].mask != masked[2].mask).any()
+
+
+def test_what_removes_nothing_is_dense_however_it_was_written() -> None:
+    masks: dict[str, Any] = {"draw": {"low": 0, "high": 9}, "sparsity": {"low": 0.0, "high": 0.9}}
+    kinds = {"kind": {"choices": ["node", "weight"]}, "pattern": {"choices": ["unstructured", "2:4", "4:4", "2x2"]}}
+    study = made(space={"masks": masks | kinds}, model={"name": "mlp", "widths": [8]}, arms={"random": {}})
+    weight = {"mask_draw": 3, "sparsity": 0.0, "kind": "weight", "pattern": "unstructured"}
+    node = {"mask_draw": 3, "sparsity": 0.0, "kind": "node"}
+    found = digests(
+        study,
+        weight,
+        node,
+        {**node, "sparsity": 0.05},  # of eight units
+        {**weight, "pattern": "4:4", "sparsity": 0.7},
+        {**weight, "pattern": "2:4"},
+        {**weight, "pattern": "2:4", "sparsity": 0.7},
+        {**weight, "pattern": "2x2"},
+        {**weight, "pattern": "2x2", "sparsity": 0.5},
+        {**node, "sparsity": 0.5},
+    )
+    assert [found.index(d) for d in found] == [0, 0, 0, 0, 4, 4, 0, 7, 8]
+
+
+def test_rates_that_come_to_the_same_are_the_same() -> None:
+    training = {"warmup_fraction": {"low": 0.0, "high": 0.5}, "momentum": {"low": 0.0, "high": 0.9}}
+    training |= {"nesterov": {"flag": True}}
+    base = {"steps": 18, "batch_size": 32, "optimizer": "sgd"}
+    study = made(space={"training": training}, training=base, arms={"random": {}})
+    point = {"warmup_fraction": 0.0, "momentum": 0.0, "nesterov": False}
+    found = digests(
+        study,
+        point,
+        {**point, "warmup_fraction": 0.02},  # of 18 steps
+        {**point, "warmup_fraction": 0.2},
+        {**point, "nesterov": True},
+        {**point, "momentum": 0.5},
+        {**point, "momentum": 0.5, "nesterov": True},
+    )
+    assert [found.index(d) for d in found] == [0, 0, 2, 0, 4, 5]
+    adam = made(space={"training": training}, arms={"random": {}})
+    assert (
+        len(set(digests(adam, *({**point, "momentum": m, "nesterov": n} for m in (0.0, 0.5) for n in (False, True)))))
+        == 1
+    )
+
+
+MIXED: dict[str, Any] = {
+    "model": {"widths": WIDTHS | {"low": 4}},
+    "masks": {
+        "kind": {"choices": ["node", "weight"]},
+        "pattern": {"choices": ["unstructured", "2:4", "2x2"]},
+        "sparsity": {"low": 0.3, "high": 0.8},
+        "allocation": {"choices": ["uniform", "global", "searched"]},
+    },
+    "training": {
+        "lr": LR,
+        "lr_schedule": {"choices": ["constant", "cosine", "linear"]},
+        "warmup_fraction": {"low": 0.0, "high": 0.3},
+        "optimizer": {"choices": ["adam", "sgd"]},
+        "momentum": {"low": 0.0, "high": 0.9},
+        "nesterov": {"flag": True},
+        "precision": {"choices": ["float32", "bfloat16"]},
+    },
+}
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_kinds_patterns_and_rates_are_searched(tmp_path: Path) -> None:
+    """What was known of each candidate is what was trained; unlike ones share packs; the record reads back."""
+    arms: dict[str, Any] = {
+        "random": {},
+        "evolution": {"strategy": "evolution", "options": {"population": 4}},
+        "nodes": {"space": {"masks": {"kind": "node", "pattern": "unstructured"}}},
+        "two_of_four": {
+            "space": {"masks": {"kind": "weight", "pattern": "2:4", "sparsity": 0, "allocation": "uniform"}}
+        },
+    }
+    study = made(space=MIXED, arms=arms, replicates=1, search={"candidates": 16, "batch": 8})
+    assert_round_trip(study, tmp_path)
+    design = study.design()
+    assert design.mask_kind == "node and weight"
+    assert study.recorded()["resolved"]["n_sections"] == 3  # two hidden layers, and the output layer
+    columns = study.recorded()["resolved"]["columns"]
+    assert {columns[n] for n in ("kind", "pattern", "lr_schedule", "allocation")} == {"string"}
+    assert columns["warmup_fraction"] == "float64"
+    run_search(study, tmp_path / "study")
+    rows = [row for row in rows_of(tmp_path / "study").values() if not row["reused"]]
+    assert len(rows) == 64
+    assert {row["outcome"] for row in rows} == {"completed"}
+    describe = study._describer(load_dataset("digits"))
+    spaces = {arm.name: arm.space for arm in design.arms}
+    for row in rows:
+        space = spaces[row["arm"]]
+        active = {name: row[name] for name in space.names if row[name] is not None}
+        point = {d.name: active[d.name] for d in space.dimensions if d.is_active(active)}
+        expected = describe(0, point, space)
+        assert (row["candidate"], row["n_params"], row["macs"]) == (expected.id, expected.n_params, expected.macs)
+        assert row["weight_sparsity"] == expected.weight_sparsity
+        assert row["mask_kind"] == space.settings(point)["masks.kind"]
+        if row["mask_kind"] == "node":
+            assert row["pattern"] is None
+            assert row["node_sparsity"] == expected.node_sparsity
+    assert {row["mask_kind"] for row in rows if row["arm"] == "nodes"} == {"node"}
+    of_four = [row["weight_sparsity"] for row in rows if row["arm"] == "two_of_four"]
+    assert all(0.4 < sparsity <= 0.5 for sparsity in of_four)  # inputs left over by a width stay
+    kinds_of_packs: dict[str, set[str]] = {}
+    for row in rows:
+        kinds_of_packs.setdefault(row["pack"], set()).add(row["mask_kind"])
+    assert any(len(kinds) == 2 for kinds in kinds_of_packs.values())
+
+
+def test_a_space_may_be_given_as_one(tmp_path: Path) -> None:
+    space = Space.from_table(MIXED, n_sections=3)
+    assert Study.from_dict(table(space=space)).digest == made(space=MIXED).digest
+    study = made(space=space, arms={"random": {}, "b": {"space": {"training": {"lr": 0.1}}}})
+    assert study.space == space.to_table()
+    assert_round_trip(study, tmp_path)
+    by_hand = Space((Dimension("lr", "training.lr", Float(1e-3, 1e-1, log=True)),), constraints=space.constraints)
+    assert made(space=by_hand).digest == made(space={"training": {"lr": LR}}).digest
+    masked = made(space=MIXED).design().arms[0].space
+    assert made(space=masked).digest == made(space=MIXED).digest
+    with pytest.raises(ConfigError, match=r"^space: its dimensions are not what any \[space\] table yields$"):
+        made(space=Space((Dimension("rate", "training.lr", Float(0.1, 1.0)),)))
+    with pytest.raises(ConfigError, match=r"^space\.training\.rate="):
+        made(space=Space((Dimension("rate", "training.rate", Float(0.1, 1.0)),)))
+    with pytest.raises(ConfigError, match=r"^arms\.b\.space=.*: must be a section of keys and values$"):
+        made(arms={"random": {}, "b": {"space": space}})
+
+
+def test_no_hint_names_what_is_refused() -> None:
+    for section, key in (("masks", "sparsit"), ("training", "lrr"), ("model", "wdths")):
+        with pytest.raises(ConfigError) as caught:
+            made(space={section: {key: 1}})
+        hints = str(caught.value).partition("must be one of ")[2].partition(";")[0].split(", ")
+        chained_keys = {
+            "rate",
+            "ap_fraction",
+            "rewind_fraction",
+        }  # which are refused without a method, with that reason
+        for hint in set(hints) - chained_keys:
+            with pytest.raises(ConfigError) as again:
+                made(space={section: {hint: {"nothing": 1}}})
+            assert "no such key" not in str(again.value), hint
+            assert str(again.value).startswith(f"space.{section}.{hint}"), hint
+    with pytest.raises(ConfigError) as caught:
+        made(space={"dat": {}})
+    assert "data" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_a_run_trains_candidates_that_are_equal_once_and_ends_with_its_space(tmp_path: Path) -> None:
     space = {"training": {"optimizer": {"choices": ["adam", "sgd"]}, "momentum": {"choices": [0.0, 0.5, 0.9]}}}
     study = made(space=space, arms={"random": {}}, search={"candidates": 6, "batch": 4}, replicates=1)
@@ -513,7 +697,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         chained(
             {"ap_fraction": 0.1}, masks={"method": "imp", "kind": "node", "allocation": "uniform", "sparsity": 0.5}
         ),
-        "space.masks.ap_fraction: removes single weights, and masks.kind is 'node'; leave it out",
+        "space.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out",
     ),
     (
         {"masks": {"method": "imp", "allocation": "erk"}},
@@ -638,6 +822,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms_with(strategy="nsga2", options={"population": 1}), "arms.b.options.population=1: must be at least 2"),
     (arms_with(strategy="nsga2", options={"population": "9"}), "arms.b.options.population='9': must be a whole number"),
     (arms_with(options={"x": 1}), "arms.b.options.x=1: unknown key; must be left out; there is nothing to set"),
+    (arms_with(against=3), "arms.b.against=3: must be the name of an arm, or a list of names"),
+    (arms_with(against=[]), "arms.b.against=[]: must be the name of an arm, or a list of names"),
+    (arms_with(against=["random", "random"]), "arms.b.against=['random', 'random']: every value may appear once"),
+    (arms_with(against=["random", "rnd"]), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (arms_with(against="rnd"), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (
         {"arms": {"a": {"strategy": "qmc"}, "b": {"strategy": "grid"}}},
@@ -682,9 +870,100 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": {"ready": "mpl"}}, "space.ready='mpl': must be one of mlp, conv1d,"),
     ({"space": {"training": {"lr": {"low": 0.0, "high": 1.0}}}}, "space.training.lr.low=0.0: must lie in (0, inf)"),
     ({"space": {"training": {"learning_rate": 0.1}}}, "space.training.learning_rate=0.1: no such key can be searched"),
-    ({"space": {"training": {"nesterov": {"flag": True}}}}, "space.training.nesterov={'flag': True}: no such key can"),
+    (
+        {"space": {"training": {"nesterov": {"flag": True}}}},
+        "space.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is none to",
+    ),
+    (
+        {"space": {"training": {"nesterov": {"choices": [0, 1]}, "momentum": 0.9}}},
+        "space.training.nesterov=0: must be true or false",
+    ),
+    (
+        {"space": {"training": {"lr_schedule": {"choices": ["cosine", "sine"]}}}},
+        "space.training.lr_schedule='sine': must be 'constant', 'cosine', 'linear' or 'step'; did you mean 'cosine'?",
+    ),
+    (
+        {"space": {"training": {"lr_schedule": {"low": 0.1, "high": 0.2}}}},
+        "space.training.lr_schedule=0.1: must be 'constant', 'cosine', 'linear' or 'step'",
+    ),
+    (
+        arms_with(space={"training": {"precision": "float16"}}),
+        "arms.b.space.training.precision='float16': must be 'float32' or 'bfloat16'; did you mean 'bfloat16'?",
+    ),
+    (
+        {"space": {"training": {"warmup_fraction": {"low": 0.0, "high": 1.0}}}},
+        "space.training.warmup_fraction.high=1.0: must lie in [0, 1)",
+    ),
+    # Kinds and patterns of masks.
+    ({"masks": {"pattern": 4}}, "masks.pattern=4: must be text in quotes"),
+    ({"masks": {"pattern": "2;4"}}, "masks.pattern='2;4': must be one of unstructured, node, N:M, such as 2:4, OxI"),
+    ({"masks": {"pattern": "5:4"}}, "masks.pattern='5:4': N of M with 1 <= N <= M is needed, such as 2:4"),
+    ({"masks": {"pattern": "node"}}, "masks.pattern='node': is no pattern of weight masks; write masks.kind = 'node'"),
+    (
+        {"masks": {"pattern": "2:4", "kind": "node"}},
+        "masks.pattern='2:4': is one of weight masks, and masks.kind is 'node'; change one of the two",
+    ),
+    (
+        {"masks": {"pattern": "1:4", "sparsity": 0.5}},
+        "masks.sparsity=0.5: masks.pattern='1:4' is one of its own, 0.75; leave it out",
+    ),
+    (
+        {"masks": {"pattern": "4x4", "method": "imp", "sparsity": 0.5}, "space": {"training": {"lr": LR}}},
+        "masks.pattern='4x4': cannot be set beside masks.method='imp', which removes single weights in a search",
+    ),
+    (
+        {"masks": {"pattern": "2:4"}},
+        "space.masks.sparsity: cannot be searched where masks.pattern='2:4' has sparsity 0.5 alone; remove it",
+    ),
+    (
+        {"space": {"masks": {"pattern": {"choices": ["2:4", "1:4"]}, "allocation": {"choices": ["uniform", "erk"]}}}},
+        "space.masks.allocation: cannot be searched where masks.pattern='2:4' has sparsity 0.5 and '1:4' has sparsity",
+    ),
+    (
+        arms_with(space={"masks": {"pattern": "2:4", "sparsity": 0.9}}),
+        "arms.b.space.masks.sparsity=0.9: masks.pattern='2:4' has sparsity 0.5 alone; write 0",
+    ),
+    (
+        {"space": {"masks": {"pattern": {"choices": ["4x4", "2:4"]}}}},
+        "space.masks.pattern='4x4': needs masks.sparsity > 0, in [masks] or in the space; else nothing is removed",
+    ),
+    (
+        {"space": {"masks": {"pattern": {"choices": ["2:4", "2:5:4"]}}}},
+        "space.masks.pattern.choices='2:5:4': must be one of unstructured,",
+    ),
+    ({"space": {"masks": {"kind": {"choices": ["node", "edge"]}}}}, "space.masks.kind.choices='edge': must be one of"),
+    (
+        {"space": {"masks": {"kind": "node", "pattern": {"choices": ["unstructured", "2:4"]}}}},
+        "space.masks.pattern='2:4': is one of weight masks, and masks.kind is 'node'; write 'unstructured', or",
+    ),
+    (
+        {"space": {"masks": {"kind": {"choices": ["node", "weight"]}, "allocation": {"choices": ["uniform", "erk"]}}}},
+        "space.masks.allocation='erk': divides weight masks only, and masks.kind may be 'node'",
+    ),
+    (
+        {"masks": {"allocation": "erk"}} | arms_with(space={"masks": {"kind": "node"}}),
+        "arms.b.space.masks.kind='node': masks.allocation='erk' divides weight masks only; set another allocation",
+    ),
+    (
+        {
+            "space": {
+                "masks": {"kind": {"choices": ["node", "weight"]}, "sparsity": 0.5},
+                "constraints": ["node_sparsity >= 0.5"],
+            }
+        },
+        "arms.random.space.constraints: node_sparsity of weight masks is known only once they are drawn",
+    ),
+    (
+        BITS | {"masks": {"sparsity": 0.9, "pattern": "4x4"}},
+        "space.masks.bits=true: needs masks.pattern='unstructured', and it is '4x4'",
+    ),
+    (BITS | arms_with(space={"masks": {"kind": "node"}}), "arms.b.space.masks.kind: cannot be set beside masks.bits"),
+    (chained({"pattern": "2:4"}), "space.masks.pattern: cannot be set beside masks.method='imp', which says what is"),
+    # What cannot be searched is named by no hint.
+    ({"space": {"masks": {"share": 1}}}, "space.masks.share=1: no such key can be searched; it must be one of "),
+    ({"space": {"trainign": {}}}, "space.trainign: must be one of model, masks, training, constraints, ready; did you"),
     ({"space": {"model": {"width": 8}}}, "space.model.width=8: no such key can be searched; it must be one of"),
-    ({"space": {"data": {"num": 3}}}, "space.data.num=3: no such key can be searched; it must be left out"),
+    ({"space": {"data": {"num": 3}}}, "space.data: must be one of model, masks, training, constraints, ready"),
     ({"space": {"ready": "conv1d"}, "model": {"name": "mlp"}}, "space.model.channels={'low': 4"),
     (arms_with(space=5), "arms.b.space=5: must be a section of keys and values"),
     (arms_with(space={"training": 5}), "arms.b.space.training=5: must be a table of keys to search"),

@@ -255,6 +255,8 @@ def _settled(ledger: Ledger, design: Design, reference: np.ndarray[Any, np.dtype
     """Whether later rows cannot move the reference (see ``front.reference_point``)."""
     if not np.isfinite(reference).all():
         return False
+    if any(o.needs_parent and math.isnan(o.worst) for o in objectives_named(design.objectives)):
+        return False  # a parent has none of them: the reference is the largest of the others
     free = {o.column for o in objectives_named(design.objectives) if math.isnan(o.worst)}
     if not free:
         return True

@@ -353,7 +353,7 @@ def point_columns(point: Mapping[str, Value], settings: Mapping[str, Any], recip
     """A point of a space by dimension, and how it is trained; masks by their digest."""
     chosen = {name: settings[f"training.{name}"] for name in _HYPERPARAMETERS if f"training.{name}" in settings}
     digests = {name: mask_digest(value) if isinstance(value, bytes) else value for name, value in point.items()}
-    return {**hyperparameters(recipe), **chosen, "mask_kind": recipe.mask_kind, **digests}
+    return {**hyperparameters(recipe), **chosen, "mask_kind": settings.get("masks.kind", recipe.mask_kind), **digests}
 
 
 def _known(value: float) -> float | None:

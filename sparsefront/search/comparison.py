@@ -43,6 +43,7 @@ from sparsefront.search.wording import (
     NOT_JUDGED,
     ONE_PAIR,
     has_difference,
+    needed_of,
     shown_label,
     shown_needed,
     shown_p,
@@ -55,6 +56,9 @@ Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 #: Fewer pairs say nothing of how far a share of the budget may be off: resamples are the same few again.
 _MIN_PAIRS = 4
+
+#: Undecided comparisons whose replicates needed the headline gives one by one; of more it gives the range.
+_MOST_ESTIMATES = 2
 
 #: The note of a comparison whose arm does not get as far as the other one.
 NEVER_REACHED = "the arm never comes to where the other ended"
@@ -101,7 +105,7 @@ class SearchVerdict:
 
 
 def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
-    """Judge every arm of a search study against the arm that it names.
+    """Judge every arm of a search study against the arms that it names.
 
     Labels are those of ``verdict.judge``: *equivalent* when two one-sided tests show a difference smaller than
     ``design.equivalence_margin``; otherwise *better* or *worse* when the paired t-test finds one; otherwise
@@ -123,7 +127,7 @@ def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
 def judge_runs(attainment: Attainment, design: SearchDesign) -> SearchVerdict:
     """Judge what :func:`attainment.attain` has read; see :func:`compare_arms`."""
     names = [arm.name for arm in design.arms]
-    judged = [(arm.name, arm.against) for arm in design.arms if arm.against in names and arm.against != arm.name]
+    judged = [(arm.name, other) for arm in design.arms for other in arm.against if other in names and other != arm.name]
     comparisons = _compare([_pair(attainment, *pair) for pair in judged], attainment, design)
     arms = arm_outcomes(attainment, design)
     spent = _spent(attainment, design)
@@ -191,14 +195,14 @@ def search_record(
     """
     outcomes = {found.arm: found for found in verdict.arms}
     spent = {found.arm: found for found in verdict.spent}
-    compared = {found.arm: found for found in verdict.comparisons}
     metric = attainment.box.metric
     finals = {arm.name: [curve.final for curve in attainment.of(arm.name)] for arm in design.arms}
     arms: dict[str, Any] = {}
     for arm in design.arms:
         if arm.name not in outcomes:
             continue
-        found, costs, against = outcomes[arm.name], spent[arm.name], compared.get(arm.name)
+        found, costs = outcomes[arm.name], spent[arm.name]
+        compared = [one for one in verdict.comparisons if one.arm == arm.name]
         metrics: dict[str, float | None] = {
             metric: float(attainment.box.shown(float(np.mean(finals[arm.name])))),
             "front_size": found.front_size,
@@ -209,16 +213,18 @@ def search_record(
             **{f"stopped_share_rung_{rung}": share for rung, share in found.stopped.items()},
             **{name: getattr(costs, name) for name in ("passes", "flops", "seconds")},
         }
-        if against is not None:
+        for against in compared:
+            place = "verdict" if len(compared) == 1 else f"verdict/{against.against}"
             for name in ("n", "arm_mean", "against_mean", "difference", "low", "high", "p_adjusted", "cost_ratio"):
-                metrics[f"verdict_{name}"] = getattr(against, name)
+                metrics[f"{place}_{name}"] = getattr(against, name)
         metrics |= _importance_metrics([found for found in importances if found.arm == arm.name])
         arms[arm.name] = {
             "tags": {
                 "arm": arm.name,
                 "strategy": arm.strategy,
                 "rungs": arm.rungs.kind,
-                **({} if against is None else {"against": against.against, "verdict": against.label}),
+                **({"against": ", ".join(c.against for c in compared)} if compared else {}),
+                **({"verdict": ", ".join(c.label for c in compared)} if compared else {}),
             },
             "params": {
                 "strategy": arm.strategy,
@@ -466,7 +472,13 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     for label in LABELS:
         of_label = [c for c in judged if c.label == label]
         if of_label:
-            parts.append(f"{meanings[label]} {', '.join(_named(c, label, is_one=len(others) == 1) for c in of_label)}")
+            is_short = label != "undecided" or len(of_label) > _MOST_ESTIMATES
+            named = ", ".join(_named(c, is_one=len(others) == 1, is_short=is_short) for c in of_label)
+            needed = needed_of(of_label) if label == "undecided" and is_short else ""
+            enough = (
+                f" (there are {design.replicates} replicates; {needed} would be enough, depending on the comparison)"
+            )
+            parts.append(f"{meanings[label]} {named}{enough if needed else ''}")
     labels = {c.label for c in judged}
     if "better" in labels:
         answer = "Yes" if labels == {"better"} else "Sometimes"
@@ -475,10 +487,10 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     return f"{question} {answer}: {'; '.join(parts)}"
 
 
-def _named(comparison: SearchComparison, label: str, *, is_one: bool) -> str:
+def _named(comparison: SearchComparison, *, is_one: bool, is_short: bool) -> str:
     name = comparison.arm if is_one else f"{comparison.arm} (against {comparison.against})"
     needed = shown_needed(comparison.replicates_needed_low, comparison.replicates_needed_high)
-    if label == "undecided" and needed:
+    if needed and not is_short:
         return f"{name} (there are {comparison.n} replicates; {needed} would be enough)"
     return name
 

@@ -112,7 +112,7 @@ class SearchArm:
     batch: int
     options: Mapping[str, Any] = field(default_factory=dict)
     rungs: RungSettings = RungSettings()
-    against: str = "random"
+    against: tuple[str, ...] = ("random",)
     chain: ChainSettings | None = None
 
 
@@ -123,6 +123,7 @@ class SearchDesign:
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
     point (one objective: a difference of that objective). ``steps`` are those of a level, where an arm has a ``chain``.
     ``untouched_psnr`` is that of the degraded images under the worst degradation, where images are restored.
+    ``mask_kind`` names all that candidates may have: 'node', 'weight' or 'node and weight'.
     """
 
     name: str

@@ -14,6 +14,8 @@ from sparsefront.search.statistics import PairedEffect
 
 #: What a comparison can come to.
 LABELS = ("better", "equivalent", "worse", "undecided")
+#: What stands in place of a control where two controls are compared: see ``Verdict.layer_ratios``.
+LAYER_RATIOS = "layer_ratios"
 PREDICTORS = ("initial_loss", "scalefree_loss", "logit_std")
 
 #: What stands first where an effect is written: who is compared, where, and what either side is worth.
@@ -71,7 +73,7 @@ class ControlComparison(JudgedEffect):
     """
 
     arm: str
-    control: str  #: its kind; in the ledger it is the arm ``control_name(arm, control)``
+    control: str  #: its kind; in the ledger it is the arm ``control_name(arm, control)`` (see ``Verdict.layer_ratios``)
     sparsity: float
     metric: str
     n_missing: int  #: replicates of the design without a pair
@@ -113,15 +115,18 @@ class Verdict:
 
     comparisons: tuple[Comparison, ...]
     controls: tuple[ControlComparison, ...]
+    #: Of arms with both controls, shuffled within layers (as the arm) against shuffled anywhere; a family of its own.
+    layer_ratios: tuple[ControlComparison, ...]
     correlations: tuple[Correlation, ...]
     spent: tuple[Spent, ...]
     headline: str
-    sentences: tuple[str, ...]
+    matters: tuple[str, ...]  #: of each arm with controls and each level, what its result is owed to
+    sentences: tuple[str, ...]  #: everything, those included
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
         values = dataclasses.asdict(self)
-        for name in ("comparisons", "controls"):
+        for name in ("comparisons", "controls", "layer_ratios"):
             values[name] = [as_written(effect) for effect in values[name]]
         return plain_data(values)
 

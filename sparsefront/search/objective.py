@@ -1,14 +1,16 @@
 """The registry of objectives: what a front may be taken over, and the only place where a direction is flipped.
 
 Inside ``search`` every objective is minimised; a column where more is better is negated here on its way in. Test
-results are not objectives: validation decides, test reports. A new objective is one line of ``OBJECTIVES``.
+results are not objectives of a study: validation decides, test reports. What a quality measures is therefore there
+twice: under its own name on test examples, for fronts that describe, and as ``val_`` and that name on validation
+examples, for studies. A new objective is one line of ``OBJECTIVES``, or of ``_QUALITIES``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -27,8 +29,12 @@ class Objective:
 
     ``best`` and ``worst`` are bounds in the column's own direction, NaN where there is none. ``from_one`` marks what is
     stored as its complement (an accuracy is 1 - error). A ``cost`` is zero in rows that reuse an earlier result,
-    and such rows therefore never count. What does not ``decide`` is known once a candidate has ended: strategies and
-    rungs are not led by it. ``quality`` names what measures it on test examples, where it is reported and nothing more.
+    and such rows therefore never count. Of ``absolute`` ones the size counts, whatever its sign: 0 is best.
+
+    What is known only ``at_end`` of a candidate's training decides nothing at rungs. ``quality`` names what measures
+    it, ``on_test`` whether on test examples: then it is reported and nothing more. What ``needs_parent`` compares with
+    the trained parent, and what ``needs_siblings`` with a second training; an ``of_scoring`` is known of masks that are
+    scored before training. Searches have none of these.
     """
 
     column: str
@@ -40,17 +46,87 @@ class Objective:
     from_one: bool = False
     trained: bool = True
     cost: bool = False
-    decides: bool = True
+    absolute: bool = False
+    at_end: bool = False
     quality: str = ""
+    on_test: bool = False
+    needs_parent: bool = False
+    needs_siblings: bool = False
+    of_scoring: bool = False
+
+    @property
+    def known(self) -> str:
+        """From when on it is known of a candidate, in words."""
+        return "at the end" if self.at_end else "at rungs" if self.trained else "before training"
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search can be led by it."""
+        return not (self.on_test or self.needs_parent or self.needs_siblings or self.of_scoring)
 
 
 #: dB; what rounding to 8 bits leaves of a perfect image is 58.9.
 _BEST_PSNR = 60.0
 
 
-def _on_test(quality: str, column: str, label: str, *, unit: str = "fraction", **bounds: Any) -> Objective:
-    return Objective(column, unit, f"{label} (test)", decides=False, quality=quality, **bounds)
+def _of(quality: str, column: str, label: str, *, unit: str = "fraction", **others: Any) -> Objective:
+    """What a quality measures on test examples."""
+    others = {"at_end": True, "on_test": True, "needs_parent": quality == "shift", **others}
+    return Objective(column, unit, label, quality=quality, **others)
 
+
+#: Columns of qualities of which more or less is better.
+_QUALITIES: tuple[Objective, ...] = (
+    _of("calibration", "ece", "expected calibration error", worst=1.0),
+    _of("calibration", "nll", "negative log-likelihood", unit="nats"),
+    _of("calibration", "brier", "Brier score", worst=2.0),
+    _of("corruption", "corrupted_error", "error on corrupted examples", worst=1.0),
+    _of(
+        "corruption",
+        "relative_corrupted_error",
+        "what corruption costs",
+        unit="parents",
+        best=math.nan,
+        needs_parent=True,
+    ),
+    _of("adversarial", "fgsm_error", "error after one adversarial step", worst=1.0),
+    _of("adversarial", "pgd_error", "error after adversarial steps", worst=1.0),
+    *(
+        _of("ood", f"ood_auroc_{name}", f"detection of {what}", higher_is_better=True, best=1.0, worst=0.0)
+        for name, what in (("shuffled", "shuffled examples"), ("noise", "noise"))
+    ),
+    *(
+        objective
+        for suffix, on in (("", ""), ("_corrupted", " on corrupted examples"))
+        for objective in (
+            _of(
+                "shift",
+                f"angle_shift{suffix}",
+                f"change of the features' angle{on}",
+                unit="radians",
+                best=-math.pi,
+                worst=math.pi,
+            ),
+            _of(
+                "shift",
+                f"length_shift{suffix}",
+                f"size of the change of the features' length{on}",
+                unit="parents' lengths",
+                absolute=True,
+            ),
+            _of(
+                "shift",
+                f"margin_shift{suffix}",
+                f"change of the margin{on}",
+                unit="parents' lengths",
+                higher_is_better=True,
+                best=math.nan,
+            ),
+        )
+    ),
+    _of("shift", "fragile_fraction", "examples decided unlike the parent", worst=1.0),
+    _of("shift", "lost_fraction", "examples lost to the parent", worst=1.0),
+)
 
 #: Every objective by name; ``trained`` says that only trained candidates have it.
 OBJECTIVES: Mapping[str, Objective] = {
@@ -59,8 +135,10 @@ OBJECTIVES: Mapping[str, Objective] = {
         "val_error", "fraction", "validation accuracy", higher_is_better=True, best=1.0, worst=0.0, from_one=True
     ),
     "val_loss": Objective("val_loss", "nats", "validation loss"),
-    "initial_loss": Objective("initial_loss", "nats", "loss before training", trained=False),
-    "scalefree_loss": Objective("scalefree_loss", "nats", "scale-free loss before training", trained=False),
+    "initial_loss": Objective("initial_loss", "nats", "loss before training", trained=False, of_scoring=True),
+    "scalefree_loss": Objective(
+        "scalefree_loss", "nats", "scale-free loss before training", trained=False, of_scoring=True
+    ),
     **{
         f"val_psnr_{name}": Objective(
             f"val_psnr_{name}", "dB", f"validation PSNR, {which}", higher_is_better=True, best=_BEST_PSNR
@@ -75,30 +153,43 @@ OBJECTIVES: Mapping[str, Objective] = {
     "weight_sparsity": Objective(
         "weight_sparsity", "fraction", "weight sparsity", higher_is_better=True, best=1.0, worst=0.0, trained=False
     ),
-    "density_total": Objective("density_total", "fraction", "parameters kept", worst=1.0, decides=False),
-    "effective_density": Objective("effective_density", "fraction", "weights on a path", worst=1.0, decides=False),
-    "effective_params": Objective("effective_params", "parameters", "parameters on a path", decides=False),
+    "density_total": Objective("density_total", "fraction", "parameters kept", worst=1.0, at_end=True),
+    "density_macs": Objective("density_macs", "fraction", "multiply-accumulates kept", worst=1.0, at_end=True),
+    "effective_density": Objective("effective_density", "fraction", "weights on a path", worst=1.0, at_end=True),
+    "effective_params": Objective("effective_params", "parameters", "parameters on a path", at_end=True),
+    "static_dead_fraction": Objective(
+        "static_dead_fraction", "fraction", "activations silent by the mask", worst=1.0, at_end=True
+    ),
+    "dynamic_dead_fraction": Objective(
+        "dynamic_dead_fraction", "fraction", "silent activations (dead-neuron rate)", worst=1.0, at_end=True
+    ),
+    "instability_error": Objective(
+        "instability_error",
+        "fraction",
+        "rise of the error between siblings",
+        worst=1.0,
+        at_end=True,
+        needs_siblings=True,
+    ),
     "passes": Objective("passes", "passes", "examples passed forward and backward", cost=True),
     "flops": Objective("flops", "FLOP", "floating-point operations of training", cost=True),
     "seconds": Objective("seconds", "s", "training time", cost=True),
-    "ece": _on_test("calibration", "ece", "expected calibration error", worst=1.0),
-    "nll": _on_test("calibration", "nll", "negative log-likelihood", unit="nats"),
-    "brier": _on_test("calibration", "brier", "Brier score", worst=2.0),
-    "corrupted_error": _on_test("corruption", "corrupted_error", "error on corrupted examples", worst=1.0),
-    "relative_corrupted_error": _on_test(
-        "corruption", "relative_corrupted_error", "what corruption costs", unit="parents", best=math.nan
-    ),
-    "fgsm_error": _on_test("adversarial", "fgsm_error", "error after one adversarial step", worst=1.0),
-    "pgd_error": _on_test("adversarial", "pgd_error", "error after adversarial steps", worst=1.0),
     **{
-        f"ood_auroc_{name}": _on_test(
-            "ood", f"ood_auroc_{name}", f"detection of {what}", higher_is_better=True, best=1.0, worst=0.0
-        )
-        for name, what in (("shuffled", "shuffled examples"), ("noise", "noise"))
+        f"val_{o.column}": replace(o, column=f"val_{o.column}", on_test=False, label=f"{o.label} (validation)")
+        for o in _QUALITIES
     },
-    "fragile_fraction": _on_test("shift", "fragile_fraction", "examples decided unlike the parent", worst=1.0),
-    "lost_fraction": _on_test("shift", "lost_fraction", "examples lost to the parent", worst=1.0),
+    **{o.column: replace(o, label=f"{o.label} (test)") for o in _QUALITIES},
 }
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Names of objectives as a message lists them: those of qualities, which are many, by the command that has them.
+
+    >>> one_of(["val_error", "val_ece", "macs"])
+    "val_error, macs or what a quality measures ('sparsefront list objectives')"
+    """
+    plain = [name for name in names if not OBJECTIVES[name].quality]
+    return f"{', '.join(plain)} or what a quality measures ('sparsefront list objectives')"
 
 
 def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
@@ -119,17 +210,15 @@ def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
     if isinstance(names, str):
         names = (names,)
     if not names:
-        raise ConfigError(f"objectives=[]: name at least one of {', '.join(OBJECTIVES)}")
+        raise ConfigError(f"objectives=[]: name at least one of {one_of(OBJECTIVES)}")
     for name in names:
         if name.startswith("test_"):
             raise ConfigError(
                 f"objective={name!r}: test results are reported and never decide; "
-                f"use {name.replace('test_', 'val_')!r} or another of {', '.join(OBJECTIVES)}"
+                f"use {name.replace('test_', 'val_')!r} or another of {one_of(OBJECTIVES)}"
             )
         if name not in OBJECTIVES:
-            raise ConfigError(
-                f"objective={name!r}: accepted are {', '.join(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}"
-            )
+            raise ConfigError(f"objective={name!r}: accepted are {one_of(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise ConfigError(f"objective={repeated[0]!r} is named twice: name each objective once")
@@ -218,4 +307,6 @@ def worst_bounds(names: Sequence[str]) -> Floats:
 def _minimised(values: Floats, objective: Objective) -> Floats:
     if objective.from_one:
         values = 1.0 - values
+    if objective.absolute:
+        values = np.abs(values)
     return -values if objective.higher_is_better else values

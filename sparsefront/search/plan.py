@@ -185,8 +185,8 @@ class Plan:
             for s, arms in self._at.items()
         )
         self._n_scored = self._n_trained = 0
-        #: Candidates to train, by what those have in common that may train together; and packs that were lost.
-        self._ready: dict[Hashable, deque[Lane]] = {}
+        #: Candidates to train, by whether others wait for them and what makes them train side by side; and lost packs.
+        self._ready: dict[tuple[bool, Hashable], deque[Lane]] = {}
         self._returned: deque[TrainWork] = deque()
         self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
@@ -334,10 +334,15 @@ class Plan:
         return work
 
     def _pack(self) -> TrainWork:
-        """A pack of what has waited longest: a share for every worker that is free, and no more than it may hold."""
+        """A pack of what others wait for, or of what has waited longest; no more than a pack may hold.
+
+        Every worker that is free gets a share: of what others wait for, so that no chain of levels is held up by those
+        beside it, or else of all that is ready.
+        """
         n_free = max(1, self._workers - self._n_in_flight)
-        share = -(-sum(map(len, self._ready.values())) // n_free)
-        key, lanes = next(iter(self._ready.items()))
+        key = next((key for key in self._ready if key[0]), next(iter(self._ready)))
+        lanes = self._ready[key]
+        share = -(-(len(lanes) if key[0] else sum(map(len, self._ready.values()))) // n_free)
         n_packs = -(-len(lanes) // min(self._lanes_per_pack, share))
         size = -(-len(lanes) // n_packs)
         chosen: dict[Candidate, Lane] = {}
@@ -470,7 +475,8 @@ class Plan:
                     any(self._design.methods.get(arm, {}).get("siblings", False) for arm in arms),
                     self._stage(sparsity),
                 )
-                self._ready.setdefault(candidate.together(self._design.mask_kind), deque()).append(lane)
+                key = bool(cuts), candidate.together(self._design.mask_kind)
+                self._ready.setdefault(key, deque()).append(lane)
 
     def _parent(self, replicate: int) -> tuple[str, str] | None:
         """Id and checkpoint of the trained parent; None if it is not kept, or did not complete."""

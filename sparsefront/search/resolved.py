@@ -10,7 +10,7 @@ from sparsefront.search.design import ChainSettings, Design, RungSettings, Searc
 from sparsefront.search.methods import arm_names, tables_for
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
-from sparsefront.spaces.domains import Bits
+from sparsefront.spaces.domains import Bits, Choice
 from sparsefront.spaces.space import Effect, Space
 from sparsefront.spaces.structure import Structure
 
@@ -140,7 +140,7 @@ def search_design_of(
                     tuple(verdict["objectives"]),
                     level_steps=spaces[name].constants.get("training.steps", identity["training"]["steps"]),
                 ),
-                against=arm["against"],
+                against=_against(arm),
                 chain=_chain(spaces[name].constants.get("masks.method", masks.get("method")), masks["sparsity"]),
             )
             for name, arm in _ordered(identity["arms"])
@@ -149,7 +149,7 @@ def search_design_of(
         eval_every=identity["training"]["eval_every"],
         model=_described(identity["model"], _set_by_spaces("model", spaces.values())),
         dataset=_described(identity["data"]),
-        mask_kind=identity["masks"]["kind"],
+        mask_kind=" and ".join(sorted({k for space in spaces.values() for k in _mask_kinds(space, masks["kind"])})),
         n_classes=identity["resolved"]["n_classes"],
         objectives=tuple(verdict["objectives"]),
         reference=tuple(verdict["reference"]) or None,
@@ -164,6 +164,14 @@ def _chain(method: str | None, sparsity: float) -> ChainSettings | None:
     """What chains of a method are where a space does not say so; None for a method that has none."""
     row = None if method is None else PRUNERS.get(method)
     return ChainSettings(sparsity, row.method.rate) if row is not None and row.method.when == "levels" else None
+
+
+def _mask_kinds(space: Space, usual: str) -> tuple[str, ...]:
+    """Kinds of masks in a space; `usual` where it does not say."""
+    for dimension in space.dimensions:
+        if dimension.key == "masks.kind" and isinstance(dimension.domain, Choice):
+            return tuple(map(str, dimension.domain.values))
+    return (str(space.constants.get("masks.kind", usual)),)
 
 
 def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:
@@ -181,8 +189,13 @@ def _ordered(arms: Mapping[str, Any]) -> list[tuple[str, Any]]:
     >>> [name for name, _ in _ordered({"b": {"against": "r"}, "a": {"against": "r"}, "r": {"against": "r"}})]
     ['r', 'a', 'b']
     """
-    against = {arm["against"] for arm in arms.values()}
+    against = {name for arm in arms.values() for name in _against(arm)}
     return sorted(arms.items(), key=lambda item: (item[0] not in against, item[0]))
+
+
+def _against(arm: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whom an arm is judged against: one name, or a list."""
+    return (arm["against"],) if isinstance(arm["against"], str) else tuple(arm["against"])
 
 
 def _rungs(settings: Mapping[str, Any], objectives: tuple[str, ...], *, level_steps: int) -> RungSettings:

@@ -48,6 +48,7 @@ class Column:
 _DIAGNOSTICS: tuple[Column, ...] = (
     Column("density_prunable", pa.float64(), "kept prunable weights, as a fraction of the parent's"),
     Column("density_total", pa.float64(), "kept trained parameters, biases and norms included, as such a fraction"),
+    Column("density_macs", pa.float64(), "multiply-accumulates of what is kept, as a fraction of the parent's"),
     Column("effective_density", pa.float64(), "prunable weights on a path from an input to an output, likewise"),
     Column("effective_params", pa.int64(), "trained parameters on such a path"),
     Column("is_collapsed", pa.bool_(), "a prunable tensor has no survivor, or no path leads from input to output"),
@@ -64,7 +65,8 @@ _DIAGNOSTICS: tuple[Column, ...] = (
     Column(
         "quality_passes",
         pa.float64(),
-        "passes spent on measuring these columns and qualities, siblings included; in no budget",
+        "passes spent on measuring these columns and qualities, siblings included; in no budget, where those that "
+        "a search is led by are: in its passes",
     ),
 )
 #: Peak signal-to-noise ratios of restored images, where the examples of a study are images to restore.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsefront.search.design import Design
 from sparsefront.search.findings import (
     LABELS,
+    LAYER_RATIOS,
     Comparison,
     ControlComparison,
     Correlation,
@@ -155,11 +156,9 @@ def headline(comparisons: Sequence[Comparison], design: Design) -> str:
             why = f"there is {ONE_PAIR}, and a test needs two"
         return f"{question} Not judged: {why}"
     places = {label: [c for c in judged if c.label == label] for label in LABELS}
-    margin = f"{metric.scale * design.equivalence_margin:g}"
-    points = f"accuracy point{'' if margin == '1' else 's'}" if design.metric == "accuracy" else metric.unit
     meanings = {
         "better": metric.better,
-        "equivalent": f"equivalent to within {margin} {points}",
+        "equivalent": f"equivalent to within {_margin(design.equivalence_margin, design.metric)}",
         "worse": metric.worse,
         "undecided": "undecided",
     }
@@ -205,6 +204,7 @@ def _places(comparisons: Sequence[Comparison], judged: Sequence[Comparison]) -> 
 def sentences(
     comparisons: Sequence[Comparison],
     controls: Sequence[ControlComparison],
+    matters: Sequence[str],
     correlations: Sequence[Correlation],
     spent: Sequence[Spent],
     design: Design,
@@ -222,6 +222,7 @@ def sentences(
     for arm, control in dict.fromkeys((c.arm, c.control) for c in controls):
         parts = _findings([c for c in controls if (c.arm, c.control) == (arm, control)], interval)
         sentences.append(f"{METRICS[design.metric].title} of {arm} against its control {control}: {parts}")
+    sentences += matters
     initial = [c for c in correlations if c.predictor == "initial_loss"]
     if initial:
         ranked = [
@@ -239,6 +240,91 @@ def sentences(
     return tuple(sentences)
 
 
+#: What a control that is worse than its arm says, what one that is better, and what is compared.
+_MATTERS: Mapping[str, tuple[str, str, str]] = {
+    "shuffled_layers": (
+        "its positions within layers matter",
+        "random positions within its layers are better than its own",
+        "positions within layers",
+    ),
+    LAYER_RATIOS: (
+        "its layer ratios matter",
+        "random positions anywhere are better than under its layer ratios",
+        "layer ratios",
+    ),
+    "shuffled": (
+        "its mask matters, positions and layer ratios together",
+        "random positions anywhere are better than its mask",
+        "positions and layer ratios together",
+    ),
+    "fresh_weights": (
+        "its mask belongs to the weights that it was found on",
+        "its mask is better on fresh weights",
+        "its own weights against fresh ones",
+    ),
+    "small_dense": (
+        "it beats a small dense network",
+        "a small dense network beats it",
+        "it against a small dense network",
+    ),
+    "dense_budget": (
+        "it beats the dense parent trained for its budget",
+        "the dense parent trained for its budget beats it",
+        "it against the dense parent trained for its budget",
+    ),
+}
+#: What positions within layers and layer ratios come to together.
+_MASK_OR_RATIOS: Mapping[tuple[str, str], str] = {
+    ("better", "better"): "both the mask and its layer ratios matter",
+    ("better", "equivalent"): "it is the mask that matters, not its layer ratios",
+    ("equivalent", "better"): "it is the layer ratios that matter, not which entries they leave",
+    ("equivalent", "equivalent"): "neither the mask nor its layer ratios matter",
+}
+
+
+def what_matters(
+    controls: Sequence[ControlComparison], ratios: Sequence[ControlComparison], design: Design
+) -> tuple[str, ...]:
+    """Say of each arm with controls, and each level, what its result is owed to: one sentence.
+
+    Whether it is the mask or the layer ratios is said where both are known: different, or equivalent. What was not
+    shown to differ is never called the same.
+
+    Args:
+        controls: arms against their controls.
+        ratios: `Verdict.layer_ratios`; where there is one it stands for the control 'shuffled'.
+        design: what was asked.
+    """
+    interval = f"{100 * (1 - design.alpha):g}% interval"
+    found: list[str] = []
+    for arm, level in dict.fromkeys((c.arm, c.sparsity) for c in controls):
+        own = {c.control: c for c in (*controls, *ratios) if (c.arm, c.sparsity) == (arm, level)}
+        if LAYER_RATIOS in own:
+            del own["shuffled"]
+        both = [
+            own[name] for name in ("shuffled_layers", LAYER_RATIOS) if name in own and math.isfinite(own[name].p_value)
+        ]
+        lead = _MASK_OR_RATIOS.get((both[0].label, both[1].label), "") if len(both) == 2 else ""
+        clauses = [_matter(own[name], interval) for name in dict.fromkeys((*_MATTERS, *own)) if name in own]
+        found.append(f"{arm} at sparsity {level:g}: {'; '.join([lead, *clauses] if lead else clauses)}")
+    return tuple(found)
+
+
+def _matter(c: ControlComparison, interval: str) -> str:
+    """What one comparison with a control says."""
+    name = f"its control {c.control}"
+    better, worse, compared = _MATTERS.get(c.control, (f"it beats {name}", f"{name} beats it", f"it against {name}"))
+    if not math.isfinite(c.p_value):
+        return f"{compared}: {NOT_JUDGED} ({c.note or ONE_PAIR})"
+    said = {
+        "better": better,
+        "worse": worse,
+        "equivalent": f"{compared}: equivalent to within {_margin(c.margin, c.metric)}",
+        "undecided": f"{compared}: no difference shown, nor equivalence",
+    }[c.label]
+    return f"{said} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, {interval} {_range(c)})"
+
+
 def _findings(found: Sequence[Comparison | ControlComparison], interval: str) -> str:
     """Say what comparisons came to, level by level."""
     return ", ".join(
@@ -248,6 +334,14 @@ def _findings(found: Sequence[Comparison | ControlComparison], interval: str) ->
         else f"{NOT_JUDGED} at sparsity {c.sparsity:g} ({c.note or ONE_PAIR})"
         for c in found
     )
+
+
+def _margin(margin: float, metric: str) -> str:
+    """A margin with its unit."""
+    value = f"{METRICS[metric].scale * margin:g}"
+    if metric != "accuracy":
+        return f"{value} {_unit(metric)}"
+    return f"{value} accuracy point{'' if value == '1' else 's'}"
 
 
 def _unit(metric: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsefront.errors import SpaceError, nearest
 from sparsefront.spaces.domains import Bits, Choice, Domain, Float, Integer, shown
+from sparsefront.spaces.patterns import Pattern, parse_pattern
 
 _MAX_CHOICES = 1000
+#: Characters of a pattern, beyond which its numbers are no sizes of anything.
+_MAX_NAME = 40
 _RANGE, _CHOICES, _FLAG = ("low", "high", "log", "int", "step"), ("choices",), ("flag",)
 #: Bounds that a key has wherever it is used: lowest, highest, whether each is included, whether it is whole.
 _LIMITS: Mapping[str, tuple[float, float, str, bool]] = {
@@ -29,7 +32,9 @@ _LIMITS: Mapping[str, tuple[float, float, str, bool]] = {
     "training.batch_size": (1.0, 1e8, "[]", True),
     "training.steps": (1.0, 1e8, "[]", True),
     "training.data_fraction": (0.0, 1.0, "(]", False),
+    "training.warmup_fraction": (0.0, 1.0, "[)", False),
 }
+_KINDS = ("node", "weight")
 
 
 def domain_of(where: str, entry: Mapping[str, Any], *, also: Iterable[str] = ()) -> Float | Integer | Choice:
@@ -84,8 +89,13 @@ def _range(entry: Mapping[str, Any]) -> Float | Integer:
     return Integer(whole[0], whole[1], log, 1 if step is None else step)
 
 
-def check_limits(where: str, key: str, ends: Iterable[tuple[str, Any]]) -> None:
+def check_limits(where: str, key: str, ends: Sequence[tuple[str, Any]]) -> None:
     """Refuse values, given with their place in the entry, that the key can have nowhere."""
+    for name, value in ends:
+        if key == "masks.kind" and value not in _KINDS:
+            raise SpaceError(f"{where}{name}={shown(value)}: {nearest(str(value), _KINDS)}")
+        if key == "masks.pattern":
+            checked_pattern(f"{where}{name}", value)
     if key not in _LIMITS:
         return
     lowest, highest, included, is_whole = _LIMITS[key]
@@ -98,6 +108,23 @@ def check_limits(where: str, key: str, ends: Iterable[tuple[str, Any]]) -> None:
             or (included[1] == ")" and value == highest)
         ):
             raise SpaceError(f"{where}{name}={value!r}: must lie in {included[0]}{lowest:g}, {highest:g}{included[1]}")
+
+
+def checked_pattern(where: str, value: object) -> Pattern:
+    """The pattern of weight masks that `value` names.
+
+    Raises:
+        SpaceError: it names none.
+    """
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise SpaceError(f"{where}={shown(value)}: must be a name in quotes, as in '2:4'")
+    try:
+        pattern = parse_pattern(value)
+    except SpaceError as error:
+        raise SpaceError(f"{where}={shown(value)}: {str(error).partition(': ')[2]}") from error
+    if pattern.kind != "weight":
+        raise SpaceError(f"{where}={shown(value)}: is no pattern of weight masks; write masks.kind = 'node' instead")
+    return pattern
 
 
 def constant_of(where: str, value: object) -> Any:

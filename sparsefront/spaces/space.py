@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -137,7 +137,7 @@ class Space:
         ordered: dict[str, Any] = {s: dict(sorted(table[s].items())) for s in SECTIONS if s in table}
         if self.constraints:
             ordered["constraints"] = [str(c) for c in self.constraints]
-        if Space(*TableReader(self._context).read(ordered)) != self:
+        if Space(*TableReader(self._complete_context).read(ordered)) != self:
             raise SpaceError("space: its dimensions are not what any [space] table yields")
         return ordered
 
@@ -171,8 +171,8 @@ class Space:
         Raises:
             SpaceError: as `from_table`.
         """
-        merged = merged_tables(self.to_table(), table)
-        return Space(*TableReader(self._context).read(merged), self._context)
+        context = self._complete_context
+        return Space(*TableReader(context).read(merged_tables(self.to_table(), table, context)), context)
 
     # What it is ------------------------------------------------------------------------------------------------------
 
@@ -344,6 +344,17 @@ class Space:
                 if listed:
                     settings[key] = listed
         return settings
+
+    @property
+    def _complete_context(self) -> Context:
+        """What its table needs; of a space made by hand, the dimensions themselves say what a mask has."""
+        bits = None if self.bits is None else self.bits.domain
+        assert bits is None or isinstance(bits, Bits)
+        return replace(
+            self._context,
+            bits=self._context.bits or bits,
+            n_sections=self._context.n_sections or len(self._share_names) or None,
+        )
 
     @cached_property
     def _share_names(self) -> tuple[str, ...]:

@@ -8,12 +8,19 @@ this description alone, before anything is built.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sparsefront.errors import SpaceError
+
+#: Of a parameter count: a network scaled by one factor is kept if it is as near.
+_NEAR_ENOUGH = 0.01
+#: Groups whose roundings are all tried: 2^6 of them.
+_MOST_GROUPS = 6
 
 
 @dataclass(frozen=True)
@@ -133,14 +140,47 @@ class Structure:
         )
 
     def scaled_to(self, n_params: int) -> Structure:
-        """The network of this family, all groups scaled alike, whose parameter count is nearest to `n_params`.
+        """The network of this family, its groups scaled alike, whose parameter count is near to `n_params`.
+
+        All groups by one factor, rounded up, if that comes within 1%. Else every group keeps a share of its nodes, one
+        share for all, rounded up or down, at least one: the nearest of all such networks of up to six groups; of more,
+        one that is off by at most half the parameters of a node, unless all have one node or all have theirs. Of two
+        counts equally near the larger is taken.
 
         >>> net = Structure((Tensor("a.weight", (8, 2), True),), (NodeGroup("a", 8, (Axis("a.weight", 0),)),))
         >>> net.scaled_to(9).n_params
         10
         """
         largest = max(g.size for g in self.groups)
-        candidates = (
-            self.compact([max(1, -(-g.size * i // largest)) for g in self.groups]) for i in range(1, largest + 1)
+        alike = min(
+            (self.compact([max(1, -(-g.size * i // largest)) for g in self.groups]) for i in range(1, largest + 1)),
+            key=lambda net: (abs(net.n_params - n_params), -net.n_params),
         )
-        return min(candidates, key=lambda net: (abs(net.n_params - n_params), -net.n_params))
+        if abs(alike.n_params - n_params) <= _NEAR_ENOUGH * n_params:
+            return alike
+        return min(
+            (self.compact(kept) for kept in self._roundings(n_params)),
+            key=lambda net: (abs(net.n_params - n_params), -net.n_params, net._unevenness(self)),
+        )
+
+    def _roundings(self, n_params: int) -> Iterator[list[int]]:
+        """Counts of nodes around `n_params`: of each way of rounding a share, the two that it lies between."""
+        n_groups = len(self.groups)
+        shares = sorted({(k / g.size, k, g.size) for g in self.groups for k in range(g.size + 1)})
+        ways: Iterable[Sequence[bool]] = itertools.product((False, True), repeat=n_groups)
+        if n_groups > _MOST_GROUPS:  # one after the other is rounded up: each step is one node of one group
+            ways = ([i < n_up for i in range(n_groups)] for n_up in range(n_groups + 1))
+        for is_up in ways:
+
+            def kept(share: tuple[float, int, int], is_up: Sequence[bool] = is_up) -> list[int]:
+                _, k, n = share
+                counts = (g.size * k // n + up for g, up in zip(self.groups, is_up, strict=True))
+                return [min(max(1, count), g.size) for count, g in zip(counts, self.groups, strict=True)]
+
+            at = bisect.bisect_left(shares, n_params, key=lambda share: self.compact(kept(share)).n_params)
+            yield from (kept(share) for share in shares[max(0, at - 1) : at + 1])
+
+    def _unevenness(self, parent: Structure) -> float:
+        """How far apart the shares are that groups have of the parent's nodes."""
+        shares = [mine.size / theirs.size for mine, theirs in zip(self.groups, parent.groups, strict=True)]
+        return max(shares) - min(shares)

@@ -39,11 +39,17 @@ class Context:
     mask_kind: str = "weight"
     effect: Effect | None = None
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Sections of which something may be searched."""
+        known = self.known_keys
+        return tuple(s for s in SECTIONS if known is None or any(key.startswith(f"{s}.") for key in known))
 
-def merged_tables(below: Mapping[str, Any], above: object) -> dict[str, Any]:
+
+def merged_tables(below: Mapping[str, Any], above: object, context: Context) -> dict[str, Any]:
     """Tables of sections, the entries of `above` in place of those of `below`."""
     if not isinstance(above, Mapping):
-        raise SpaceError(f"space={shown(above)}: must be a table of the sections {', '.join(SECTIONS)}")
+        raise SpaceError(f"space={shown(above)}: must be a table of the sections {', '.join(context.sections)}")
     merged = dict(below)
     for name, entries in with_ready(above).items():
         both = isinstance(entries, Mapping) and isinstance(merged.get(name), Mapping)
@@ -66,11 +72,14 @@ class TableReader:
             SpaceError: one line that names ``space.<section>.<key>``, its value and what is accepted.
         """
         if not isinstance(table, Mapping):
-            raise SpaceError(f"space={shown(table)}: must be a table of the sections {', '.join(SECTIONS)}")
+            raise SpaceError(
+                f"space={shown(table)}: must be a table of the sections {', '.join(self.context.sections)}"
+            )
         table = with_ready(table)
         for name in table:
-            if name not in (*SECTIONS, "constraints"):
-                raise SpaceError(f"space.{shown_key(name)}: {nearest(str(name), (*SECTIONS, 'constraints', 'ready'))}")
+            if name not in (*self.context.sections, "constraints"):
+                known = (*self.context.sections, "constraints", "ready")
+                raise SpaceError(f"space.{shown_key(name)}: {nearest(str(name), known)}")
         for section in SECTIONS:
             entries = table.get(section, {})
             if not isinstance(entries, Mapping):
@@ -105,6 +114,7 @@ class TableReader:
             raise SpaceError(f"{where}: is searched where masks.allocation may be {SEARCHED!r}; write that instead")
         if self.context.known_keys is not None and key not in self.context.known_keys:
             inside = [k.split(".", 1)[1] for k in self.context.known_keys if k.startswith(f"{section}.")]
+            inside = [k for k in inside if f"{section}.{k}" != "masks.shares"]  # written as an allocation
             raise SpaceError(f"{where}={shown(entry)}: no such key can be searched; it {nearest(name, inside)}")
         if key == "masks.bits":
             self._read_bits(where, entry)
@@ -119,12 +129,18 @@ class TableReader:
                     else [(".low", domain.low), (".high", domain.high)]
                 )
                 check_limits(where, key, ends)
-                self.dimensions.append(Dimension("mask_draw" if key == "masks.draw" else name, key, domain))
+                named = "mask_draw" if key == "masks.draw" else name
+                self.dimensions.append(Dimension(named, key, domain, self._condition_of(key)))
         else:
             self.fixed.append((key, constant_of(where, entry)))
             check_limits(where, key, [("", self.fixed[-1][1])])
         if key == "masks.allocation":
             self._read_shares(where)
+
+    def _condition_of(self, key: str) -> Condition | None:
+        """Where a mask may be of nodes, a pattern is one of the others (kinds are read before patterns)."""
+        is_of_kinds = any(d.key == "masks.kind" and d.domain.n_values > 1 for d in self.dimensions)
+        return Condition("kind", equals="weight") if key == "masks.pattern" and is_of_kinds else None
 
     def _read_bits(self, where: str, entry: object) -> None:
         if not isinstance(entry, bool):

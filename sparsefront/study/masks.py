@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -28,6 +29,7 @@ from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
@@ -131,16 +133,14 @@ class MaskStudy(Study):
         if self.training.nesterov and not self.training.momentum:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0")
         check_qualities(self.quality, has_parent=True)
+        check_objectives("verdict.objectives", self.verdict.objectives, OBJECTIVES, self.quality)
+        tables = self._arm_tables().values()
         for objective in self.verdict.objectives:
-            if objective not in OBJECTIVES:
-                raise ConfigError(f"verdict.objectives: {objective!r} {nearest(objective, OBJECTIVES)}")
-            needed = OBJECTIVES[objective].quality
-            if needed and needed not in self.quality:
+            if OBJECTIVES[objective].needs_siblings and not any(table.get("siblings") for table in tables):
                 raise ConfigError(
-                    f"verdict.objectives: {objective!r} is measured only where quality names {needed!r}; add it there"
+                    f"verdict.objectives: {objective!r} is measured of arms with siblings = true, and there is none; "
+                    "set it in [arms.NAME], or leave the objective out"
                 )
-        if len(set(self.verdict.objectives)) != len(self.verdict.objectives):
-            raise ConfigError(f"verdict.objectives={list(self.verdict.objectives)}: every value may appear once")
         needs_scores = any(method.needs_scores for method in methods.values())
         if needs_scores and self.search.draws < self.search.random_draws:
             raise ConfigError(
@@ -158,6 +158,28 @@ class MaskStudy(Study):
             )
         self._check_claim()
         return self
+
+    @model_validator(mode="after")
+    def _grant(self) -> Self:
+        """Write down how many random masks the budget of the longest arm pays for, where the study does not say."""
+        if "random_draws" in self.search.model_fields_set:
+            return self
+        methods = self._methods().values()
+        trainings = [self._trainings(method) for method in methods if isinstance(method, Pruned)]
+        draws = max([self.search.random_draws, *(math.ceil(round(n, 6)) for n in trainings)])
+        if any(method.needs_scores for method in methods):  # the random arm trains the first of those that are scored
+            draws = min(draws, self.search.draws)
+        search = self.search.model_copy(update={"random_draws": draws})
+        object.__setattr__(self, "search", search)  # frozen for everybody else
+        return self
+
+    def _trainings(self, method: Pruned) -> float:
+        """What an arm's last network takes, everything before it included, in trainings of a random mask."""
+        pruning, levels = method.method, method.levels(self._ascending)
+        n_networks = len(levels) if method.goes_alone else 1
+        making = budget_steps(passes, self.training.batch_size) if (passes := self._scoring_passes(pruning)) else 0
+        each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
+        return method.needs_parent + n_networks * (each + making / self.training.steps)
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""
@@ -406,13 +428,18 @@ class MaskStudy(Study):
         """Forward+backward passes of an example that scoring takes each time that a mask is made."""
         if isinstance(arm, Selected) and is_bought:  # all else counts the scores that were taken, row by row
             return self.search.draws * self.search.probe_size * FORWARD_PASS
-        if not isinstance(arm, Pruned):
-            return 0.0
-        method = arm.method
+        return self._scoring_passes(arm.method) if isinstance(arm, Pruned) else 0.0
+
+    def _scoring_passes(self, method: Pruning) -> float:
+        """The same of a pruning method."""
         if method.when == "during":
             return 0.0
         ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0
         return ratios + SCORES[method.score].passes(self.search.probe_size, method.rounds)
+
+    @property
+    def _validated(self) -> tuple[str, ...]:
+        return validated_columns(*self.verdict.objectives)
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
@@ -442,6 +469,7 @@ class MaskStudy(Study):
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
+        self._check_module(model, dataset)
         for arm, method in self._methods().items():
             if isinstance(method, Pruned) and (densities := method.method.densities):
                 sizes = model.structure.section_sizes(self.masks.kind)

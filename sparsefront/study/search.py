@@ -30,12 +30,15 @@ from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, 
 from sparsefront.search.strategies import strategy_family
 from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
-from sparsefront.spaces.candidate import CandidateNames
+from sparsefront.spaces.candidate import CandidateNames, level_key
 from sparsefront.spaces.domains import Choice, Point, shown
+from sparsefront.spaces.entries import checked_pattern
+from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
+from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
@@ -49,23 +52,30 @@ from sparsefront.trainables.recipe import Recipe
 
 #: Keys of the sections `training` and `masks` that a space may search; of `model`, all options of the family may be.
 _SEARCHED_TRAINING = (
-    *("optimizer", "lr", "weight_decay", "beta1", "beta2", "momentum", "label_smoothing"),
-    *("batch_size", "steps", "data_fraction"),
+    *("optimizer", "lr", "lr_schedule", "warmup_fraction", "weight_decay", "beta1", "beta2", "momentum", "nesterov"),
+    *("label_smoothing", "batch_size", "steps", "data_fraction", "precision"),
 )
-_SEARCHED_MASKS = ("method", "sparsity", "allocation", "shares", "bits", "draw")
+#: Those of them that are no numbers, and whose values no range can be of.
+_NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
+_SEARCHED_MASKS = ("method", "kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
 #: Methods that candidates may be pruned by: chains of levels, and those that cut masks of initial weights.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels"]
 _AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
 _METHODS = [*_CHAINS, *_AT_INIT]
 
-#: Masks are not scored before training here.
-_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.decides and name not in ("initial_loss", "scalefree_loss")]
+_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
+#: What is known at a rung.
+_AT_RUNGS = [name for name in _OBJECTIVES if not OBJECTIVES[name].at_end]
 
 #: Verdicts by one objective that is in decibels.
 _PSNR_ALONE = [[name] for name, o in OBJECTIVES.items() if o.unit == "dB"]
 
 #: Columns that say what became of a candidate, and not what it is.
-_RESERVED = {*(column.name for column in COLUMNS if not column.hyperparameter), *QUALITY_COLUMNS} - {"mask_draw"}
+_RESERVED = {
+    *(column.name for column in COLUMNS if not column.hyperparameter),
+    *(o.column for o in OBJECTIVES.values()),
+    *QUALITY_COLUMNS,
+} - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
@@ -75,11 +85,13 @@ class MasksSection(Section):
     """What masks remove from every candidate, where the space does not say otherwise.
 
     With a `method` they are not drawn: every candidate's mask is cut from its initial weights, or it is a chain of
-    trainings that prunes itself, level by level, to its sparsity. The method brings its allocation.
+    trainings that prunes itself, level by level, to its sparsity. The method brings its allocation. A `pattern` ('2:4',
+    '4x4') is of weight masks that are drawn; N:M is a sparsity of its own, whatever is asked for.
     """
 
     method: str | None = None
     kind: Literal["node", "weight"] = "weight"
+    pattern: str = "unstructured"
     allocation: str = "uniform"
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -101,21 +113,15 @@ class SearchSection(Section):
     probe_size: Annotated[int, Field(ge=1)] = 512
 
 
-def _check_objectives(key: str, chosen: Sequence[str]) -> None:
-    """Refuse what a search cannot be led by."""
-    for objective in chosen:
-        if objective.startswith("test_"):
-            raise ConfigError(f"{key}: {objective!r} is a test result; validation decides, test reports")
-        if objective in OBJECTIVES and not OBJECTIVES[objective].decides:
-            what = "on test examples" if OBJECTIVES[objective].quality else "once a candidate has ended"
+def _check_at_rungs(key: str, chosen: Sequence[str]) -> None:
+    """Refuse what a rung cannot compare by."""
+    for name in chosen:
+        if name in _OBJECTIVES and name not in _AT_RUNGS:
             raise ConfigError(
-                f"{key}: {objective!r} is measured {what}, and strategies and rungs cannot be led by "
-                "it; ask for it with 'sparsefront front --objectives'"
+                f"{key}: {name!r} is measured once a candidate has ended, and rungs compare before; name what is known "
+                "there, such as 'val_error'"
             )
-        if objective not in _OBJECTIVES:
-            raise ConfigError(f"{key}: {objective!r} {nearest(objective, _OBJECTIVES)}")
-    if len(set(chosen)) != len(chosen):
-        raise ConfigError(f"{key}={list(chosen)}: every value may appear once")
+    check_objectives(key, chosen, _AT_RUNGS, ())
 
 
 class RungsSection(Section):
@@ -140,14 +146,15 @@ class RungsSection(Section):
             raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
         if list(self.bands) != sorted(set(self.bands)):
             raise ConfigError(f"bands={list(self.bands)}: must ascend")
-        _check_objectives("objectives", self.objectives)
+        _check_at_rungs("objectives", self.objectives)
         return self
 
 
 class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
-    It is judged against the arm `against`: by default 'random', or the first arm by name whose strategy is random.
+    It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
+    whose strategy is random.
     """
 
     strategy: str = "random"
@@ -156,7 +163,18 @@ class ArmSection(Section):
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
-    against: str
+    against: str | tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_against(cls, values: Any) -> Any:
+        """A list of one name is that name: both are the same study."""
+        against = values.get("against", "") if isinstance(values, dict) else ""
+        if isinstance(against, str):
+            return values
+        if not isinstance(against, list | tuple) or not against or not all(isinstance(name, str) for name in against):
+            raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
+        return {**values, "against": tuple(against) if len(against) > 1 else against[0]}
 
 
 class SearchVerdictSection(Section):
@@ -192,8 +210,17 @@ class SearchStudy(Study):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Write into every arm what it takes over from the study, and into the study what a ready space brings."""
+        """Write into every arm what it takes over from the study, and into the study what a ready space brings.
+
+        A `Space` in place of the section becomes its table.
+        """
         space = values.get("space")
+        if isinstance(space, Space):
+            try:
+                space = space.to_table()
+            except SpaceError as error:
+                raise ConfigError(str(error)) from error
+            values = {**values, "space": space}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
             values = dict(values)
@@ -235,11 +262,19 @@ class SearchStudy(Study):
         allocation = self.masks.allocation
         if allocation not in ALLOCATIONS:
             raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
-        self._check_allocation("masks", allocation)
+        self._check_allocation("masks", allocation, self.masks.kind)
         self._check_method()
+        self._check_pattern()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
-        _check_objectives("verdict.objectives", chosen)
+        for name in chosen:
+            if name in OBJECTIVES and (OBJECTIVES[name].needs_parent or OBJECTIVES[name].needs_siblings):
+                with_what = "its trained parent" if OBJECTIVES[name].needs_parent else "a second training"
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} compares a candidate with {with_what}, and in a search there is "
+                    "none; leave it out, or make it a study of masks"
+                )
+        check_objectives("verdict.objectives", chosen, _OBJECTIVES, self.quality)
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
@@ -295,7 +330,7 @@ class SearchStudy(Study):
             raise ConfigError(f"masks.method={name!r}: masks are drawn where there is no method; leave it out")
         if name not in _METHODS:
             raise ConfigError(f"masks.method={name!r}: {_no_method(name)}")
-        self._check_masks_of("", name, [self.masks.allocation])
+        self._check_masks_of("", name, [self.masks.kind], [self.masks.allocation])
         own = PRUNERS[name].method.allocation
         is_fixed = name in _CHAINS and self.masks.kind == "weight"
         if is_fixed and own is not None and self.masks.allocation != own:
@@ -304,10 +339,74 @@ class SearchStudy(Study):
                 "leave it out"
             )
 
-    def _check_masks_of(self, where: str, name: str, allocations: Sequence[str]) -> None:
+    def _check_pattern(self) -> None:
+        """Refuse a pattern that the rest of [masks] contradicts."""
+        masks = self.masks
+        if masks.pattern == "unstructured":
+            return
+        try:
+            pattern = checked_pattern("masks.pattern", masks.pattern)
+        except SpaceError as error:
+            raise ConfigError(str(error)) from error
+        if masks.method is not None:
+            raise ConfigError(
+                f"masks.pattern={masks.pattern!r}: cannot be set beside masks.method={masks.method!r}, which removes "
+                "single weights in a search; remove one of them"
+            )
+        if masks.kind != "weight":
+            raise ConfigError(
+                f"masks.pattern={masks.pattern!r}: is one of weight masks, and masks.kind is {masks.kind!r}; change "
+                "one of the two"
+            )
+        if pattern.density is not None and masks.sparsity not in (0.0, 1 - pattern.density):
+            raise ConfigError(
+                f"masks.sparsity={masks.sparsity!r}: masks.pattern={masks.pattern!r} is one of its own, "
+                f"{1 - pattern.density:g}; leave it out"
+            )
+
+    def _check_masks(self, where: str, space: Space) -> None:
+        """Refuse kinds, patterns, sparsities and allocations of a space that do not fit each other."""
+        kinds = _values_of(space, "masks.kind", self.masks.kind)
+        patterns = _values_of(space, "masks.pattern", self.masks.pattern)
+        searched = {d.key for d in space.dimensions}
+        structured = [p for p in _given(space, "masks.pattern") if p != "unstructured"]
+        if structured and "weight" not in kinds:
+            raise ConfigError(
+                f"{where}.masks.pattern={structured[0]!r}: is one of weight masks, and masks.kind is 'node'; write "
+                "'unstructured', or change the kind"
+            )
+        densities = {str(p): parse_pattern(str(p)).density for p in patterns}
+        if kinds == ["weight"] and None not in densities.values():
+            named = " and ".join(f"{name!r} has sparsity {1 - (d or 0.0):g}" for name, d in densities.items())
+            for key in ("masks.sparsity", "masks.allocation"):
+                if key in searched:
+                    raise ConfigError(f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it")
+            asked = space.constants.get("masks.sparsity", 0.0)
+            if asked and any(asked != 1 - (d or 0.0) for d in densities.values()):
+                raise ConfigError(f"{where}.masks.sparsity={asked!r}: masks.pattern={named} alone; write 0")
+        blocks = [p for p in structured if densities[str(p)] is None]
+        if blocks and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+            raise ConfigError(
+                f"{where}.masks.pattern={blocks[0]!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
+                "nothing is removed"
+            )
+        for value in _given(space, "masks.allocation"):
+            if value not in (*ALLOCATIONS, SEARCHED):
+                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
+                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
+            for kind in kinds:
+                self._check_allocation(f"{where}.masks", str(value), str(kind))
+        allocation = self.masks.allocation
+        if "node" in kinds and "node" not in ALLOCATIONS[allocation].kinds and not _given(space, "masks.allocation"):
+            raise ConfigError(
+                f"{where}.masks.kind='node': masks.allocation={allocation!r} divides weight masks only; set another "
+                "allocation, here or in [masks]"
+            )
+
+    def _check_masks_of(self, where: str, name: str, kinds: Sequence[object], allocations: Sequence[object]) -> None:
         """Refuse kinds of masks that a method does not make, and sizes that are not known beforehand."""
-        kind, row = self.masks.kind, PRUNERS[name]
-        if kind == "weight":
+        kind, row = "node", PRUNERS[name]
+        if kind not in kinds:
             return
         if kind not in row.kinds or row.method.counts_of is not None:
             able = [n for n in _METHODS if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
@@ -342,13 +441,13 @@ class SearchStudy(Study):
         if not pruned:
             return
         told = f"masks.method={pruned[0]!r}"
-        allocations = [str(value) for value in _values_of(space, "masks.allocation", self._allocation_of(pruned[0]))]
-        able = {"sparsity", "method"} | ({*CHAINED} if chains else set())
-        if not chains or self.masks.kind == "node":
+        kinds = _values_of(space, "masks.kind", self.masks.kind)
+        able = {"kind", "sparsity", "method"} | ({*CHAINED} if chains else set())
+        if not chains or "node" in kinds:
             able.add("allocation")
         if any(name == DRAWN or PRUNERS[name].method.score == "random" for name in names):
             able.add("draw")
-        if SEARCHED in allocations:
+        if SEARCHED in _values_of(space, "masks.allocation", ""):
             raise ConfigError(
                 f"{where}.masks.allocation={SEARCHED!r}: divides masks that are drawn, and not those of {told}; name "
                 "another allocation"
@@ -358,12 +457,20 @@ class SearchStudy(Study):
                 continue  # in place of what a ready space brings
             if key == "masks.draw" and space.constants.get(key) == 0:
                 continue  # in place of the draws of other arms
+            if key == "masks.pattern" and space.constants.get(key) == "unstructured":
+                continue  # in place of the patterns of other arms
             if key.startswith("masks.") and key.removeprefix("masks.") not in able:
                 raise ConfigError(
                     f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
                 )
+        if (pattern := space.constants.get("masks.pattern", self.masks.pattern)) != "unstructured":
+            raise ConfigError(
+                f"{where}.{told}: removes single entries in a search, and masks.pattern={pattern!r}; write "
+                "pattern = 'unstructured' beside it"
+            )
         for name in pruned:
-            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, allocations)
+            allocations = _values_of(space, "masks.allocation", self._allocation_of(name))
+            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, allocations)
         if not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
             raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
         if chains:
@@ -384,9 +491,9 @@ class SearchStudy(Study):
                     f"{where}.{key}: is of levels that are rewound, and those of masks.method={name!r} go on from the "
                     "weights that were pruned; remove it"
                 )
-        if self.masks.kind == "node" and ends_of(space, "masks.ap_fraction", 0.0)[1]:
+        if "node" in _values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
             raise ConfigError(
-                f"{where}.masks.ap_fraction: removes single weights, and masks.kind is 'node'; leave it out"
+                f"{where}.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out"
             )
         rate, share = (
             ends_of(space, "masks.rate", method.rate)[0],
@@ -440,11 +547,15 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
-        if arm.against not in self.arms:
-            raise ConfigError(
-                f"arms.{name}.against={arm.against!r}: {nearest(arm.against, self.arms)}; it is the arm that this one "
-                "is judged against"
-            )
+        opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
+        for other in opponents:
+            if other not in self.arms:
+                raise ConfigError(
+                    f"arms.{name}.against={other!r}: {nearest(other, self.arms)}; it is the arm that this one is "
+                    "judged against"
+                )
+        if len(set(opponents)) != len(opponents):
+            raise ConfigError(f"arms.{name}.against={list(opponents)}: every value may appear once")
         try:
             space = spaces_of(self._written(), known_keys=self._known_keys())[name]
         except SpaceError as error:
@@ -462,8 +573,12 @@ class SearchStudy(Study):
         self._check_methods(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
+        if RUNGS[arm.rungs.kind].is_multi_objective and not arm.rungs.objectives:
+            _check_at_rungs(
+                f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
+            )
         for constraint in space.constraints:
-            if constraint.quantity == "node_sparsity" and self.masks.kind == "weight":
+            if constraint.quantity == "node_sparsity" and "weight" in _values_of(space, "masks.kind", self.masks.kind):
                 raise ConfigError(
                     f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
                     "constrain weight_sparsity, or use node masks"
@@ -498,15 +613,28 @@ class SearchStudy(Study):
                 )
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
-        for value in dict.fromkeys(space.settings(p).get("masks.allocation", "uniform") for p in corners(space)):
-            if value not in (*ALLOCATIONS, SEARCHED):
-                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
-                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
-            self._check_allocation(f"{where}.masks", value)
+        for name in _NAMED_TRAINING:
+            for value in _given(space, f"training.{name}"):
+                try:
+                    SearchTrainingSection.model_validate({"steps": 1, name: value})
+                except ValidationError as error:
+                    raise ConfigError(f"{where}.training.{first_error(error, SearchTrainingSection)}") from error
+        is_ahead = any(_values_of(space, "training.nesterov", self.training.nesterov))
+        if is_ahead and not ends_of(space, "training.momentum", self.training.momentum)[1]:
+            raise ConfigError(
+                f"{where}.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is "
+                "none to look ahead by"
+            )
+        self._check_masks(where, space)
         if space.bits is not None:
             if not self.masks.sparsity:
                 raise ConfigError(
                     f"{where}.masks.bits=true: needs masks.sparsity > 0 in [masks]; else every mask keeps everything"
+                )
+            if self.masks.pattern != "unstructured":
+                raise ConfigError(
+                    f"{where}.masks.bits=true: needs masks.pattern='unstructured', and it is {self.masks.pattern!r}; "
+                    "entries that trade places keep no other pattern"
                 )
             others = sorted(key for key in keys if key.startswith("masks.") and key != "masks.bits")
             if others:
@@ -515,11 +643,12 @@ class SearchStudy(Study):
                     "and allocation of [masks]"
                 )
 
-    def _check_allocation(self, where: str, allocation: str) -> None:
-        if allocation in ALLOCATIONS and self.masks.kind not in ALLOCATIONS[allocation].kinds:
+    def _check_allocation(self, where: str, allocation: str, kind: str) -> None:
+        if allocation in ALLOCATIONS and kind not in ALLOCATIONS[allocation].kinds:
+            is_fixed = "is" if kind == self.masks.kind else "may be"
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: divides {ALLOCATIONS[allocation].kinds[0]} masks only, and "
-                f"masks.kind is {self.masks.kind!r}"
+                f"masks.kind {is_fixed} {kind!r}"
             )
 
     def _known_keys(self) -> set[str]:
@@ -534,10 +663,12 @@ class SearchStudy(Study):
     # What it is ------------------------------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """As of every study; without a method nothing is said of one, as there was nothing before there were any."""
+        """As of every study; without a method or a pattern nothing is said of it, as before there were any."""
         identity = super().identity()
         if self.masks.method is None:
             del identity["masks"]["method"]
+        if self.masks.pattern == "unstructured":
+            del identity["masks"]["pattern"]
         if not self._scores:
             del identity["search"]["probe_size"]
         return identity
@@ -556,6 +687,10 @@ class SearchStudy(Study):
         structure = networks.describe(0, {}).structure if is_weight else None
         return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
 
+    @property
+    def _validated(self) -> tuple[str, ...]:
+        return validated_columns(*self.verdict.objectives)
+
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
         return self._recipe(
@@ -566,6 +701,7 @@ class SearchStudy(Study):
             pruning=self._pruning,
             methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS},
             probe_size=self.search.probe_size,
+            pattern=self.masks.pattern,
         )
 
     def _networks(self, dataset: Dataset) -> Networks:
@@ -576,8 +712,9 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         unresolved = spaces_of({**self.identity(), "resolved": _UNRESOLVED})
         n_sections = max(
-            len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(self.masks.kind))
+            len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(str(kind)))
             for name, space in unresolved.items()
+            for kind in _values_of(space, "masks.kind", self.masks.kind)
             for model in (_model_of(space.settings(point)) for point in corners(space))
         )
         bits: dict[str, list[int]] | None = None
@@ -646,6 +783,8 @@ class SearchStudy(Study):
         for arm in design.arms:
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
+            for model in {id(model): model for model in map(networks.model, ends)}.values():
+                self._check_module(model, dataset)
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, arm.chain)
             try:
@@ -750,6 +889,12 @@ class SearchStudy(Study):
         Raises:
             ConfigError: an unknown objective, or a ledger that cannot be replayed.
         """
+        for name in self.verdict.objectives:
+            if OBJECTIVES[name].at_end:
+                raise ConfigError(
+                    f"verdict.objectives: {name!r} is measured of trained networks, and a simulation trains none; "
+                    "simulate the study without it"
+                )
         dataset = self._checked_data()
         measured: Objective
         if ledger is not None:
@@ -832,6 +977,15 @@ def _no_method(name: str, *, also: str | None = None) -> str:
     return f"{known}; a search prunes at initialisation or level by level, other methods are arms of a study of masks"
 
 
+def _given(space: Space, key: str) -> list[object]:
+    """What a space says of a key: its choices, the ends of its range, its one value, or nothing."""
+    for dimension in space.dimensions:
+        if dimension.key == key:
+            domain = dimension.domain
+            return list(domain.values) if isinstance(domain, Choice) else [getattr(domain, "low", None)]
+    return [space.constants[key]] if key in space.constants else []
+
+
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
     """The network at a corner of the space that is written at `where`."""
     try:
@@ -846,31 +1000,40 @@ _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
 
 
 #: Hyperparameters that an optimiser does not have.
-_UNUSED_BY = {"adam": ("training.momentum",), "sgd": ("training.beta1", "training.beta2")}
+_UNUSED_BY = {"adam": ("training.momentum", "training.nesterov"), "sgd": ("training.beta1", "training.beta2")}
 
 
 def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
-    Left out are hyperparameters of another optimiser, everything about masks where nothing is removed, the number of a
-    mask that scores decide, and an allocation where a method finds ratios of its own. Shares are replaced by the counts
-    that they come to: those beyond the depth count for nothing.
+    Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
+    nothing is removed. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
+    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
+    its random numbers are its own, so that the two keep other entries. Of a mask that a method cuts, the number counts
+    where positions are random, and the allocation where the method finds no ratios of its own.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
     found = {key: value for key, value in settings.items() if key not in unused}
-    if "masks.bits" not in found and not settings.get("masks.sparsity", recipe.sparsity):
-        return {key: value for key, value in found.items() if not key.startswith("masks.")}
-    name = settings.get("masks.method")
-    method = recipe.pruning if name is None else recipe.methods.get(name)
-    if method is not None and method.when == "init":
-        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
-        found = {key: value for key, value in found.items() if not idle.get(key)}
-    if "masks.shares" in found:
-        try:
-            found["masks.shares"] = list(networks.describe(0, settings).kept)
-        except SparsefrontError:  # there is no such network: whoever trains it will say so
+    if not found.get("training.momentum", recipe.hyper.momentum):
+        found.pop("training.nesterov", None)
+    if "training.warmup_fraction" in found:  # it is rounded to steps
+        steps = found.get("training.steps", recipe.schedule.steps)
+        found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
+    if "masks.bits" in found:
+        return found
+    try:
+        method, mask = networks.method(settings), networks.drawn(settings)
+    except SparsefrontError:  # there is no such network: whoever trains it will say so
+        return found
+    if method is not None and settings.get("masks.sparsity", recipe.sparsity):
+        if method.when != "init":
             return found
+        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
+        return {key: value for key, value in found.items() if not idle.get(key)}
+    found = {key: value for key, value in found.items() if not key.startswith("masks.")}
+    if mask is not None:
+        found["masks.drawn"] = [repr(mask.pattern), *mask.kept, level_key(mask.sparsity), mask.number]
     return found
 
 

@@ -115,7 +115,10 @@ class ArmSection(Section):
 
 
 class SearchSection(Section):
-    """How many masks are scored (draws), on how many training examples (probe), and how many are trained unseen."""
+    """How many masks are scored (draws), on how many training examples (probe), and how many are trained unseen.
+
+    `random_draws` left out: 8, or as many trainings as the longest arm takes, so that random search has its budget.
+    """
 
     draws: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     probe_size: Annotated[int, Field(ge=1)] = 512

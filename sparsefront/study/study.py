@@ -48,7 +48,7 @@ from sparsefront.study.sections import (
     TrainingSection,
 )
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
-from sparsefront.trainables.models import model_family
+from sparsefront.trainables.models import Model, changing_buffers, model_family
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.quality import QUALITIES
@@ -208,6 +208,7 @@ class Study(Section):
             precision=t.precision,
             lanes_at_once=self.compute.lanes_at_once or None,
             quality=self.quality,
+            validated=self._validated,
             **of_kind,
         )
 
@@ -228,7 +229,13 @@ class Study(Section):
     def _measured(self) -> dict[str, Any]:
         """What follows from the qualities: columns of the ledger; nothing without any."""
         columns = {name: column for quality in self.quality for name, column in QUALITIES[quality].columns.items()}
-        return {"columns": {name: f"test_{column.kind}" for name, column in columns.items()}} if columns else {}
+        kinds = {name: f"test_{column.kind}" for name, column in columns.items()}
+        return {"columns": {**kinds, **dict.fromkeys(self._validated, "float64")}} if columns else {}
+
+    @property
+    @abc.abstractmethod
+    def _validated(self) -> tuple[str, ...]:
+        """Columns of qualities that decide something, and are measured on validation examples for it."""
 
     def _worker_options(self, dataset: Dataset) -> dict[str, Any]:
         """Settings of the workers that only some kinds of study have."""
@@ -410,6 +417,15 @@ class Study(Section):
             )
         self._check_data(dataset, n_train)
         return dataset
+
+    def _check_module(self, model: Model, dataset: Dataset) -> None:
+        """Refuse a parent whose state would be that of all networks of a pack."""
+        if changing := changing_buffers(model.module, dataset.example_shape):
+            raise ConfigError(
+                f"model.name={self.model.name!r}: every forward pass changes the buffer {changing[0]!r} (running "
+                "statistics?), and the networks of a pack share it, so that none would have its own; use a layer "
+                "without such state, LayerNorm or GroupNorm in place of BatchNorm"
+            )
 
     def _check_task(self) -> None:
         """Refuse what does not go with the task of the data set: another's parent, and what only classes have."""

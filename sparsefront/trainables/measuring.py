@@ -1,7 +1,7 @@
 """What is measured of lanes once they are trained, beside their errors: diagnostics, and qualities beyond accuracy.
 
 It is the referee's work, the same for every candidate of every arm, and therefore charged to no budget: the column
-`quality_passes` says what it took.
+`quality_passes` says what it took. The exception is what a search is led by, which is its own expense.
 """
 
 from __future__ import annotations
@@ -32,15 +32,41 @@ _COUNTED_ELSEWHERE = ("macs",)
 _POINTS = 11
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
+#: Prefix of columns that are measured on validation examples.
+_VALIDATED = "val_"
 _FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
 
 
 class Measurer:
     """Measures the lanes of one recipe that end together."""
 
-    def __init__(self, quality: Sequence[str], seed: int, test: Examples) -> None:
-        """Prepare for `quality`, names of `QUALITIES`, on test examples; noise and shuffles are drawn under `seed`."""
+    def __init__(
+        self,
+        quality: Sequence[str],
+        seed: int,
+        test: Examples,
+        *,
+        validated: Sequence[str] = (),
+        is_search: bool = False,
+    ) -> None:
+        """Prepare for measuring; noise and shuffles are drawn under `seed`.
+
+        Args:
+            quality: names of `QUALITIES`, measured on test examples.
+            seed: the study's.
+            test: examples.
+            validated: columns of these qualities that are measured on validation examples too, as 'val_' and their
+                name. Of a search they are left out of `quality_passes`: see `search_passes`.
+            is_search: whether what they took is charged to the candidates.
+        """
         self._quality, self._seed, self._test = tuple(quality), seed, test
+        self._validated, self._is_search = tuple(validated), is_search
+        wanted = {column.removeprefix(_VALIDATED) for column in validated}
+        self._on_validation = tuple(name for name in quality if wanted & QUALITIES[name].columns.keys())
+
+    def search_passes(self, n_validation: int) -> float:
+        """Passes that each completed candidate of a search is charged for objectives, over so many examples."""
+        return passes(self._on_validation, n_validation)
 
     def columns(
         self,
@@ -81,7 +107,7 @@ class Measurer:
             if validation.images is not None:
                 self._compare_images(rows, model, chosen, ended, completed)
             elif completed:
-                self._measure([rows[i] for i in completed], model, chosen.select(completed), parent)
+                self._measure([rows[i] for i in completed], model, chosen.select(completed), validation, parent)
         except Exception as error:  # user code: a training that came to its end is not lost with what is measured of it
             if is_out_of_memory(error):
                 raise
@@ -170,15 +196,27 @@ class Measurer:
         rows: Sequence[dict[str, Any]],
         model: Model,
         lanes: LaneStack,
+        validation: Examples,
         parent: Callable[[], torch.Tensor] | None,
     ) -> None:
-        names = [name for name in self._quality if parent is not None or not QUALITIES[name].needs_parent]
+        def possible(names: Sequence[str]) -> list[str]:
+            return [name for name in names if parent is not None or not QUALITIES[name].needs_parent]
+
+        names = possible(self._quality)
         if not names:
             return
         reference = None if parent is None else (model, parent())
         _write(rows, {**measure(names, model, lanes, self._test, parent=reference, seed=self._seed)})
         for row in rows:
             row["quality_passes"] += passes(names, len(self._test))
+        if names := possible(self._on_validation):
+            found = measure(names, model, lanes, validation, parent=reference, seed=self._seed, use="val_quality")
+            _write(
+                rows,
+                {name: found[column] for name in self._validated if (column := name.removeprefix(_VALIDATED)) in found},
+            )
+            for row in rows if not self._is_search else ():
+                row["quality_passes"] += passes(names, len(validation))
 
 
 def _complain(rows: Sequence[dict[str, Any]], error: Exception) -> None:

@@ -1,16 +1,16 @@
 """Networks of a search: what the settings of a candidate describe, its initial weights, and packs of unlike ones.
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
-(method, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction) say what is
-removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that the allocation
-fixes, its mask.
+(method, kind, pattern, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction)
+say what is removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that
+the allocation fixes, its mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -22,7 +22,8 @@ from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
-from sparsefront.spaces.masks import Mask, Remains, draw, remains, remains_of, split_sections, unpack_bits
+from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
+from sparsefront.spaces.patterns import Pattern, drawn_counts, parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.schedules import levels
 from sparsefront.spaces.seeds import generator, philox_key
@@ -32,7 +33,8 @@ from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.lanes import LaneStack, Layout
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
-from sparsefront.trainables.recipe import Recipe
+from sparsefront.trainables.rates import RATE_SCHEDULES
+from sparsefront.trainables.recipe import PRECISIONS, Recipe
 
 #: The allocation whose densities come with the candidate.
 SEARCHED = "searched"
@@ -42,6 +44,8 @@ DRAWN = "random"
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 _Key = tuple[str, tuple[tuple[str, Any], ...]]
 
+#: What `masks.*` of a candidate may be, those of a chain aside.
+_MASK_KEYS = ("kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
 #: Architectures whose description is kept; parents whose initial weights are kept; modules for packs.
 _KEPT_ARCHITECTURES, _KEPT_PARENTS, _KEPT_MODULES = 4096, 8, 64
 
@@ -147,7 +151,7 @@ class Network:
         kept: survivors of each section, or one number over all; empty for a dense network, and where only training or
             scores tell. Of a chain of node masks those in the end.
         scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
-        sparsity: as it was asked for.
+        sparsity: as it was asked for; under N:M that of the pattern.
         n_params: parameters that remain (of a chain: in the end), biases included.
         macs: multiply-accumulates of one example's forward pass; where weights are used unequally often (in a
             convolution) and only training or scores tell how many each tensor loses, as if all lost the same share.
@@ -224,6 +228,39 @@ class Network:
 
 
 @dataclass(frozen=True)
+class DrawnMask:
+    """All that a random mask of a structure depends on, but for the study's seed and the replicate.
+
+    Attributes:
+        pattern: which entries may be kept together; its `kind` is that of the mask.
+        sparsity: that its random numbers are drawn for.
+        kept: survivors of each section, or one number over all.
+        number: of the draw.
+    """
+
+    pattern: Pattern
+    sparsity: float
+    kept: tuple[int, ...]
+    number: int
+
+    def draw(self, structure: Structure, seed: int, replicate: int) -> Mask:
+        """The mask of one replicate, flat over the parent's sections."""
+        counts = self.counts(structure, seed, replicate)
+        key, number = self._key(seed, replicate), self.number
+        mask: Mask = self.pattern.draw(structure, counts, key, start=number, stop=number + 1)[0]
+        return mask
+
+    def counts(self, structure: Structure, seed: int, replicate: int) -> tuple[int, ...]:
+        """Survivors of each section, or one number where only the whole mask tells how single entries divide it."""
+        if len(self.kept) == len(structure.section_sizes(self.pattern.kind)):
+            return self.kept
+        return drawn_counts(self.pattern, structure, self.kept, self._key(seed, replicate), number=self.number)
+
+    def _key(self, seed: int, replicate: int) -> npt.NDArray[np.uint64]:
+        return philox_key(seed, "mask", replicate, level_key(self.sparsity))
+
+
+@dataclass(frozen=True)
 class Built:
     """Initial weights of one network by tensor, at their real size; `keep` (0 or 1) of those that a mask acts on."""
 
@@ -262,11 +299,7 @@ class Networks:
                 raise ConfigError(f"{key}={value!r}: must be a key of {', '.join(sections)}; correct the space")
             sections[section][name] = value
         model, masks, training = sections.values()
-        name = model.pop("name", recipe.model)
-        options = {**(recipe.model_options if name == recipe.model else {}), **model}
-        arch = self._architecture(
-            (name, tuple((k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in sorted(options.items())))
-        )
+        arch = self._architecture_of(model)
         hyper = replace(recipe.hyper, **{key: training.pop(key) for key in _HYPERPARAMETERS if key in training})
         optimizer = training.pop("optimizer", schedule.optimizer)
         steps = int(training.pop("steps", schedule.steps))
@@ -277,9 +310,16 @@ class Networks:
             raise ConfigError(f"training.{next(iter(training))}: is no key that a space can set; remove it from there")
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer={optimizer!r}: must be one of {', '.join(OPTIMIZERS)}")
+        if hyper.lr_schedule is not None and hyper.lr_schedule not in RATE_SCHEDULES:
+            raise ConfigError(
+                f"training.lr_schedule={hyper.lr_schedule!r}: {nearest(hyper.lr_schedule, RATE_SCHEDULES)}"
+            )
+        if precision not in PRECISIONS:
+            raise ConfigError(f"training.precision={precision!r}: {nearest(str(precision), PRECISIONS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
         method = self._method(masks)
+        masks.pop("method", None)
         chain = None if method is None or method.when != "levels" else self._chain(method, masks, steps)
         return Network(
             replicate=replicate,
@@ -302,9 +342,16 @@ class Networks:
             ),
         )
 
-    def _method(self, masks: dict[str, Any]) -> Pruning | None:
-        """How a candidate comes to its mask, which is taken out of its settings; None where that is drawn."""
-        name = masks.pop("method", None)
+    def method(self, settings: Mapping[str, Any]) -> Pruning | None:
+        """How a candidate comes to its mask; None where that is drawn or searched.
+
+        Raises:
+            ConfigError: a method that the recipe does not know.
+        """
+        return self._method({"method": settings["masks.method"]} if "masks.method" in settings else {})
+
+    def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
+        name = masks.get("method")
         if name is None or name == DRAWN:
             return self.recipe.pruning if name is None else None
         if name not in self.recipe.methods:
@@ -336,15 +383,13 @@ class Networks:
     ) -> dict[str, Any]:
         """What depends on the mask: fields of `Network`."""
         recipe, structure = self.recipe, arch.structure
-        kind = masks.pop("kind", recipe.mask_kind)
-        sparsity = masks.pop("sparsity", recipe.sparsity)
-        own = recipe.allocation if method is None or method.allocation is None else method.allocation
-        allocation, shares = masks.pop("allocation", own), masks.pop("shares", None)
-        bits, number = masks.pop("bits", None), int(masks.pop("draw", 0))
-        if masks:
-            raise ConfigError(f"masks.{next(iter(masks))}: is no key that a space can set; remove it from there")
+        unknown = next((name for name in masks if name not in _MASK_KEYS), None)
+        if unknown is not None:
+            raise ConfigError(f"masks.{unknown}: is no key that a space can set; remove it from there")
+        kind, sparsity = masks.get("kind", recipe.mask_kind), masks.get("sparsity", recipe.sparsity)
         if not 0 <= sparsity < 1:
             raise SpaceError(f"masks.sparsity={sparsity!r}: must lie in [0, 1); correct the space")
+        bits = masks.get("bits")
         draw_mask: Callable[[], Mask] | None = None
         scored: Scored | None = None
         n_left: int | None = None
@@ -359,6 +404,7 @@ class Networks:
 
         elif sparsity and method is not None:
             # How many are left is known; where, is not. Ratios that a score finds divide the same total.
+            allocation = masks.get("allocation", method.allocation or recipe.allocation)
             kept = kept_counts(structure, kind, sparsity, "global" if method.counts_of else allocation)
             if kind == "node" and len(kept) != len(sizes):
                 what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
@@ -367,26 +413,12 @@ class Networks:
                     "known before; use masks.allocation = 'uniform', and a method that does not find ratios"
                 )
             if method.when == "init":
-                scored = Scored(replace(method, allocation=allocation), float(sparsity), number)
+                scored = Scored(replace(method, allocation=allocation), float(sparsity), int(masks.get("draw", 0)))
             if kind == "weight" and (method.when == "levels" or len(kept) != len(sizes)):
                 n_left, kept = sum(kept), ()
-        elif sparsity:
-            if allocation == SEARCHED:
-                if shares is None or len(shares) < len(sizes):
-                    raise ConfigError(
-                        f"masks.shares={shares!r}: masks.allocation='searched' needs one for each of the {len(sizes)} "
-                        "sections of the mask; add them to the space"
-                    )
-                total = max(kept_count(1 - sparsity, sum(sizes)), len(sizes))
-                kept = counts_from_shares(sizes, total, shares[: len(sizes)])
-            else:
-                kept = kept_counts(structure, kind, sparsity, allocation)
-            key = philox_key(recipe.seed, "mask", replicate, level_key(sparsity))
-            drawn_kept = kept
-
-            def draw_mask() -> Mask:
-                drawn: Mask = draw(sizes, drawn_kept, key, start=number, stop=number + 1)[0]
-                return drawn
+        elif method is None and (drawn := self._drawn(structure, masks)) is not None:
+            sparsity, kept = drawn.sparsity, drawn.counts(structure, recipe.seed, replicate)
+            draw_mask = partial(drawn.draw, structure, recipe.seed, replicate)
 
         compact = structure
         n_params, macs, n_kept = structure.n_params, structure.macs, structure.n_weights
@@ -432,6 +464,59 @@ class Networks:
             "draw_mask": draw_mask,
             "scored": scored,
         }
+
+    def drawn(self, settings: Mapping[str, Any]) -> DrawnMask | None:
+        """What the mask of a candidate is drawn from; None where it is not drawn, or nothing is removed.
+
+        Masks of one parent that are drawn from equal things are equal; describing the whole network takes longer.
+
+        Raises:
+            ConfigError, SpaceError: as `describe`.
+        """
+        model, masks = (
+            {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section)}
+            for section in ("model.", "masks.")
+        )
+        if self._method(masks) is not None or "bits" in masks:
+            return None
+        structure = self._architecture_of(model).structure
+        found = self._drawn(structure, masks)
+        is_whole = found is not None and sum(found.kept) == sum(structure.section_sizes(found.pattern.kind))
+        return None if is_whole else found
+
+    def _drawn(self, structure: Structure, masks: Mapping[str, Any]) -> DrawnMask | None:
+        recipe = self.recipe
+        kind, sparsity = masks.get("kind", recipe.mask_kind), masks.get("sparsity", recipe.sparsity)
+        # Of node masks any set is one; that there is no such kind is said by the structure.
+        pattern = _pattern(masks.get("pattern", recipe.pattern) if kind == "weight" else "node")
+        sizes, number = structure.section_sizes(kind), int(masks.get("draw", 0))
+        if pattern.density is not None:
+            return DrawnMask(pattern, 1 - pattern.density, pattern.counts(structure, None), number)
+        if not sparsity:
+            return None
+        allocation, shares = masks.get("allocation", recipe.allocation), masks.get("shares")
+        if allocation == SEARCHED:
+            if shares is None or len(shares) < len(sizes):
+                raise ConfigError(
+                    f"masks.shares={shares!r}: masks.allocation='searched' needs one for each of the {len(sizes)} "
+                    "sections of the mask; add them to the space"
+                )
+            total = max(kept_count(1 - sparsity, sum(sizes)), len(sizes))
+            kept = counts_from_shares(sizes, total, shares[: len(sizes)])
+        else:
+            kept = kept_counts(structure, kind, sparsity, allocation)
+        if len(kept) == len(sizes):
+            kept = pattern.counts(structure, kept)
+        return DrawnMask(pattern, sparsity, kept, number)
+
+    def _architecture_of(self, model: Mapping[str, Any]) -> Architecture:
+        """The parent that options of the model make of the recipe's."""
+        name = model.get("name", self.recipe.model)
+        options = {**(self.recipe.model_options if name == self.recipe.model else {}), **model}
+        options.pop("name", None)
+        return self._architecture(
+            (name, tuple((k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in sorted(options.items())))
+        )
 
     def _make_architecture(self, key: _Key) -> Architecture:
         family, options = self._options(key)
@@ -605,6 +690,15 @@ def _shapes(arch: Architecture, compact: Structure) -> tuple[tuple[int, ...], ..
         for name, axes in arch.lacking.items():
             shapes[name] = tuple(n if g is None else n * sizes_by_group.get(g, 0) for g, n in axes)
     return tuple(shapes[name] for name in arch.layout.names)
+
+
+@lru_cache(maxsize=64)
+def _pattern(name: str) -> Pattern:
+    """The pattern of a name; the candidates of a space have few, and reading one takes as long as counting by it."""
+    try:
+        return parse_pattern(name)
+    except SpaceError as error:
+        raise SpaceError(f"masks.{error}; correct the space") from error
 
 
 def _is_sized(name: str) -> bool:

@@ -19,7 +19,11 @@ import torch
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What one lane is trained with; defaults are torch's."""
+    """What one lane is trained with; defaults are torch's.
+
+    `lr_schedule` (a name of `sparsefront.trainables.rates.RATE_SCHEDULES`) and `warmup_fraction` (of the schedule's
+    length) are of lanes that do not follow their pack's; None: they do.
+    """
 
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -29,6 +33,13 @@ class Hyperparameters:
     momentum: float = 0.0
     nesterov: bool = False
     label_smoothing: float = 0.0
+    lr_schedule: str | None = None
+    warmup_fraction: float | None = None
+
+    @property
+    def has_own_rates(self) -> bool:
+        """Whether its learning rate may change otherwise than its pack's."""
+        return self.lr_schedule is not None or self.warmup_fraction is not None
 
 
 #: A hyperparameter of all lanes: one number if they agree (one fused pass), else a column (L, 1).
@@ -42,7 +53,7 @@ class LaneOptimizer(Protocol):
         rate: what the learning rates of the next steps are multiplied by.
     """
 
-    rate: float
+    rate: PerLane
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step: `flat` (L, P) is updated; `gradient` (L, P) is scratch afterwards."""
@@ -75,7 +86,7 @@ class Adam:
         self._n_steps = 0
         # The kernel counts on its own device; a Python number would be converted at every step.
         self._n_steps_there, self._one = torch.zeros((), device=flat.device), torch.ones((), device=flat.device)
-        self.rate = 1.0
+        self.rate: PerLane = 1.0
         self._prepare()
 
     def _prepare(self) -> None:
@@ -83,7 +94,7 @@ class Adam:
         self._decay = per_lane([h.weight_decay for h in self._hyper], device)
         self._lr = per_lane([h.lr for h in self._hyper], device)
         self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
-        self._way = torch.empty_like(self._first) if self._fuses and isinstance(self._lr, torch.Tensor) else None
+        self._way: torch.Tensor | None = None
         columns = {
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
@@ -98,10 +109,11 @@ class Adam:
         add_decay(gradient, flat, self._decay)
         if not (self._fuses and flat.is_contiguous() and gradient.is_contiguous()):
             self._step_apart(flat, gradient)
-        elif isinstance(self._lr, torch.Tensor):
-            assert self._way is not None
+        elif isinstance(self.rate, torch.Tensor) or isinstance(self._lr, torch.Tensor):
+            if self._way is None:
+                self._way = torch.empty_like(self._first)
             self._fused(self._way.zero_(), gradient, 1.0)
-            flat.addcmul_(self._way, self._lr, value=self.rate)
+            _go(flat, self._way, self._lr, self.rate)
         else:
             self._fused(flat, gradient, self._lr * self.rate)
 
@@ -130,13 +142,16 @@ class Adam:
         self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
-        rate = self._columns["lr"] * self.rate * roots / (1 - self._columns["beta1"] ** step)
+        own = self.rate if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
+        factor = self.rate if isinstance(self.rate, float) else 1.0
+        rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
         self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
         _square_root(self._second, out=gradient)
         gradient.add_(_column(self._columns["eps"] * roots, flat.device))
         torch.div(self._first, gradient, out=gradient)
-        flat.sub_(gradient.mul_(_column(rate, flat.device)))
+        gradient.mul_(_column(rate, flat.device))
+        flat.sub_(gradient if own is None else gradient.mul_(own))
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
@@ -167,7 +182,7 @@ class SGD:
         self._hyper = list(hyper)
         self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
         self._device = flat.device
-        self.rate = 1.0
+        self.rate: PerLane = 1.0
         self._prepare(flat.device)
 
     def _prepare(self, device: torch.device) -> None:
@@ -190,10 +205,7 @@ class SGD:
             update = self._velocity
             if self._any_nesterov:
                 update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
-        if isinstance(self._negative_lr, float):
-            flat.add_(update, alpha=self._negative_lr * self.rate)
-        else:
-            flat.addcmul_(update, self._negative_lr, value=self.rate)
+        _go(flat, update, self._negative_lr, self.rate)
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
@@ -243,6 +255,16 @@ def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> Non
         gradient.addcmul_(flat, decay)
     elif decay:
         gradient.add_(flat, alpha=decay)
+
+
+def _go(flat: torch.Tensor, way: torch.Tensor, lr: PerLane, rate: PerLane) -> None:
+    """Add ``lr x rate x way`` in place."""
+    if isinstance(rate, torch.Tensor):
+        flat.addcmul_(way, rate * lr)
+    elif isinstance(lr, torch.Tensor):
+        flat.addcmul_(way, lr, value=rate)
+    else:
+        flat.add_(way, alpha=lr * rate)
 
 
 def _silence(hyper: list[Hyperparameters], lanes: Sequence[int], slots: Mapping[str, torch.Tensor]) -> None:

@@ -24,7 +24,7 @@ from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.losses import absolute_error, n_errors, squared_errors
 from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates
 from sparsefront.trainables.models import Model
-from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters, PerLane, per_lane
 from sparsefront.trainables.rates import rate_factor
 
 #: Validation forward passes hold at most this many activations (float32) at once.
@@ -152,12 +152,19 @@ class Schedule:
         """Whether the learning rate changes."""
         return self.lr_schedule != "constant" or self.warmup_fraction > 0
 
-    def rate(self, step: int) -> float:
-        """What the learning rates of the lanes' step number `step` are multiplied by."""
-        total = self.lr_steps or self.steps
-        return rate_factor(
-            self.lr_schedule, self.lr_offset + step, steps=total, warmup=round(self.warmup_fraction * total)
-        )
+    def rate(self, step: int, lane: Hyperparameters | None = None) -> float:
+        """What learning rates of the lanes' step number `step` are multiplied by; `lane` may have its own schedule."""
+        total, name, warmup = self.lr_steps or self.steps, self.lr_schedule, self.warmup_fraction
+        if lane is not None:
+            name = name if lane.lr_schedule is None else lane.lr_schedule
+            warmup = warmup if lane.warmup_fraction is None else lane.warmup_fraction
+        return rate_factor(name, self.lr_offset + step, steps=total, warmup=round(warmup * total))
+
+    def rates(self, step: int, lanes: Sequence[Hyperparameters], device: torch.device) -> PerLane:
+        """The same of lanes that may have schedules of their own: one number if all agree."""
+        own = {(h.lr_schedule, h.warmup_fraction): h for h in lanes}
+        factors = {key: self.rate(step, h) for key, h in own.items()}
+        return per_lane([factors[h.lr_schedule, h.warmup_fraction] for h in lanes], device)
 
     def is_evaluation(self, step: int) -> bool:
         """Whether validation is measured after `step` steps."""
@@ -245,6 +252,7 @@ class Pack:
         self._stop_rule = stop_rule
         self._precision = precision
         self._hyper = list(hyper)
+        self._has_own_rates = any(h.has_own_rates for h in self._hyper)
         self._optimizer = OPTIMIZERS[schedule.optimizer](self._trained(self._lanes.flat), hyper)
         self._updates, self._history = updates, None
         if updates is not None:
@@ -329,7 +337,9 @@ class Pack:
                 assert keep is not None
                 self._updates.prepare(self.step, trained, keep)
             gradient = compute(x, targets, self._smoothing)
-            if self._schedule.has_rates:
+            if self._has_own_rates:
+                self._optimizer.rate = self._schedule.rates(self.step, self._hyper, flat.device)
+            elif self._schedule.has_rates:
                 self._optimizer.rate = self._schedule.rate(self.step)
             if self._updates is not None:
                 assert keep is not None

@@ -9,6 +9,9 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 
+#: Of matrix products in training.
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,7 +34,9 @@ class Recipe:
         pruning: method by which candidates of a search come to their masks: a chain of levels, or one that cuts them
             from the initial weights; None: masks are drawn.
         methods: those that single candidates may name, each with its own allocation or None for the recipe's.
+        pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
+        validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 
     seed: int
@@ -50,3 +55,5 @@ class Recipe:
     pruning: Pruning | None = None
     methods: Mapping[str, Pruning] = field(default_factory=dict)
     quality: tuple[str, ...] = ()
+    pattern: str = "unstructured"
+    validated: tuple[str, ...] = ()

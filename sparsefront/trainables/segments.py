@@ -205,7 +205,7 @@ class SegmentShop:
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated, is_search=True)
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
         self._scored = lru_cache(maxsize=_KEPT_MASKS)(self._cut_initial)
@@ -348,14 +348,18 @@ class SegmentShop:
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
         """Jobs that train together: of one group, start and stop, and as many as the device takes.
 
-        Chains have one rewind step, too, and levels of one length.
+        Where learning rates change, trainings are of one length; how they change is each lane's own. Chains have one
+        rewind step, too, and levels of one length.
         """
+        has_rates = self.recipe.schedule.has_rates or any(
+            job.network.hyper.has_own_rates for job in jobs if job.network is not None
+        )
         classes: dict[tuple[str, int, int, int, int, int, bool], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
-            rates = job.network.level_steps if self.recipe.schedule.has_rates else 0
+            rates = job.network.level_steps if has_rates else 0
             kind = (0, 0, False) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on)
             key = (job.network.shape.group, job.start_step, stop, rates, *kind)
             classes.setdefault(key, []).append(job)
@@ -429,7 +433,11 @@ class SegmentShop:
             slots={} if leg.level else self._slots(jobs, lanes.layout),
         )
         before, start = spent.passes, pack.step
-        real = [RealSize(n.shape.tensors, n.structure.n_weights, n.structure.n_params) for n in networks]
+        parents = [network.structure for network in networks]
+        real = [
+            RealSize(network.shape.tensors, parent.n_weights, parent.n_params, parent.macs)
+            for network, parent in zip(networks, parents, strict=True)
+        ]
         n_left = len(jobs)
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
@@ -479,7 +487,8 @@ class SegmentShop:
                             test_error=test_error,
                             passes=job.before_passes
                             + spent.passes
-                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0),
+                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0)
+                            + (self._measurer.search_passes(len(validation)) if r.lane in test else 0),
                             seconds=job.before_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,

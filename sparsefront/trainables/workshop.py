@@ -198,7 +198,7 @@ class Workshop:
             recipe.model, recipe.model_options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
         )
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test)
+        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated)
         self._training = Examples.training(dataset, np.arange(len(dataset.x_train)), device)
         self._replicate = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)

@@ -81,7 +81,7 @@ def optimizer(name, parameters, hyper):
     )
 
 
-def train(family, weights, examples, order, *, optimizer_name, hyper, activation="relu", keep=None):
+def train(family, weights, examples, order, *, optimizer_name, hyper, activation="relu", keep=None, rates=None):
     """Weights of one network after one step on each row of `order`.
 
     Args:
@@ -93,10 +93,13 @@ def train(family, weights, examples, order, *, optimizer_name, hyper, activation
         hyper: the lane's hyperparameters.
         activation: of the parent.
         keep: name -> 0/1 tensor of the weights that exist, or None.
+        rates: what the learning rate of each step is multiplied by; None for 1.
     """
     leaves = {n: (w if keep is None else w * keep[n]).clone().requires_grad_(True) for n, w in weights.items()}
     steps = optimizer(optimizer_name, list(leaves.values()), hyper)
-    for batch in order:
+    for step, batch in enumerate(order):
+        for group in steps.param_groups:
+            group["lr"] = hyper.lr * (1.0 if rates is None else rates[step])
         effective = leaves if keep is None else {n: w * keep[n] for n, w in leaves.items()}
         out = logits(family, effective, examples.x[batch], activation=activation)
         loss = functional.cross_entropy(out, examples.labels[batch], label_smoothing=hyper.label_smoothing)

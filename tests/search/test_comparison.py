@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from sparsefront.search.design import SearchDesign
 from sparsefront.search.findings import LABELS
 from sparsefront.search.importance import arm_importances
 from sparsefront.search.schema import SCHEMA
+from sparsefront.search.statistics import holm
 from tests.synthetic_search import make_search_design, make_search_table
 
 
@@ -151,13 +153,43 @@ def test_a_run_is_read_at_the_smaller_of_both_costs() -> None:
     assert math.isnan(found.p_value)
 
 
+def test_the_headline_gives_one_range_where_many_are_undecided() -> None:
+    arms = {"random": {}, **{name: {} for name in ("a", "b", "c")}}
+    kept = {"replicates": 4, "equivalence_margin": 1e-3}
+    few = make_search_design(arms={name: arms[name] for name in ("random", "a", "b")}, **kept)
+    many = make_search_design(arms=arms, **kept)
+    each, all_of_them = (compare_arms(make_search_table(design), design) for design in (few, many))
+    assert {c.label for c in (*each.comparisons, *all_of_them.comparisons)} == {"undecided"}
+    assert each.headline.count("would be enough") == 2
+    assert re.search(
+        r"undecided for a, b, c \(there are 4 replicates; .+ would be enough, depending on the comparison\)$",
+        all_of_them.headline,
+    )
+
+
 def test_arms_are_held_against_the_arm_that_they_name() -> None:
     design = make_search_design(
-        arms={"random": {}, "tpe": {}, "tuned": {"against": "tpe"}, "lost": {"against": "nobody"}}, replicates=2
+        arms={
+            "random": {},
+            "tpe": {},
+            "tuned": {"against": ("tpe",)},
+            "lost": {"against": ("nobody",)},
+            "both": {"against": ("random", "tpe")},
+        },
+        replicates=4,
     )
     found = compare_arms(make_search_table(design), design)
-    assert [(c.arm, c.against) for c in found.comparisons] == [("tpe", "random"), ("tuned", "tpe")]
+    assert [(c.arm, c.against) for c in found.comparisons] == [
+        *(("tpe", "random"), ("tuned", "tpe"), ("both", "random"), ("both", "tpe"))
+    ]
+    assert [c.p_adjusted for c in found.comparisons] == list(holm([c.p_value for c in found.comparisons]))
     assert found.headline.startswith("Does any arm beat its opponent at equal budget? ")
+    record = search_record(attain(make_search_table(design), design), design, found, is_complete=True)["arms"]
+    assert record["tuned"]["tags"]["against"] == "tpe"
+    assert "verdict_difference" in record["tuned"]["metrics"]
+    assert record["both"]["tags"]["against"] == "random, tpe"
+    assert record["both"]["tags"]["verdict"].count(", ") == 1
+    assert {"verdict/random_difference", "verdict/tpe_difference"} <= record["both"]["metrics"].keys()
 
 
 def test_p_values_are_corrected_over_all_comparisons(verdict: SearchVerdict) -> None:

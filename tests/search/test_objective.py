@@ -10,7 +10,16 @@ from sparsefront.search.objective import OBJECTIVES, ideal_point, losses, natura
 from sparsefront.search.schema import SCHEMA, is_test_result, schema_of
 from sparsefront.trainables import quality
 
-MEASURED = schema_of({"resolved": {"columns": {name: f"test_{c.kind}" for name, c in quality.COLUMNS.items()}}})
+MEASURED = schema_of(
+    {
+        "resolved": {
+            "columns": {
+                **{name: f"test_{c.kind}" for name, c in quality.COLUMNS.items()},
+                **{f"val_{name}": "float64" for name, c in quality.COLUMNS.items() if c.kind == "float64"},
+            }
+        }
+    }
+)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -18,7 +27,7 @@ def test_every_objective_reads_a_numeric_column_that_is_no_test_result(name):
     column = MEASURED.field(OBJECTIVES[name].column)
     assert pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
     assert not column.name.startswith("test_")
-    assert is_test_result(column) == bool(OBJECTIVES[name].quality), "those of a quality say so"
+    assert is_test_result(column) == OBJECTIVES[name].on_test, "those measured there say so"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -34,6 +43,20 @@ def test_better_is_lower_for_every_objective(name):
 def test_bounds_enclose_and_are_ordered(name):
     best, worst = ideal_point([name])[0], worst_bounds([name])[0]
     assert math.isnan(worst) or best < worst
+
+
+@pytest.mark.parametrize("name", [name for name, o in OBJECTIVES.items() if o.on_test])
+def test_what_is_measured_on_test_examples_is_there_on_validation_examples_too(name):
+    mine, theirs = OBJECTIVES[name], OBJECTIVES[f"val_{name}"]
+    assert theirs.column == f"val_{mine.column}"
+    assert (theirs.unit, theirs.higher_is_better, theirs.quality) == (mine.unit, mine.higher_is_better, mine.quality)
+    assert not theirs.on_test
+
+
+def test_of_a_shift_to_either_side_the_size_counts():
+    table = pa.table({"val_length_shift": [-0.5, 0.25, None]})
+    assert np.array_equal(losses(table, ["val_length_shift"])[:, 0], [0.5, 0.25, np.nan], equal_nan=True)
+    assert ideal_point(["val_length_shift"]) == [0.0]
 
 
 def test_nulls_become_nan_and_integers_floats():

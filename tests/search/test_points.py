@@ -24,9 +24,29 @@ def _no_blobs(digest: str) -> bytes:
     raise AssertionError(digest)
 
 
-@given(example=st.sampled_from(["numbers", "conditions", "mask bits"]), seed=st.integers(0, 99), n=st.integers(0, 20))
+UNLIKE: dict[str, Any] = {
+    "training": {
+        "lr_schedule": {"choices": ["constant", "cosine"]},
+        "warmup_fraction": {"low": 0.0, "high": 0.2},
+        "precision": {"choices": ["float32", "bfloat16"]},
+        "nesterov": {"flag": True},
+    },
+    "masks": {
+        "kind": {"choices": ["node", "weight"]},
+        "pattern": {"choices": ["unstructured", "2:4", "4x4"]},
+        "sparsity": {"low": 0.2, "high": 0.9},
+    },
+}
+SPACES = {**{name: task.space for name, task in example_tasks().items()}, "unlike masks": Space.from_table(UNLIKE)}
+
+
+@given(
+    example=st.sampled_from(["numbers", "conditions", "mask bits", "unlike masks"]),
+    seed=st.integers(0, 99),
+    n=st.integers(0, 20),
+)
 def test_round_trip_through_parquet(example: str, seed: int, n: int) -> None:
-    space = example_tasks()[example].space
+    space = SPACES[example]
     points = space.draw(philox_key(seed, "test"), 0, n)
     ledger = schema_of({"resolved": {"columns": dict(space.columns)}})
     schema = pa.schema([ledger.field(ledger.get_all_field_indices(name)[-1]) for name in space.names])

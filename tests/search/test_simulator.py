@@ -100,7 +100,7 @@ def test_decisions_do_not_depend_on_the_workers() -> None:
 
 def test_an_arm_that_trains_nothing_attains_nothing() -> None:
     space = replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", 1.0),))
-    arms = [arm_of("none", space=space, candidates=4, against="plain"), arm_of("plain", against="plain")]
+    arms = [arm_of("none", space=space, candidates=4, against=("plain",)), arm_of("plain", against=("plain",))]
     found = simulate_study(
         design_of(*arms), describe, SYNTHETIC["tradeoff"].objective, workers=2, max_lanes=8, pack_cost=CPU_COST
     )

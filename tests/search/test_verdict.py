@@ -173,8 +173,10 @@ def test_an_arm_is_judged_alike_whatever_else_is_judged(study, found):
 
 def test_the_verdict_is_plain_data(found):
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert set(plain) == {"comparisons", "controls", "correlations", "spent", "headline", "sentences"}
-    assert plain["controls"] == []
+    assert set(plain) == {
+        *("comparisons", "controls", "layer_ratios", "correlations", "spent", "headline", "matters", "sentences")
+    }
+    assert plain["controls"] == plain["layer_ratios"] == plain["matters"] == []
     assert len(plain["comparisons"]) == 24
     rows = verdict_rows(found)
     assert len({tuple(row) for row in rows}) == 1
@@ -395,6 +397,17 @@ def test_a_budget_beyond_the_draws_at_hand_is_said(small):
     assert c.random_passes < c.arm_passes
 
 
+@pytest.mark.parametrize(("excess", "n_short"), [(1e-13, 0), (1e-6, 4)])
+def test_a_budget_that_is_rounded_up_pays_for_no_further_draw(small, excess, n_short):
+    design, build = small
+    n_scored = 6  # at a level: what they cost and the arm's own training are three trainings
+    each = 2 / n_scored * (1 + excess)
+    table = changed(changed(build(), {"passes": 1.0}, stage="trained"), {"passes": each}, stage="scored")
+    c = of(judge(table, design), "searched", 0.9)
+    assert c.arm_passes == pytest.approx(3.0)
+    assert c.n_short == n_short
+
+
 def test_the_headline_says_where_random_search_had_less_than_its_budget(small):
     design, build = small
     plain = judge(build(), design)
@@ -555,6 +568,60 @@ def test_controls_in_words(controlled):
     (said,) = (s for s in verdict.sentences if "against its control shuffled_layers" in s)
     assert said.startswith("Test accuracy of snip against its control shuffled_layers: better at sparsity 0.5 (+")
     assert len(json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["controls"]) == 8
+
+
+SHUFFLED = {"random": {}, "snip": {"controls": ["shuffled_layers", "shuffled", "small_dense"]}}
+
+
+@pytest.mark.parametrize(
+    ("layers", "anywhere", "lead", "positions", "ratios"),
+    [
+        (0.0, 0.0, "it is the mask that matters, not its layer ratios", "better", "equivalent"),
+        (0.06, 0.0, "it is the layer ratios that matter, not which entries they leave", "equivalent", "better"),
+        (0.03, 0.0, "both the mask and its layer ratios matter", "better", "better"),
+        (0.06, 0.06, "neither the mask nor its layer ratios matter", "equivalent", "equivalent"),
+        (0.12, 0.06, None, "worse", "better"),
+    ],
+)
+def test_whether_the_mask_or_its_layer_ratios_matter(
+    make_design, make_table, layers, anywhere, lead, positions, ratios
+):
+    design = make_design(arms=arm_names(SHUFFLED), methods=SHUFFLED, sparsities=(0.9,))
+    effect = {"snip": 0.06, "snip_shuffled_layers": layers, "snip_shuffled": anywhere, "snip_small_dense": 0.12}
+    table = make_table(design, effect=effect, noise=0.002, reuse=False)
+    verdict = judge(table, design)
+    (own,), (said,) = verdict.layer_ratios, verdict.matters
+    (within,) = controls_of(verdict, "snip", "shuffled_layers").values()
+    assert (own.arm, own.control, own.sparsity, own.n) == ("snip", "layer_ratios", 0.9, 10)
+    assert own.difference == pytest.approx(layers - anywhere, abs=0.005)
+    assert own.p_adjusted == own.p_value, "a family of its own"
+    assert (within.label, own.label) == (positions, ratios)
+    assert said in verdict.sentences
+    assert said.startswith(
+        f"snip at sparsity 0.9: {lead}; " if lead else "snip at sparsity 0.9: random positions within"
+    )
+    assert said.count("; ") == 2 + (lead is not None)
+    assert "a small dense network beats it (-" in said
+    assert "95% interval" in said
+    without = {"random": {}, "snip": {"controls": ["shuffled_layers", "small_dense"]}}
+    alone = dataclasses.replace(design, arms=arm_names(without), methods=without)
+    fewer = judge(table.filter(pc.not_equal(table["arm"], "snip_shuffled")), alone)
+    assert fewer.layer_ratios == ()
+    assert "layer ratios" not in fewer.matters[0]
+
+
+def test_what_was_not_shown_to_differ_is_not_called_the_same(make_design, make_table):
+    design = make_design(arms=arm_names(SHUFFLED), methods=SHUFFLED, sparsities=(0.9,), replicates=3)
+    (said,) = judge(make_table(design, noise=0.05, reuse=False), design).matters
+    assert "positions within layers: no difference shown, nor equivalence (" in said
+    assert "layer ratios: no difference shown, nor equivalence (" in said
+    assert not any(word in said for word in (" matter", "equivalent to"))
+    one = dataclasses.replace(design, replicates=1)
+    (said,) = judge(make_table(one, reuse=False), one).matters
+    assert said == (
+        "snip at sparsity 0.9: positions within layers: not judged (one pair); layer ratios: not judged (one pair); "
+        "it against a small dense network: not judged (one pair)"
+    )
 
 
 def test_what_is_written_of_an_effect_and_in_which_order(controlled):

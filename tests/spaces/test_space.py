@@ -44,6 +44,23 @@ SWEEP = tomllib.loads(
     allocation = { choices = ["uniform", "erk", "searched"] }
     """
 )
+UNLIKE = tomllib.loads(
+    """
+    [training]
+    lr_schedule = { choices = ["constant", "cosine"] }
+    warmup_fraction = { low = 0.0, high = 0.2 }
+    precision = { choices = ["float32", "bfloat16"] }
+    nesterov = { flag = true }
+    momentum = { low = 0.0, high = 0.9 }
+    [model]
+    widths = { low = 8, high = 64, depth = { low = 1, high = 2 } }
+    [masks]
+    kind = { choices = ["node", "weight"] }
+    pattern = { choices = ["unstructured", "2:4", "4x4"] }
+    sparsity = { low = 0.2, high = 0.9 }
+    draw = { low = 0, high = 9 }
+    """
+)
 
 
 def sweep(**context):
@@ -85,6 +102,10 @@ def tables(draw):
         table["model"]["widths"] = {**draw(ENTRIES.filter(lambda e: isinstance(e, dict))), "depth": depth}
     if draw(st.booleans()):
         table["masks"]["allocation"] = draw(st.sampled_from(["searched", {"choices": ["erk", "searched"]}, "erk"]))
+    if draw(st.booleans()):
+        table["masks"]["kind"] = draw(st.sampled_from(["node", "weight", {"choices": ["node", "weight"]}]))
+    if draw(st.booleans()):
+        table["masks"]["pattern"] = draw(st.sampled_from(["2:4", {"choices": ["unstructured", "1:4", "8x1"]}]))
     if draw(st.booleans()):
         table["masks"]["bits"] = True
     if draw(st.booleans()):
@@ -276,6 +297,30 @@ def test_the_draw_of_a_mask_may_be_a_dimension():
     assert space.settings({"mask_draw": 7}) == {"masks.draw": 7}
 
 
+def test_a_pattern_is_of_weight_masks():
+    space = Space.from_table(UNLIKE)
+    assert space.by_name["pattern"] == Dimension(
+        "pattern", "masks.pattern", Choice(("unstructured", "2:4", "4x4")), Condition("kind", equals="weight")
+    )
+    assert "pattern  " in space.describe()
+    assert "where kind = weight  [masks.pattern]" in space.describe()
+    points = space.draw(KEY, 0, 50)
+    assert {p["kind"] for p in points} == {"node", "weight"}
+    assert all(("pattern" in p) == (p["kind"] == "weight") for p in points)
+    assert all(("masks.pattern" in space.settings(p)) == ("pattern" in p) for p in points)
+    for kind in ("weight", {"choices": ["weight"]}):
+        assert space.with_overrides({"masks": {"kind": kind}}).by_name["pattern"].condition is None
+    fixed = space.with_overrides({"masks": {"pattern": "2:4"}})
+    assert fixed.constants == {"masks.pattern": "2:4"}
+    assert fixed.with_overrides({"masks": {"pattern": UNLIKE["masks"]["pattern"]}}) == space
+    assert dict(space.columns)["kind"] == dict(space.columns)["pattern"] == "string"
+    sizes = Space.from_table({"masks": {k: UNLIKE["masks"][k] for k in ("kind", "pattern")}})
+    assert sizes.size == 1 + 3
+    shared = Space.from_table({"masks": UNLIKE["masks"], "model": {"kind": {"choices": ["a", "b"]}}})
+    assert shared.by_name["pattern"].condition == Condition("masks_kind", equals="weight")
+    assert Space.from_table(shared.to_table()) == shared
+
+
 def test_a_space_cannot_be_changed():
     space = sweep()
     with pytest.raises(AttributeError):
@@ -416,6 +461,10 @@ def test_permuted_hidden_units_of_searched_bits_have_one_digest():
 def test_a_space_may_be_made_of_dimensions():
     space = Space((Dimension("lr", "training.lr", Float(0.1, 1.0)), Dimension("n", "model.n", Integer(1, 3))))
     assert space.draw(KEY, 0, 3)[1] == space.draw(KEY, 1, 2)[0]
+    for read in (sweep(), bits_space()):  # whose tables need more than themselves
+        made = Space(read.dimensions, read.constraints, read.fixed)
+        assert made.to_table() == read.to_table()
+        assert made.with_overrides({"training": {"lr": 0.1}}) == read.with_overrides({"training": {"lr": 0.1}})
     with pytest.raises(SpaceError, match=r"not what any \[space\] table yields"):
         Space((Dimension("rate", "training.lr", Float(0.1, 1.0)),)).to_table()
 
@@ -526,6 +575,21 @@ BOUNDED = [
     ("masks", "draw", {"low": 0.0, "high": 5.5}, "low=0.0: must be an integer"),
     ("masks", "bits", 1, "bits=1: must be true or false"),
     ("masks", "bits", {"low": 0, "high": 1}, "bits={.*}: must be true or false"),
+    ("masks", "kind", "edge", "kind='edge': must be one of node, weight"),
+    ("masks", "kind", {"choices": ["node", "wieght"]}, "choices='wieght': must be one of .*did you mean 'weight'"),
+    ("masks", "kind", {"flag": True}, "kind.choices=False: must be one of node, weight"),
+    ("masks", "kind", {"low": 1, "high": 2}, "low=1: must be one of node, weight"),
+    ("masks", "pattern", "2-4", "pattern='2-4': must be one of unstructured, node, N:M"),
+    ("masks", "pattern", "4:2", "pattern='4:2': N of M with 1 <= N <= M is needed"),
+    ("masks", "pattern", "0x4", "pattern='0x4': a block has at least 1x1 entries"),
+    ("masks", "pattern", "node", "pattern='node': is no pattern of weight masks; write masks.kind = 'node'"),
+    ("masks", "pattern", 24, "pattern=24: must be a name in quotes, as in '2:4'"),
+    ("masks", "pattern", "1" * 5000 + ":4", "must be a name in quotes"),
+    ("masks", "pattern", {"choices": ["2:4", "n_m"]}, "choices='n_m': takes n, m; written N:M"),
+    ("masks", "pattern", {"low": 2, "high": 4}, "low=2: must be a name in quotes"),
+    ("training", "warmup_fraction", {"low": 0.0, "high": 1.0}, r"high=1.0: must lie in \[0, 1\)"),
+    ("training", "warmup_fraction", {"choices": ["a"]}, "choices='a': must be a number"),
+    ("training", "warmup_fraction", -0.5, r"warmup_fraction=-0.5: must lie in \[0, 1\)"),
     ("masks", "shares", [0.5, 1.0], r"shares: is searched where masks\.allocation may be 'searched'"),
     ("training", "lr", {"low": 0.0, "high": 1.0}, r"low=0.0: must lie in \(0, inf\)"),
     ("training", "lr", {"low": -1.0, "high": 1.0}, r"low=-1.0: must lie in \(0, inf\)"),
@@ -617,7 +681,7 @@ JUNK = st.recursive(
 @st.composite
 def mutations(draw):
     """A good table with something in it replaced, renamed or added."""
-    table = copy.deepcopy(SWEEP)
+    table = copy.deepcopy(draw(st.sampled_from([SWEEP, UNLIKE])))
     section = draw(st.sampled_from(["training", "model", "masks"]))
     name = draw(st.sampled_from(sorted(table[section])))
     place = table[section]

@@ -236,6 +236,18 @@ def test_a_checkpoint_of_a_chain_of_nodes_without_its_mask_begins_anew(shop_of):
         assert (anew.mask_digest, anew.val_loss, anew.passes) == (whole.mask_digest, whole.val_loss, whole.passes)
 
 
+def test_a_chain_may_have_rates_of_its_own(shop_of):
+    """Every level of it begins where it is rewound to, beside chains whose rates do not change."""
+    masks = CASES["rewind"]
+    rates = {"lr_schedule": "cosine", "warmup_fraction": 0.2}
+    own = settings_of({}, {**masks, **{f"training.{key}": value for key, value in rates.items()}})
+    (expected,) = run(shop_of(rates=rates), [LaneSpec("own", masks, 0, 99 * STEPS)]).values()
+    specs = [LaneSpec("own", own, 0, 99 * STEPS), LaneSpec("plain", masks, 0, 99 * STEPS)]
+    found = run(shop_of(), specs)
+    assert found["own"].mask_digest == expected.mask_digest != found["plain"].mask_digest
+    np.testing.assert_allclose(found["own"].curve_val_loss, expected.curve_val_loss, rtol=0, atol=TOLERANCE)
+
+
 def test_what_remains_in_the_end_is_known_before_training(shop_of):
     for family in ("mlp", "residual_mlp", "conv1d", "hourglass"):
         shop = shop_of(family)

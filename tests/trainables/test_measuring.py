@@ -65,6 +65,7 @@ def test_every_trained_candidate_is_diagnosed(kind, blobs):
         assert one.error is None
         assert set(one.columns) == DIAGNOSED - INSTABILITY
         assert one.columns["density_total"] == pytest.approx(one.remains.n_params / n_params)
+        assert one.columns["density_macs"] == one.remains.macs / workshop.structure.macs
         assert one.columns["density_prunable"] == pytest.approx(1 - one.remains.weight_sparsity, abs=0.02)
         assert 0 <= one.columns["static_dead_fraction"] <= one.columns["dynamic_dead_fraction"] < 1
         assert one.columns["quality_passes"] == pytest.approx(N_VALIDATION / 3)
@@ -184,6 +185,7 @@ def test_unlike_networks_of_one_pack_are_diagnosed_as_each_alone(family, blobs, 
         assert set(one.columns) == DIAGNOSED - INSTABILITY
         assert one.columns["density_prunable"] == pytest.approx(1 - network.weight_sparsity)
         assert one.columns["density_total"] == pytest.approx(network.n_params / parent.n_params)
+        assert one.columns["density_macs"] == network.macs / parent.macs
         if network.mask_kind != "weight":
             assert (one.columns["n_dead_units"], one.columns["is_collapsed"]) == (0, False)
             assert one.columns["effective_params"] == network.n_params

@@ -5,11 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.func import functional_call
 
 from sparsefront.errors import ConfigError, SpaceError
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.masks import mask_digest, pack_bits, remains, remains_of, unpack_bits
+from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.gradients import forward
 from sparsefront.trainables.models import build_model, initial_weights
@@ -19,6 +22,7 @@ from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import Workshop
 from tests.oracles import networks as oracle
+from tests.oracles.spaces import is_of_pattern
 
 CPU = torch.device("cpu")
 
@@ -62,6 +66,9 @@ MASKS = [
     {"masks.kind": "weight", "masks.sparsity": 0.7, "masks.allocation": "global"},
     {"masks.kind": "node", "masks.sparsity": 0.4},
     {"masks.kind": "node", "masks.sparsity": 0.5, "masks.allocation": "global", "masks.draw": 2},
+    {"masks.pattern": "2:4", "masks.draw": 1},
+    {"masks.pattern": "2x2", "masks.sparsity": 0.6},
+    {"masks.pattern": "3x1", "masks.sparsity": 0.7, "masks.allocation": "global", "masks.draw": 4},
 ]
 
 
@@ -98,6 +105,9 @@ def test_what_is_described_is_what_is_built(family, options, masks):
     assert network.node_sparsity == expected.node_sparsity
     assert (network.n_params, network.macs) == (expected.n_params, expected.macs)
     assert network.weight_sparsity == expected.weight_sparsity
+    if network.mask_kind == "weight":
+        pattern = parse_pattern(masks.get("masks.pattern", "unstructured"))
+        assert is_of_pattern(pattern, parent, network.mask)
 
 
 @pytest.mark.parametrize("family", UNLIKE)
@@ -162,9 +172,74 @@ def test_searched_shares_divide_the_total_that_other_allocations_have():
     assert np.abs(np.array(even.kept) / sizes - 0.3).max() < 1 / min(sizes)
 
 
+def test_n_of_m_is_a_sparsity_of_its_own():
+    networks = networks_of(sparsity=0.9)
+    plain = networks.describe(0, {"masks.pattern": "2:4"})
+    assert plain.sparsity == 0.5
+    for more in (
+        {"masks.sparsity": 0.0},
+        {"masks.sparsity": 0.7, "masks.allocation": "erk"},
+        {"masks.allocation": "global"},
+    ):
+        assert (networks.describe(0, {"masks.pattern": "2:4", **more}).mask == plain.mask).all()
+    assert (networks.describe(0, {"masks.pattern": "2:4", "masks.draw": 1}).mask != plain.mask).any()
+    assert networks_of(pattern="2:4").describe(0, {}).kept == plain.kept
+    assert networks_of(pattern="2:4").describe(0, {"masks.kind": "node", "masks.sparsity": 0.5}).mask_kind == "node"
+
+
+def test_blocks_are_the_most_whole_ones_that_the_sparsity_leaves():
+    networks = networks_of()
+    wanted, blocks = (
+        networks.describe(0, {"masks.sparsity": 0.6, "masks.pattern": name}).kept for name in ("unstructured", "2x2")
+    )
+    assert all(w - 3 <= b <= w for w, b in zip(wanted, blocks, strict=True))
+    whole = [networks.describe(r, {"masks.sparsity": 0.6, "masks.pattern": "2x2"}).mask for r in (0, 1)]
+    assert (whole[0] != whole[1]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"masks.sparsity": st.sampled_from([0.0, 0.01, 0.3, 0.3000001, 0.6])},
+            optional={
+                "masks.kind": st.sampled_from(["node", "weight"]),
+                "masks.pattern": st.sampled_from(["unstructured", "2:4", "4:4", "2x2", "1x1"]),
+                "masks.allocation": st.sampled_from(["uniform", "global", "searched"]),
+                "masks.shares": st.sampled_from([[1.0, 1.0, 1.0], [1.0, 0.5, 1.0]]),
+                "masks.draw": st.integers(0, 2),
+                "model.widths": st.just([12, 9]),
+            },
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_masks_that_are_drawn_from_equal_things_are_equal(all_settings):
+    networks, found = networks_of(), {}
+    for each in all_settings:
+        if each.get("masks.allocation") == "searched":
+            each = {"masks.shares": [1.0, 1.0, 1.0], **each}
+        network, drawn = networks.describe(0, each), networks.drawn(each)
+        whole = network.mask is None or network.mask.all()
+        assert whole == (drawn is None)
+        if drawn is not None:
+            first = found.setdefault((network.structure, drawn), network)
+            assert (first.mask == network.mask).all()
+            assert (first.n_params, first.macs) == (network.n_params, network.macs)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        ({"masks.kind": "edge"}, SpaceError, "mask kind='edge': must be 'node' or 'weight'"),
+        (
+            {"masks.pattern": "2;4"},
+            SpaceError,
+            r"masks\.pattern='2;4': must be one of unstructured, .*; correct the space",
+        ),
+        ({"training.lr_schedule": "cosin"}, ConfigError, "training.lr_schedule='cosin': must be one of constant, "),
+        ({"training.precision": "bf16"}, ConfigError, "training.precision='bf16': must be one of float32, bfloat16"),
         ({"model.widths": [0]}, ConfigError, r"model\.widths\.0=0: .* for model 'mlp'"),
         ({"model.width": 3}, ConfigError, r"model\.width=3: "),
         ({"model.name": "mpl"}, ConfigError, r"model\.name='mpl': must be one of mlp"),
@@ -228,6 +303,8 @@ def test_settings_are_over_the_recipe():
         ({}, {"training.batch_size": 8}, False),
         ({}, {"training.data_fraction": 0.5}, False),
         ({}, {"training.precision": "bfloat16"}, False),
+        ({}, {"training.lr_schedule": "cosine", "training.warmup_fraction": 0.1, "training.nesterov": True}, True),
+        ({"masks.pattern": "2:4"}, {"masks.sparsity": 0.5, "masks.kind": "node"}, True),
         ({}, {"masks.sparsity": 0.9}, True),
         ({}, {"masks.sparsity": 0.5, "masks.kind": "node"}, True),
         ({}, {"model.name": "lenet_300_100"}, False),

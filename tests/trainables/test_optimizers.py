@@ -1,11 +1,12 @@
 """Optimisers: every lane moves as torch.optim moves a network alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters, per_lane
 from tests.oracles import networks as oracle
 
 STEPS, WIDTH = 80, 40
@@ -142,3 +143,29 @@ def test_a_silenced_lane_stays_where_it_is_and_the_others_go_on(name, hyper):
     assert all(torch.isfinite(s[1]).all() for s in optimizer.slots().values())
     for lane in (0, 2, 3):
         torch.testing.assert_close(flat[lane], alone(name, hyper[lane], start()[lane]), **TOLERANCE)
+
+
+def rates_at(step):
+    """Unlike rates of four lanes; the last does not change."""
+    return [0.5 + 0.5 * math.cos(0.05 * step), min(1.0, (step + 1) / 10), 0.1 if step >= 40 else 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("name", "hyper"), [pytest.param(n, h, id=f"{n}, {c}") for n, c, h in CASES])
+def test_every_lane_follows_its_own_rate_as_torch_does(name, hyper):
+    flat = start()
+    optimizer = OPTIMIZERS[name](flat, hyper)
+    for step in range(STEPS):
+        if step == 60:  # lanes leave, and the rates of the others follow them
+            optimizer.keep(torch.tensor([3, 1]))
+            flat = flat[[3, 1]].clone()
+        rates = rates_at(step) if step < 60 else [rates_at(step)[3], rates_at(step)[1]]
+        optimizer.rate = per_lane(rates, flat.device)
+        optimizer.step(flat, gradient_of(flat, step))
+    for row, lane in enumerate([3, 1]):
+        parameter = start()[lane].requires_grad_(True)
+        theirs = oracle.optimizer(name, [parameter], hyper[lane])
+        for step in range(STEPS):
+            theirs.param_groups[0]["lr"] = hyper[lane].lr * rates_at(step)[lane]
+            parameter.grad = gradient_of(parameter.detach(), step)
+            theirs.step()
+        torch.testing.assert_close(flat[row], parameter.detach(), **TOLERANCE)

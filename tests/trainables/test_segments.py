@@ -13,6 +13,7 @@ from sparsefront.trainables.checkpoints import read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import split
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
+from sparsefront.trainables.rates import rate_factor
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from tests.oracles import networks as oracle
 from tests.trainables.test_networks import UNLIKE, recipe_of, settings_of
@@ -100,6 +101,100 @@ def test_unlike_lanes_of_one_pack_are_what_plain_torch_makes_of_each(family, opt
         assert result.test_error == pytest.approx(test_error, abs=1e-6)
         assert (result.remains, result.mask_kind) == (network.remains, network.mask_kind)
         assert result.mask_digest == (None if network.mask is None else mask_digest(pack_bits(network.mask)))
+
+
+RATES = [
+    {"training.lr_schedule": "cosine", "training.warmup_fraction": 0.2},
+    {"training.warmup_fraction": 0.1},
+    {},
+    {"training.lr_schedule": "step", "training.momentum": 0.9, "training.nesterov": True},
+    {"training.lr_schedule": "constant", "training.warmup_fraction": 0.0, "training.weight_decay": 0.01},
+]
+PATTERNED = [
+    {"masks.pattern": "2:4"},
+    {"masks.pattern": "2x2", "masks.sparsity": 0.5},
+    {"masks.kind": "node", "masks.sparsity": 0.5},
+    {"masks.kind": "weight", "masks.pattern": "unstructured", "masks.sparsity": 0.7},
+    {},
+]
+
+
+def unlike_specs(stop=STEPS):
+    """Lanes of one group with every kind of mask and every schedule of learning rates."""
+    sizes = [*UNLIKE["mlp"], *UNLIKE["mlp"][:2]]
+    lr = [{"training.lr": 0.01 + 0.002 * i} for i in range(5)]
+    return [
+        LaneSpec(f"lane{i}", settings_of(options, {**masks, **lr[i], **rates}), 0, stop)
+        for i, (options, masks, rates) in enumerate(zip(sizes, PATTERNED, RATES, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("schedule", [{}, {"lr_schedule": "linear", "warmup_fraction": 0.04}], ids=["plain", "linear"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_lanes_of_unlike_masks_and_rates_share_a_pack_and_are_each_what_plain_torch_makes_of_it(
+    optimizer, schedule, blobs, tmp_path
+):
+    recipe = recipe_of(schedule=Schedule(optimizer, STEPS, BATCH, EVERY, **schedule))
+    shop = SegmentShop(recipe, blobs, CPU, tmp_path / "checkpoints")
+    specs = unlike_specs()
+    networks = [shop.networks.describe(0, s.settings) for s in specs]
+    assert len({n.shape.group for n in networks}) == 1
+    results = run(shop, specs)
+    assert len({r.seconds for r in results.values()}) == 1  # those of one pack
+    train, validation = shop._examples(0)
+    order = torch.from_numpy(batch_order(N_TRAIN, BATCH, STEPS, generator(3, "order", 0)))
+    for spec, network in zip(specs, networks, strict=True):
+        built = shop.networks.build(network)
+        weights = {n: torch.from_numpy(w) for n, w in built.weights.items()}
+        keep = {
+            n: torch.from_numpy(built.keep[n]) if n in built.keep else torch.ones_like(w) for n, w in weights.items()
+        }
+        name = spec.settings.get("training.lr_schedule", schedule.get("lr_schedule", "constant"))
+        warmup = spec.settings.get("training.warmup_fraction", schedule.get("warmup_fraction", 0.0))
+        rates = [rate_factor(name, t, steps=STEPS, warmup=round(warmup * STEPS)) for t in range(STEPS)]
+        trained = oracle.train(
+            "mlp", weights, train, order, optimizer_name=optimizer, hyper=network.hyper, keep=keep, rates=rates
+        )
+        trained = {n: w * keep[n] for n, w in trained.items()}  # torch's decay moves what is masked
+        loss, _ = oracle.measure("mlp", trained, validation)
+        assert results[spec.id].val_loss == pytest.approx(loss, abs=TOLERANCE)
+        assert results[spec.id].mask_kind == network.mask_kind
+    for spec in specs:
+        assert_same(run(shop, [spec])[spec.id], results[spec.id])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_segments_of_unlike_rates_are_the_whole(optimizer, shop_of):
+    shop = shop_of(optimizer=optimizer)
+    whole = run(shop, unlike_specs())
+    first = run(shop, unlike_specs(stop=7))
+    rest = [LaneSpec(s.id, s.settings, 7, STEPS, first[s.id].checkpoint) for s in unlike_specs()]
+    for lane, result in run(shop, rest).items():
+        assert result.val_loss == pytest.approx(whole[lane].val_loss, abs=TOLERANCE)
+
+
+def test_rates_are_of_the_whole_training_wherever_a_segment_ends(shop_of):
+    """Trainings of unlike length that stop at one rung have unlike rates there."""
+    shop = shop_of()
+    lanes = [
+        LaneSpec("short", {"training.lr_schedule": "cosine", "training.steps": 30}, 0, 20),
+        LaneSpec("long", {"training.lr_schedule": "cosine"}, 0, 20),
+        LaneSpec("plain", {}, 0, 20),
+    ]
+    together = run(shop, lanes)
+    for spec in lanes:
+        assert_same(run(shop, [spec])[spec.id], together[spec.id])
+    assert len({r.val_loss for r in together.values()}) == 3
+
+
+def test_lower_precision_trains_apart(shop_of):
+    shop = shop_of()
+    specs = [LaneSpec(p, {"training.precision": p}, 0, STEPS) for p in ("float32", "bfloat16")]
+    results = run(shop, specs)
+    assert_same(results["float32"], run(shop_of(), [LaneSpec("float32", {}, 0, STEPS)])["float32"])
+    # Eight bits of mantissa: a loss of about 1 moves by some thousandths, and never by nothing.
+    difference = abs(results["bfloat16"].val_loss - results["float32"].val_loss)
+    assert 0 < difference < 0.1
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -196,8 +196,8 @@ def test_candidates_of_several_replicates_and_levels_share_packs(family, kind, a
 
     monkeypatch.setattr(workshop_module, "Pack", Counted)
     found = train(workshop(), orders)
-    # Parents, two of them with siblings, every way of changing masks, and those that stay: of nodes those of a level, and
-    # by themselves those whose layers are all as wide as the level says.
+    # Parents, two of them with siblings, every way of changing masks, and those that stay: of nodes those of a level,
+    # and by themselves those whose layers are all as wide as the level says.
     static = [12] if kind == "weight" else [6, 3, 3] if allocation == "uniform" else [9, 3]
     assert sorted(sizes) == sorted([3, 2, *[3] * len(updates), *static])
     alone = workshop()

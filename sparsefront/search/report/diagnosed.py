@@ -32,6 +32,7 @@ STABLE_BELOW = 0.02
 _AVERAGED = (
     "density_prunable",
     "density_total",
+    "density_macs",
     "effective_density",
     "effective_params",
     "n_dead_units",

@@ -18,6 +18,7 @@ def diagnostics_section(numbers: Record) -> Markup:
     if not found["rows"]:
         return section("diagnostics", title, note_of("No network was diagnosed."), _stability_table(numbers))
     words = (
+        "Shares are of the parent's weights, of all its trained parameters, and of its multiply-accumulates (MACs). "
         "A weight is effective if it lies on a path from an input to an output. A unit is dead if it lies on none; it "
         "is silent for an example if its activation is zero there (close to zero, if it is no ReLU). Silent by the "
         "mask are units that nothing varying enters; silence is measured on validation examples. A network has "
@@ -27,7 +28,8 @@ def diagnostics_section(numbers: Record) -> Markup:
     listed = table(
         "What masks and training left",
         [
-            *("arm", "level", "#weights kept", "#effective", "#effective parameters", "#collapsed", "#dead units"),
+            *("arm", "level", "#weights kept", "#of all parameters", "#of MACs", "#effective", "#effective parameters"),
+            *("#collapsed", "#dead units"),
             *("#silent by the mask", "#silent activations"),
             *(("#overlap with first mask", "#ever active") if is_dynamic else ()),
         ],
@@ -36,6 +38,8 @@ def diagnostics_section(numbers: Record) -> Markup:
                 arm_name(numbers, row["arm"]),
                 level_name(numbers, row["sparsity"]),
                 percent(row["density_prunable"], digits=2),
+                percent(row["density_total"], digits=2),
+                percent(row["density_macs"], digits=2),
                 percent(row["effective_density"], digits=2),
                 whole(row["effective_params"]),
                 f"{row['n_collapsed']:,} of {row['n_networks']:,}",

@@ -21,6 +21,7 @@ from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS, Metric
+from sparsefront.search.objective import objectives_named
 from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed, stability
 from sparsefront.search.schema import SCHEMA
 
@@ -146,7 +147,7 @@ def report_numbers(
             "accuracy": _accuracy(trained, arms, METRICS[design.metric]),
             "verdict": verdict.to_dict(),
             "points": _points(trained, members, rng=sample_rng, max_points=max_points),
-            "front": _members(members),
+            "front": _members(members, [o.column for o in objectives_named(design.objectives)]),
             "mean_front": mean_front(
                 ledger_batches(rows, columns=columns, where=is_trained), design.objectives, rng=resample_rng, by=_BY
             ).to_pylist(),
@@ -392,8 +393,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.8g}")
 
 
-def _members(members: Any) -> list[Record]:
-    columns = [name for name in _POINT_COLUMNS if name != "outcome"]
+def _members(members: Any, objectives: Sequence[str]) -> list[Record]:
+    columns = list(dict.fromkeys(name for name in (*_POINT_COLUMNS, *objectives) if name != "outcome"))
     return [
         {("sparsity" if key == "target_sparsity" else key): value for key, value in row.items()}
         for row in members.select(columns).to_pylist()

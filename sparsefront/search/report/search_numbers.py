@@ -117,7 +117,7 @@ def _arms(design: SearchDesign) -> list[Record]:
             "rungs": _rungs_text(arm.rungs),
             "candidates": arm.candidates,
             "batch": arm.batch,
-            "against": arm.against if arm.against != arm.name else None,
+            "against": [name for name in arm.against if name != arm.name],
             "space": arm.space.describe(),
         }
         for arm in design.arms

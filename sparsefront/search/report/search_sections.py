@@ -65,7 +65,7 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
                 arm["rungs"],
                 whole(arm["candidates"]),
                 whole(arm["batch"]),
-                arm_name(numbers, arm["against"]) if arm["against"] else UNKNOWN,
+                Markup(", ".join(arm_name(numbers, name) for name in arm["against"]) or UNKNOWN),
             ]
             for arm in numbers["arms"]
         ],

@@ -6,6 +6,7 @@ Not here: the numbers themselves (``numbers``), and the charts, which ``page.js`
 
 from __future__ import annotations
 
+import functools
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from importlib import resources
 
 from sparsefront.search.methods.controls import control_name
 from sparsefront.search.metrics import METRICS, Metric
-from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.objective import OBJECTIVES, objectives_named
 from sparsefront.search.report.markup import (
     UNKNOWN,
     Markup,
@@ -163,7 +164,8 @@ def _controls(numbers: Record) -> str:
         after={},
     )
     remarks = _remarks([{**row, "arm": control_name(row["arm"], row["control"])} for row in rows])
-    return f"<h3>Arms against their controls</h3>\n{paragraph(words)}{judged}{remarks}"
+    said = bullets(numbers["verdict"]["matters"], css="sentences")
+    return f"<h3>Arms against their controls</h3>\n{paragraph(words)}{said}{judged}{remarks}"
 
 
 def answer(numbers: Record) -> str:
@@ -373,10 +375,10 @@ def front_section(numbers: Record) -> Markup:
         "error attained at each size. Hover over a marker for its network's id; click an arm in the legend to hide it. "
         "These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
-    if on_test := [name for name in numbers["study"]["objectives"] if OBJECTIVES[name].quality]:
+    if on_test := [name for name in numbers["study"]["objectives"] if OBJECTIVES[name].on_test]:
         words += f"<p>Measured on test examples, by which nothing may be chosen: {text(', '.join(on_test))}.</p>"
     sampled = sample_note(points, charts="3 and 4", what="networks")
-    columns: Columns = {
+    columns: dict[str, Callable[[Record], str]] = {
         "network": lambda row: Markup(f"<code>{text(row['candidate'])}</code>"),
         "arm": lambda row: arm_name(numbers, row["arm"]),
         "#replicate": lambda row: whole(row["replicate"]),
@@ -387,6 +389,10 @@ def front_section(numbers: Record) -> Markup:
         "#val. error": lambda row: _error(numbers, row["val_error"]),
         "#test error": lambda row: _error(numbers, row["test_error"]),
     }
+    shown = ("val_error", "n_params", "macs", "node_sparsity", "weight_sparsity")
+    for o in objectives_named(numbers["study"]["objectives"]):
+        if o.column not in shown:
+            columns[f"#{o.label}"] = functools.partial(_objective_of, numbers, o.column)
     described = "Validation error against remaining parameters and against MACs; the table below lists the front."
     folded = front_details("The networks of the front", members, columns)
     return section("front", title, words, sampled, chart("front", described), folded, _mean_front(numbers))
@@ -438,12 +444,16 @@ def _mean_front(numbers: Record) -> str:
     return "<h3>The front over means of replicates</h3>\n" + table(caption, headers, body)
 
 
+def _objective_of(numbers: Record, name: str, row: Record) -> str:
+    return _objective(numbers, name, row[name])
+
+
 def _objective(numbers: Record, name: str, value: float | None) -> str:
     if value is None:
         return UNKNOWN
     if name.endswith("_error"):
         return _error(numbers, value)
-    if name.endswith(("_accuracy", "_sparsity")):
+    if name.endswith(("_accuracy", "_sparsity", "_fraction")):
         return percent(value, digits=2)
     return whole(value) if name in ("n_params", "macs") else f"{value:.4g}"
 

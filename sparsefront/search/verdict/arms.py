@@ -28,6 +28,10 @@ def arms_against_random(
     return _compare(pairs, design)
 
 
+#: Of a sum of passes: a budget that is that of the draws but for it pays for no more of them.
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class _Pairs:
     """One arm against random search at one level: (n,) values of each replicate that has both."""
@@ -63,7 +67,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
         single_cost = float(networks.passes[usable].mean())
         # Nobody can train less than one network.
         granted = max(1.0, cost / single_cost) if single_cost > 0 else 1.0
-        n_short += int(granted > len(usable))
+        n_short += int(granted > len(usable) * (1 + _ROUNDING))
         granted = min(granted, float(len(usable)))
         arm_value = best_of_draws(networks.selector[kept], values[kept], draws=len(kept))
         random_value = best_of_draws(networks.selector[usable], values[usable], draws=granted)

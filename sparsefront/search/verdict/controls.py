@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsefront.search.design import Design
-from sparsefront.search.findings import ControlComparison
+from sparsefront.search.findings import LAYER_RATIOS, ControlComparison
 from sparsefront.search.methods.controls import control_name
 from sparsefront.search.statistics import Floats, paired_effects
 from sparsefront.search.verdict.families import judged_effects, mean_of, missing_notes, seeded
@@ -28,9 +28,25 @@ def controls_of(design: Design) -> dict[str, tuple[str, str]]:
 def arms_against_controls(networks: Networks, record: Record, design: Design) -> tuple[ControlComparison, ...]:
     """Compare arms with their controls by the study's metric, at every level at which each exists, as one family."""
     pairs = [
-        _pair(networks, arm=arm, control=kind, level=level)
+        _pair(networks, arm=arm, control=kind, level=level, compared=(arm, control_name(arm, kind)))
         for name, (arm, kind) in controls_of(design).items()
         for level in levels_of(record, design, name)
+    ]
+    return _compare(pairs, design)
+
+
+def layer_ratios(networks: Networks, record: Record, design: Design) -> tuple[ControlComparison, ...]:
+    """Compare random positions under an arm's layer ratios with random positions anywhere, as one family.
+
+    An arm differs from its control `shuffled` in positions and in layer ratios, from `shuffled_layers` in positions
+    alone. What separates the two controls is the ratios.
+    """
+    pairs = [
+        _pair(networks, arm=arm, control=LAYER_RATIOS, level=level, compared=(within, anywhere))
+        for arm, options in design.methods.items()
+        if {"shuffled_layers", "shuffled"} <= set(options.get("controls", ()))
+        for within, anywhere in [(control_name(arm, "shuffled_layers"), control_name(arm, "shuffled"))]
+        for level in levels_of(record, design, anywhere)
     ]
     return _compare(pairs, design)
 
@@ -47,11 +63,12 @@ class _Pairs:
     n_nothing_to_control: int  # replicates in which the arm diverged, and left no mask
 
 
-def _pair(networks: Networks, *, arm: str, control: str, level: float) -> _Pairs:
-    """Pair an arm with a control: in each replicate the mean over the networks of either."""
+def _pair(networks: Networks, *, arm: str, control: str, level: float, compared: tuple[str, str]) -> _Pairs:
+    """Pair the two that are compared, by their names in the ledger: in each replicate the mean over their networks."""
+    mine_of, theirs_of = compared
     found: list[tuple[float, float]] = []
     n_nothing = 0
-    for pair in pairs_of(networks, (arm, level), (control_name(arm, control), level)):
+    for pair in pairs_of(networks, (mine_of, level), (theirs_of, level)):
         mine, theirs = pair.arm_kept, pair.against_kept
         if len(mine) and not len(theirs):
             n_nothing += bool(np.isinf(networks.selector[mine]).all())

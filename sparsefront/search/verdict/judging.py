@@ -6,11 +6,11 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import Verdict
 from sparsefront.search.front import Batches
 from sparsefront.search.verdict.arms import arms_against_random
-from sparsefront.search.verdict.controls import arms_against_controls, controls_of
+from sparsefront.search.verdict.controls import arms_against_controls, controls_of, layer_ratios
 from sparsefront.search.verdict.networks import networks_of
 from sparsefront.search.verdict.record import read_record, spent_of
 from sparsefront.search.verdict.scores import correlations_of
-from sparsefront.search.wording import headline, sentences
+from sparsefront.search.wording import headline, sentences, what_matters
 
 
 def judge(batches: Batches, design: Design) -> Verdict:
@@ -21,7 +21,8 @@ def judge(batches: Batches, design: Design) -> Verdict:
     tests are corrected by Holm over all arms and levels of the metric, each at ``design.alpha``; the intervals are of
     each comparison alone, at level 1 - ``design.alpha``. Levels at which an arm does not exist (of an N:M pattern: all
     but one) are left out. Arms against their controls are labelled alike, by the study's metric only: means over
-    an arm's networks in a replicate, corrected over all arms, controls and levels.
+    an arm's networks in a replicate, corrected over all arms, controls and levels. So are, in a family of their own,
+    arms' masks shuffled within layers against shuffled anywhere.
 
     Accuracy is test accuracy; a diverged network counts as guessing, with 1 / ``design.n_classes``. Where images are
     restored, the test PSNR of the worst degradation takes its place, in dB, and that of the images as they were
@@ -50,13 +51,17 @@ def judge(batches: Batches, design: Design) -> Verdict:
         for comparison in arms_against_random(networks, record, design, arms=arms, metric=metric)
     ]
     controlled = arms_against_controls(networks, record, design)
+    ratios = layer_ratios(networks, record, design)
     correlations = correlations_of(record, design)
     spent = spent_of(record, design)
+    matters = what_matters(controlled, ratios, design)
     return Verdict(
         tuple(comparisons),
         controlled,
+        ratios,
         correlations,
         spent,
         headline(comparisons, design),
-        sentences(comparisons, controlled, correlations, spent, design),
+        matters,
+        sentences(comparisons, controlled, matters, correlations, spent, design),
     )

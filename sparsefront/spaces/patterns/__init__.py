@@ -4,6 +4,7 @@ from sparsefront.spaces.patterns.pattern import Pattern, keep_rivals
 from sparsefront.spaces.patterns.registry import (
     PATTERNS,
     PatternFamily,
+    drawn_counts,
     parse_pattern,
     pattern_counts,
     random_masks,
@@ -14,6 +15,7 @@ __all__ = [
     "PATTERNS",
     "Pattern",
     "PatternFamily",
+    "drawn_counts",
     "keep_rivals",
     "parse_pattern",
     "pattern_counts",

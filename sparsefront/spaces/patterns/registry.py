@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsefront.errors import SpaceError, did_you_mean
-from sparsefront.spaces.masks import Mask
+from sparsefront.spaces.masks import Mask, draw, split_sections
 from sparsefront.spaces.patterns.block import Block
 from sparsefront.spaces.patterns.free import Free
 from sparsefront.spaces.patterns.n_m import NM
@@ -149,6 +149,31 @@ def random_masks(
     """
     rule = _pattern(pattern, options)
     return rule.draw(structure, rule.counts(structure, wanted), key, start=start, stop=stop)
+
+
+def drawn_counts(
+    pattern: Pattern, structure: Structure, wanted: Sequence[int] | None, key: npt.NDArray[np.uint64], *, number: int
+) -> tuple[int, ...]:
+    """The counts that mask `number` under `key` has, for `random_masks` to draw it with.
+
+    They are those of `pattern_counts`, but where units are larger than entries and `wanted` is one count over all
+    sections: that is divided as this mask of single weights divides it, and then cut to whole units.
+
+    >>> from sparsefront.spaces.seeds import philox_key
+    >>> from sparsefront.spaces.structure import Tensor
+    >>> net = Structure((Tensor("a", (8, 8), True), Tensor("b", (4, 8), True)), ())
+    >>> drawn_counts(parse_pattern("4x4"), net, [60], philox_key(0, "doc"), number=3)
+    (32, 16)
+    """
+    sizes = structure.section_sizes(pattern.kind)
+    is_divided = wanted is not None and len(wanted) == 1 < len(sizes)
+    if isinstance(pattern, Free) or pattern.density is not None or not is_divided:
+        return pattern.counts(structure, wanted)
+    assert wanted is not None
+    singles = draw(sizes, wanted, key, start=number, stop=number + 1)[0]
+    return pattern.counts(
+        structure, [int(np.count_nonzero(part)) for part in split_sections(structure, pattern.kind, singles)]
+    )
 
 
 def _pattern(pattern: str | Pattern, options: Mapping[str, int]) -> Pattern:

@@ -27,6 +27,7 @@ from sparsefront.trainables.pack import Examples
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "density_prunable": ("kept prunable weights, of the parent's", "fraction"),
     "density_total": ("kept trained parameters, biases and norms included, of the parent's", "fraction"),
+    "density_macs": ("multiply-accumulates of kept weights, of the parent's", "fraction"),
     "effective_density": ("prunable weights on a path from an input to an output, of the parent's", "fraction"),
     "effective_params": ("trained parameters on such a path; biases of constant units are folded away", "parameters"),
     "macs": ("multiply-accumulates of kept weights in one example's forward pass", "operations"),
@@ -49,11 +50,13 @@ class RealSize:
         shapes: of each tensor of the layout, without padding.
         n_weights: prunable weights of the lane's own parent.
         n_params: trained parameters of it.
+        macs: multiply-accumulates of its forward pass.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     n_weights: int
     n_params: int
+    macs: int
 
 
 @torch.no_grad()
@@ -104,19 +107,23 @@ def diagnose(
         if kind == "weight":  # a node mask leaves a node in every group; what is empty then is padding
             for name in weights:
                 is_collapsed = is_collapsed | (n_kept[name] == 0)
-    sizes = real or [RealSize((), structure.n_weights, structure.n_params)] * len(lanes)
-    n_weights, n_params = torch.tensor(
-        [[r.n_weights for r in sizes], [r.n_params for r in sizes]], dtype=torch.float64, device=lanes.flat.device
+    sizes = real or [RealSize((), structure.n_weights, structure.n_params, structure.macs)] * len(lanes)
+    n_weights, n_params, parent_macs = torch.tensor(
+        [[r.n_weights for r in sizes], [r.n_params for r in sizes], [r.macs for r in sizes]],
+        dtype=torch.float64,
+        device=lanes.flat.device,
     )
+    macs = sum((n_kept[t.name] * t.positions for t in structure.multiplied), start=_zeros(lanes))
     is_dead = [e & ~a for e, a in zip(exists, paths.is_alive, strict=True)]
     is_constant = [e & ~r for e, r in zip(exists, paths.is_reached, strict=True)]
     static, dynamic = _dead_fractions(model, lanes, examples, paths, exists)
     columns = {
         "density_prunable": _total(n_kept, weights, lanes) / n_weights,
         "density_total": _total(n_kept, trained, lanes) / n_params,
+        "density_macs": macs / parent_macs,
         "effective_density": _total(n_effective, weights, lanes) / n_weights,
         "effective_params": _total(n_effective, trained, lanes),
-        "macs": sum((n_kept[t.name] * t.positions for t in structure.multiplied), start=_zeros(lanes)),
+        "macs": macs,
         "is_collapsed": is_collapsed,
         "n_dead_units": sum((_count(d) for d in is_dead), start=_zeros(lanes)),
         "n_constant_units": sum((_count(c) for c in is_constant), start=_zeros(lanes)),

@@ -1,6 +1,13 @@
 """Parent networks: one file and one registry line each."""
 
-from sparsefront.trainables.models.model import Model, ModelFamily, Options, SizedFamily, initial_weights
+from sparsefront.trainables.models.model import (
+    Model,
+    ModelFamily,
+    Options,
+    SizedFamily,
+    changing_buffers,
+    initial_weights,
+)
 from sparsefront.trainables.models.registry import MODELS, build_model, model_family
 
 __all__ = [
@@ -10,6 +17,7 @@ __all__ = [
     "Options",
     "SizedFamily",
     "build_model",
+    "changing_buffers",
     "initial_weights",
     "model_family",
 ]

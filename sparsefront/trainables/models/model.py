@@ -7,6 +7,7 @@ parameters of some compact or padded shape, so its own parameters live on the me
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,6 +129,40 @@ def initial_weights(
             drawn = generator.uniform(-1, 1, tensor.shape) / math.sqrt(n)
         weights[tensor.name] = drawn.astype(np.float32)
     return weights
+
+
+def changing_buffers(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Buffers that a forward pass of the module, as it is, writes to: running statistics, for one.
+
+    Found by running a copy on the meta device, which holds no memory; a module that cannot run there tells nothing.
+
+    Args:
+        module: a parent's.
+        input_shape: of one example.
+
+    Returns:
+        Their names, in the order of the module; a constant that it only reads is not among them.
+
+    >>> changing_buffers(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), (3,))
+    ('1.num_batches_tracked',)
+    >>> changing_buffers(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval(), (3,))
+    ()
+    """
+    probe = copy.deepcopy(module).to("meta")
+    before = {name: (buffer, buffer._version) for name, buffer in probe.named_buffers()}
+    if not before:
+        return ()
+    try:
+        with torch.no_grad():
+            probe(torch.empty(2, *input_shape, device="meta"))
+    except Exception:  # the user's module may raise anything, and need not run where there are no numbers
+        return ()
+    after = dict(probe.named_buffers())
+    return tuple(
+        name
+        for name, (buffer, version) in before.items()
+        if after.get(name) is not buffer or buffer._version != version
+    )
 
 
 def meta_module(module: StagedModule) -> StagedModule:

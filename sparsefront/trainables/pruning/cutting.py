@@ -11,8 +11,8 @@ import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.allocations import counts_from_scores, kept_counts
-from sparsefront.spaces.masks import Mask, draw, split_sections
-from sparsefront.spaces.patterns import keep_rivals, parse_pattern, random_masks
+from sparsefront.spaces.masks import Mask, split_sections
+from sparsefront.spaces.patterns import drawn_counts, keep_rivals, parse_pattern, random_masks
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.schedules import geometric
 from sparsefront.spaces.structure import Structure
@@ -68,14 +68,9 @@ class Cutter:
 
     def at_random(self, method: Pruning, sparsity: float, key: npt.NDArray[np.uint64]) -> Mask:
         """A uniform mask of the method's pattern; one count over all is divided as single weights would divide it."""
-        counts, sizes = self.counts(method, sparsity), self.structure.section_sizes(self.kind)
-        mask: Mask
-        if self._is_free(method) or len(counts) != len(sizes):
-            mask = draw(sizes, counts, key, start=0, stop=1)[0]
-            if self._is_free(method):
-                return mask
-            counts = tuple(int(np.count_nonzero(s)) for s in split_sections(self.structure, self.kind, mask))
-        mask = random_masks(method.pattern, self.structure, counts, key, start=0, stop=1)[0]
+        pattern = parse_pattern("node" if self.kind == "node" else method.pattern)
+        counts = drawn_counts(pattern, self.structure, self.counts(method, sparsity), key, number=0)
+        mask: Mask = random_masks(pattern, self.structure, counts, key, start=0, stop=1)[0]
         return mask
 
     def at_init(self, method: Pruning, sparsity: float, state: ScoringState) -> CutMask:

@@ -4,6 +4,10 @@ What is measured of a trained network is reported, like its test error, and neve
 as an objective: then it is measured on validation examples. Costs follow from that. Measured on test examples it is
 the referee's work, the same for every result of every arm: `passes` says how much, for a column of its own, and no arm
 is charged. Measured on validation examples for an objective it is a search's expense and is charged like validation.
+
+Nothing that is chosen by comes from test examples: on validation examples corruptions, attacks and inputs from outside
+of the distribution are made from these examples, with noise and shuffles of their own. Under the same draws the noise
+that a network was chosen for telling from the data would be the noise that it is tested on.
 """
 
 from __future__ import annotations
@@ -73,6 +77,7 @@ def measure(
     *,
     parent: tuple[Model, torch.Tensor] | None,
     seed: int,
+    use: str = "quality",
 ) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:
     """Columns of every lane.
 
@@ -87,6 +92,7 @@ def measure(
         examples: to measure on.
         parent: the parent's model and its trained weights (P,), in the order of its own layout; None if there is none.
         seed: of noise and shuffles, which are the same for all lanes, and the same again under the same seed.
+        use: of the seed: under another one they are drawn independently.
 
     Returns:
         (L,) float64 for each of the qualities' columns; `fragile_indices` is (L, 16) int64.
@@ -99,7 +105,7 @@ def measure(
         raise ConfigError(
             f"quality={list(names)}: are measured on classes, and these examples are images to restore; leave them out"
         )
-    inputs = Inputs(examples, seed=seed)
+    inputs = Inputs(examples, seed=seed, use=use)
     parents: dict[str, Observed] = {}
     if parent is not None:
         subject = Subject(parent[0], Layout.of(parent[0].structure), parent[1][None], inputs)

@@ -21,10 +21,10 @@ _ACTIVATIONS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 class Inputs:
     """Examples, and random tables of their shape that are the same for all lanes, on any machine and device."""
 
-    def __init__(self, examples: Examples, *, seed: int) -> None:
-        """Derive inputs from `examples` under `seed`."""
+    def __init__(self, examples: Examples, *, seed: int, use: str = "quality") -> None:
+        """Derive inputs from `examples` under `seed`; under another `use` they are drawn independently."""
         self.examples = examples
-        self._seed = seed
+        self._seed, self._use = seed, use
 
     @property
     def x(self) -> torch.Tensor:
@@ -44,13 +44,13 @@ class Inputs:
     @cached_property
     def normal(self) -> torch.Tensor:
         """Standard normal table: (n, ...) float32. More examples keep the rows of fewer."""
-        drawn = generator(self._seed, "quality_normal").standard_normal(tuple(self.x.shape))
+        drawn = generator(self._seed, f"{self._use}_normal").standard_normal(tuple(self.x.shape))
         return torch.from_numpy(drawn).to(self.x)
 
     @cached_property
     def uniform(self) -> torch.Tensor:
         """Uniform table over [0, 1): (n, ...) float32."""
-        drawn = generator(self._seed, "quality_uniform").random(tuple(self.x.shape))
+        drawn = generator(self._seed, f"{self._use}_uniform").random(tuple(self.x.shape))
         return torch.from_numpy(drawn).to(self.x)
 
 

@@ -49,6 +49,7 @@ def test_counts_are_those_of_the_mask(family, kind, examples):
         assert found["density_prunable"][lane] == pytest.approx(1 - left.weight_sparsity, abs=1e-12)
         assert found["density_total"][lane] == pytest.approx(left.n_params / model.structure.n_params, abs=1e-12)
         assert found["macs"][lane] == left.macs
+        assert found["density_macs"][lane] == left.macs / model.structure.macs
     assert (found["effective_density"] <= found["density_prunable"]).all()
     assert (found["n_constant_units"] <= found["n_dead_units"]).all()
     assert (found["static_dead_fraction"] <= found["dynamic_dead_fraction"]).all()
@@ -144,7 +145,7 @@ def test_hand_example():
     model, lanes, examples = hand_network()
     found = {name: values[0] for name, values in diagnose(model, lanes, examples, kind="weight").items()}
     assert found["density_prunable"] == 7 / 16
-    assert found["macs"] == 7
+    assert (found["macs"], found["density_macs"]) == (7, 7 / 16)
     assert found["density_total"] == 14 / 23
     # On paths: two weights into unit 2, one to unit 1 of the next layer, two columns' worth of one unit: 1 and 1.
     assert found["effective_density"] == 5 / 16

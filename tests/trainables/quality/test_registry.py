@@ -171,3 +171,18 @@ def test_a_gpu_gives_the_same(family, trained, examples):
     e = examples[1]
     there = type(e)(e.x.cuda(), e.labels.cuda(), e.one_hot.cuda())
     assert_same(on_cpu, measure(ALL, model, moved, there, parent=(model, flat.cuda()), seed=1), atol=TOLERANCE)
+
+
+def test_noise_of_another_use_is_drawn_independently(trained, examples):
+    """What is chosen on validation examples must not have met the noise of the test."""
+    model, flat, _, lanes = trained(next(iter(oracle.SMALL)))
+    names = ["calibration", "corruption", "ood"]
+    on_test, again, other = (
+        measure(names, model, lanes, examples[1], parent=(model, flat), seed=1, **use)
+        for use in ({}, {"use": "quality"}, {"use": "val_quality"})
+    )
+    assert_same(on_test, again, atol=0)
+    for column in ("ood_auroc_noise", "ood_auroc_shuffled", "corrupted_error_gaussian_noise"):
+        assert (on_test[column] != other[column]).any(), column
+    np.testing.assert_array_equal(on_test["ece"], other["ece"])
+    np.testing.assert_array_equal(on_test["corrupted_error_blur"], other["corrupted_error_blur"])
