@@ -565,6 +565,28 @@ def test_chains_of_nodes_are_of_a_size_that_is_known() -> None:
     assert [arm.chain is not None for arm in study.design().arms] == [False, True]
 
 
+def test_a_method_may_be_of_masks_of_both_kinds() -> None:
+    """And in place of the patterns of other arms."""
+    kinds = {"choices": ["node", "weight"]}
+    arms = {
+        "random": {},
+        "snip": {
+            "space": {"masks": {"method": "snip", "kind": kinds, "allocation": "uniform", "pattern": "unstructured"}}
+        },
+        "mirl": {
+            "space": {"masks": {"method": "mirl", "kind": kinds, "allocation": "uniform", "pattern": "unstructured"}}
+        },
+    }
+    space = {"training": {"lr": LR}, "masks": {"pattern": {"choices": ["unstructured", "2x2"]}}}
+    study = made(arms=arms, space=space, masks={"sparsity": 0.5}, model={"name": "mlp", "widths": [8, 4]})
+    describe = study._describer(load_dataset("digits", {}))
+    for arm in study.design().arms[1:]:
+        found = [describe(0, {"lr": 0.01, "kind": kind}, arm.space) for kind in ("node", "weight")]
+        assert found[0].n_params == 64 * 4 + 4 + 4 * 2 + 2 + 2 * 10 + 10
+        assert found[1].n_params == (64 * 8 + 8 * 4 + 4 * 10) // 2 + 8 + 4 + 10
+        assert found[0].node_sparsity == 0.5
+
+
 def test_what_a_method_does_not_look_at_makes_no_other_candidate() -> None:
     space = scored({"choices": ["random", "snip", "random_snip_ratio"]}, draw={"choices": [0, 1]})
     space["space"]["masks"]["allocation"] = {"choices": ["uniform", "erk"]}
@@ -712,6 +734,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         scored({"choices": ["random", "imp"]}),
         "space.masks.method: 'imp' trains level by level, and takes other steps and rungs than 'random'; give each an",
+    ),
+    (
+        scored("snip") | {"masks": {"pattern": "4x4", "sparsity": 0.5}},
+        "space.masks.method='snip': removes single entries in a search, and masks.pattern='4x4'; write pattern = 'unst",
+    ),
+    (
+        scored("snip", pattern={"choices": ["unstructured", "2:4"]}),
+        "space.masks.pattern: cannot be set beside masks.method='snip', which says what is removed; remove one of them",
+    ),
+    (
+        scored("snip", kind={"choices": ["node", "weight"]}),
+        "masks.allocation='global': leaves it to the scores of space.masks.method='snip' how many nodes a layer keeps",
+    ),
+    (
+        scored("random_grasp_ratio", kind="node"),
+        "masks.kind='node': space.masks.method='random_grasp_ratio' makes no masks of nodes whose counts are known",
     ),
     (scored("snip") | {"masks": {}}, "masks.method='snip': needs masks.sparsity > 0, in [masks] or in the space; else"),
     (scored("snip", rate=0.2), "space.masks.rate: is of pruning chains; set masks.method = 'imp', or remove it"),
