@@ -42,6 +42,9 @@ class Hyperparameters:
         return self.lr_schedule is not None or self.warmup_fraction is not None
 
 
+#: Entries in the widest vector of a CPU, of which kernels take whole ones at a time (float32, 512 bits).
+_VECTOR = 16
+
 #: A hyperparameter of all lanes: one number if they agree (one fused pass), else a column (L, 1).
 PerLane = float | torch.Tensor
 
@@ -77,12 +80,15 @@ class Adam:
     torch's fused kernel goes through memory once; it takes one rate, one pair of betas and one epsilon. Where lanes
     agree on all but the rate, it moves zeros, and each lane goes that way as far as its own rate says. Lanes of unlike
     betas are updated operation by operation, which takes two to three times as long.
+
+    On a CPU the kernel goes by vectors, and rounds what is left over at the end of a tensor otherwise. Which entries
+    those are would depend on the lanes of a pack: the moments end with room for a whole vector, and the last entries of
+    weights and gradients are taken aside.
     """
 
     def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
         self._hyper = list(hyper)
-        self._first = torch.zeros_like(flat)
-        self._second = torch.zeros_like(flat)
+        self._first, self._second = _roomy(torch.zeros_like(flat)), _roomy(torch.zeros_like(flat))
         self._n_steps = 0
         # The kernel counts on its own device; a Python number would be converted at every step.
         self._n_steps_there, self._one = torch.zeros((), device=flat.device), torch.ones((), device=flat.device)
@@ -95,6 +101,16 @@ class Adam:
         self._lr = per_lane([h.lr for h in self._hyper], device)
         self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
         self._way: torch.Tensor | None = None
+        n_left = self._first.numel() % _VECTOR
+        self._edges = [self._first.numel() - n_left, n_left]
+        # The last entries of the weights and of their gradient, zeros behind them.
+        self._ways, self._slopes = torch.zeros(2, _VECTOR, device=device)
+        self._last_way, self._last_slope = self._ways[:n_left], self._slopes[:n_left]
+        self._divided: tuple[torch.Tensor, ...] = (self._first,)
+        self._firsts, self._seconds = (
+            list(torch.split(_whole(moments), [self._edges[0], _VECTOR if n_left else 0]))
+            for moments in (self._first, self._second)
+        )
         columns = {
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
@@ -118,15 +134,38 @@ class Adam:
             self._fused(flat, gradient, self._lr * self.rate)
 
     def _fused(self, flat: torch.Tensor, gradient: torch.Tensor, lr: float) -> None:
+        n_steps = self._n_steps_there.add_(self._one)
+        n_left = flat.numel() % _VECTOR
+        if not n_left or flat.device.type != "cpu":
+            self._kernel([flat], [gradient], [self._first], [self._second], n_steps, lr)
+            return
+        if flat is not self._divided[0]:  # it is the same for many steps
+            self._divided = flat, *torch.split(flat.view(-1), self._edges)
+        _, way, last_way = self._divided
+        slope, last_slope = torch.split(gradient.view(-1), self._edges)
+        self._last_way.copy_(last_way)
+        self._last_slope.copy_(last_slope)
+        self._kernel([way, self._ways], [slope, self._slopes], self._firsts, self._seconds, n_steps, lr)
+        last_way.copy_(self._last_way)
+
+    def _kernel(
+        self,
+        flat: list[torch.Tensor],
+        gradient: list[torch.Tensor],
+        first: list[torch.Tensor],
+        second: list[torch.Tensor],
+        n_steps: torch.Tensor,
+        lr: float,
+    ) -> None:
         h = self._hyper[0]
         # The kernel itself: what torch.optim.Adam does about it takes longer than the kernel where packs are small.
         torch._fused_adam_(
-            [flat],
-            [gradient],
-            [self._first],
-            [self._second],
+            flat,
+            gradient,
+            first,
+            second,
             [],
-            [self._n_steps_there.add_(self._one)],
+            [n_steps] * len(flat),
             amsgrad=False,
             beta1=h.beta1,
             beta2=h.beta2,
@@ -155,7 +194,7 @@ class Adam:
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
-        self._first, self._second = self._first[lanes], self._second[lanes]
+        self._first, self._second = _roomy(self._first[lanes]), _roomy(self._second[lanes])
         self._hyper = [self._hyper[i] for i in lanes.tolist()]
         self._prepare()
 
@@ -247,6 +286,18 @@ def per_lane(values: Sequence[float], device: torch.device) -> PerLane:
     if len(set(values)) == 1:
         return float(values[0])
     return _column(np.array(values)[:, None], device)
+
+
+def _roomy(values: torch.Tensor) -> torch.Tensor:
+    """A copy with zeros behind it up to a whole number of vectors."""
+    room = values.new_zeros(-(-values.numel() // _VECTOR) * _VECTOR)
+    copy = room[: values.numel()].view(values.shape)
+    return copy.copy_(values)
+
+
+def _whole(values: torch.Tensor) -> torch.Tensor:
+    """A roomy tensor with what is behind it, (n,), not copied."""
+    return values.as_strided((-(-values.numel() // _VECTOR) * _VECTOR,), (1,))
 
 
 def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> None:

@@ -127,6 +127,23 @@ def test_lanes_see_the_examples_of_their_own_replicate(family, examples, order):
             assert_same(together[i], alone)
 
 
+@pytest.mark.parametrize("family", ["mlp", "residual_mlp"])
+def test_a_perceptron_trains_bit_for_bit_as_alone(family, examples, order):
+    """On a CPU: what a study finds does not depend on how many workers it had, nor on which of them was free."""
+    model = oracle.small_model(family)
+    train, validation = examples
+    feeds = [Feed(train, validation, order.roll(i, dims=0).contiguous()) for i in range(3)]
+    lanes, _ = lanes_of(model, "weight", 5)
+    of_lanes = [feeds[i] for i in (0, 0, 1, 2, 2)]
+    hyper = [HYPER] * 5
+    pack = Pack(model, lanes, hyper, SCHEDULE, data=of_lanes)
+    together = {result.lane: result for ended in pack.run() for result in ended}
+    for i, feed in enumerate(of_lanes):
+        alone = run(model, lanes.select([i]), HYPER, (train, validation), feed.order)[0]
+        assert torch.equal(together[i].parameters, alone.parameters)
+        assert all(torch.equal(together[i].slots[name], state) for name, state in alone.slots.items())
+
+
 def test_replicates_of_a_pack_share_one_object_that_holds_their_examples(examples, order):
     model = oracle.small_model("mlp")
     lanes, _ = lanes_of(model, "weight", 2)
