@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,14 +35,7 @@ from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset, split
-from sparsefront.trainables.lanes import (
-    LaneStack,
-    Layout,
-    dense_lanes,
-    kept_nodes,
-    node_masked_lanes,
-    weight_masked_lanes,
-)
+from sparsefront.trainables.lanes import LaneStack, dense_lanes, kept_nodes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import (
     UPDATES,
     MaskUpdates,
@@ -52,10 +45,10 @@ from sparsefront.trainables.mask_updates import (
     sections_of,
 )
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
-from sparsefront.trainables.models import Model, build_model, initial_weights
+from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
-from sparsefront.trainables.pruning import SCORES, Score
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
+from sparsefront.trainables.pruning.in_training import ScoreInTraining
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
@@ -554,12 +547,10 @@ class Workshop:
         if method is None or method.update is None:
             return None
         start, stop = self._span(first)
-        layout, nodes = lanes.layout, None
-        if self.recipe.mask_kind == "node":
-            nodes, ranking = Nodes(self.structure, layout), _node_ranking
-        else:
-            ranking = _weight_ranking
-        replicates = [job.order.candidate.replicate for job in jobs]
+        layout, kind = lanes.layout, self.recipe.mask_kind
+        candidates = [job.order.candidate for job in jobs]
+        keys = [philox_key(self.recipe.seed, "prune", c.replicate, c.level_key) for c in candidates]
+        replicates = [c.replicate for c in candidates]
         parents = {
             r: torch.cat([self._replicate(r).parent[name].flatten() for name in layout.names]) for r in set(replicates)
         }
@@ -567,7 +558,7 @@ class Workshop:
         settings = UpdateSettings(
             sections=sections_of(self.structure, layout, method.pattern, device=self.device),
             steps=stop - start,
-            nodes=nodes,
+            nodes=Nodes(self.structure, layout) if kind == "node" else None,
             sparsity=first.target_sparsity,
             counts=lambda sparsity: self._cutter.kept(method, sparsity),
             seed=self.recipe.seed,
@@ -577,7 +568,7 @@ class Workshop:
             every=method.every or None,
             drop_fraction=method.drop_fraction,
             decay=method.decay,
-            score=ranking(method, self._model, layout, began),
+            score=ScoreInTraining(method.score, self._model, lanes, kind, keys),
             power=method.power,
             initial=began[..., : layout.trained_width],
         )
@@ -775,8 +766,6 @@ def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> in
     return max(1, _CPU_WORKING_SET_BYTES // lane_bytes)
 
 
-#: Lanes in training -> scores of what their masks keep (`UpdateSettings.score`).
-Ranking = Callable[[torch.Tensor], torch.Tensor]
 #: Whether weights are drawn anew, the replicate, the parent's step and the level that they are of, and the network that
 #: they come from.
 _OriginKey = tuple[bool, int, int, int, str | None]
@@ -787,34 +776,6 @@ def _origin_of(c: Candidate) -> _OriginKey:
     is_fresh = c.start == "fresh" or (c.control != "" and CONTROLS[c.control].fresh_weights)
     # Drawn anew for every level: packs of weight masks have lanes of several.
     return is_fresh, c.replicate, c.rewind_step, c.level_key if is_fresh else 0, c.origin
-
-
-def _score_in_training(method: Pruning) -> Score:
-    """The score by which a method ranks while networks train."""
-    score = SCORES[method.score]
-    if score.of_entries is None:
-        raise CandidateFailed(
-            f"score={method.score!r}: looks at more than the weights, and cannot rank them in training"
-        )
-    return score
-
-
-def _weight_ranking(method: Pruning, model: Model, layout: Layout, began: torch.Tensor) -> Ranking:
-    """How a method ranks weights (L, W) while they train."""
-    of_entries, sizes = _score_in_training(method).of_entries, model.structure.section_sizes("weight")
-    assert of_entries is not None
-    return lambda entries: of_entries(entries, sizes)
-
-
-def _node_ranking(method: Pruning, model: Model, layout: Layout, began: torch.Tensor) -> Ranking:
-    """How a method ranks nodes by what is trained of lanes (L, P), which all `began` alike, and by what is not."""
-    score, fixed = _score_in_training(method), began[layout.trained_width :]
-
-    def rank(flat: torch.Tensor) -> torch.Tensor:
-        whole = torch.cat([flat, fixed.expand(len(flat), -1)], dim=1) if len(fixed) else flat
-        return score.nodes(ScoringState(model, LaneStack(layout, whole, None)))
-
-    return rank
 
 
 def _concatenate(stacks: Sequence[LaneStack]) -> LaneStack:

@@ -263,3 +263,78 @@ def train_unit_scores(family, structure, weights, counts, examples, order, *, op
         functional.cross_entropy(out, examples.labels[batch]).backward()
         steps.step()
     return [s.detach() for s in scores], torch.cat([m.detach() for m in masks()]) > 0
+
+
+#: Score -> what is summed over the entries of a unit, and what becomes of the sum. Of weights before a step, their
+#: gradient, weights after it, weights at the start, and the sum so far of weight x gradient.
+SCORES_IN_TRAINING = {
+    "snip": (lambda before, gradient, after, start, total: (before * gradient).abs(), lambda s: s),
+    "taylor": (lambda before, gradient, after, start, total: before * gradient, lambda s: s * s),
+    "gradient_norm": (lambda before, gradient, after, start, total: gradient**2, math.sqrt),
+    "movement": (lambda before, gradient, after, start, total: (after - start) ** 2, math.sqrt),
+    "first_order_movement": (lambda before, gradient, after, start, total: -total, lambda s: s),
+}
+
+
+def train_gradually(family, structure, weights, examples, order, *, optimizer_name, hyper, score, kind, counts_at):
+    """Weights and kept units (nodes, or prunable weights by number) after one step on each row of `order`.
+
+    Args:
+        family: which parent.
+        structure: of it.
+        weights: name -> initial tensor.
+        examples: training examples.
+        order: (steps, batch) indices.
+        optimizer_name: 'adam' or 'sgd'.
+        hyper: of the optimiser.
+        score: one of `SCORES_IN_TRAINING`.
+        kind: 'node' or 'weight'.
+        counts_at: step -> survivors of each section after it, or None if no update is due.
+    """
+    of_entry, of_sum = SCORES_IN_TRAINING[score]
+    leaves = {n: w.clone().requires_grad_(True) for n, w in weights.items()}
+    steps = optimizer(optimizer_name, list(leaves.values()), hyper)
+    start = {n: w.double() for n, w in weights.items()}
+    total = {n: torch.zeros_like(w) for n, w in start.items()}
+    keep = {n: torch.ones_like(w) for n, w in weights.items()}
+    prunable = [t.name for t in structure.prunable]
+    sizes = [len(owned(structure))] if kind == "node" else [weights[n].numel() for n in prunable]
+    kept = set(range(sum(sizes)))
+    for step, batch in enumerate(order):
+        before = {n: leaf.detach().double() for n, leaf in leaves.items()}
+        found = {n: g * keep[n] for n, g in gradients(family, leaves, examples, batch, hyper).items()}
+        for name, leaf in leaves.items():
+            leaf.grad = found[name].clone()
+            total[name] += before[name] * found[name]
+        steps.step()
+        counts = counts_at(step)
+        if counts is None:
+            continue
+        entries = {
+            n: of_entry(before[n], found[n].double(), leaf.detach().double(), start[n], total[n]) * keep[n]
+            for n, leaf in leaves.items()
+        }
+        if kind == "node":
+            sums = [
+                sum(float(along(entries[name], dim, place).sum()) for name, dim, places in unit for place in places)
+                for unit in owned(structure)
+            ]
+        else:
+            sums = [s for name in prunable for s in entries[name].flatten().tolist()]
+        scores = [of_sum(s) if u in kept else -math.inf for u, s in enumerate(sums)]
+        if kind == "node":
+            kept = best_units(structure, scores, counts)
+            ones = {n: torch.ones_like(w) for n, w in weights.items()}
+            keep = without(structure, ones, [u for u in range(len(scores)) if u not in kept])
+        else:
+            kept, first = set(), 0
+            for name, size, k in zip(prunable, sizes, counts, strict=True):
+                chosen = best(scores[first : first + size], k)
+                keep[name] = torch.tensor([float(i in chosen) for i in range(size)]).view_as(keep[name])
+                kept |= {first + i for i in chosen}
+                first += size
+        for name, leaf in leaves.items():
+            slots = [s for s in steps.state[leaf].values() if s is not None and s.shape == leaf.shape]
+            for state in (leaf.data, *slots, start[name], total[name]):
+                state.mul_(keep[name])
+    return {n: w.detach() for n, w in leaves.items()}, kept

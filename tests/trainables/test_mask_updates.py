@@ -28,6 +28,8 @@ from sparsefront.trainables.mask_updates.node_rewiring import NodeRewiring
 from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Feed, Pack, Schedule, batch_order
+from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning.in_training import ScoreInTraining
 from tests.oracles import dynamic as oracle
 from tests.oracles.networks import small_model
 from tests.oracles.spaces import is_of_pattern
@@ -123,11 +125,18 @@ def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, h
     pattern = more.pop("pattern", "unstructured")
     lanes = more.pop("lanes", None) or lanes_of(model, kind, numbers, pattern)
     options = more.pop("options", {})
+    if score := more.pop("score", None):
+        options = {**options, "score": in_training(score, model, lanes, numbers, pattern)}
     updates = updates or UPDATES[kind].make(settings_of(model, numbers, pattern, **options))
     hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
     train, validation = examples
     pack = Pack(model, lanes, hyper, schedule, data=Feed(train, validation, order), updates=updates, **more)
     return {numbers[r.lane]: r for ended in pack.run() for r in ended}
+
+
+def in_training(score, model, lanes, numbers, pattern="unstructured"):
+    """A ranking for a pack of these lanes."""
+    return ScoreInTraining(score, model, lanes, kind_of(pattern), [philox_key(9, "rank", i) for i in numbers])
 
 
 def assert_same(a, b):
@@ -846,12 +855,116 @@ def test_counts_that_rise_by_one_on_the_way_grow_nothing(model, examples, order)
     assert watched.counts[-1] == [[k] * 3 for k in counts(0.8)]
 
 
-def test_gradual_pruning_ranks_by_the_score_it_is_given(model, examples, order):
-    found = run(model, "gradual", examples, order, options={"score": lambda w: 1 / (1e-3 + w.abs())})
-    usual = run(model, "gradual", examples, order)
-    for i in found:
-        assert not torch.equal(found[i].mask, usual[i].mask)
-        assert found[i].mask.sum() == usual[i].mask.sum()
+#: Scores by which masks that change are ranked, under every sort of pattern.
+RANKINGS = [
+    (score, pattern)
+    for score, row in SCORES.items()
+    if row.ranks_in_training
+    for pattern in ("unstructured", "2:4", "3x2", "node")
+]
+every_ranking = pytest.mark.parametrize(("score", "pattern"), RANKINGS)
+
+
+@every_ranking
+def test_every_score_ranks_in_training_and_no_lane_knows_of_another(
+    score, pattern, model, examples, order, monkeypatch
+):
+    """Exact counts, alone as in company, and unmoved by lanes that leave."""
+    ranked = partial(run, model, "gradual", examples, order, pattern=pattern, score=score)
+    together = ranked()
+    for i, result in together.items():
+        parts = split_sections(model.structure, kind_of(pattern), result.mask.numpy())
+        assert tuple(int(part.sum()) for part in parts) == final_counts(model.structure, pattern)
+        assert is_of_pattern(parse_pattern(pattern), model.structure, result.mask.numpy())
+        assert_nothing_masked(settings_of(model, (0,), pattern), result)
+        if i < 2:
+            assert_same(result, ranked(numbers=(i,))[i])
+    monkeypatch.setattr(pack_module, "_RECORDING_STEPS", 0)
+    lanes = lanes_of(model, "gradual", (3, 0, 4, 1, 2), pattern)
+    lanes.flat[2, 0] = torch.nan
+    stop = {"stop_rule": lambda step, *_: {0: 0} if step == 40 else {}}
+    found = ranked(numbers=(3, 0, 4, 1, 2), lanes=lanes, **stop)
+    assert [(found[i].outcome, found[i].steps) for i in (3, 4)] == [("stopped", 40), ("diverged", 20)]
+    for i in together:
+        assert_same(found[i], together[i])
+
+
+@every_ranking
+def test_a_ranking_goes_on_where_it_ended(score, pattern, model, examples, order):
+    """Bit for bit: what it adds up is among the slots of a lane."""
+    again = partial(run, model, "gradual", examples, order, pattern=pattern, score=score)
+    whole, first = again(), again(schedule=replace(SCHEDULE, steps=20))
+    slots = {name: torch.stack([first[i].slots[name] for i in first]) for name in first[0].slots}
+    flat = torch.stack([first[i].parameters for i in first])
+    lanes = replace(lanes_of(model, "gradual", (0, 1, 2), pattern), flat=flat)
+    for i, result in again(lanes=lanes, start_step=20, slots=slots).items():
+        assert torch.equal(result.parameters, whole[i].parameters)
+        assert torch.equal(result.mask, whole[i].mask)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["weight", "node"])
+@pytest.mark.parametrize("score", oracle.SCORES_IN_TRAINING)
+@pytest.mark.parametrize("family", ["mlp", "conv1d"])
+def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimizer, examples, order):
+    model = small_model(family)
+    structure, numbers, order, steps = model.structure, (0, 1), order[:20], 20
+    pattern = "node" if kind == "node" else "unstructured"
+    options = {"steps": steps, "every": 3, "sparsity": 0.6}
+    options["counts"] = lambda s: kept_counts(structure, kind, s, "uniform")
+    hyper = Hyperparameters(lr=0.02, momentum=0.9, weight_decay=0.01)
+    schedule = replace(SCHEDULE, optimizer=optimizer, steps=steps)
+    results = run(
+        model,
+        "gradual",
+        examples,
+        order,
+        numbers=numbers,
+        schedule=schedule,
+        hyper=hyper,
+        pattern=pattern,
+        options=options,
+        score=score,
+    )
+
+    def counts_at(step):
+        if step not in (2, 5, 8, 11, 14, 15):
+            return None
+        return options["counts"](cubic(step, begin=2, end=15, every=3, final=0.6))
+
+    for i in numbers:
+        trained, kept = oracle.train_gradually(
+            family,
+            structure,
+            {n: torch.from_numpy(w) for n, w in weights_of(model, i).items()},
+            examples[0],
+            order,
+            optimizer_name=optimizer,
+            hyper=hyper,
+            score=score,
+            kind=kind,
+            counts_at=counts_at,
+        )
+        assert set(results[i].mask.nonzero()[:, 0].tolist()) == kept
+        for name, view in Layout.of(structure).views(results[i].parameters[None]).items():
+            torch.testing.assert_close(view[0], trained[name], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "node"])
+def test_a_random_ranking_ends_at_the_mask_that_is_drawn_under_its_key(pattern, model, examples, order):
+    found = run(model, "gradual", examples, order, pattern=pattern, score="random")
+    sizes = model.structure.section_sizes(kind_of(pattern))
+    for i, result in found.items():
+        key = philox_key(9, "rank", i)
+        drawn = draw(sizes, final_counts(model.structure, pattern), key, start=0, stop=1)
+        assert result.mask.tolist() == drawn[0].tolist()
+
+
+@pytest.mark.parametrize("score", [name for name, row in SCORES.items() if not row.ranks_in_training])
+def test_a_score_that_reads_more_than_a_step_has_is_refused(score, model):
+    lanes = lanes_of(model, "gradual", (0,))
+    with pytest.raises(SpaceError, match=f"score='{score}': reads more than the weights and gradient that a training"):
+        ScoreInTraining(score, model, lanes, "node")
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])

@@ -33,6 +33,7 @@ from sparsefront.trainables.mask_updates import Nodes
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer
 from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop, _Job
@@ -780,6 +781,30 @@ def test_nodes_that_leave_in_training_at_one_step_are_those_cut_after_it(score, 
         assert found.outcome == "completed", found.error
         assert found.mask_digest == cut.digest
         assert found.remains == cut.remains
+
+
+@pytest.mark.parametrize("kind", ["node", "weight"])
+def test_every_score_of_a_training_step_ranks_at_no_further_pass(kind, blobs):
+    """Tensors that are not trained among them; the random ranking ends where random pruning begins."""
+    options = {"skip_width": 11, "hidden_width": 5, "depth": 2, "lift": "fixed"}
+    workshop = workshop_of(blobs, model="hourglass", model_options=options, mask_kind=kind)
+    usual = replace(PRUNERS["gmp"].for_masks(kind), allocation="uniform")
+    names = [name for name, row in SCORES.items() if row.ranks_in_training]
+    orders = {name: LaneOrder(Candidate(0, 0.5, "masked", method=replace(usual, score=name))) for name in names}
+    found = train(workshop, list(orders.values()))
+    counts = kept_counts(workshop.structure, kind, 0.5, "uniform")
+    digests = {name: found[order.candidate].mask_digest for name, order in orders.items()}
+    for name, order in orders.items():
+        trained = found[order.candidate]
+        assert (trained.outcome, trained.error) == ("completed", None), name
+        assert trained.passes == found[orders["magnitude"].candidate].passes
+        parts = split_sections(workshop.structure, kind, mask_of(workshop, trained.mask_bits))
+        assert tuple(int(part.sum()) for part in parts) == counts
+    # Within layers l1 and lamp rank weights as magnitude does, and taylor as snip.
+    unlike = ("random", "magnitude", "movement", "first_order_movement", "snip", "gradient_norm")
+    assert len({digests[name] for name in unlike}) == len(unlike)
+    at_once = LaneOrder(Candidate(0, 0.5, "masked", method=Pruning("init", score="random", allocation="uniform")))
+    assert train(workshop, [at_once])[at_once.candidate].mask_digest == digests["random"]
 
 
 @pytest.mark.parametrize("method", ["gmp", "set", "rigl", "edge_popup"])

@@ -102,6 +102,28 @@ def spread(units: torch.Tensor, index: torch.Tensor, entries: torch.Tensor) -> N
     entries.index_copy_(1, index.view(-1), each.to(entries.dtype))
 
 
+class Ranking(Protocol):
+    """Ranks what the masks of a pack's lanes keep; made for these lanes, as the `MaskUpdates` are.
+
+    All but the call is for rules that rank as they train (gradual), which say what they see.
+    """
+
+    def __call__(self, flat: torch.Tensor) -> torch.Tensor:
+        """Scores of lanes (L, P), finite: (L, W or N), higher is kept."""
+
+    def start(self, flat: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+        """As `MaskUpdates.start`."""
+
+    def observe(self, flat: torch.Tensor, gradient: torch.Tensor, *, is_due: bool) -> None:
+        """Look at weights and gradient (L, P) of a step before it is taken; `is_due`: an update will follow it."""
+
+    def keep_lanes(self, lanes: torch.Tensor) -> None:
+        """As `MaskUpdates.keep_lanes`."""
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """As `MaskUpdates.slots`."""
+
+
 @dataclass(frozen=True)
 class UpdateSettings:
     """What the masks of a pack's lanes change by; each rule of `UPDATES` reads what it needs.
@@ -121,8 +143,8 @@ class UpdateSettings:
         every: steps between updates; None for about 40 in all.
         drop_fraction: share of the connections that the first update replaces (SET, RigL).
         decay: of the drop fraction; None for the rule's own (SET constant, RigL cosine).
-        score: (L, W) weights -> (L, W) scores >= 0, higher is kept (gradual); of node masks (L, P) -> (L, N), by every
-            rule. None for absolute weights, or L2 norms of all that a node owns.
+        score: by which gradual ranks, and every rule nodes. None for absolute weights, or L2 norms of all that a node
+            owns.
         power: of the polynomial by which the sparsity rises (gradual).
         initial: (P,) or (L, P) weights that lanes had before their masks; nodes that come in take theirs (SET, RigL).
     """
@@ -139,7 +161,7 @@ class UpdateSettings:
     every: int | None = None
     drop_fraction: float = 0.3
     decay: Decay | None = None
-    score: Callable[[torch.Tensor], torch.Tensor] | None = None
+    score: Ranking | None = None
     power: float = 3.0
     initial: torch.Tensor | None = None
 
@@ -174,10 +196,10 @@ class UpdateSettings:
             self.nodes.write(masks, keep)
 
     def scores(self, flat: torch.Tensor) -> torch.Tensor:
-        """How lanes (L, P) rank what a mask keeps: (L, W or N), not negative."""
-        if self.nodes is None:
-            return (self.score or torch.abs)(gather(self.sections, flat))
-        return finite((self.score or self.nodes.norms)(flat))
+        """How lanes (L, P) rank what a mask keeps: (L, W or N)."""
+        if self.score is not None:
+            return self.score(flat)
+        return gather(self.sections, flat).abs_() if self.nodes is None else finite(self.nodes.norms(flat))
 
     def best(self, scores: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """The masks of the pattern that keep the highest scores (L, W or N), finite: (L, W or N) bool.

@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning: a cubic rise to the final sparsity while the network trains.
+"""Gradual pruning: a cubic rise to the final sparsity while the network trains, by magnitude or another score.
 
 An update follows the optimiser's step. It ranks what is left: a weight that is masked is zero and stays so to the end
 (no regrowth), so that nothing has to be kept of a dense network. After the last update, at three quarters of the
@@ -6,13 +6,16 @@ training by default, the mask is constant and its counts are exactly those of th
 
 Nodes are ranked by what they own, and leave with it: incoming weights, bias and outgoing weights.
 
+A score of the gradient is that of the step that an update follows, of its batch and the weights that it was computed at
+(as the saliency pruning of Lee et al.); others are of the weights after the step.
+
 Under a pattern every update leaves a mask of it. Blocks are ranked by the sum of their scores, and of each size as many
 stay as the schedule's sparsity leaves. An N:M mask is reached from M:M on: when the schedule's density is d, a group
 keeps the n = max(N, M d rounded) best of what it has.
 
 References: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017 (the
 schedule); Mishra et al., Accelerating sparse deep neural networks, 2021, and Zhou et al., Learning N:M fine-grained
-structured sparse neural networks from scratch, 2021 (N:M; the path to it is ours).
+structured sparse neural networks from scratch, 2021 (N:M; the path to it is ours); Lee et al., JaxPruner, 2023.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ class Gradual:
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""
+        if self.settings.score is not None:
+            self.settings.score.start(flat, saved)
 
     def prepare(self, step: int, flat: torch.Tensor, keep: torch.Tensor) -> None:
         """Nothing."""
@@ -62,22 +67,27 @@ class Gradual:
         self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
     ) -> bool:
         """Take a step of the optimiser, and prune if it is time."""
-        optimizer.step(flat, gradient.mul_(keep))
-        if step not in self._counts:
+        s, is_due = self.settings, step in self._counts
+        gradient.mul_(keep)
+        if s.score is not None and step <= s.end:
+            s.score.observe(flat, gradient, is_due=is_due)
+        optimizer.step(flat, gradient)
+        if not is_due:
             return False
-        s = self.settings
-        scores = s.scores(flat).masked_fill_(~s.kept(keep), -1)
+        scores = s.scores(flat).masked_fill_(~s.kept(keep), -torch.inf)
         s.write(s.best(scores, self._counts[step]), keep)
-        for state in (flat, *optimizer.slots().values()):
+        for state in (flat, *optimizer.slots().values(), *self.slots().values()):
             state.mul_(keep)
         return True
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
         """Forget all rows but these."""
+        if self.settings.score is not None:
+            self.settings.score.keep_lanes(lanes)
 
     def slots(self) -> dict[str, torch.Tensor]:
-        """Nothing: an update depends on the weights, the masks and the step."""
-        return {}
+        """What the score remembers: else an update depends on the weights, the masks and the step."""
+        return {} if self.settings.score is None else self.settings.score.slots()
 
     def n_skipped(self, step: int) -> int:
         """None: updates follow the optimiser's step."""

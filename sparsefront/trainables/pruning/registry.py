@@ -13,6 +13,7 @@ from sparsefront.errors import SpaceError
 from sparsefront.spaces.schedules import geometric
 from sparsefront.trainables.pruning.scores import (
     apoz,
+    first_order_movement,
     fisher,
     gradient_norm,
     grasp,
@@ -43,12 +44,11 @@ class Score:
         source: of the definition.
         nodes: scores of nodes.
         weights: scores of weights; None where only nodes have a score.
-        needs: fields of the state that it reads besides the weights: 'examples', 'start', 'keys'.
+        needs: fields of the state that it reads besides the weights: 'examples', 'start', 'keys', 'products'.
         uses_labels: whether it reads the labels of the examples.
         passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
-        of_entries: (L, W) weights, sizes of their sections -> (L, W) scores >= 0; only of scores that look at nothing
-            but the weights, and so can rank them while they train.
+        ranks_in_training: whether a training step has at hand all that it reads (`in_training`).
     """
 
     summary: str
@@ -59,7 +59,7 @@ class Score:
     uses_labels: bool = False
     passes_each: float = 0.0
     is_data_free: bool = False
-    of_entries: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] | None = None
+    ranks_in_training: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -110,27 +110,29 @@ def _check_finite(what: str, values: torch.Tensor) -> None:
 
 
 SCORES: Mapping[str, Score] = {
-    "random": Score("any, all masks equally likely", "control", random.nodes, random.weights, ("keys",)),
+    "random": Score(
+        "any, all masks equally likely", "control", random.nodes, random.weights, ("keys",), ranks_in_training=True
+    ),
     "magnitude": Score(
         "largest weights, or nodes of largest group norm",
         "Han et al. 2015; Fang et al. 2023",
         magnitude.nodes,
         magnitude.weights,
-        of_entries=magnitude.of_entries,
+        ranks_in_training=True,
     ),
     "l1": Score(
         "largest weights, or nodes of largest sum of absolute weights",
         "Li et al. 2017",
         l1.nodes,
         l1.weights,
-        of_entries=l1.of_entries,
+        ranks_in_training=True,
     ),
     "lamp": Score(
         "largest squares relative to the layer's that are not smaller",
         "Lee et al. 2021",
         lamp.nodes,
         lamp.weights,
-        of_entries=lamp.of_entries,
+        ranks_in_training=True,
     ),
     "movement": Score(
         "what training moved farthest from its start",
@@ -138,6 +140,15 @@ SCORES: Mapping[str, Score] = {
         movement.nodes,
         movement.weights,
         ("start",),
+        ranks_in_training=True,
+    ),
+    "first_order_movement": Score(
+        "largest sum of -w dL/dw over the training, which is of weights that grew",
+        "Sanh et al. 2020",
+        first_order_movement.nodes,
+        first_order_movement.weights,
+        ("products",),
+        ranks_in_training=True,
     ),
     "snip": Score(
         "largest |w dL/dw|",
@@ -147,6 +158,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
+        ranks_in_training=True,
     ),
     # A gradient (1), and back-propagation through it (2).
     "grasp": Score(
@@ -185,6 +197,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
+        ranks_in_training=True,
     ),
     "gradient_norm": Score(
         "largest |dL/dw|",
@@ -194,6 +207,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
+        ranks_in_training=True,
     ),
     "apoz": Score(
         "nodes that are zero on the fewest examples",

@@ -29,6 +29,8 @@ class ScoringState:
         examples: scoring batch, the same for all lanes.
         start: (L, P) weights at the beginning of training, or of the cycle.
         keys: for each lane the key of its random draws, from `seeds.philox_key`.
+        gradient: (L, P) of the loss, where a training step has it at hand; None to compute that of `examples`.
+        products: (L, P) sum of w dL/dw over the steps of training.
     """
 
     model: Model
@@ -36,6 +38,8 @@ class ScoringState:
     examples: Examples | None = None
     start: torch.Tensor | None = None
     keys: Sequence[npt.NDArray[np.uint64]] = ()
+    gradient: torch.Tensor | None = None
+    products: torch.Tensor | None = None
 
     @cached_property
     def structure(self) -> Structure:

@@ -29,6 +29,7 @@ def state_of(examples):
             examples[0].select(torch.arange(24)) if batch is None else batch,
             start=dense_lanes(model.structure, starts, device).flat,
             keys=[philox_key(i, "keys") for i in range(n_lanes)],
+            products=dense_lanes(model.structure, weights[::-1], device).flat,
         )
 
     return make
@@ -39,6 +40,12 @@ def alone():
     """A function: state -> the same with one lane."""
 
     def one(state, lane):
-        return replace(state, lanes=state.lanes.select([lane]), start=state.start[[lane]], keys=[state.keys[lane]])
+        return replace(
+            state,
+            lanes=state.lanes.select([lane]),
+            start=state.start[[lane]],
+            keys=[state.keys[lane]],
+            products=state.products[[lane]],
+        )
 
     return one

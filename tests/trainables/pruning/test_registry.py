@@ -100,6 +100,7 @@ def test_padded_lanes_score_as_compact_ones(state_of, name, kind):
         pytest.skip("its draws depend on the width of the pack")
     parent = {n: v[0] for n, v in state.lanes.layout.views(state.lanes.flat).items()}
     start = {n: v[0] for n, v in state.lanes.layout.views(state.start).items()}
+    products = {n: v[0] for n, v in state.lanes.layout.views(state.products).items()}
     masks = np.zeros((2, 15), dtype=np.bool_)
     masks[0, [0, 2, 6, 7, 8, 11, 13]] = True  # 2, 3 and 2 channels
     masks[1, [1, 2, 4, 6, 10, 12]] = True  # 3, 2 and 1
@@ -107,6 +108,7 @@ def test_padded_lanes_score_as_compact_ones(state_of, name, kind):
         state,
         lanes=node_masked_lanes(state.model.structure, parent, masks),
         start=node_masked_lanes(state.model.structure, start, masks).flat,
+        products=node_masked_lanes(state.model.structure, products, masks).flat,
     )
     scores = SCORES[name].of(together, kind)
     for lane, mask in enumerate(masks):
@@ -114,6 +116,7 @@ def test_padded_lanes_score_as_compact_ones(state_of, name, kind):
             state,
             lanes=node_masked_lanes(state.model.structure, parent, mask[None]),
             start=node_masked_lanes(state.model.structure, start, mask[None]).flat,
+            products=node_masked_lanes(state.model.structure, products, mask[None]).flat,
         )
         expected = SCORES[name].of(compact, kind)[0]
         assert compact.lanes.keep is None

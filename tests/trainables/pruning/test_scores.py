@@ -18,6 +18,7 @@ from sparsefront.trainables.models import Model, build_model, initial_weights
 from sparsefront.trainables.models.model import StagedModule
 from sparsefront.trainables.pack import Examples
 from sparsefront.trainables.pruning import SCORES, ScoringState, keep_best
+from sparsefront.trainables.pruning.derivatives import gradient
 from tests.oracles import networks as oracle
 
 every_family = pytest.mark.parametrize("family", oracle.SMALL)
@@ -98,14 +99,22 @@ def test_l1_by_hand():
     assert SCORES["l1"].of(state, "node").tolist() == [[9, 5, 3]]
 
 
-@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.of_entries is not None])
-def test_scores_of_weights_in_training_are_those_of_the_state(name, state_of):
+def test_first_order_movement_by_hand():
+    products = torch.tensor([[1, -2, 0, 0, 3, 0, 2, 0, -1, 5, 0, 0, 2, -2, 4.0]])
+    state = small_state(NET, WEIGHTS, products=products)
+    assert SCORES["first_order_movement"].of(state, "weight").tolist() == [[-1, 2, 0, 0, -3, 0, -5, 0, 0, -2, 2, -4]]
+    # Incoming, bias and outgoing: 1 - 2 + 2 + 5; -2; 3 - 1 - 2 + 4. The layout is a.weight, a.bias, b.weight.
+    assert SCORES["first_order_movement"].of(state, "node").tolist() == [[-6, -2, -4]]
+
+
+@pytest.mark.parametrize("kind", ["weight", "node"])
+@pytest.mark.parametrize("name", ["snip", "taylor", "gradient_norm"])
+def test_scores_of_a_gradient_at_hand_are_those_of_the_examples(name, kind, state_of):
     state = state_of("conv1d")
-    entries = state.of_weights(state.lanes.flat)
-    found = SCORES[name].of_entries(entries, state.structure.section_sizes("weight"))
-    assert torch.equal(found, SCORES[name].of(state, "weight"))
-    assert torch.equal(entries, state.of_weights(state.lanes.flat))  # left as they were
-    assert (found >= 0).all()
+    found = torch.cat([g.flatten(1) for g in gradient(state).values()], dim=1)
+    at_hand = replace(state, gradient=found)
+    torch.testing.assert_close(SCORES[name].of(at_hand, kind), SCORES[name].of(state, kind))
+    assert torch.equal(SCORES[name].of(replace(state, gradient=0 * found), kind), 0 * SCORES[name].of(state, kind))
 
 
 def test_lamp_by_hand():

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from sparsefront.trainables.pruning.scores.magnitude import of_entries, weights
+from sparsefront.trainables.pruning.scores.magnitude import weights
 from sparsefront.trainables.pruning.state import ScoringState
 
-__all__ = ["nodes", "of_entries", "weights"]
+__all__ = ["nodes", "weights"]
 
 
 def nodes(state: ScoringState) -> torch.Tensor:

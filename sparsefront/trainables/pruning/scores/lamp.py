@@ -17,14 +17,10 @@ import torch
 from sparsefront.trainables.pruning.state import ScoringState
 
 
-def of_entries(entries: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Scores of weights (L, W), whose sections have `sizes`: (L, W) float64."""
-    return _within_sections(entries.double().square(), sizes)
-
-
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return of_entries(state.of_weights(state.lanes.flat), state.structure.section_sizes("weight"))
+    squares = state.of_weights(state.lanes.flat).double().square_()
+    return _within_sections(squares, state.structure.section_sizes("weight"))
 
 
 def nodes(state: ScoringState) -> torch.Tensor:

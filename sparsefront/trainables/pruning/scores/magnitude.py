@@ -8,16 +8,9 @@ References: Han et al., Learning both weights and connections, 2015; Fang et al.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from sparsefront.trainables.pruning.state import ScoringState
-
-
-def of_entries(entries: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """|w| of weights (L, W), whose sections have `sizes`."""
-    return entries.abs()
 
 
 def weights(state: ScoringState) -> torch.Tensor:

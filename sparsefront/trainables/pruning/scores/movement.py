@@ -1,6 +1,6 @@
 """Movement: what training changed most matters, |w - w_start|, in whichever direction it moved.
 
-Not here: the first-order movement of Sanh et al. (2020), the running sum of -w dL/dw, which ranks by the growth of |w|.
+Not here: `first_order_movement`, the running sum of -w dL/dw of Sanh et al. (2020), which ranks by the growth of |w|.
 
 Reference: Zhou et al., Deconstructing lottery tickets, 2019 (mask criterion 'movement').
 """
