@@ -179,7 +179,7 @@ SCORES: Mapping[str, Score] = {
         passes_each=1.0,
         is_data_free=True,
     ),
-    # A perceptron's squares cost one pass; a convolution's, of T positions, (T + 1) / 2 times its weight gradient.
+    # Gradients by the layers' outputs, and at most as much again for their squares (`derivatives`).
     "fisher": Score(
         "largest w^2 F / 2 with the empirical Fisher information",
         "LeCun et al. 1990; Theis et al. 2018",

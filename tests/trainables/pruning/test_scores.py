@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.seeds import generator
@@ -17,8 +18,8 @@ from sparsefront.trainables.lanes import dense_lanes
 from sparsefront.trainables.models import Model, build_model, initial_weights
 from sparsefront.trainables.models.model import StagedModule
 from sparsefront.trainables.pack import Examples
-from sparsefront.trainables.pruning import SCORES, ScoringState, keep_best
-from sparsefront.trainables.pruning.derivatives import gradient
+from sparsefront.trainables.pruning import SCORES, ScoringState, derivatives, keep_best
+from sparsefront.trainables.pruning.derivatives import gradient, mean_squared_gradients
 from tests.oracles import networks as oracle
 
 every_family = pytest.mark.parametrize("family", oracle.SMALL)
@@ -218,6 +219,73 @@ def test_fisher_against_a_loop_over_examples(state_of, family, bias):
         rise = {name: tensors[name].square() * squares[name] / 2 for name in tensors}
         assert_close(SCORES["fisher"].of(state, "weight")[lane], prunable(state, rise))
         assert_close(SCORES["fisher"].of(state, "node")[lane], over_nodes(state, rise))
+
+
+class Strided(StagedModule):
+    """Convolutions with unlike strides, dilations and paddings by axis, and a Linear layer at every position."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Conv2d(1, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 3))
+        self.b = torch.nn.Conv2d(4, 3, (2, 3), stride=(1, 3), padding=(0, 2))
+        self.c = torch.nn.Conv2d(3, 2, 2, stride=3, padding=1)
+        self.d = torch.nn.Linear(3, 5)
+        self.e = torch.nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.b(torch.tanh(self.a(x.unsqueeze(1)))))
+        far = self.c(h).mean(dim=(2, 3))
+        each = torch.tanh(self.d(h.flatten(2).transpose(1, 2)))
+        return torch.cat([far, self.e(each).mean(dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("few", [0, 8, 10**6])
+@pytest.mark.parametrize("n_lanes", [1, 2])
+def test_fisher_of_any_convolution_against_a_loop_over_examples(n_lanes, few, monkeypatch):
+    """By pairs of positions, and by the gradients of some examples at a time (7 at 200 entries of `a`)."""
+    monkeypatch.setattr(derivatives, "_FEW_POSITIONS", few)
+    monkeypatch.setattr(derivatives, "_FORMED", {"cpu": 200})
+    module = Strided().to("meta").requires_grad_(requires_grad=False)
+    structure = Structure(
+        tuple(Tensor(n, tuple(p.shape), n.endswith("weight")) for n, p in module.named_parameters()), ()
+    )
+    weights = [initial_weights(structure, "torch", generator(i, "strided")) for i in range(n_lanes)]
+    rng = generator(1, "images")
+    batch = Examples.of(rng.standard_normal((10, 9, 8)).astype(np.float32), rng.integers(0, 4, 10), 4, CPU)
+    state = ScoringState(Model(module, structure, "torch"), dense_lanes(structure, weights, CPU), batch)
+    for lane in range(n_lanes):
+        tensors = lane_of(state, lane)
+        squares = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        for i in range(len(batch)):
+            for name, g in gradients(state, tensors, rows=slice(i, i + 1)).items():
+                squares[name] += g.square() / len(batch)
+        found = mean_squared_gradients(state)
+        for name, expected in squares.items():
+            assert_close(found[name][lane], expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "shape"),
+    [
+        ("mlp", {"widths": [64, 64]}, (40,)),
+        ("conv1d", {"channels": [32, 32, 32]}, (40,)),
+        ("restorer", {"channels": [16, 16, 16]}, (1, 16, 16)),
+    ],
+)
+@pytest.mark.parametrize("n_lanes", [1, 2])
+def test_fisher_multiplies_no_more_than_the_passes_that_it_counts(family, options, shape, n_lanes):
+    model = build_model(family, options, input_shape=shape, n_classes=10)
+    weights = [initial_weights(model.structure, "torch", generator(i, "cost")) for i in range(n_lanes)]
+    rng = generator(0, "cost")
+    batch = Examples.of(rng.standard_normal((12, *shape)).astype(np.float32), rng.integers(0, 10, 12), 10, CPU)
+    if family == "restorer":
+        batch = replace(batch, images=batch.x, degradations=("noise",))
+    state = ScoringState(model, dense_lanes(model.structure, weights, CPU), batch)
+    in_place = {torch.ops.aten.baddbmm_: lambda into, a, b, **_: 2 * math.prod(a) * b[2]}  # torch counts the other only
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        SCORES["fisher"].of(state, "weight")
+    macs = sum(t.size * t.positions for t in model.structure.multiplied)
+    assert counter.get_total_flops() <= SCORES["fisher"].passes(len(batch)) * n_lanes * 6 * macs
 
 
 class Twice(StagedModule):
