@@ -247,7 +247,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(settings.threads)
         # Moments of silent units decay into subnormal numbers, which cost a hundred times as much on a CPU.
         torch.set_flush_denormal(True)
-        _keep_freed_memory()
+        keep_freed_memory()
         if settings.memory_bytes is not None:
             limit = _data_bytes() + settings.memory_bytes
             resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -317,7 +317,7 @@ def _text(error: Exception) -> str:
     return "".join(traceback.format_exception(error))[-8000:]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep up to 512 MiB that were freed, in blocks up to 32 MiB, instead of giving them back.
 
     Every step frees and takes tensors of megabytes, and the kernel clears each page anew (measured, one lane of

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,18 @@ from sparsefront.trainables.pack import Examples
 
 #: Numbers for every entry of every tensor of L lanes: (L, *shape) by name.
 Entries = Mapping[str, torch.Tensor]
+
+#: Entries of one lane that are worked on at a time on a CPU: a core's own cache holds them. It is a number of one lane,
+#: so that a lane's sums are the same in any company.
+_BLOCK = 1 << 16
+
+
+def blocks(tensors: torch.Tensor, *, step: int = 1) -> Iterator[slice]:
+    """Which rows of every lane's tensor (L, n, ...) to work on at a time, on a CPU: multiples of `step`."""
+    n = tensors.shape[1]
+    at_once = n if tensors.device.type != "cpu" else _BLOCK * n // max(1, tensors[0].numel()) // step * step
+    for start in range(0, n, max(step, at_once)):
+        yield slice(start, min(n, start + max(step, at_once)))
 
 
 @dataclass(frozen=True)
@@ -64,15 +77,35 @@ class ScoringState:
             entries = self.lanes.layout.views(entries)
         return torch.cat([entries[t.name].flatten(1) for t in self.structure.prunable], dim=1)
 
-    def products_of_weights(self, entries: Entries, factors: Entries) -> torch.Tensor:
-        """What `entries` times `factors`, both by name, hold for the prunable weights: (L, W), as `of_weights`."""
+    def over_weights(
+        self,
+        entries: Entries,
+        *,
+        factors: Entries | None = None,
+        of: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """What `entries` hold for the prunable weights: (L, W), a copy in a weight mask's order.
+
+        Args:
+            entries: by name.
+            factors: what they are multiplied by first, by name.
+            of: function of the entries, element by element, which overwrites them.
+        """
         tensors = self.structure.prunable
         first = entries[tensors[0].name]
         joined = first.new_empty(len(self.lanes), self.structure.n_weights)
         parts = torch.split(joined, list(self.structure.section_sizes("weight")), dim=1)
         for tensor, part in zip(tensors, parts, strict=True):
-            values = entries[tensor.name]
-            torch.mul(values, factors[tensor.name], out=part.view(values.shape))
+            values = entries[tensor.name].flatten(1)
+            others = None if factors is None else factors[tensor.name].flatten(1)
+            for rows in blocks(values):
+                block = part[:, rows]
+                if others is None:
+                    block.copy_(values[:, rows])
+                else:
+                    torch.mul(values[:, rows], others[:, rows], out=block)
+                if of is not None:
+                    of(block)
         return joined
 
     def over_nodes(
@@ -100,15 +133,20 @@ class ScoringState:
             for axis in group.axes:
                 leaving.setdefault(axis.tensor, []).append((axis, sums[-1]))
         for name, totals in leaving.items():
-            # A sum that converts as it goes takes three times as long.
-            view = entries[name] if factors is None else entries[name] * factors[name]
-            view = view.to(torch.float64, copy=factors is None)
-            view = view if of is None else of(view)
-            for axis, total in totals:
-                split = torch.unflatten(view, axis.dim + 1, (total.shape[1], axis.repeat))
-                others = [d for d in range(1, split.dim()) if d != axis.dim + 1]
-                # A sum over no dimension at all would be one over every dimension.
-                total += split.sum(dim=others) if others else split
+            values, others = entries[name], None if factors is None else factors[name]
+            of_whole_nodes = math.lcm(*(axis.repeat for axis, _ in totals if axis.dim == 0))
+            for rows in blocks(values, step=of_whole_nodes):
+                view = values[:, rows] if others is None else values[:, rows] * others[:, rows]
+                # A sum that converts as it goes takes three times as long.
+                view = view.to(torch.float64, copy=others is None)
+                view = view if of is None else of(view)
+                for axis, total in totals:
+                    # Over what lies together, or over what is apart, but not over both at once, which is slow.
+                    if axis.dim == 0:
+                        into = total[:, rows.start // axis.repeat : rows.stop // axis.repeat]
+                        into += view.reshape(*into.shape, -1).sum(dim=2)
+                    else:
+                        total += view.sum(dim=1).view(*total.shape, -1).sum(dim=2)
         return torch.cat(sums, dim=1)
 
     def kept(self, kind: str) -> torch.Tensor | None:
@@ -117,6 +155,21 @@ class ScoringState:
             return None
         # A conversion is vectorised, a comparison with zero is not.
         return (self.of_weights(self.lanes.keep) if kind == "weight" else self.over_nodes(self.lanes.keep)).bool()
+
+    def without_gone(self, scores: torch.Tensor, kind: str) -> torch.Tensor:
+        """Scores of a mask's entries (L, entries), in place minus infinity for those that are gone already."""
+        if self.lanes.keep is None:
+            return scores
+        if kind == "node":
+            return scores.sub_(self.over_nodes(self.lanes.keep).sign_().reciprocal_().sub_(1))
+        views = self.lanes.layout.views(self.lanes.keep)
+        parts = torch.split(scores, list(self.structure.section_sizes(kind)), dim=1)
+        for tensor, part in zip(self.structure.prunable, parts, strict=True):
+            keep = views[tensor.name].flatten(1)
+            for rows in blocks(part):
+                # 1 / kept - 1 is zero or infinite: on a CPU twice as fast as to fill where it is not kept.
+                part[:, rows].sub_(keep[:, rows].reciprocal().sub_(1))
+        return scores
 
     def masked(self, masks: torch.Tensor, kind: str) -> ScoringState:
         """The same lanes without what `masks` (L, entries) bool of `kind` remove; their size stays."""

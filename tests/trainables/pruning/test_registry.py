@@ -16,6 +16,7 @@ from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from sparsefront.trainables.lanes import dense_lanes, node_masked_lanes
 from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best
+from sparsefront.trainables.pruning import state as state_module
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
 from tests.oracles.pruning import pruned_mask
@@ -82,6 +83,23 @@ def test_what_is_gone_is_never_kept_again(state_of, family, name, kind):
     assert not (keep_best(scores, sizes, [left]) & gone).any()
     with pytest.raises(SpaceError, match="fewer entries are left than are to be kept"):
         keep_best(scores, sizes, [sum(sizes)])
+
+
+@every_family
+@every_case
+def test_scores_do_not_depend_on_how_much_is_worked_on_at_a_time(state_of, family, name, kind, monkeypatch):
+    state = state_of(family)
+    masked = state.masked(keep_best(SCORES["l1"].of(state, kind), *half_of(state.structure, kind)), kind)
+    expected = [SCORES[name].of(each, kind) for each in (state, masked)]
+    monkeypatch.setattr(state_module, "_BLOCK", 7)
+    for each, scores in zip((state, masked), expected, strict=True):
+        torch.testing.assert_close(SCORES[name].of(each, kind), scores, rtol=1e-12, atol=1e-13)
+
+
+def half_of(structure, kind):
+    """Entries of each section, and half of them."""
+    sizes = structure.section_sizes(kind)
+    return sizes, [-(-n // 2) for n in sizes]
 
 
 @every_case

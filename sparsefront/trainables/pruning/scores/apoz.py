@@ -15,4 +15,4 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """Fraction of examples and positions on which a node is not zero: (L, N)."""
-    return mean_over_activations(state, lambda activation: activation.sign().abs())
+    return mean_over_activations(state, lambda activation: activation.sign().abs_())

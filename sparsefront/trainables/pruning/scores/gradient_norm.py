@@ -15,9 +15,7 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def weights(state: ScoringState) -> torch.Tensor:
     """|dL/dw|: (L, W)."""
-    keep = _keep(state)
-    found = gradient(state)
-    return (state.of_weights(found) if keep is None else state.products_of_weights(found, keep)).abs_()
+    return state.over_weights(gradient(state), factors=_keep(state), of=torch.Tensor.abs_)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:

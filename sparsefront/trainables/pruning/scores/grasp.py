@@ -21,7 +21,7 @@ TEMPERATURE = 200.0
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W)."""
-    return state.products_of_weights(hessian_gradient(state, temperature=TEMPERATURE), state.parameters)
+    return state.over_weights(hessian_gradient(state, temperature=TEMPERATURE), factors=state.parameters)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:

@@ -15,7 +15,7 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def weights(state: ScoringState) -> torch.Tensor:
     """|w|: (L, W)."""
-    return state.of_weights(state.lanes.flat).abs_()
+    return state.over_weights(state.parameters, of=torch.Tensor.abs_)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:

@@ -20,12 +20,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparsefront.trainables.pruning.derivatives import gradient_of
-from sparsefront.trainables.pruning.state import Entries, ScoringState
+from sparsefront.trainables.pruning.state import Entries, ScoringState, blocks
 
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return state.products_of_weights(*_flow(state))
+    gradients, magnitudes = _flow(state)
+    return state.over_weights(gradients, factors=magnitudes)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
@@ -56,7 +57,9 @@ def _flow(state: ScoringState) -> tuple[Entries, Entries]:
     """The gradient of R, and |w|, both by name."""
     assert state.examples is not None
     module, layout = state.model.module, state.lanes.layout
-    flat = state.lanes.flat.double().abs_()
+    flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
+    for columns in blocks(flat):
+        flat[:, columns] = state.lanes.flat[:, columns].abs()
     tensors = layout.views(flat)
     for tensor in state.structure.tensors:
         if len(tensor.shape) == 1:

@@ -16,7 +16,7 @@ from sparsefront.trainables.pruning.state import ScoringState
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W)."""
-    return state.products_of_weights(gradient(state), state.parameters).square_()
+    return state.over_weights(gradient(state), factors=state.parameters, of=torch.Tensor.square_)
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
