@@ -126,7 +126,7 @@ def trained_rows(
         work: what was to be trained.
         trained: what became of it.
         recipe: how it was made.
-        parent_macs: of the parent, at whose size networks train whose nodes come and go.
+        parent_macs: of the parent, which masks are cut from, and at whose size networks train whose nodes come and go.
         device: where it ran.
         schema: of the study's ledger.
     """
@@ -412,7 +412,6 @@ def _trained_columns(
     work: TrainWork, lane: Lane, one: Trained, recipe: Recipe, parent_macs: int, device: str
 ) -> dict[str, Any]:
     c = lane.candidate
-    is_full_size = c.mask_changes and recipe.mask_kind == "node"
     row: dict[str, Any] = {
         **_candidate_columns(lane, recipe),
         **hyperparameters(recipe),
@@ -437,8 +436,11 @@ def _trained_columns(
             "weight_sparsity": one.remains.weight_sparsity,
             "n_params": one.remains.n_params,
             "macs": one.remains.macs,
-            # The mask is that of the end, and nodes that come and go leave the network at its full size until then.
-            "flops": 6.0 * (parent_macs if is_full_size else one.remains.macs) * one.passes,
+            "flops": 6.0
+            * (
+                parent_macs * one.making_passes
+                + _macs_in_training(c, one, recipe, parent_macs) * (one.passes - one.making_passes)
+            ),
         }
     if one.scores is not None:
         values = [None if not np.isfinite(v) else v for v in one.scores]
@@ -455,6 +457,22 @@ def _trained_columns(
         if one.outcome != "diverged":
             row |= {"val_loss": result.val_loss, "val_error": result.val_error}
     return row
+
+
+def _macs_in_training(c: Candidate, one: Trained, recipe: Recipe, parent_macs: int) -> float:
+    """Multiply-accumulates of an example that a candidate trained with, as the mean over its steps.
+
+    Between the parent's and those that its last mask leaves they are taken to fall with the number of weights.
+    """
+    assert one.remains is not None
+    macs = float(one.remains.macs)
+    if not c.mask_changes or c.method is None:
+        return macs
+    if recipe.mask_kind == "node":  # the nodes that are gone come out at the end
+        return float(parent_macs)
+    taken = 0 if one.result is None else one.result.steps
+    density = c.method.mean_density(c.target_sparsity, steps=c.steps or recipe.schedule.steps, taken=taken)
+    return macs + (parent_macs - macs) * (density - (1 - c.target_sparsity)) / c.target_sparsity
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:

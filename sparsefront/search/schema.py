@@ -145,8 +145,8 @@ COLUMNS: tuple[Column, ...] = (
         "flops",
         pa.float64(),
         "floating-point operations of those passes (2 per multiply-accumulate of the network, three times for a whole "
-        "pass); node masks that change in training count at the parent's size, at which they train, and weight masks "
-        "that change by the weights left at the end",
+        "pass), scores at initialisation those of the parent; node masks that change in training count at the parent's "
+        "size, at which they train, and a gradual rise of the sparsity by the weights left on average",
     ),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
     Column("predicted_s", pa.float64(), "what the packing expected of seconds; null where nothing was packed"),

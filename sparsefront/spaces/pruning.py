@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 from sparsefront.errors import SpaceError, did_you_mean
 from sparsefront.spaces.allocations import EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
-from sparsefront.spaces.schedules import Decay
+from sparsefront.spaces.schedules import Decay, cubic
 
 When = Literal["init", "trained", "levels", "during"]
 Survivors = Literal["rewound", "trained", "fresh"]
@@ -196,6 +197,29 @@ class Pruning:
             return round(self.retrain_fraction * steps)
         return steps - self.rewind_step(steps) if self.needs_parent else steps
 
+    def gradual_steps(self, steps: int) -> tuple[int, int, int]:
+        """First and last step of a training of `steps` at which 'gradual' changes masks, and the steps between.
+
+        >>> Pruning("during", update="gradual", begin_fraction=0.1).gradual_steps(1000)
+        (100, 750, 16)
+        """
+        return update_span(steps, self.begin_fraction, self.end_fraction, self.every)
+
+    def mean_density(self, sparsity: float, *, steps: int, taken: int) -> float:
+        """Share of the weights that are left to train, as the mean over the first `taken` of `steps` steps.
+
+        Of 'gradual' it falls as its schedule says; the other masks keep their number.
+
+        >>> Pruning("during", update="gradual", end_fraction=0.0).mean_density(0.9, steps=10, taken=5)
+        0.28
+        """
+        if self.update != "gradual" or not taken:
+            return 1 - sparsity
+        begin, end, every = self.gradual_steps(steps)
+        rise = partial(cubic, begin=begin, end=end, every=every, final=sparsity, power=self.power)
+        # An update follows the step that it is numbered by.
+        return round(1 - sum(rise(step) for step in range(taken - 1)) / taken, 12)
+
     def as_data(self) -> dict[str, Any]:
         """What differs from the defaults, as plain data.
 
@@ -239,6 +263,22 @@ class Pruning:
         if isinstance(given.get("densities"), list):
             given["densities"] = tuple(given["densities"])
         return cls(**given)
+
+
+def update_span(steps: int, begin_fraction: float, end_fraction: float, every: int) -> tuple[int, int, int]:
+    """First and last step of the updates of 'gradual', and the steps between; `every` 0 for about `N_UPDATES` of them.
+
+    >>> update_span(1000, 0.1, 0.75, 0), update_span(10, 0.9, 1.0, 5)
+    ((100, 750, 16), (9, 9, 5))
+    """
+    end = last_update(steps, end_fraction)
+    begin = min(end, round(begin_fraction * steps))
+    return begin, end, every or max(1, round((end - begin) / N_UPDATES))
+
+
+def last_update(steps: int, end_fraction: float) -> int:
+    """The last step at which masks that change in training may do so."""
+    return min(steps - 1, round(end_fraction * steps))
 
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = {

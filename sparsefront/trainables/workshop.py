@@ -128,7 +128,7 @@ class Trained:
     """What became of one candidate; `result` is None if it never came to a validation point.
 
     `mask_bits` are the packed bits of a mask that is neither drawn nor stored, `columns` what was measured of it
-    besides.
+    besides. Of `passes`, `making_passes` are those of the whole parent that its mask took.
     """
 
     candidate: Candidate
@@ -141,6 +141,7 @@ class Trained:
     test_error: float | None
     passes: float
     seconds: float
+    making_passes: float = 0.0
     derived: tuple[DerivedMask, ...] = ()
     error: str | None = None
     mask_bits: bytes | None = None
@@ -690,6 +691,7 @@ class Workshop:
                             + spent[0]
                             + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
+                            making_passes=job.making_passes,
                             derived=self._cut(job, result, lanes, states[i]),
                             mask_bits=None if is_known else bits,
                             checkpoint=self._save(job, result, lanes),

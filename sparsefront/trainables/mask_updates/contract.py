@@ -14,6 +14,7 @@ import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.patterns import parse_pattern
+from sparsefront.spaces.pruning import last_update
 from sparsefront.spaces.schedules import Decay
 from sparsefront.spaces.structure import Structure, Tensor
 from sparsefront.trainables.lanes import Layout
@@ -220,7 +221,7 @@ class UpdateSettings:
     @property
     def end(self) -> int:
         """The last step at which masks may change."""
-        return min(self.steps - 1, round(self.end_fraction * self.steps))
+        return last_update(self.steps, self.end_fraction)
 
 
 def finite(scores: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.pruning import N_UPDATES
+from sparsefront.spaces.pruning import update_span
 from sparsefront.spaces.schedules import cubic, update_steps
 from sparsefront.trainables.mask_updates.contract import UpdateSettings
 from sparsefront.trainables.optimizers import LaneOptimizer
@@ -43,10 +43,8 @@ class Gradual:
         if settings.counts is None:
             raise SpaceError("counts=None: gradual pruning needs the survivors of each section at a sparsity")
         self.settings = settings
-        end = settings.end
         begin_fraction = _BEGIN_FRACTION if settings.begin_fraction is None else settings.begin_fraction
-        begin = min(end, round(begin_fraction * settings.steps))
-        every = settings.every or max(1, round((end - begin) / N_UPDATES))
+        begin, end, every = update_span(settings.steps, begin_fraction, settings.end_fraction, settings.every or 0)
         steps = update_steps(begin, end, every)
         rise = partial(cubic, begin=begin, end=end, every=every, final=settings.sparsity, power=settings.power)
         counts = np.array([settings.counts(rise(step)) for step in steps])

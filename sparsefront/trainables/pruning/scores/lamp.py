@@ -15,7 +15,7 @@ import torch
 
 from sparsefront.trainables.pruning.state import ScoringState
 
-_TINY = np.finfo(np.float64).tiny
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 def weights(state: ScoringState) -> torch.Tensor:
@@ -23,7 +23,7 @@ def weights(state: ScoringState) -> torch.Tensor:
     sections = list(state.structure.section_sizes("weight"))
     entries = state.over_weights(state.parameters, of=torch.Tensor.abs_)
     scores = torch.empty(entries.shape, dtype=torch.float64, device=entries.device)
-    for part, into in zip(entries.split(sections, dim=1), scores.split(sections, dim=1), strict=True):
+    for part, into in zip(torch.split(entries, sections, dim=1), torch.split(scores, sections, dim=1), strict=True):
         if part.device.type == "cpu" and part.dtype == torch.float32 and part.shape[1] < 1 << 32:
             for row, found in zip(part.numpy(), into.numpy(), strict=True):
                 _score_sizes(row, found)
@@ -37,7 +37,7 @@ def nodes(state: ScoringState) -> torch.Tensor:
     sections = list(state.structure.section_sizes("node"))
     squares = state.over_nodes(state.lanes.flat, of=torch.Tensor.square_)
     scores = torch.empty_like(squares)
-    for part, into in zip(squares.split(sections, dim=1), scores.split(sections, dim=1), strict=True):
+    for part, into in zip(torch.split(squares, sections, dim=1), torch.split(scores, sections, dim=1), strict=True):
         _score_squares(part, into)
     return scores
 
@@ -63,8 +63,8 @@ def _score_squares(squares: torch.Tensor, scores: torch.Tensor) -> None:
     """Write the scores of squares (L, n), row by row."""
     if squares.device.type == "cpu":  # numpy's sort is several times faster
         for row, found in zip(squares.numpy(), scores.numpy(), strict=True):
-            order = np.argsort(row)
-            found[order] = _shares(row[order])
+            places = np.argsort(row)
+            found[places] = _shares(row[places])
         return
     ordered, order = squares.sort(dim=1)
     at_least = ordered.flip(1).cumsum_(1).flip(1)
