@@ -276,7 +276,13 @@ SCORES_IN_TRAINING = {
 }
 
 
-def train_gradually(family, structure, weights, examples, order, *, optimizer_name, hyper, score, kind, counts_at):
+#: Those that are averaged over batches.
+OF_GRADIENTS = ("snip", "taylor", "gradient_norm")
+
+
+def train_gradually(
+    family, structure, weights, examples, order, *, optimizer_name, hyper, score, kind, counts_at, n_batches
+):
     """Weights and kept units (nodes, or prunable weights by number) after one step on each row of `order`.
 
     Args:
@@ -290,7 +296,19 @@ def train_gradually(family, structure, weights, examples, order, *, optimizer_na
         score: one of `SCORES_IN_TRAINING`.
         kind: 'node' or 'weight'.
         counts_at: step -> survivors of each section after it, or None if no update is due.
+        n_batches: before an update whose scores are averaged, of those since the one before.
     """
+
+    def scores_of(*given):
+        """Of every unit."""
+        entries = {n: of_entry(*(each[n] for each in given)) * keep[n] for n in leaves}
+        if kind == "weight":
+            return [of_sum(s) for name in prunable for s in entries[name].flatten().tolist()]
+        return [
+            of_sum(sum(float(along(entries[n], dim, place).sum()) for n, dim, places in unit for place in places))
+            for unit in owned(structure)
+        ]
+
     of_entry, of_sum = SCORES_IN_TRAINING[score]
     leaves = {n: w.clone().requires_grad_(True) for n, w in weights.items()}
     steps = optimizer(optimizer_name, list(leaves.values()), hyper)
@@ -299,7 +317,7 @@ def train_gradually(family, structure, weights, examples, order, *, optimizer_na
     keep = {n: torch.ones_like(w) for n, w in weights.items()}
     prunable = [t.name for t in structure.prunable]
     sizes = [len(owned(structure))] if kind == "node" else [weights[n].numel() for n in prunable]
-    kept = set(range(sum(sizes)))
+    kept, seen = set(range(sum(sizes))), []
     for step, batch in enumerate(order):
         before = {n: leaf.detach().double() for n, leaf in leaves.items()}
         found = {n: g * keep[n] for n, g in gradients(family, leaves, examples, batch, hyper).items()}
@@ -308,20 +326,13 @@ def train_gradually(family, structure, weights, examples, order, *, optimizer_na
             total[name] += before[name] * found[name]
         steps.step()
         counts = counts_at(step)
+        if counts is not None or score in OF_GRADIENTS:
+            after = {n: leaf.detach().double() for n, leaf in leaves.items()}
+            seen.append(scores_of(before, {n: g.double() for n, g in found.items()}, after, start, total))
         if counts is None:
             continue
-        entries = {
-            n: of_entry(before[n], found[n].double(), leaf.detach().double(), start[n], total[n]) * keep[n]
-            for n, leaf in leaves.items()
-        }
-        if kind == "node":
-            sums = [
-                sum(float(along(entries[name], dim, place).sum()) for name, dim, places in unit for place in places)
-                for unit in owned(structure)
-            ]
-        else:
-            sums = [s for name in prunable for s in entries[name].flatten().tolist()]
-        scores = [of_sum(s) if u in kept else -math.inf for u, s in enumerate(sums)]
+        means = [sum(each) for each in zip(*seen[-n_batches:], strict=True)] if score in OF_GRADIENTS else seen[-1]
+        scores, seen = [s if u in kept else -math.inf for u, s in enumerate(means)], []
         if kind == "node":
             kept = best_units(structure, scores, counts)
             ones = {n: torch.ones_like(w) for n, w in weights.items()}

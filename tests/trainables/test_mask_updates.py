@@ -29,6 +29,7 @@ from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Feed, Pack, Schedule, batch_order
 from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning import in_training as in_training_module
 from sparsefront.trainables.pruning.in_training import ScoreInTraining
 from tests.oracles import dynamic as oracle
 from tests.oracles.networks import small_model
@@ -906,7 +907,8 @@ def test_a_ranking_goes_on_where_it_ended(score, pattern, model, examples, order
 @pytest.mark.parametrize("kind", ["weight", "node"])
 @pytest.mark.parametrize("score", oracle.SCORES_IN_TRAINING)
 @pytest.mark.parametrize("family", ["mlp", "conv1d"])
-def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimizer, examples, order):
+def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimizer, examples, order, monkeypatch):
+    monkeypatch.setattr(in_training_module, "_BATCHES", 2)  # of the three between updates
     model = small_model(family)
     structure, numbers, order, steps = model.structure, (0, 1), order[:20], 20
     pattern = "node" if kind == "node" else "unstructured"
@@ -944,6 +946,7 @@ def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimi
             score=score,
             kind=kind,
             counts_at=counts_at,
+            n_batches=2,
         )
         assert set(results[i].mask.nonzero()[:, 0].tolist()) == kept
         for name, view in Layout.of(structure).views(results[i].parameters[None]).items():

@@ -115,8 +115,8 @@ class Ranking(Protocol):
     def start(self, flat: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """As `MaskUpdates.start`."""
 
-    def observe(self, flat: torch.Tensor, gradient: torch.Tensor, *, is_due: bool) -> None:
-        """Look at weights and gradient (L, P) of a step before it is taken; `is_due`: an update will follow it."""
+    def observe(self, flat: torch.Tensor, gradient: torch.Tensor, *, until_update: int) -> None:
+        """Look at weights and gradient (L, P) of a step before it is taken; 0 steps until an update: it will follow."""
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
         """As `MaskUpdates.keep_lanes`."""

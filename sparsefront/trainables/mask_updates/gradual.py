@@ -6,8 +6,7 @@ training by default, the mask is constant and its counts are exactly those of th
 
 Nodes are ranked by what they own, and leave with it: incoming weights, bias and outgoing weights.
 
-A score of the gradient is that of the step that an update follows, of its batch and the weights that it was computed at
-(as the saliency pruning of Lee et al.); others are of the weights after the step.
+A score of the weights is of those after the step; what else a score may be of says `pruning.in_training`.
 
 Under a pattern every update leaves a mask of it. Blocks are ranked by the sum of their scores, and of each size as many
 stay as the schedule's sparsity leaves. An N:M mask is reached from M:M on: when the schedule's density is d, a group
@@ -15,11 +14,12 @@ keeps the n = max(N, M d rounded) best of what it has.
 
 References: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017 (the
 schedule); Mishra et al., Accelerating sparse deep neural networks, 2021, and Zhou et al., Learning N:M fine-grained
-structured sparse neural networks from scratch, 2021 (N:M; the path to it is ours); Lee et al., JaxPruner, 2023.
+structured sparse neural networks from scratch, 2021 (N:M; the path to it is ours).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from functools import partial
 
@@ -51,6 +51,7 @@ class Gradual:
         # Apportioned counts, and numbers of blocks of one size, can rise as the total falls; nothing grows again, so
         # that what is needed later is kept.
         falling = np.maximum.accumulate(counts[::-1], axis=0)[::-1]
+        self._steps = steps
         self._counts = dict(zip(steps, falling.tolist(), strict=True))
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
@@ -65,12 +66,12 @@ class Gradual:
         self, step: int, flat: torch.Tensor, keep: torch.Tensor, gradient: torch.Tensor, optimizer: LaneOptimizer
     ) -> bool:
         """Take a step of the optimiser, and prune if it is time."""
-        s, is_due = self.settings, step in self._counts
+        s, n_past = self.settings, bisect_left(self._steps, step)
         gradient.mul_(keep)
-        if s.score is not None and step <= s.end:
-            s.score.observe(flat, gradient, is_due=is_due)
+        if s.score is not None and n_past < len(self._steps):
+            s.score.observe(flat, gradient, until_update=self._steps[n_past] - step)
         optimizer.step(flat, gradient)
-        if not is_due:
+        if step not in self._counts:
             return False
         scores = s.scores(flat).masked_fill_(~s.kept(keep), -torch.inf)
         s.write(s.best(scores, self._counts[step]), keep)

