@@ -856,12 +856,12 @@ def test_counts_that_rise_by_one_on_the_way_grow_nothing(model, examples, order)
     assert watched.counts[-1] == [[k] * 3 for k in counts(0.8)]
 
 
-#: Scores by which masks that change are ranked, under every sort of pattern.
+#: Scores by which masks that change are ranked, under every sort of pattern; N:M, where sums decide nothing, once.
 RANKINGS = [
     (score, pattern)
     for score, row in SCORES.items()
     if row.ranks_in_training
-    for pattern in ("unstructured", "2:4", "3x2", "node")
+    for pattern in ("unstructured", "3x2", "node", *(["2:4"] if score == "snip" else []))
 ]
 every_ranking = pytest.mark.parametrize(("score", "pattern"), RANKINGS)
 
@@ -878,8 +878,7 @@ def test_every_score_ranks_in_training_and_no_lane_knows_of_another(
         assert tuple(int(part.sum()) for part in parts) == final_counts(model.structure, pattern)
         assert is_of_pattern(parse_pattern(pattern), model.structure, result.mask.numpy())
         assert_nothing_masked(settings_of(model, (0,), pattern), result)
-        if i < 2:
-            assert_same(result, ranked(numbers=(i,))[i])
+    assert_same(together[1], ranked(numbers=(1,))[1])
     monkeypatch.setattr(pack_module, "_RECORDING_STEPS", 0)
     lanes = lanes_of(model, "gradual", (3, 0, 4, 1, 2), pattern)
     lanes.flat[2, 0] = torch.nan
@@ -903,10 +902,9 @@ def test_a_ranking_goes_on_where_it_ended(score, pattern, model, examples, order
         assert torch.equal(result.mask, whole[i].mask)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("family", "optimizer"), [("mlp", "adam"), ("conv1d", "sgd")])
 @pytest.mark.parametrize("kind", ["weight", "node"])
 @pytest.mark.parametrize("score", oracle.SCORES_IN_TRAINING)
-@pytest.mark.parametrize("family", ["mlp", "conv1d"])
 def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimizer, examples, order, monkeypatch):
     monkeypatch.setattr(in_training_module, "_BATCHES", 2)  # of the three between updates
     model = small_model(family)
@@ -934,7 +932,7 @@ def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimi
             return None
         return options["counts"](cubic(step, begin=2, end=15, every=3, final=0.6))
 
-    for i in numbers:
+    for i in numbers[1:]:
         trained, kept = oracle.train_gradually(
             family,
             structure,

@@ -3,7 +3,8 @@
 A step has the weights and the dense gradient of its batch at hand, and what was kept of earlier steps: the weights that
 training began with, and the running sum of w dL/dw. A score that reads nothing else is that of the registry. One of the
 gradient is the mean of those of the last batches before an update, each at the weights of its step: of one batch alone
-it is mostly noise (MNIST-1D, 95% sparsity, 4 replicates: 46% correct by SNIP, by ten batches 55%, by magnitude 47%).
+it is mostly noise (MNIST-1D, 40-256-128-10, 95% sparsity, global, 4 replicates: 46% correct by SNIP, by ten batches
+55%, by magnitude 47%).
 The rest (Hessian, squares by example, activations, a flow of its own) would take passes that a step does not make.
 
 Reference: Molchanov et al., Importance estimation for neural network pruning, 2019, section 3.3 (scores averaged over

@@ -85,7 +85,7 @@ def test_what_is_gone_is_never_kept_again(state_of, family, name, kind):
         keep_best(scores, sizes, [sum(sizes)])
 
 
-@every_family
+@pytest.mark.parametrize("family", ["conv1d", "residual_mlp"])
 @every_case
 def test_scores_do_not_depend_on_how_much_is_worked_on_at_a_time(state_of, family, name, kind, monkeypatch):
     state = state_of(family)
