@@ -873,7 +873,7 @@ def test_every_score_ranks_in_training_and_no_lane_knows_of_another(
     """Exact counts, alone as in company, and unmoved by lanes that leave."""
     ranked = partial(run, model, "gradual", examples, order, pattern=pattern, score=score)
     together = ranked()
-    for i, result in together.items():
+    for result in together.values():
         parts = split_sections(model.structure, kind_of(pattern), result.mask.numpy())
         assert tuple(int(part.sum()) for part in parts) == final_counts(model.structure, pattern)
         assert is_of_pattern(parse_pattern(pattern), model.structure, result.mask.numpy())
