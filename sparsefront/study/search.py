@@ -285,7 +285,8 @@ class SearchStudy(Study):
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
             )
         spaces = [self._check_arm(name, arm) for name, arm in self.arms.items()]
-        if "probe_size" in self.search.model_fields_set and not self._scores:
+        # Its default may stand in a file that was written from a study.
+        if self.search.probe_size != type(self.search).model_fields["probe_size"].default and not self._scores:
             raise ConfigError(
                 f"search.probe_size={self.search.probe_size}: is of methods that prune at initialisation "
                 f"({', '.join(_AT_INIT[:3])}, ...), and no arm names one in masks.method; remove it"
