@@ -204,6 +204,7 @@ class ComputeSection(Section):
     masks_per_pack: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     lanes_at_once: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     timeout_s: Annotated[float, Field(gt=0, le=1e6)] = 600.0
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=1e9)] = 300.0
     max_retries: Annotated[int, Field(ge=0, le=100)] = 2
     memory_gib: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     cpus_per_trial: Annotated[int, Field(ge=1, le=100_000)] = 1
