@@ -202,8 +202,8 @@ class PackRunner:
         ends = [*((step, (rung,)) for rung, step in work.passing), (work.stops[0], work.rung)]
         for stop, rungs in ends:
             specs = [
-                LaneSpec(lane_name(lane), lane.settings, start, stop, *at)
-                for lane, (start, *at) in zip(work.lanes, starts, strict=True)
+                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint, behind)
+                for lane, (start, checkpoint, behind) in zip(work.lanes, starts, strict=True)
             ]
             part = replace(work, rung=rungs)
             for ended in self._workshop.train(specs, work.replicate, work.padded):
