@@ -24,6 +24,7 @@ from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.ledger.disk import Disk, read_plain, write_atomically
 from sparsefront.search.objective import objectives_named
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, PackTimes, pack_times
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
 from sparsefront.search.schema import SCHEMA, VALUES
@@ -192,6 +193,11 @@ class Results:
         """How many masks and networks came to each outcome; what several arms share counts once."""
         rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
         return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
+
+    def pack_times(self) -> list[PackTimes]:
+        """What packs took beside what the packing had expected, device by device; nothing of a study of masks."""
+        with Ledger.read(self.folder) as ledger:
+            return pack_times(ledger.scan(columns=list(PACK_TIME_COLUMNS)))
 
     def report(self) -> Path:
         """Write the report into the study's folder and return its path.

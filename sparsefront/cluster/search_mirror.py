@@ -24,6 +24,7 @@ from sparsefront.search.design import SearchDesign
 from sparsefront.search.front import front
 from sparsefront.search.importance import arm_importances, importance_columns
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, pack_times
 from sparsefront.search.schema import SCHEMA
 
 
@@ -58,7 +59,7 @@ def build_search_mirror(
         n_trained=n_ended,
         n_planned=n_planned,
         params={**shown["study"]["params"], "name": design.name, "model": design.model, "dataset": design.dataset},
-        points=now.points(shown["study"]["metrics"]),
+        points=now.points(shown["study"]["metrics"] | _pack_metrics(ledger)),
     )
     arms = [
         Page(
@@ -82,3 +83,13 @@ def build_search_mirror(
     members = front(completed, design.objectives, arms=[arm.name for arm in design.arms], schema=ledger.schema)
     columns = [name for name in ledger.schema.names if name not in SCHEMA.names]
     return mirror_of(span, design, verdict, study, arms, members, dimensions=columns, is_complete=is_complete)
+
+
+def _pack_metrics(ledger: Ledger) -> dict[str, float]:
+    """Measured over predicted time of packs, on the device that ran most of them; nothing before there are any."""
+    found = pack_times(ledger.scan(columns=list(PACK_TIME_COLUMNS)))
+    if not found:
+        return {}
+    most = max(found, key=lambda times: times.n_packs)
+    ratios = {"median": most.median, "lower_quartile": most.low, "upper_quartile": most.high}
+    return {"packs": float(most.n_packs), **{f"packs_measured_over_predicted_{k}": v for k, v in ratios.items()}}

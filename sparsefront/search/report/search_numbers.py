@@ -21,6 +21,7 @@ from sparsefront.search.feasibility import feasibility_columns, unmet_constraint
 from sparsefront.search.front import is_nondominated, key_ranks
 from sparsefront.search.importance import ArmImportance, active_values, arm_importances, importance_columns
 from sparsefront.search.objective import OBJECTIVES, losses, natural
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, pack_times
 from sparsefront.search.report.numbers import (
     MAX_POINTS,
     Record,
@@ -53,7 +54,7 @@ def search_report_numbers(
     Returns:
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``verdict``, ``curves``, ``axes``, ``points``
         (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions``,
-        ``unmet`` and ``failures``.
+        ``unmet``, ``packs`` (measured against predicted times, by device) and ``failures``.
     """
     attainment = attain(ledger_batches(rows, columns=attainment_columns(design)), design)
     importances = arm_importances(ledger_batches(rows, columns=importance_columns(design), where=_TRAINED), design)
@@ -84,6 +85,7 @@ def search_report_numbers(
             "dimensions": dimensions,
             "n_panels": min(len(dimensions), MAX_PANELS),
             "unmet": unmet_constraints(ledger_batches(rows, columns=feasibility_columns(design)), design),
+            "packs": [dataclasses.asdict(one) for one in pack_times(ledger_batches(rows, columns=PACK_TIME_COLUMNS))],
             "failures": failures(rows),
         }
     )
