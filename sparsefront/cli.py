@@ -217,6 +217,7 @@ def _run(options: argparse.Namespace) -> int:
     console.print()
     _print_verdict(console, results.verdict(), alpha=results.design.alpha)
     _print_unmet(console, results)
+    _print_exhausted(console, results)
     console.print()
     console.print(Text(f"report: {results.folder / 'report.html'}"), soft_wrap=True)
     if results.recorded is not None:
@@ -288,6 +289,12 @@ def _print_unmet(console: Console, results: Results) -> None:
         console.print(Text(clause, style="yellow"))
 
 
+def _print_exhausted(console: Console, results: Results) -> None:
+    """Say where a search had no more candidates: it is finished, with fewer than were asked for."""
+    for clause in results.exhausted():
+        console.print(Text(clause, style="dim"))
+
+
 def _unfinished(console: Console, results: Results) -> None:
     """Say so if a study is not finished: its numbers will change."""
     trained, to_train = results.n_trained()
@@ -307,6 +314,7 @@ def _verdict(options: argparse.Namespace) -> int:
         console = _Console()
         _print_verdict(console, verdict, alpha=results.design.alpha)
         _print_unmet(console, results)
+        _print_exhausted(console, results)
         _unfinished(console, results)
     return 0
 

@@ -247,7 +247,8 @@ def outcome_section(numbers: Record) -> Markup:
         ],
     )
     described = "Share of each arm's candidates that was stopped at each rung, completed or failed."
-    return section("outcomes", title, paragraph(words), chart("outcomes", described), listed)
+    ended = [note_of(f"{clause}.") for clause in numbers["exhausted"]]
+    return section("outcomes", title, paragraph(words), chart("outcomes", described), *ended, listed)
 
 
 def importance_section(numbers: Record) -> Markup:
