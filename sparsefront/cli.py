@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.set_defaults(function=_simulate)
 
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    listing.add_argument("what", choices=_LISTS)
+    listing.add_argument("what", choices=_LISTS, nargs="?")
     listing.set_defaults(function=_list)
 
     doctor = commands.add_parser(
@@ -242,7 +242,7 @@ def _front(options: argparse.Namespace) -> int:
     if options.output is not None:
         _check_output(options.output)
     elif options.format == "parquet":
-        raise ConfigError("--format parquet: needs --output FILE")
+        raise ConfigError("--format parquet: is no text to print; name a file, as in --output front.parquet")
     results = load(options.dir)
     objectives: Sequence[str] = results.design.objectives
     if options.objectives is not None:
@@ -402,6 +402,7 @@ def _record(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from sparsefront.results import load
+    from sparsefront.search.simulator import SYNTHETIC
     from sparsefront.study import SearchStudy, Study, attributed
 
     if options.workers is not None and options.workers < 1:
@@ -422,7 +423,8 @@ def _simulate(options: argparse.Namespace) -> int:
     rows = found.as_table()
     took = found.simulated
     if options.format == "json":
-        numbers = {"makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
+        of_what = {"objective": options.objective if ledger is None else None, "ledger": ledger and str(ledger)}
+        numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
     console = _Console()
@@ -447,12 +449,19 @@ def _simulate(options: argparse.Namespace) -> int:
             style="dim",
         )
     )
+    reached = f"is replayed from the ledger in {ledger}"
+    if ledger is None:
+        what = SYNTHETIC[options.objective].summary
+        reached = f"is made up, by the synthetic objective '{options.objective}' ({what})"
+    console.print(Text(f"what candidates reach {reached}; nothing was trained", style="yellow"))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     from sparsefront.listing import listing
 
+    if options.what is None:
+        raise ConfigError(f"list: say what to list, one of {', '.join(_LISTS)}; as in 'sparsefront list {_LISTS[0]}'")
     console = _Console()
     for name, facts in listing(options.what).items():
         console.print(Text(name, style="bold"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +197,30 @@ def test_a_run_that_came_to_the_end_of_its_space_is_finished_and_says_so(
     assert "not finished" not in out
     assert all(clause in out for clause in clauses)
     assert all(clause in results.report().read_text("utf-8") for clause in clauses)
+
+
+def test_a_simulation_says_where_its_results_come_from(
+    done: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    toml = tmp_path / "tiny.toml"
+    toml.write_text(as_toml(BASE), encoding="utf-8")
+    said = {
+        (str(toml),): "is made up, by the synthetic objective 'tradeoff' (the bowl, with an error that falls as the "
+        "network grows); nothing was trained",
+        (str(toml), "--objective", "bowl"): "is made up, by the synthetic objective 'bowl' (a smooth bowl with "
+        "exponential learning curves); nothing was trained",
+        (str(toml), "--ledger", str(done)): f"is replayed from the ledger in {done}; nothing was trained",
+        (str(done),): f"is replayed from the ledger in {done}; nothing was trained",
+    }
+    for arguments, expected in said.items():
+        assert main(["simulate", *arguments, "--workers", "1"]) == 0
+        assert f"what candidates reach {expected}" in " ".join(capsys.readouterr().out.split())
+        assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        is_replayed = "replayed" in expected
+        assert found["ledger"] == (str(done) if is_replayed else None)
+        assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
 
 
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:
