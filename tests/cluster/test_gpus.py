@@ -70,6 +70,11 @@ def test_room_on_a_machine_is_what_fits_gpu_by_gpu(cpus: int, gpus: int, cpus_ea
     assert resources.room({"CPU": float(cpus + (n + 1) * cpus_each), "GPU": float(gpus)}) == n
 
 
+def test_messages_say_what_a_pack_takes() -> None:
+    assert str(Resources(None, "cuda", None, 0, cpus_per_trial=4, gpus_per_trial=0.5)) == "CPU: 4 and GPU: 0.5"
+    assert str(Resources(None, "cpu", None, 0)) == "CPU: 1"
+
+
 Run = Callable[[float, int], list[dict[str, Any]]]
 
 
