@@ -21,6 +21,7 @@ from sparsefront.cluster.mirror import (
 from sparsefront.search.attainment import attain, attainment_columns, has_ended, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.exhaustion import exhausted_runs, exhaustion_columns
 from sparsefront.search.front import front
 from sparsefront.search.importance import arm_importances, importance_columns
 from sparsefront.search.ledger import Ledger
@@ -49,7 +50,8 @@ def build_search_mirror(
     importances = arm_importances(
         ledger.scan(columns=importance_columns(design), where=pc.field("stage") == "trained"), design
     )
-    is_complete = is_finished or has_ended(attainment, design)
+    exhausted = exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
+    is_complete = is_finished or has_ended(attainment, design, exhausted={(r.arm, r.replicate) for r in exhausted})
     shown = search_record(attainment, design, verdict, importances=importances, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
     study = study_page(

@@ -12,7 +12,7 @@ from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.run import MAX_PROPOSALS_EACH
 from sparsefront.search.strategies import STRATEGIES
 
-_COLUMNS = ("stage", "arm", "replicate", "outcome", "reused")
+_COLUMNS = ("stage", "arm", "replicate", "slot", "outcome", "reused")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def exhaustion_clauses(found: Iterable[Exhausted]) -> list[str]:
 
 def _why(run: pa.Table, arm: SearchArm) -> str | None:
     """Why nothing more is proposed in a run all of whose rows these are; None if it may go on."""
+    if run.num_rows <= (pc.max(run["slot"]).as_py() or 0):
+        return None  # of one that was proposed the outcome is still to come
     n_points = getattr(STRATEGIES.get(arm.strategy), "n_points", None)
     if n_points is not None:
         options = STRATEGIES[arm.strategy].options(**arm.options)
