@@ -137,10 +137,10 @@ class SegmentResult:
 class _Job:
     """One lane on its way through the shop.
 
-    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was spent earlier
-    is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made before is what
-    it took to cut the mask of a network from its initial weights. `saved_s` is when its state was saved last, on the
-    clock of `perf_counter`.
+    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was spent
+    earlier is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made
+    before is what it took to cut the mask of a network from its initial weights. `saved_s` is when its state was saved
+    last, on the clock of `perf_counter`.
     """
 
     spec: LaneSpec
