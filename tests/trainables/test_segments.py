@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparsefront.errors import CheckpointError
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.masks import mask_digest, pack_bits
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.checkpoints import OnTheWay, list_checkpoints, read_checkpoint, write_checkpoint
@@ -413,9 +414,11 @@ def damage(path):
 @pytest.mark.parametrize("n_lost", [0, 1, 2])
 def test_a_lane_goes_on_from_the_last_good_checkpoint(n_lost, fractions, shop_of):
     """And trains again what it has to as it was trained: on the same examples, with the same validation points."""
-    shop = shop_of()
-    whole = segment_by_segment(shop, specs_of("mlp"), fractions)
-    last = later_specs(specs_of("mlp"), {lane: ends[:2] for lane, ends in whole.items()}, STEPS, fractions)
+    shop = shop_of(methods={"snip": PRUNERS["snip"].method}, probe_size=60)
+    scored = LaneSpec("scored", {"masks.method": "snip", "masks.sparsity": 0.5}, 0, STEPS)
+    specs = [*specs_of("mlp"), scored]  # its mask is cut on the examples of its first segment
+    whole = segment_by_segment(shop, specs, fractions)
+    last = later_specs(specs, {lane: ends[:2] for lane, ends in whole.items()}, STEPS, fractions)
     for end in (1, 0)[:n_lost]:
         for name in {ends[end].checkpoint for ends in whole.values()}:
             damage(shop._folder / f"{name}.safetensors")
