@@ -16,7 +16,7 @@ from tests.chromium import DRAWN, Browser
 #: Study -> the charts of its report that the documents show.
 CHARTS = {
     "baseline": ("accuracy",),
-    "sweep": ("attainment", "dimensions"),
+    "sweep": ("attainment", "front", "dimensions"),
     "pareto": ("attainment", "front"),
     "allocation": ("attainment",),
     "hourglass": ("front",),

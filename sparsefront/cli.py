@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.set_defaults(function=_simulate)
 
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    listing.add_argument("what", choices=_LISTS)
+    listing.add_argument("what", choices=_LISTS, nargs="?")
     listing.set_defaults(function=_list)
 
     doctor = commands.add_parser(
@@ -217,6 +217,7 @@ def _run(options: argparse.Namespace) -> int:
     console.print()
     _print_verdict(console, results.verdict(), alpha=results.design.alpha)
     _print_unmet(console, results)
+    _print_exhausted(console, results)
     console.print()
     console.print(Text(f"report: {results.folder / 'report.html'}"), soft_wrap=True)
     if results.recorded is not None:
@@ -241,7 +242,7 @@ def _front(options: argparse.Namespace) -> int:
     if options.output is not None:
         _check_output(options.output)
     elif options.format == "parquet":
-        raise ConfigError("--format parquet: needs --output FILE")
+        raise ConfigError("--format parquet: is no text to print; name a file, as in --output front.parquet")
     results = load(options.dir)
     objectives: Sequence[str] = results.design.objectives
     if options.objectives is not None:
@@ -288,6 +289,12 @@ def _print_unmet(console: Console, results: Results) -> None:
         console.print(Text(clause, style="yellow"))
 
 
+def _print_exhausted(console: Console, results: Results) -> None:
+    """Say where a search had no more candidates: it is finished, with fewer than were asked for."""
+    for clause in results.exhausted():
+        console.print(Text(clause, style="dim"))
+
+
 def _unfinished(console: Console, results: Results) -> None:
     """Say so if a study is not finished: its numbers will change."""
     trained, to_train = results.n_trained()
@@ -307,6 +314,7 @@ def _verdict(options: argparse.Namespace) -> int:
         console = _Console()
         _print_verdict(console, verdict, alpha=results.design.alpha)
         _print_unmet(console, results)
+        _print_exhausted(console, results)
         _unfinished(console, results)
     return 0
 
@@ -394,6 +402,7 @@ def _record(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from sparsefront.results import load
+    from sparsefront.search.simulator import SYNTHETIC
     from sparsefront.study import SearchStudy, Study, attributed
 
     if options.workers is not None and options.workers < 1:
@@ -414,7 +423,8 @@ def _simulate(options: argparse.Namespace) -> int:
     rows = found.as_table()
     took = found.simulated
     if options.format == "json":
-        numbers = {"makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
+        of_what = {"objective": options.objective if ledger is None else None, "ledger": ledger and str(ledger)}
+        numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
     console = _Console()
@@ -439,12 +449,19 @@ def _simulate(options: argparse.Namespace) -> int:
             style="dim",
         )
     )
+    reached = f"is replayed from the ledger in {ledger}"
+    if ledger is None:
+        what = SYNTHETIC[options.objective].summary
+        reached = f"is made up, by the synthetic objective '{options.objective}' ({what})"
+    console.print(Text(f"what candidates reach {reached}; nothing was trained", style="yellow"))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     from sparsefront.listing import listing
 
+    if options.what is None:
+        raise ConfigError(f"list: say what to list, one of {', '.join(_LISTS)}; as in 'sparsefront list {_LISTS[0]}'")
     console = _Console()
     for name, facts in listing(options.what).items():
         console.print(Text(name, style="bold"))

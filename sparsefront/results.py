@@ -17,6 +17,7 @@ from sparsefront.search.attainment import attainment_columns, within_constraints
 from sparsefront.search.claims import Claim, ClaimFinding, Evidence, claim_columns, judge_claim
 from sparsefront.search.comparison import SearchVerdict, compare_arms
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.exhaustion import Exhausted, exhausted_runs, exhaustion_clauses, exhaustion_columns
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
 from sparsefront.search.filters import ALIASES_OF_SEARCHES, parse_where
 from sparsefront.search.findings import Verdict
@@ -24,6 +25,7 @@ from sparsefront.search.front import front, front_columns
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.ledger.disk import Disk, read_plain, write_atomically
 from sparsefront.search.objective import objectives_named
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, PackTimes, pack_times
 from sparsefront.search.plan import Plan
 from sparsefront.search.resolved import design_of
 from sparsefront.search.schema import SCHEMA, VALUES
@@ -179,7 +181,18 @@ class Results:
         for arm, replicate in ended:
             n = pc.sum(pc.and_(pc.equal(rows["arm"], arm), pc.equal(rows["replicate"], replicate))).as_py()
             planned -= next(a.candidates for a in design.arms if a.name == arm) - (n - 1)
+        planned -= sum(
+            run.n_asked - run.n_trained for run in self._exhausted(design) if (run.arm, run.replicate) not in ended
+        )
         return rows.num_rows - len(ended), planned
+
+    def exhausted(self) -> tuple[str, ...]:
+        """Which arms of a search trained fewer candidates than they might have, because there were no more."""
+        return tuple(exhaustion_clauses(self._exhausted(self.design))) if isinstance(self.design, SearchDesign) else ()
+
+    def _exhausted(self, design: SearchDesign) -> list[Exhausted]:
+        with Ledger.read(self.folder) as ledger:
+            return exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
 
     def unmet_constraints(self) -> tuple[str, ...]:
         """Why a search has no front, or an arm nothing on it: the measured constraints that no candidate meets."""
@@ -192,6 +205,11 @@ class Results:
         """How many masks and networks came to each outcome; what several arms share counts once."""
         rows = self.to_arrow(where="stage in ('scored', 'trained') and not reused", columns=["outcome"])
         return {row["values"]: row["counts"] for row in rows.column("outcome").value_counts().to_pylist()}
+
+    def pack_times(self) -> list[PackTimes]:
+        """What packs took beside what the packing had expected, device by device; nothing of a study of masks."""
+        with Ledger.read(self.folder) as ledger:
+            return pack_times(ledger.scan(columns=list(PACK_TIME_COLUMNS)))
 
     def report(self) -> Path:
         """Write the report into the study's folder and return its path.

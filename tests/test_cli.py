@@ -160,7 +160,7 @@ FRONT_WRONG = [
     (["--where", "outcome in ('complete',)"], "; did you mean 'completed'?"),
     (["--objectives", "val_eror"], "objective='val_eror': accepted are val_error"),
     (["--objectives", ""], "objective='': accepted are val_error"),
-    (["--format", "parquet"], "--format parquet: needs --output FILE"),
+    (["--format", "parquet"], "--format parquet: is no text to print; name a file, as in --output front.parquet"),
     (["--output", "empty"], "--output empty: is a folder; name a file"),
     (["--output", "no/such.csv", "--format", "csv"], "no is no folder; make it first"),
 ]
@@ -393,6 +393,12 @@ def test_lists_name_everything_in_the_registry(
     out = capsys.readouterr().out
     assert re.findall(r"^(\S+)$", out, re.MULTILINE) == list(names)  # type: ignore[call-overload]
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_a_list_of_nothing_says_what_there_is_to_list(here: Path, capsys: Capture) -> None:
+    message = refused(["list"], capsys)
+    assert message.startswith("list: say what to list, one of methods, strategies, rungs, ")
+    assert message.rstrip().endswith(", models; as in 'sparsefront list methods'")
 
 
 def test_the_doctor_fails_when_something_is_bad(here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sparsefront.search.ledger import Ledger
 from sparsefront.search.report import write_search_report
 from sparsefront.spaces.constraints import Constraint
 from sparsefront.study import MaskStudy, SearchStudy, Study
-from tests.faults.inline_search import run_search
+from tests.faults.inline_search import Died, MortalDisk, run_search
 from tests.test_study import as_toml
 
 Capture = pytest.CaptureFixture[str]
@@ -40,16 +42,22 @@ BASE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As a worker has, however many cores are free."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a search that was run to its end."""
     folder = tmp_path_factory.mktemp("searches") / "tiny"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     study = Study(**BASE)
     assert isinstance(study, SearchStudy)
     run_search(study, folder, slots=2)
-    torch.set_num_threads(before)
     return folder
 
 
@@ -152,6 +160,67 @@ def test_a_run_that_constraints_leave_nothing_for_ends_and_the_study_is_finished
     assert "constraints leave too little of the space" in results.report().read_text("utf-8")
     run_search(study, folder, slots=2)
     assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
+
+
+def test_a_run_that_came_to_the_end_of_its_space_is_finished_and_says_so(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    choices = {"optimizer": {"choices": ["adam", "sgd"]}}
+    finite = {"training": choices, "masks": {"sparsity": {"choices": [0.0, 0.5, 0.8]}}}
+    coarse = {"strategy": "grid", "options": {"levels": 2}, "space": {"training": {"lr": {"low": 1e-3, "high": 1e-1}}}}
+    study = Study(
+        **BASE
+        | {
+            "space": finite,
+            "search": {"candidates": 20, "batch": 4},
+            "arms": {"random": {}, "grid": coarse, "short": {"candidates": 6}},
+        }
+    )
+    assert isinstance(study, SearchStudy)
+    folder = tmp_path / "finite"
+    with pytest.raises(Died):
+        run_search(study, folder, disk=MortalDisk(8))
+    assert sparsefront.load(folder).exhausted() == ()
+    assert main(["verdict", str(folder)]) == 0
+    assert "not finished" in capsys.readouterr().out
+    run_search(study, folder)
+    results = sparsefront.load(folder)
+    clauses = (
+        "random: the space is exhausted: 12 of 40 candidates, in 2 replicates",
+        "grid: the space is exhausted: 24 of 40 candidates, in 2 replicates",
+    )
+    assert results.exhausted() == clauses
+    assert results.n_trained() == (48, 48)
+    assert main(["verdict", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "not finished" not in out
+    assert all(clause in out for clause in clauses)
+    assert all(clause in results.report().read_text("utf-8") for clause in clauses)
+
+
+def test_a_simulation_says_where_its_results_come_from(
+    done: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    toml = tmp_path / "tiny.toml"
+    toml.write_text(as_toml(BASE), encoding="utf-8")
+    said = {
+        (str(toml),): "is made up, by the synthetic objective 'tradeoff' (the bowl, with an error that falls as the "
+        "network grows); nothing was trained",
+        (str(toml), "--objective", "bowl"): "is made up, by the synthetic objective 'bowl' (a smooth bowl with "
+        "exponential learning curves); nothing was trained",
+        (str(toml), "--ledger", str(done)): f"is replayed from the ledger in {done}; nothing was trained",
+        (str(done),): f"is replayed from the ledger in {done}; nothing was trained",
+    }
+    for arguments, expected in said.items():
+        assert main(["simulate", *arguments, "--workers", "1"]) == 0
+        assert f"what candidates reach {expected}" in " ".join(capsys.readouterr().out.split())
+        assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        is_replayed = "replayed" in expected
+        assert found["ledger"] == (str(done) if is_replayed else None)
+        assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
 
 
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:

@@ -99,8 +99,8 @@ class Driver:
 
     Execution is at least once, results are exactly once: rows whose key is committed are left out. Work of a worker
     that died or hung is run again by halves until the culprit is alone; a single candidate is tried `max_retries` times
-    more, but not if it raised or its worker ended itself for hanging. Passes of attempts that ended so are unknown, and
-    not in the budget; the seconds of the last one are.
+    more, but not if it raised or its worker ended itself for hanging. What attempts that ended so did after their last
+    checkpoint is unknown, and not in the budget; of what is given up the seconds of the last one are.
 
     What is heard waits for the next commit. The plan absorbs it, and its pack is finished, once it is durable and no
     earlier. No worker goes without work meanwhile: before one does, all that waits is committed, unless the plan waits

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,9 @@ class Resources:
     cpus_per_trial: int = 1
     gpus_per_trial: float = 1.0
 
-    @property
-    def kind(self) -> str:
-        """Ray's name for what one pack occupies."""
-        return "GPU" if self.device == "cuda" else "CPU"
+    def __str__(self) -> str:
+        """What one pack occupies, as messages name it."""
+        return " and ".join(f"{name.upper()}: {each:g}" for name, each in self.of_trial.items())
 
     @property
     def of_trial(self) -> dict[str, float]:
@@ -83,8 +82,25 @@ class Resources:
 
     def capacity(self) -> int:
         """Packs that the cluster has room for."""
-        found = ray.cluster_resources()
-        return min(int(found.get(name.upper(), 0) / each + 1e-9) for name, each in self.of_trial.items())
+        return sum(self.room(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+    def room(self, found: Mapping[str, float]) -> int:
+        """Packs that one machine has room for, of its resources by Ray's names: none lies on two of them.
+
+        >>> half = Resources(None, "cuda", None, 0, gpus_per_trial=0.5)
+        >>> half.room({"CPU": 16.0, "GPU": 2.0}), half.room({"CPU": 3.0, "GPU": 2.0}), half.room({"CPU": 16.0})
+        (4, 3, 0)
+
+        A share of a GPU lies on one GPU:
+
+        >>> Resources(None, "cuda", None, 0, gpus_per_trial=0.6).room({"CPU": 16.0, "GPU": 2.0})
+        2
+        """
+        cpus = int(found.get("CPU", 0.0) / self.cpus_per_trial)
+        if self.device != "cuda":
+            return cpus
+        gpus, each = found.get("GPU", 0.0), self.gpus_per_trial
+        return min(cpus, int(gpus) * int(1 / each + 1e-9) if each < 1 else int(gpus / each))
 
 
 @contextlib.contextmanager
@@ -135,8 +151,8 @@ def ray_cluster(resources: Resources) -> Iterator[int]:
         slots = resources.capacity()
         if slots < 1:
             raise ConfigError(
-                f"device={resources.device!r}: the cluster has no {resources.kind}; use the other device, or another "
-                "address"
+                f"device={resources.device!r}: no machine of the cluster has what one pack takes ({resources}); lower "
+                "compute.cpus_per_trial or compute.gpus_per_trial, use the other device, or another address"
             )
         yield min(slots, resources.workers or slots)
 

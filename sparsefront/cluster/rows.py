@@ -335,8 +335,13 @@ def _decision_row(one: Decision, recipe: Recipe) -> dict[str, Any]:
 
 
 def lane_name(lane: SearchLane) -> str:
-    """What a lane is called in its pack and in checkpoints: two arms may have one candidate there."""
-    return f"{lane.id}:{lane.arm}:{lane.slot}"
+    """What a lane is called in its pack and in checkpoints."""
+    return name_in_pack(lane.id, lane.arm, lane.slot)
+
+
+def name_in_pack(candidate: str, arm: str, slot: int) -> str:
+    """What number `slot` of an arm is called there: two arms may have one candidate."""
+    return f"{candidate}:{arm}:{slot}"
 
 
 def lane_columns(lane: SearchLane, recipe: Recipe) -> dict[str, Any]:

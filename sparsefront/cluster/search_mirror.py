@@ -21,9 +21,11 @@ from sparsefront.cluster.mirror import (
 from sparsefront.search.attainment import attain, attainment_columns, has_ended, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
 from sparsefront.search.design import SearchDesign
+from sparsefront.search.exhaustion import exhausted_runs, exhaustion_columns
 from sparsefront.search.front import front
 from sparsefront.search.importance import arm_importances, importance_columns
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, pack_times
 from sparsefront.search.schema import SCHEMA
 
 
@@ -48,7 +50,8 @@ def build_search_mirror(
     importances = arm_importances(
         ledger.scan(columns=importance_columns(design), where=pc.field("stage") == "trained"), design
     )
-    is_complete = is_finished or has_ended(attainment, design)
+    exhausted = exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
+    is_complete = is_finished or has_ended(attainment, design, exhausted={(r.arm, r.replicate) for r in exhausted})
     shown = search_record(attainment, design, verdict, importances=importances, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
     study = study_page(
@@ -58,7 +61,7 @@ def build_search_mirror(
         n_trained=n_ended,
         n_planned=n_planned,
         params={**shown["study"]["params"], "name": design.name, "model": design.model, "dataset": design.dataset},
-        points=now.points(shown["study"]["metrics"]),
+        points=now.points(shown["study"]["metrics"] | _pack_metrics(ledger)),
     )
     arms = [
         Page(
@@ -82,3 +85,13 @@ def build_search_mirror(
     members = front(completed, design.objectives, arms=[arm.name for arm in design.arms], schema=ledger.schema)
     columns = [name for name in ledger.schema.names if name not in SCHEMA.names]
     return mirror_of(span, design, verdict, study, arms, members, dimensions=columns, is_complete=is_complete)
+
+
+def _pack_metrics(ledger: Ledger) -> dict[str, float]:
+    """Measured over predicted time of packs, on the device that ran most of them; nothing before there are any."""
+    found = pack_times(ledger.scan(columns=list(PACK_TIME_COLUMNS)))
+    if not found:
+        return {}
+    most = max(found, key=lambda times: times.n_packs)
+    ratios = {"median": most.median, "lower_quartile": most.low, "upper_quartile": most.high}
+    return {"packs": float(most.n_packs), **{f"packs_measured_over_predicted_{k}": v for k, v in ratios.items()}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import math
 import resource
 import sys
 import time
@@ -56,6 +57,7 @@ class WorkerSettings:
         checkpoints: folder that all workers and the driver share.
         is_search: whether its work is that of a search.
         threads: of one worker.
+        checkpoint_every_s: time after which a candidate of a search that trains alone leaves a checkpoint on its way.
         import_paths: folders that a user's own modules may be in; where they are missing, they are passed over.
     """
 
@@ -68,6 +70,7 @@ class WorkerSettings:
     checkpoints: str = ""
     is_search: bool = False
     threads: int = 1
+    checkpoint_every_s: float = math.inf
     import_paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,7 +160,13 @@ class PackRunner:
         device = torch.device(settings.device)
         self._device_name = torch.cuda.get_device_name() if settings.device == "cuda" else "cpu"
         if settings.is_search:
-            self._workshop = SegmentShop(settings.recipe, self._dataset, device, Path(settings.checkpoints))
+            self._workshop = SegmentShop(
+                settings.recipe,
+                self._dataset,
+                device,
+                Path(settings.checkpoints),
+                checkpoint_every_s=settings.checkpoint_every_s,
+            )
         else:
             folder = Path(settings.checkpoints) if settings.checkpoints else None
             self._workshop = Workshop(settings.recipe, self._dataset, device, folder)
@@ -189,12 +198,12 @@ class PackRunner:
     def _train_segment(self, work: SegmentWork) -> Iterator[pa.RecordBatch | None]:
         """Train candidates of a search to their next rung or to the end; one that trains alone past all its rungs."""
         assert isinstance(self._workshop, SegmentShop)
-        starts = [(lane.start_step, lane.checkpoint) for lane in work.lanes]
+        starts = [(lane.start_step, lane.checkpoint, lane.behind) for lane in work.lanes]
         ends = [*((step, (rung,)) for rung, step in work.passing), (work.stops[0], work.rung)]
         for stop, rungs in ends:
             specs = [
-                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint)
-                for lane, (start, checkpoint) in zip(work.lanes, starts, strict=True)
+                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint, behind)
+                for lane, (start, checkpoint, behind) in zip(work.lanes, starts, strict=True)
             ]
             part = replace(work, rung=rungs)
             for ended in self._workshop.train(specs, work.replicate, work.padded):
@@ -203,7 +212,7 @@ class PackRunner:
                     continue
                 if work.passing:
                     (one,) = ended
-                    starts = [(one.steps, one.checkpoint)]
+                    starts = [(one.steps, one.checkpoint, (*starts[0][2], (one.steps, one.checkpoint, None)))]
                     if one.outcome is None:
                         lane = work.lanes[0]
                         self._passed = (f"{lane.arm}/{work.replicate}", one.steps, one.val_loss)

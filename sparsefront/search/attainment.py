@@ -23,7 +23,7 @@ behaviour of optimisation algorithms, EJOR 235, 2014 (anytime hypervolume).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -274,15 +274,16 @@ def mean_curves(
     return found
 
 
-def has_ended(attainment: Attainment, design: SearchDesign) -> bool:
+def has_ended(attainment: Attainment, design: SearchDesign, *, exhausted: Collection[tuple[str, int]] = ()) -> bool:
     """Whether the rows show that every run has ended.
 
-    A run has when all of its candidates came to an outcome, or it saw every point of a finite space. One that its
-    strategy ended early looks like one that goes on: False.
+    A run has when all of its candidates came to an outcome, it saw every point of a finite space, or it is one of the
+    `exhausted` (arm, replicate). Another that its strategy ended early looks like one that goes on: False.
     """
     runs = {(run.arm, run.replicate): run for run in attainment.runs}
     return all(
-        (arm.name, replicate) in runs and _run_has_ended(runs[arm.name, replicate], arm)
+        (arm.name, replicate) in runs
+        and ((arm.name, replicate) in exhausted or _run_has_ended(runs[arm.name, replicate], arm))
         for arm in design.arms
         for replicate in range(design.replicates)
     )

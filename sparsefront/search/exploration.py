@@ -335,9 +335,9 @@ def _ready(runs: Iterable[Run]) -> dict[_Segment, int]:
 def _lane(candidate: Candidate) -> SearchLane:
     run = candidate.run
     settings = run.arm.space.settings(candidate.point)
-    if run.arm.rungs.fidelity == "data_fraction" and candidate.next_rung is not None:
-        share = candidate.stop_step / candidate.steps
-        settings["training.data_fraction"] = share * candidate.described.data_fraction
+    grows = run.arm.rungs.fidelity == "data_fraction"
+    if grows and candidate.next_rung is not None:
+        settings["training.data_fraction"] = _data_fraction(candidate, candidate.stop_step)
     return SearchLane(
         candidate.described.id,
         run.arm.name,
@@ -346,4 +346,11 @@ def _lane(candidate: Candidate) -> SearchLane:
         settings,
         candidate.start_step,
         candidate.checkpoint,
+        tuple((step, name, _data_fraction(candidate, step) if grows else None) for step, name in candidate.behind),
     )
+
+
+def _data_fraction(candidate: Candidate, step: int) -> float:
+    """Share of the training examples in the segment that ends at a step, where it grows from rung to rung."""
+    share = step / candidate.steps
+    return share * candidate.described.data_fraction

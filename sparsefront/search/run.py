@@ -82,7 +82,7 @@ class Candidate:
     """A candidate that has no outcome yet, and how far it has come."""
 
     __slots__ = (
-        "_described", "_first", "checkpoint", "halving", "is_away", "n_reached", "number",
+        "_described", "_first", "behind", "checkpoint", "halving", "is_away", "n_reached", "number",
         "point", "run", "rungs", "start_step", "steps",
     )  # fmt: skip
 
@@ -92,6 +92,8 @@ class Candidate:
         self._first = number if first is None else first
         self.start_step = 0
         self.checkpoint: str | None = None
+        #: Steps and checkpoints of all rungs that it reached.
+        self.behind: tuple[tuple[int, str | None], ...] = ()
         self.halving: Halving | None = None
         self.is_away = False
         self.n_reached = 0
@@ -411,6 +413,7 @@ class Run:
         candidate.n_reached += 1
         candidate.start_step = self.ladder[rung]
         candidate.checkpoint = checkpoint
+        candidate.behind = (*candidate.behind, (candidate.start_step, checkpoint))
         self._fidelity[number] = min(1.0, candidate.start_step / candidate.steps)
         if self.is_scheduled:
             if not is_on_its_way:

@@ -99,6 +99,9 @@ class SearchLane:
         settings: study keys that it sets.
         start_step: optimiser steps done already.
         checkpoint: name of the checkpoint of that step; None at step 0.
+        behind: all rungs that it reached, ascending: (step, name of the checkpoint, share of the training examples
+            used on the way there if it grows from rung to rung). Should its checkpoint be lost, it goes on from the one
+            before.
     """
 
     id: str
@@ -108,6 +111,7 @@ class SearchLane:
     settings: Mapping[str, Any]
     start_step: int
     checkpoint: str | None
+    behind: tuple[tuple[int, str | None, float | None], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -204,10 +204,19 @@ class ComputeSection(Section):
     masks_per_pack: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     lanes_at_once: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     timeout_s: Annotated[float, Field(gt=0, le=1e6)] = 600.0
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=1e9)] = 300.0
     max_retries: Annotated[int, Field(ge=0, le=100)] = 2
     memory_gib: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     cpus_per_trial: Annotated[int, Field(ge=1, le=100_000)] = 1
-    gpus_per_trial: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0.0001, le=1024)] = 1.0
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        """Refuse what Ray would refuse, once the study runs."""
+        each = self.gpus_per_trial
+        if each > 1 and not each.is_integer():
+            raise ConfigError(f"gpus_per_trial={each!r}: must be a share of one GPU, or a whole number of them")
+        return self
 
 
 class RecordSection(Section):

@@ -303,6 +303,7 @@ class Study(Section):
             base=self.base(),
             device=device,
             threads=compute.cpus_per_trial,
+            checkpoint_every_s=compute.checkpoint_every_s,
             checkpoints=str(folder.absolute() / "checkpoints"),
             **self._worker_options(dataset),
             # Workers find a user's own strategies and parents where this process does.

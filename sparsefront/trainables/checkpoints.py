@@ -3,14 +3,18 @@
 A file holds ``<candidate>/<part>/<tensor>`` for the parts ``weights`` and the optimiser's slots, each tensor at its
 real size, so that a lane can go on in a pack of another shape; steps and curves are JSON in the file's header. What is
 read has the content that its name promises, or is refused.
+
+Those that a long training leaves between the ends of its segments lie in folders of their own (`OnTheWay`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +28,8 @@ from sparsefront.trainables.disk import write_durably
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _METADATA = "sparsefront"
+#: Folder of the checkpoints that are left on the way.
+_WAY = "way"
 WEIGHTS = "weights"
 
 
@@ -37,6 +43,9 @@ class LaneState:
         curve_step: steps at which validation was measured.
         curve_val_loss: validation loss there, nats.
         curve_val_error: validation error there.
+        passes: that its segment has cost so far, where it was left on the way; those of a segment that ended are in
+            the ledger.
+        seconds: likewise.
     """
 
     step: int
@@ -44,6 +53,8 @@ class LaneState:
     curve_step: list[int] = field(default_factory=list)
     curve_val_loss: list[float] = field(default_factory=list)
     curve_val_error: list[float] = field(default_factory=list)
+    passes: float = 0.0
+    seconds: float = 0.0
 
 
 def write_checkpoint(folder: Path, states: Mapping[str, LaneState]) -> str:
@@ -64,6 +75,8 @@ def write_checkpoint(folder: Path, states: Mapping[str, LaneState]) -> str:
             "curve_step": state.curve_step,
             "curve_val_loss": state.curve_val_loss,
             "curve_val_error": state.curve_val_error,
+            "passes": state.passes,
+            "seconds": state.seconds,
         }
         for lane, state in states.items()
     }
@@ -90,11 +103,13 @@ def read_checkpoint(folder: Path, name: str, ids: Collection[str]) -> dict[str, 
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"checkpoint={str(path)!r}: cannot be read ({error}); its lanes train anew") from error
+        raise CheckpointError(
+            f"checkpoint={str(path)!r}: cannot be read ({error}); its lanes go on from an earlier one"
+        ) from error
     if hashlib.sha256(content).hexdigest() != name:
         raise CheckpointError(
             f"checkpoint={str(path)!r}: is damaged, for it does not have the sha256 that it is named by; its lanes "
-            "train anew"
+            "go on from an earlier one"
         )
     parts: dict[str, dict[str, dict[str, npt.NDArray[np.float32]]]] = {lane: {} for lane in ids}
     try:
@@ -109,7 +124,9 @@ def read_checkpoint(folder: Path, name: str, ids: Collection[str]) -> dict[str, 
         raise CheckpointError(f"checkpoint={str(path)!r}: is no checkpoint of lanes ({error})") from error
     missing = [lane for lane in ids if lane not in about or WEIGHTS not in parts[lane]]
     if missing:
-        raise CheckpointError(f"checkpoint={str(path)!r}: does not hold candidate {missing[0]!r}; its lanes train anew")
+        raise CheckpointError(
+            f"checkpoint={str(path)!r}: does not hold candidate {missing[0]!r}; its lanes go on from an earlier one"
+        )
     return {lane: LaneState(parts=parts[lane], **about[lane]) for lane in ids}
 
 
@@ -127,3 +144,58 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"checkpoint={name!r}: a name of 64 hex digits is needed; the record of it is damaged")
     return folder / f"{name}.safetensors"
+
+
+class OnTheWay:
+    """Checkpoints that one lane leaves on its way to the end of a segment: the last one, and the one before it."""
+
+    def __init__(self, folder: Path, lane: str, stop_step: int) -> None:
+        """Of `lane`, whose name may hold anything, and whose segment ends at `stop_step`; touches nothing."""
+        self._folder = folder / _WAY / f"{_digest(lane)}-{stop_step}"
+        self._lane = lane
+        self._last: str | None = None
+
+    def write(self, state: LaneState) -> None:
+        """Leave a checkpoint, durably.
+
+        Raises:
+            CheckpointError: if it cannot be written; those before are still there.
+        """
+        name = write_checkpoint(self._folder, {self._lane: state})
+        kept, self._last = {name, self._last}, name
+        for other in set(list_checkpoints(self._folder)) - kept:
+            with contextlib.suppress(OSError):
+                checkpoint_path(self._folder, other).unlink()
+
+    def states(self) -> Iterator[LaneState]:
+        """What can be gone on from, the latest first; what is damaged is passed over."""
+        found = []
+        for name in list_checkpoints(self._folder):
+            with contextlib.suppress(OSError):  # another worker may remove it meanwhile
+                found.append((checkpoint_path(self._folder, name).stat().st_mtime_ns, name))
+        for _, name in sorted(found, reverse=True):
+            with contextlib.suppress(CheckpointError):
+                state = read_checkpoint(self._folder, name, [self._lane])[self._lane]
+                self._last = name
+                yield state
+
+    @staticmethod
+    def remove(folder: Path, lane: str, stop_step: int | None = None) -> None:
+        """Remove what a lane left on its way to one step, or to any; never raises."""
+        end = "*" if stop_step is None else str(stop_step)
+        for left in (folder / _WAY).glob(f"{_digest(lane)}-{end}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Whether any lane left any."""
+        return (folder / _WAY).is_dir()
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove those of all lanes; never raises."""
+        shutil.rmtree(folder / _WAY, ignore_errors=True)
+
+
+def _digest(lane: str) -> str:
+    return hashlib.blake2b(lane.encode(), digest_size=16).hexdigest()

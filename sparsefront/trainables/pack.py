@@ -394,6 +394,25 @@ class Pack:
             self._keep(staying)
         return ended
 
+    def paused(self) -> list[LaneResult]:
+        """The lanes in training as they stand at the validation point that was reached: what they could go on from."""
+        slots = self._slots()
+        return [
+            LaneResult(
+                lane=self._numbers[i],
+                outcome="completed",
+                steps=self.step,
+                val_loss=curve.loss[-1],
+                val_error=curve.error[-1],
+                curve_step=list(curve.step),
+                curve_val_loss=list(curve.loss),
+                curve_val_error=list(curve.error),
+                parameters=self._lanes.flat[i].clone(),
+                slots={name: state[i].clone() for name, state in slots.items()},
+            )
+            for i, curve in ((i, self._curves[i]) for i in self._rows)
+        ]
+
     def _slots(self) -> dict[str, torch.Tensor]:
         """All that a lane goes on from, but for its weights."""
         slots = self._optimizer.slots()

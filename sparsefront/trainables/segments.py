@@ -13,6 +13,7 @@ paid for once, and no other rounding can make another one of it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import traceback
@@ -32,7 +33,7 @@ from sparsefront.spaces.candidate import level_key
 from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, remains, remains_of, split_sections
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
-from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
+from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, OnTheWay, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
@@ -71,7 +72,10 @@ _KEPT_MASKS = 256
 class LaneSpec:
     """One segment of one candidate: its settings, and the steps after which it begins and ends.
 
-    `checkpoint` names what it goes on from; None, or one that is lost, means a training from step 0.
+    It goes on from the last good state there is: one that was left on the way, `checkpoint`, one of those `behind` it,
+    or the beginning. `behind` are the ends of earlier segments, ascending and with the last one: (step, checkpoint,
+    share of the training examples used on the way there, None for that of the settings). What has to be trained again
+    is trained as it was.
     """
 
     id: str
@@ -79,6 +83,7 @@ class LaneSpec:
     start_step: int
     stop_step: int
     checkpoint: str | None = None
+    behind: tuple[tuple[int, str | None, float | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,30 +135,34 @@ class SegmentResult:
 
 @dataclass(eq=False)  # a job is itself
 class _Job:
-    """One lane on its way through the shop; what was wasted is that of packs that broke off.
+    """One lane on its way through the shop.
 
-    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was made before
-    is what it took to cut the mask of a network from its initial weights.
+    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was spent
+    earlier is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made
+    before is what it took to cut the mask of a network from its initial weights. `saved_s` is when its state was saved
+    last, on the clock of `perf_counter`.
     """
 
     spec: LaneSpec
+    way: OnTheWay
     network: Network | None = None
     state: LaneState | None = None
     mask: Mask | None = None
-    wasted_passes: float = 0.0
-    wasted_s: float = 0.0
+    earlier_passes: float = 0.0
+    earlier_s: float = 0.0
     making_passes: float = 0.0
     making_s: float = 0.0
+    saved_s: float = 0.0
 
     @property
     def before_passes(self) -> float:
         """Passes that were done for it before the pack it is in."""
-        return self.wasted_passes + self.making_passes
+        return self.earlier_passes + self.making_passes
 
     @property
     def before_s(self) -> float:
         """The same in seconds."""
-        return self.wasted_s + self.making_s
+        return self.earlier_s + self.making_s
 
     @property
     def start_step(self) -> int:
@@ -195,13 +204,33 @@ class _Leg:
     level: int
     start: int
     stop: int
+    data_fraction: float | None = None
 
 
 class SegmentShop:
     """Trains candidates of one recipe's search on one device."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device, checkpoint_dir: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        device: torch.device,
+        checkpoint_dir: Path,
+        *,
+        checkpoint_every_s: float = math.inf,
+    ) -> None:
+        """Prepare for any number of packs.
+
+        Args:
+            recipe: how candidates are made.
+            dataset: what they are trained on.
+            device: where.
+            checkpoint_dir: folder that all workers share.
+            checkpoint_every_s: time after which a lane that trains alone leaves a checkpoint at the next validation
+                point, or the next level if it is a chain.
+        """
         self.recipe, self.device = recipe, device
+        self._checkpoint_every_s = checkpoint_every_s
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
@@ -248,7 +277,7 @@ class SegmentShop:
         Raises:
             CheckpointError: a checkpoint cannot be written: the machine's failure, not the candidates'.
         """
-        jobs = [_Job(spec) for spec in lanes]
+        jobs = [_Job(spec, OnTheWay(self._folder, spec.id, spec.stop_step)) for spec in lanes]
         yield self._describe(jobs, replicate)
         self._restore(jobs)
         for job in jobs:
@@ -270,8 +299,8 @@ class SegmentShop:
             except Exception as error:  # the candidate boundary: user code or the device failed, which is data
                 left = list(waiting.values())
                 for job in left:
-                    job.wasted_passes += spent.passes
-                    job.wasted_s += (perf_counter() - began) / len(jobs)
+                    job.earlier_passes += spent.passes
+                    job.earlier_s += (perf_counter() - began) / len(jobs)
                 if len(left) == 1:
                     yield [_broken(left[0], error)]
                 elif left:
@@ -291,21 +320,38 @@ class SegmentShop:
         return broken
 
     def _restore(self, jobs: Sequence[_Job]) -> None:
-        """Read the checkpoints; a lane whose own is lost, or is not that of its network and step, begins anew."""
-        by_name: dict[str, list[_Job]] = {}
-        for job in jobs:
-            if job.network is not None and job.spec.start_step and job.spec.checkpoint is not None:
-                by_name.setdefault(job.spec.checkpoint, []).append(job)
-        for name, resumed in by_name.items():
-            try:
-                states = read_checkpoint(self._folder, name, [job.spec.id for job in resumed])
-            except CheckpointError:
-                continue
-            for job in resumed:
-                assert job.network is not None
-                state = states[job.spec.id]
-                if state.step == job.spec.start_step and _fits(job.network, state):
-                    job.state = state
+        """Give every lane the last good state it has; one whose states are lost, or are not its own, begins anew."""
+        waiting = [job for job in jobs if job.network is not None]
+        if OnTheWay.exist(self._folder):
+            for job in waiting:
+                self._restore_on_the_way(job)
+        for n_back in itertools.count():
+            by_name: dict[str, list[_Job]] = {}
+            waiting = [job for job in waiting if job.state is None and n_back < len(_ends_behind(job.spec))]
+            if not waiting:
+                break
+            for job in waiting:
+                name = _ends_behind(job.spec)[n_back][1]
+                if name is not None:
+                    by_name.setdefault(name, []).append(job)
+            for name, resumed in by_name.items():
+                try:
+                    states = read_checkpoint(self._folder, name, [job.spec.id for job in resumed])
+                except CheckpointError:
+                    continue
+                for job in resumed:
+                    assert job.network is not None
+                    state = states[job.spec.id]
+                    if state.step == _ends_behind(job.spec)[n_back][0] and _fits(job.network, state):
+                        job.state = state
+
+    def _restore_on_the_way(self, job: _Job) -> None:
+        spec = job.spec
+        assert job.network is not None
+        for state in job.way.states():
+            if spec.start_step < state.step < spec.stop_step and _fits(job.network, state):
+                job.state, job.earlier_passes, job.earlier_s = state, state.passes, state.seconds
+                break
 
     def _cut_first(self, job: _Job) -> list[SegmentResult]:
         """Give a network the mask that its initial weights are to have; returns it if that cannot be."""
@@ -317,9 +363,9 @@ class SegmentShop:
                 job.network = network.with_mask(job.part(_MASK)[_ENTRIES] > 0)
             else:
                 assert network.scored is not None
-                cut = self._scored(
-                    network.architecture, network.replicate, network.mask_kind, network.scored, network.data_fraction
-                )
+                # On the examples of the first segment, also where that is trained again.
+                fraction = next((f for _, f in _to_repeat(job) if f is not None), network.data_fraction)
+                cut = self._scored(network.architecture, network.replicate, network.mask_kind, network.scored, fraction)
                 job.network = network.with_mask(cut.mask)
                 # Every candidate pays for its own, whoever else has the same.
                 job.making_passes = cut.passes
@@ -349,19 +395,19 @@ class SegmentShop:
         """Jobs that train together: of one group, start and stop, and as many as the device takes.
 
         Where learning rates change, trainings are of one length; how they change is each lane's own. Chains have one
-        rewind step, too, and levels of one length.
+        rewind step, too, and levels of one length. Where segments are trained again, they are the same ones.
         """
         has_rates = self.recipe.schedule.has_rates or any(
             job.network.hyper.has_own_rates for job in jobs if job.network is not None
         )
-        classes: dict[tuple[str, int, int, int, int, int, bool], list[_Job]] = {}
+        classes: dict[tuple[Any, ...], list[_Job]] = {}
         for job in jobs:
             assert job.network is not None
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
             rates = job.network.level_steps if has_rates else 0
             kind = (0, 0, False) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on)
-            key = (job.network.shape.group, job.start_step, stop, rates, *kind)
+            key = (job.network.shape.group, job.start_step, stop, rates, *kind, _to_repeat(job))
             classes.setdefault(key, []).append(job)
         groups: list[list[_Job]] = []
         for members in classes.values():
@@ -383,9 +429,24 @@ class SegmentShop:
     ) -> Iterator[list[tuple[_Job, SegmentResult]]]:
         first = jobs[0].network
         assert first is not None
-        legs = _legs(first, jobs[0].start_step, min(jobs[0].spec.stop_step, first.steps))
+        legs = _legs(first, jobs[0].start_step, min(jobs[0].spec.stop_step, first.steps), _to_repeat(jobs[0]))
+        for job in jobs:
+            job.saved_s = perf_counter()
         for leg in legs:
             jobs = yield from self._train_leg(jobs, leg, padded, spent, is_last=leg is legs[-1])
+            if len(jobs) == 1 and jobs[0].state is not None and self._is_due(jobs[0]):
+                self._save_on_the_way(jobs[0], jobs[0].state, spent)
+
+    def _is_due(self, job: _Job) -> bool:
+        return perf_counter() - job.saved_s >= self._checkpoint_every_s
+
+    def _save_on_the_way(self, job: _Job, state: LaneState, spent: _Spent) -> None:
+        """Leave a checkpoint that a segment which is cut off goes on from, with what it has cost by then."""
+        passes, seconds = job.before_passes + spent.passes, job.before_s + spent.seconds
+        # The training does not need it: where there is no room for it, it goes on without.
+        with contextlib.suppress(CheckpointError):
+            job.way.write(replace(state, passes=passes, seconds=seconds))
+        job.saved_s = perf_counter()
 
     def _train_leg(
         self, jobs: Sequence[_Job], leg: _Leg, padded: Sequence[tuple[int, ...]] | None, spent: _Spent, *, is_last: bool
@@ -398,6 +459,7 @@ class SegmentShop:
         first = networks[0]
         stop = leg.level * first.level_steps + leg.stop
         train, validation = self._examples(first.replicate)
+        fraction = leg.data_fraction or first.data_fraction
         # The first level goes on where it was; later ones begin anew, at a later step of the same batches and rates.
         n_skipped = leg.start if leg.level else 0
         offset = leg.level * first.level_steps + n_skipped
@@ -426,7 +488,7 @@ class SegmentShop:
             data=Feed(
                 train,
                 validation,
-                self._order(first.replicate, first.batch_size, first.data_fraction, n_before + n_steps)[n_before:],
+                self._order(first.replicate, first.batch_size, fraction, n_before + n_steps)[n_before:],
             ),
             precision=first.precision,
             start_step=leg.start - n_skipped,
@@ -459,6 +521,9 @@ class SegmentShop:
             spent.seconds += (now - began) / n_left  # each interval is divided over the lanes it served
             began = now
             n_left -= len(ended)
+            if len(jobs) == 1 and first.chain is None and n_left and self._is_due(jobs[0]):
+                (going,) = pack.paused()
+                self._save_on_the_way(jobs[0], _state(jobs[0], going, leg, lanes.layout, offset), spent)
             paused = {r.lane for r in pausing}
             over = [r for r in ended if r.lane not in paused]
             measured = self._measurer.columns(model, lanes, over, validation, real=real) if over else []
@@ -575,16 +640,30 @@ class SegmentShop:
         }
 
 
-def _legs(network: Network, start: int, stop: int) -> list[_Leg]:
-    """The stretches of a segment: one, but for a chain, whose levels are one each.
+def _ends_behind(spec: LaneSpec) -> list[tuple[int, str | None]]:
+    """Steps where earlier segments ended, and the checkpoints there, the last one first."""
+    ends = [(step, name) for step, name, _ in reversed(spec.behind)]
+    return list(dict.fromkeys([(spec.start_step, spec.checkpoint), *ends]))
+
+
+def _to_repeat(job: _Job) -> tuple[tuple[int, float | None], ...]:
+    """Ends of the segments that a lane trains again before its own, and the share of the examples used in each."""
+    return tuple((step, fraction) for step, _, fraction in job.spec.behind if step > job.start_step)
+
+
+def _legs(network: Network, start: int, stop: int, repeated: Sequence[tuple[int, float | None]] = ()) -> list[_Leg]:
+    """The stretches of a segment: one, but for what is trained again before it, and for a chain one for each level.
 
     The first level is divided where the weights lie that later ones rewind to.
     """
     chain = network.chain
-    if chain is None:
-        return [_Leg(0, start, stop)]
-    length, rewind = chain.level_steps, chain.rewind_step
     legs: list[_Leg] = []
+    if chain is None:
+        for end, fraction in (*repeated, (stop, None)):
+            legs.append(_Leg(0, start, end, fraction))
+            start = end
+        return legs
+    length, rewind = chain.level_steps, chain.rewind_step
     while start < stop:
         level, done = divmod(start, length)
         end = rewind if not level and done < rewind else length

@@ -12,7 +12,7 @@ from sparsefront.errors import LedgerError
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.schema import SCHEMA
-from tests.synthetic_search import make_search_design, make_search_table
+from tests.synthetic_search import make_search_design, make_search_table, with_pack_times
 
 
 def mirrored(folder: Path, design: SearchDesign, tables: list[pa.Table], *, is_finished: bool = False) -> Mirror:
@@ -68,6 +68,17 @@ def test_arms_have_importances_and_intervals(tmp_path: Path) -> None:
     (high,) = [p for p in random.points if p.name == "hypervolume_at_passes_high" and p.step == 10**6]
     (low,) = [p for p in random.points if p.name == "hypervolume_at_passes_low" and p.step == 10**6]
     assert low.value < high.value
+
+
+def test_packs_are_measured_against_their_prediction(tmp_path: Path) -> None:
+    design = make_search_design(replicates=2, candidates=10)
+    table = with_pack_times(make_search_table(design), ratio=0.5)
+    mirror = mirrored(tmp_path / "timed", design, [table])
+    shown = {p.name: p.value for p in mirror.study.points if p.name.startswith("packs")}
+    names = ("median", "lower_quartile", "upper_quartile")
+    assert shown == {"packs": table.num_rows, **{f"packs_measured_over_predicted_{name}": 0.5 for name in names}}
+    untimed = mirrored(tmp_path / "untimed", design, [make_search_table(design)])
+    assert not any(name.startswith("packs") for name in metrics_of(untimed.study))
 
 
 def test_curves_are_shown_once_nothing_is_to_come(tmp_path: Path) -> None:

@@ -104,6 +104,26 @@ class ForkedRunner:
         return {"rows": self._rows, "blobs": {}, "done": True, "problem": None}
 
 
+class CutOff:
+    """A `PackRunner` whose worker is lost with some packs, the first time that they run, at one of their points."""
+
+    def __init__(self, runner: PackRunner, rng: Random, cut: set[str]) -> None:
+        self._runner, self._rng, self._cut = runner, rng, cut
+        self._runner._prepare()
+
+    def start(self, work: Work, masks: dict[str, bytes]) -> None:
+        self._runner.start(work, masks)
+        self._is_lost = work.key not in self._cut and self._rng.random() < 0.5
+        self._cut.add(work.key)
+
+    def step(self) -> Report:
+        if not self._is_lost:
+            return self._runner.step()
+        for _ in range(self._rng.randint(1, 4)):
+            next(self._runner._steps, None)
+        raise ChildProcessError("the actor died unexpectedly")
+
+
 def run_search(
     study: Study,
     folder: Path,
@@ -136,6 +156,7 @@ def run_search(
         timeout_s=600.0,
         memory_bytes=None,
         checkpoints=str(folder / "checkpoints"),
+        checkpoint_every_s=study.compute.checkpoint_every_s,
         **study._worker_options(dataset),
     )
     rng = Random(order)

@@ -45,10 +45,28 @@ STUDY = TINY | {
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "COLUMNS": "200"}
 
 
+#: Few long trainings without rungs, one a trial.
+BIG = STUDY | {
+    "model": {"name": "mlp"},
+    "space": NUMBERS,
+    "arms": {"random": {}},
+    "training": {"steps": 20_000, "eval_every": 100, "batch_size": 32},
+    "search": {"candidates": 3, "batch": 3},
+    "compute": {"device": "cpu", "workers": 2, "lanes_per_pack": 1, "checkpoint_every_s": 0.3},
+}
+
+
 @pytest.fixture(scope="module")
 def toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("search") / "tiny.toml"
     path.write_text(as_toml(STUDY), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def big_toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("search") / "big.toml"
+    path.write_text(as_toml(BIG), encoding="utf-8")
     return path
 
 
@@ -57,9 +75,9 @@ def start(toml: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts ``sparsefront run``; what is left of it at the end of the test is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    def start(folder: Path, study: Path = toml, **environment: str) -> subprocess.Popen[str]:
         driver = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "run", str(toml), "--dir", str(folder)],
+            [sys.executable, "-c", PROGRAM, "run", str(study), "--dir", str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -78,10 +96,13 @@ def start(toml: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.fixture(scope="module")
 def whole(toml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The search without disturbance and without Ray, in one process."""
-    folder = tmp_path_factory.mktemp("whole")
+    return run_inline(toml, tmp_path_factory.mktemp("whole"))
+
+
+def run_inline(toml: Path, folder: Path, *, max_lanes: int = 5) -> Path:
     code = (
-        "import sys; from inline_search import *; torch.set_num_threads(1);"
-        "run_search(Study.from_toml(sys.argv[1]), Path(sys.argv[2]), max_lanes=5)"
+        "import sys; from inline_search import *; torch.set_num_threads(1); torch.set_flush_denormal(True);"
+        f"run_search(Study.from_toml(sys.argv[1]), Path(sys.argv[2]), max_lanes={max_lanes})"
     )
     subprocess.run([sys.executable, "-c", code, str(toml), str(folder)], check=True, env=ENVIRONMENT)
     return folder
@@ -114,6 +135,36 @@ def test_a_search_whose_driver_and_worker_are_killed_comes_to_the_same_end(
     assert done.items() <= found.items()
     assert_same_study(found, expected)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_big_candidate_goes_on_from_where_its_worker_and_its_driver_were_killed(
+    start: Callable[..., subprocess.Popen[str]], big_toml: Path, tmp_path: Path
+) -> None:
+    """Without rungs, and every step is paid for once."""
+    expected = rows_of(run_inline(big_toml, tmp_path / "whole", max_lanes=1))
+    folder = tmp_path / "a"
+    way = folder / "checkpoints" / "way"
+
+    def left() -> set[Path]:
+        return {path for path in way.glob("*/*.safetensors") if len(path.stem) == 64}
+
+    driver = start(folder, big_toml)
+    wait_until(lambda: len({path.parent for path in left()}) == 2, "two candidates on their way")
+    driver.kill()
+    driver.communicate()
+    before = wait_until(left, "checkpoints")
+    assert n_rows(folder, "trained") < 3
+
+    driver = start(folder, big_toml)
+    wait_until(lambda: left() - before, "another checkpoint")
+    os.kill(workers_of(driver)[0], signal.SIGKILL)
+    code, out, err = ended(driver)
+    assert code == 0, (out, err)
+    found = rows_of(folder)
+    assert_same_study(found, expected)
+    assert not (folder / "checkpoints").exists()
+    with_steps = [row["curve_step"] for row in found.values()]
+    assert all(steps == list(range(100, 20_001, 100)) for steps in with_steps)
 
 
 def test_no_worker_is_given_up_while_a_strategy_waits_for_its_batch(

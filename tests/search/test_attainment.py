@@ -160,6 +160,9 @@ def test_a_study_has_ended_when_all_its_candidates_have() -> None:
     last = (pc.field("arm") == "asha") & (pc.field("replicate") == 1) & (pc.field("slot") == 19)
     for missing in (last, last & (pc.field("stage") == "trained"), pc.field("replicate") == 1):
         assert not has_ended(attain(table.filter(~missing), design), design)
+    few = attain(table.filter(~((pc.field("arm") == "asha") & (pc.field("slot") > 15))), design)
+    assert not has_ended(few, design, exhausted={("asha", 0)})
+    assert has_ended(few, design, exhausted={("asha", 0), ("asha", 1)})
 
 
 def test_a_run_that_saw_all_of_a_finite_space_has_ended() -> None:

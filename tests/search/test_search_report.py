@@ -26,7 +26,7 @@ from sparsefront.search.report.search_page import render_search_page, write_sear
 from sparsefront.search.report.search_sections import budget_to_catch_up
 from sparsefront.search.schema import SCHEMA
 from sparsefront.spaces.space import Space
-from tests.synthetic_search import TABLE, make_search_design, make_search_table
+from tests.synthetic_search import TABLE, make_search_design, make_search_table, with_pack_times
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'single' ${x} $title"
 
@@ -238,6 +238,17 @@ def test_an_empty_study_gives_a_page_that_says_so(design: SearchDesign, table: p
         assert words in page.text
     failed = table.filter(pc.field("outcome") == "diverged")
     assert "diverged: synthetic" in page_of(failed, design).text
+
+
+def test_packs_are_shown_beside_what_was_predicted_of_them(table: pa.Table, design: SearchDesign) -> None:
+    timed = with_pack_times(table, ratio=1.25)
+    (shown,) = numbers_of(timed, design)["packs"]
+    assert (shown["device"], shown["n_packs"], shown["median"]) == ("a CPU", table.num_rows, 1.25)
+    text = page_of(timed, design).text
+    assert "Measured against predicted time of packs" in text
+    assert "1.25 to 1.25" in text
+    assert numbers_of(table, design)["packs"] == []
+    assert "Measured against predicted" not in page_of(table, design).text
 
 
 def test_an_infeasible_proposal_is_no_failure(numbers: dict[str, Any]) -> None:

@@ -779,13 +779,18 @@ def test_censored_pairs_do_not_make_arms_equivalent(make_design, make_table):
         return {"curve_step": [500, 1000], "curve_val_error": errors, "val_error": errors[-1]}
 
     labels = {}
-    for n_censored in (5, 6):
+    for n_censored in (5, 6, 8, 9):
         table = changed(make_table(design), flat)
         labels[n_censored] = of(judge(table, design), "searched", 0.5, "convergence")
     assert labels[5].label == "equivalent"
     assert labels[5].note == "in 5 of 10 replicates no network of either side came to the target"
     assert labels[6].label == "undecided"
     assert math.isnan(labels[6].p_equivalence)
+    assert not math.isnan(labels[8].p_value)
+    # One pair in which somebody came to the target is no more than one pair.
+    assert (labels[9].label, labels[9].replicates_needed_low) == ("undecided", None)
+    assert math.isnan(labels[9].p_value)
+    assert labels[9].note == "too few pairs: in 9 of 10 replicates no network of either side came to the target"
 
 
 def test_a_replicate_whose_parent_failed_has_no_target(make_design, make_table):

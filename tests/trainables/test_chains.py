@@ -1,6 +1,7 @@
 """Pruning chains as candidates of a search: as a study of masks trains the same, packed or alone, in one go or not."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from sparsefront.spaces.candidate import Candidate
 from sparsefront.spaces.masks import mask_digest, pack_bits, remains
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables import segments
-from sparsefront.trainables.checkpoints import read_checkpoint, write_checkpoint
+from sparsefront.trainables.checkpoints import OnTheWay, read_checkpoint, write_checkpoint
 from sparsefront.trainables.networks import CHAINED
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
@@ -29,7 +30,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture
 def shop_of(blobs, tmp_path):
-    def make(family="mlp", method="imp", folder="checkpoints", **more):
+    def make(family="mlp", method="imp", folder="checkpoints", every_s=math.inf, **more):
         schedule = Schedule(more.pop("optimizer", "adam"), STEPS, BATCH, EVERY, **more.pop("rates", {}))
         pruning, kind = PRUNERS[method].method, more.pop("kind", "weight")
         if kind == "node":  # whose sizes are to be known beforehand
@@ -37,7 +38,7 @@ def shop_of(blobs, tmp_path):
         recipe = recipe_of(
             family, schedule=schedule, mask_kind=kind, allocation=pruning.allocation, pruning=pruning, **more
         )
-        return SegmentShop(recipe, blobs, CPU, tmp_path / folder)
+        return SegmentShop(recipe, blobs, CPU, tmp_path / folder, checkpoint_every_s=every_s)
 
     return make
 
@@ -46,6 +47,27 @@ def run(shop, specs, replicate=0, padded=None):
     results = list(itertools.chain.from_iterable(shop.train(specs, replicate, padded)))
     assert sorted(r.id for r in results) == sorted(s.id for s in specs)
     return {r.id: r for r in results}
+
+
+@pytest.mark.parametrize(("n_levels", "n_points"), [(1, 5), (2, 7)])  # one point in the level after those
+def test_a_chain_that_is_cut_off_goes_on_at_its_level(n_levels, n_points, shop_of):
+    """Alone, it leaves a checkpoint at the end of every level, at most so often; and pays for each level once."""
+    settings = settings_of(UNLIKE["mlp"][0], CASES["rewind"])
+    shop = shop_of(folder="whole")
+    spec = LaneSpec("a", settings, 0, steps_of(shop, settings))
+    whole = run(shop, [spec])["a"]
+    shop = shop_of(every_s=0.0)
+    training = shop.train([spec], 0)
+    for _ in range(1 + n_points):
+        next(training)
+    training.close()
+    steps = [s.step for s in OnTheWay(shop._folder, "a", spec.stop_step).states()]
+    assert steps[0] == n_levels * STEPS
+    again = run(shop_of(), [spec])["a"]
+    assert (again.outcome, again.mask_digest) == ("completed", whole.mask_digest)
+    assert again.curve_val_loss == pytest.approx(whole.curve_val_loss, abs=TOLERANCE)
+    assert again.curve_step == whole.curve_step
+    assert again.passes == pytest.approx(whole.passes)
 
 
 def steps_of(shop, settings):

@@ -94,7 +94,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_a_lane_that_is_not_there_is_named(tmp_path):
     name = write_checkpoint(tmp_path, {"a": state_of()})
-    with pytest.raises(CheckpointError, match="does not hold candidate 'b'; its lanes train anew"):
+    with pytest.raises(CheckpointError, match="does not hold candidate 'b'; its lanes go on from an earlier one"):
         read_checkpoint(tmp_path, name, ["a", "b"])
 
 

@@ -1,15 +1,18 @@
 """Segments: unlike candidates in one pack, trained piece by piece, come out as each alone and in one go."""
 
+import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from sparsefront.errors import CheckpointError
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.masks import mask_digest, pack_bits
 from sparsefront.spaces.seeds import generator
-from sparsefront.trainables.checkpoints import read_checkpoint, write_checkpoint
+from sparsefront.trainables.checkpoints import OnTheWay, list_checkpoints, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import split
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Schedule, batch_order
@@ -34,9 +37,9 @@ MASKS = [{"masks.sparsity": 0.5}, {"masks.kind": "node", "masks.sparsity": 0.4, 
 
 @pytest.fixture
 def shop_of(blobs, tmp_path):
-    def make(family="mlp", optimizer="adam", **more):
-        schedule = Schedule(optimizer, STEPS, BATCH, EVERY)
-        return SegmentShop(recipe_of(family, schedule=schedule, **more), blobs, CPU, tmp_path / "checkpoints")
+    def make(family="mlp", optimizer="adam", *, every_s=math.inf, **more):
+        recipe = recipe_of(family, schedule=Schedule(optimizer, STEPS, BATCH, EVERY), **more)
+        return SegmentShop(recipe, blobs, CPU, tmp_path / "checkpoints", checkpoint_every_s=every_s)
 
     return make
 
@@ -374,6 +377,142 @@ def test_without_a_good_checkpoint_a_lane_trains_anew(damage, shop_of):
         is_anew = damage != "another network" or lane == "lane0"
         expected = whole[lane].passes - (0 if is_anew else first[lane].passes)
         assert result.passes == pytest.approx(expected)
+
+
+#: Steps of the rungs behind a lane, and of its segment's end; share of the examples used on the way to each.
+ENDS, GROWING = (10, 26, STEPS), (0.4, 0.7, 1.0)
+
+
+def segment_by_segment(shop, specs, fractions):
+    """Results of all segments, each from the checkpoint of the one before: a list by lane."""
+    found = {spec.id: [] for spec in specs}
+    for stop in ENDS:
+        for lane, result in run(shop, later_specs(specs, found, stop, fractions)).items():
+            found[lane].append(result)
+    return found
+
+
+def later_specs(specs, found, stop, fractions):
+    """What a driver sends of lanes that have these results behind them."""
+    shares = dict(zip(ENDS, fractions or [None] * len(ENDS), strict=True))
+    later = []
+    for spec in specs:
+        behind = tuple((one.steps, one.checkpoint, shares[one.steps]) for one in found.get(spec.id, ()))
+        settings = spec.settings if fractions is None else {**spec.settings, "training.data_fraction": shares[stop]}
+        at = behind[-1][:2] if behind else (0, None)
+        later.append(LaneSpec(spec.id, settings, at[0], stop, at[1], behind))
+    return later
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("fractions", [None, GROWING], ids=["steps", "data_fraction"])
+@pytest.mark.parametrize("n_lost", [0, 1, 2])
+def test_a_lane_goes_on_from_the_last_good_checkpoint(n_lost, fractions, shop_of):
+    """And trains again what it has to as it was trained: on the same examples, with the same validation points."""
+    shop = shop_of(methods={"snip": PRUNERS["snip"].method}, probe_size=60)
+    scored = LaneSpec("scored", {"masks.method": "snip", "masks.sparsity": 0.5}, 0, STEPS)
+    specs = [*specs_of("mlp"), scored]  # its mask is cut on the examples of its first segment
+    whole = segment_by_segment(shop, specs, fractions)
+    last = later_specs(specs, {lane: ends[:2] for lane, ends in whole.items()}, STEPS, fractions)
+    for end in (1, 0)[:n_lost]:
+        for name in {ends[end].checkpoint for ends in whole.values()}:
+            damage(shop._folder / f"{name}.safetensors")
+    for lane, result in run(shop, last).items():
+        assert_same(result, whole[lane][-1])
+        assert result.passes == pytest.approx(sum(one.passes for one in whole[lane][2 - n_lost :]))
+
+
+def test_lanes_that_lost_unlike_checkpoints_share_a_pack_no_more(shop_of):
+    shop = shop_of()
+    whole = segment_by_segment(shop, specs_of("mlp"), GROWING)
+    last = later_specs(specs_of("mlp"), {lane: ends[:2] for lane, ends in whole.items()}, STEPS, GROWING)
+    lost = (*last[0].behind[:-1], (last[0].start_step, "0" * 64, GROWING[1]))
+    last[0] = dataclasses.replace(last[0], checkpoint="0" * 64, behind=lost)
+    for lane, result in run(shop, last).items():
+        assert_same(result, whole[lane][-1])
+        n_repeated = 1 if lane == last[0].id else 0
+        assert result.passes == pytest.approx(sum(one.passes for one in whole[lane][2 - n_repeated :]))
+
+
+def cut_off(shop, spec, n_points):
+    """Train a lane alone, and give up after so many validation points."""
+    training = shop.train([spec], 0)
+    next(training)  # what is no network
+    for _ in range(n_points):
+        next(training)
+    training.close()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("start", [0, 10])
+def test_a_training_that_is_cut_off_goes_on_from_its_way(start, optimizer, shop_of):
+    shop = shop_of(optimizer=optimizer, every_s=0.0)
+    spec = specs_of("mlp")[1]
+    if start:
+        first = run(shop, [LaneSpec(spec.id, spec.settings, 0, start)])[spec.id]
+        spec = LaneSpec(spec.id, spec.settings, start, STEPS, first.checkpoint)
+    whole = run(shop, [spec])[spec.id]
+    assert whole.curve_step[-3:] == [20, 40, 50]
+    OnTheWay.clear(shop._folder)
+    for n_points in (1, 2):
+        cut_off(shop_of(optimizer=optimizer, every_s=0.0), spec, n_points)
+        alone = shop_of(optimizer=optimizer)
+        repeated = run(alone, [spec])[spec.id]
+        assert repeated.curve_val_loss == whole.curve_val_loss
+        assert (repeated.outcome, repeated.test_loss) == ("completed", whole.test_loss)
+        assert repeated.passes == pytest.approx(whole.passes)  # each is paid for once
+        assert repeated.seconds > 0
+        OnTheWay.clear(shop._folder)
+
+
+def test_of_two_checkpoints_on_the_way_the_last_good_one_counts(shop_of):
+    shop = shop_of(every_s=0.0)
+    spec = specs_of("mlp")[0]
+    whole = run(shop, [spec])[spec.id]
+    (way,) = (shop._folder / "way").iterdir()
+    OnTheWay.clear(shop._folder)
+    expected = {0: 10, 1: 30, 2: STEPS}
+    for n_damaged, n_steps in expected.items():
+        cut_off(shop, spec, 2)
+        by_age = sorted(way.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        assert len(by_age) == 2
+        for path in by_age[2 - n_damaged :]:
+            damage(path)
+        points = list(shop_of().train([spec], 0))[1:]
+        assert len(points) == {10: 1, 30: 2, STEPS: 3}[n_steps]
+        assert_same(points[-1][0], whole)
+        OnTheWay.clear(shop._folder)
+
+
+def test_what_another_candidate_left_on_the_way_is_passed_over(shop_of):
+    shop = shop_of(every_s=0.0)
+    spec, other = specs_of("mlp")[:2]
+    whole = run(shop, [spec])[spec.id]
+    cut_off(shop, LaneSpec(spec.id, other.settings, 0, STEPS), 2)  # another network under the same name
+    assert_same(run(shop, [spec])[spec.id], whole)
+
+
+def test_only_long_trainings_of_one_lane_leave_checkpoints_on_the_way(shop_of, tmp_path):
+    run(shop_of(every_s=0.0), specs_of("mlp"))  # a pack
+    run(shop_of(every_s=3600.0), specs_of("mlp")[:1])
+    run(shop_of(), specs_of("mlp")[:1])
+    assert not (tmp_path / "checkpoints").exists()
+    run(shop_of(every_s=0.0), specs_of("mlp")[:1])
+    (way,) = (tmp_path / "checkpoints" / "way").iterdir()
+    assert len(list_checkpoints(way)) == 2  # those at 20 and 40 steps: at the end there is none
+
+
+def test_a_training_goes_on_where_no_checkpoint_can_be_left_on_its_way(shop_of, tmp_path):
+    whole = run(shop_of(), specs_of("mlp")[:1])
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "way").write_text("a file")
+    for lane, result in run(shop_of(every_s=0.0), specs_of("mlp")[:1]).items():
+        assert_same(result, whole[lane])
 
 
 def test_a_checkpoint_that_cannot_be_written_is_not_the_candidates_failure(shop_of):

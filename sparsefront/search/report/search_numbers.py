@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 from sparsefront.search.attainment import Attainment, attain, attainment_columns, breaks_constraints, mean_curves
 from sparsefront.search.comparison import SearchVerdict, ratio_text
 from sparsefront.search.design import RungSettings, SearchDesign
+from sparsefront.search.exhaustion import exhausted_runs, exhaustion_clauses, exhaustion_columns
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
 from sparsefront.search.front import is_nondominated, key_ranks
 from sparsefront.search.importance import ArmImportance, active_values, arm_importances, importance_columns
 from sparsefront.search.objective import OBJECTIVES, losses, natural
+from sparsefront.search.pack_times import PACK_TIME_COLUMNS, pack_times
 from sparsefront.search.report.numbers import (
     MAX_POINTS,
     Record,
@@ -53,7 +55,7 @@ def search_report_numbers(
     Returns:
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``verdict``, ``curves``, ``axes``, ``points``
         (columns, one entry for each candidate shown), ``front``, ``outcomes``, ``importances``, ``dimensions``,
-        ``unmet`` and ``failures``.
+        ``unmet``, ``exhausted``, ``packs`` (measured against predicted times, by device) and ``failures``.
     """
     attainment = attain(ledger_batches(rows, columns=attainment_columns(design)), design)
     importances = arm_importances(ledger_batches(rows, columns=importance_columns(design), where=_TRAINED), design)
@@ -84,6 +86,10 @@ def search_report_numbers(
             "dimensions": dimensions,
             "n_panels": min(len(dimensions), MAX_PANELS),
             "unmet": unmet_constraints(ledger_batches(rows, columns=feasibility_columns(design)), design),
+            "exhausted": exhaustion_clauses(
+                exhausted_runs(ledger_batches(rows, columns=exhaustion_columns(design)), design)
+            ),
+            "packs": [dataclasses.asdict(one) for one in pack_times(ledger_batches(rows, columns=PACK_TIME_COLUMNS))],
             "failures": failures(rows),
         }
     )

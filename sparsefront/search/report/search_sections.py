@@ -15,6 +15,7 @@ from sparsefront.search.report.markup import (
     bullets,
     chart,
     details,
+    duration,
     engineering,
     paragraph,
     percent,
@@ -246,7 +247,8 @@ def outcome_section(numbers: Record) -> Markup:
         ],
     )
     described = "Share of each arm's candidates that was stopped at each rung, completed or failed."
-    return section("outcomes", title, paragraph(words), chart("outcomes", described), listed)
+    ended = [note_of(f"{clause}.") for clause in numbers["exhausted"]]
+    return section("outcomes", title, paragraph(words), chart("outcomes", described), *ended, listed)
 
 
 def importance_section(numbers: Record) -> Markup:
@@ -313,7 +315,34 @@ def search_spent_section(numbers: Record) -> Markup:
         "repeated work is included. Time is the wall time of a batched training, divided over its candidates."
     )
     costs = cost_table([(arm_name(numbers, row["arm"]), row) for row in spent], counted="proposals")
-    return section("spent", title, paragraph(words), costs, failures_details(numbers))
+    return section("spent", title, paragraph(words), costs, _pack_times(numbers), failures_details(numbers))
+
+
+def _pack_times(numbers: Record) -> Markup:
+    """Show what packs took beside what was predicted; nothing where nothing was."""
+    if not numbers["packs"]:
+        return Markup("")
+    words = (
+        "The packing predicts what each pack takes, to weigh padding against more packs. Of measured over predicted "
+        "time a median far from 1 means a faster or slower machine than the prediction was made for; the quartiles "
+        "say how well it tells packs from each other, on which the plan depends."
+    )
+    listed = table(
+        "Measured against predicted time of packs",
+        ["device", "#packs", "#measured", "#predicted", "#median ratio", "#quartiles"],
+        [
+            [
+                row["device"],
+                whole(row["n_packs"]),
+                duration(row["seconds"]),
+                duration(row["predicted_s"]),
+                f"{row['median']:.2f}",
+                f"{row['low']:.2f} to {row['high']:.2f}",
+            ]
+            for row in numbers["packs"]
+        ],
+    )
+    return details("Measured against predicted time", paragraph(words) + listed)
 
 
 def search_words_section(numbers: Record) -> Markup:

@@ -132,6 +132,11 @@ class Grid:
             return "searched mask bits cannot be enumerated: use strategy 'random' or 'evolution'"
         return None
 
+    def n_points(self, space: Space, options: Options) -> int:
+        """Points of the grid: after so many there are no more."""
+        assert isinstance(options, GridOptions)
+        return _Cases(space, options.levels).total
+
     def make(self, task: Task, options: Options) -> Strategy:
         """The grid of one run, in the order of its replicate."""
         assert isinstance(options, GridOptions)

@@ -105,6 +105,8 @@ class Strategy(Protocol):
 class StrategyFamily(Protocol):
     """One row of the registry; a user's own is a class like this, named ``package.module:Class``.
 
+    One that enumerates may have `n_points(space, options)`, too: how many points it has.
+
     Attributes:
         summary: what it does, in one line.
         source: paper or convention that it follows.

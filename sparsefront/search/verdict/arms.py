@@ -51,6 +51,11 @@ class _Pairs:
     n_untimed: int  # replicates in which nobody knows when the target was reached
     n_lost_draws: int
 
+    @property
+    def n_telling(self) -> int:
+        """Replicates whose difference is not zero merely because nobody came to the target, or nobody looked."""
+        return len(self.draws) - max(self.n_both_censored, self.n_untimed)
+
 
 def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level: float, metric: str) -> _Pairs:
     values = networks.steps_to_target if metric == "convergence" else networks.value
@@ -130,12 +135,13 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     effects = paired_effects(
         differences,
         margins=[
-            None if 2 * max(pairs.n_both_censored, pairs.n_untimed) > len(pairs.draws) else margin
+            None if 2 * pairs.n_telling < len(pairs.draws) else margin
             for pairs, margin in zip(family, margins, strict=True)
         ],
         rngs=[seeded(design, f"{name}/equal") for name in names],
         level=1.0 - design.alpha,
-        is_tested=[max(pairs.n_both_censored, pairs.n_untimed) < len(pairs.draws) for pairs in family],
+        # One that is left is one pair among zeros, as little to test as one pair alone.
+        is_tested=[pairs.n_telling > 1 for pairs in family],
     )
     comparisons = []
     for i, (pairs, effect) in enumerate(
@@ -183,6 +189,11 @@ def _note(pairs: _Pairs, design: Design) -> str:
         notes.append("never reached: no network of either side came to the target")
     elif n and pairs.n_untimed == n:
         notes.append("validation was measured at the end alone: nobody knows when the target was reached")
+    elif n > 1 and pairs.n_telling == 1:
+        why = "no network of either side came to the target"
+        if pairs.n_untimed > pairs.n_both_censored:
+            why = "validation was measured at the end alone"
+        notes.append(f"too few pairs: in {n - 1} of {n} replicates {why}")
     elif pairs.n_both_censored:
         notes.append(f"in {pairs.n_both_censored} of {n} replicates no network of either side came to the target")
     elif pairs.n_arm_censored:

@@ -1,0 +1,100 @@
+"""Which runs of a search ended because there was nothing left to propose: a function of the ledger's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparsefront.search.design import SearchArm, SearchDesign
+from sparsefront.search.run import MAX_PROPOSALS_EACH
+from sparsefront.search.strategies import STRATEGIES
+
+_COLUMNS = ("stage", "arm", "replicate", "slot", "outcome", "reused")
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """A run whose candidates came to an end before its budget did.
+
+    Attributes:
+        arm: of the run.
+        replicate: of the run.
+        n_trained: candidates that it trained, those that were stopped or failed included.
+        n_asked: candidates that it might have trained.
+        why: 'the space is exhausted' or 'proposals only repeat each other'.
+    """
+
+    arm: str
+    replicate: int
+    n_trained: int
+    n_asked: int
+    why: str
+
+
+def exhaustion_columns(design: SearchDesign) -> list[str]:
+    """Columns that `exhausted_runs` reads."""
+    return list(dict.fromkeys([*_COLUMNS, *(name for arm in design.arms for name, _ in arm.space.columns)]))
+
+
+def exhausted_runs(rows: Iterable[pa.RecordBatch], design: SearchDesign) -> list[Exhausted]:
+    """Runs that are over, although they trained fewer candidates than they might have.
+
+    Either every point of a finite space (or of the strategy's grid) has come to an outcome, or proposals repeated what
+    was there until nobody asked for more. A strategy of a user's own that ends early looks like one that goes on.
+
+    Args:
+        rows: with `exhaustion_columns`, of any stages.
+        design: what was asked.
+    """
+    batches = [batch.select(exhaustion_columns(design)) for batch in rows]
+    if not batches:
+        return []
+    table = pa.Table.from_batches(batches).filter(pc.field("stage") == "trained")
+    found = []
+    for arm in design.arms:
+        of_arm = table.filter(pc.field("arm") == arm.name)
+        for replicate in range(design.replicates):
+            run = of_arm.filter(pc.field("replicate") == replicate)
+            is_trained = pc.and_(pc.not_equal(run["outcome"], "infeasible"), pc.invert(run["reused"]))
+            n_trained = pc.sum(is_trained).as_py() or 0
+            why = _why(run, arm) if n_trained < arm.candidates else None
+            if why is not None:
+                found.append(Exhausted(arm.name, replicate, n_trained, arm.candidates, why))
+    return found
+
+
+def exhaustion_clauses(found: Iterable[Exhausted]) -> list[str]:
+    """Say so in words, arm by arm, over all replicates that it happened in.
+
+    >>> exhaustion_clauses([Exhausted("grid", replicate, 4, 16, "the space is exhausted") for replicate in range(2)])
+    ['grid: the space is exhausted: 8 of 32 candidates, in 2 replicates']
+    """
+    by_arm: dict[tuple[str, str], list[Exhausted]] = {}
+    for run in found:
+        by_arm.setdefault((run.arm, run.why), []).append(run)
+    return [
+        f"{arm}: {why}: {sum(run.n_trained for run in runs):,} of {sum(run.n_asked for run in runs):,} candidates, in "
+        f"{len(runs):,} replicate{'s' * (len(runs) != 1)}"
+        for (arm, why), runs in by_arm.items()
+    ]
+
+
+def _why(run: pa.Table, arm: SearchArm) -> str | None:
+    """Why nothing more is proposed in a run all of whose rows these are; None if it may go on."""
+    if run.num_rows <= (pc.max(run["slot"]).as_py() or 0):
+        return None  # of one that was proposed the outcome is still to come
+    n_points = getattr(STRATEGIES.get(arm.strategy), "n_points", None)
+    if n_points is not None:
+        options = STRATEGIES[arm.strategy].options(**arm.options)
+        if run.num_rows >= n_points(arm.space, options):
+            return "the space is exhausted"
+    if run.num_rows >= arm.space.size:
+        names = [name for name, _ in arm.space.columns]
+        if not names or run.group_by(names).aggregate([]).num_rows >= arm.space.size:
+            return "the space is exhausted"
+    if run.num_rows >= MAX_PROPOSALS_EACH * arm.candidates:
+        return "proposals only repeat each other"
+    return None
