@@ -48,6 +48,7 @@ class PackCost:
         flops_per_s: floating-point operations.
         elementwise_per_s: parameters that the optimiser updates.
         start_s: of a pack, however long: its gradients are recorded, and a trial of Tune begins and ends.
+        output_s: of an output of a convolution, for each example: of small ones memory takes longer than arithmetic.
     """
 
     launch_s: float
@@ -55,13 +56,17 @@ class PackCost:
     flops_per_s: float
     elementwise_per_s: float
     start_s: float = 0.0
+    output_s: float = 0.0
 
 
 #: One core of an Intel Xeon with AMX, torch 2.13, one thread, float32, Adam. Launches, lanes and operations were fitted
 #: to steps of 1 to 48 multilayer perceptrons 40-w-...-10 of one to three hidden layers of 8 to 128 units, batch 32 or
 #: 100, before the optimiser was fused and gradients came without copies; the fused optimiser was timed by itself since
-#: (0.7 to 0.9 ms for 690,000 parameters). A recording takes 25 ms, a trial 10 to 30 ms. A plan depends on ratios only.
-CPU_COST = PackCost(launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=9e8, start_s=0.05)
+#: (0.7 to 0.9 ms for 690,000 parameters). A recording takes 25 ms, a trial 10 to 30 ms. An output of three convolutions
+#: of 8 to 48 channels takes 9 to 25 ns in packs of 4 and 16 lanes, batch 100. A plan depends on ratios only.
+CPU_COST = PackCost(
+    launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=9e8, start_s=0.05, output_s=1.2e-8
+)
 
 #: An order of magnitude for a data-centre GPU, not fitted to measurements.
 GPU_COST = PackCost(launch_s=1e-3, lane_s=0.0, flops_per_s=1e13, elementwise_per_s=2e10, start_s=0.1)
@@ -164,6 +169,10 @@ class _Class:
             steps * (_FLOPS_PER_MAC * first.batch_size * uses / cost.flops_per_s + 1 / cost.elementwise_per_s)
             for uses in first.positions
         ]
+        # And of an output, which is an entry of the first dimension at each of its places.
+        self._output_s = [
+            steps * first.batch_size * uses * cost.output_s if uses > 1 else 0.0 for uses in first.positions
+        ]
         # A row for every dimension of every tensor, a column for every candidate: padding is a maximum of columns.
         # Floats hold sizes exactly, and are multiplied faster.
         sizes = np.array([list(chain.from_iterable(shapes[i].tensors)) for i in indices], dtype=np.float64)
@@ -180,11 +189,14 @@ class _Class:
         """Seconds of a lane of each size, for all steps of the segment: (distinct rows, ...) -> (...)."""
         seconds = np.full(sizes.shape[1:], self._lane_s)
         rows = iter(self._row_of)
-        for n_dims, entry_s in zip(self._dims, self._entry_s, strict=True):
+        for n_dims, entry_s, output_s in zip(self._dims, self._entry_s, self._output_s, strict=True):
             tensor_s = np.full(sizes.shape[1:], entry_s)
-            for row in islice(rows, n_dims):
+            of_tensor = list(islice(rows, n_dims))
+            for row in of_tensor:
                 tensor_s *= sizes[row]
             seconds += tensor_s
+            if output_s:
+                seconds += output_s * sizes[of_tensor[0]]
         return seconds
 
     def parts(self, limit_s: float) -> list[_Part]:

@@ -22,6 +22,12 @@ def mlp(*widths, group="mlp", batch_size=100):
     return Shape(f"{group}-{len(widths)}", tuple(tensors), tuple(positions), batch_size)
 
 
+def convolutions(*channels):
+    """Three of them, each output at 20, 10 and 5 places, and a linear layer."""
+    tensors = [(n, n_in, 3) for n_in, n in zip((1, *channels), channels, strict=False)]
+    return Shape("conv", (*tensors, (10, 5 * channels[-1])), (20, 10, 5, 1), 50)
+
+
 def blocks(*hidden):
     """Three blocks, those that are lacking of zeros, and a scalar parameter."""
     tensors = [(h, 8) if h else (0, 0) for h in (*hidden, 0, 0, 0)[:3]]
@@ -37,7 +43,9 @@ def seconds_of(shapes, indices, steps, cost):
     first = shapes[indices[0]]
     flops = sum(6 * first.batch_size * uses * math.prod(t) for t, uses in zip(padded, first.positions, strict=True))
     n_params = sum(map(math.prod, padded))
+    n_outputs = sum(t[0] * uses for t, uses in zip(padded, first.positions, strict=True) if uses > 1)
     lane_s = cost.lane_s + flops / cost.flops_per_s + n_params / cost.elementwise_per_s
+    lane_s += n_outputs * first.batch_size * cost.output_s
     return cost.start_s + steps * (cost.launch_s + len(indices) * lane_s), tuple(padded)
 
 
@@ -69,6 +77,7 @@ mixed = st.lists(
     st.one_of(
         st.lists(widths, min_size=1, max_size=3).map(lambda w: mlp(*w)),
         st.lists(widths, min_size=0, max_size=3).map(lambda w: blocks(*w)),
+        st.lists(widths, min_size=3, max_size=3).map(lambda w: convolutions(*w)),
     ),
     min_size=1,
     max_size=24,
