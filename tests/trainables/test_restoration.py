@@ -389,7 +389,8 @@ def test_masks_are_scored_by_the_loss_of_training(model, examples):
 def test_every_score_of_weights_can_be_taken(score, model, examples):
     lanes = dense_lanes(model.structure, [{n: w.numpy() for n, w in weights_of(model).items()}], CPU)
     probe = examples[0].select(torch.arange(10))
-    state = ScoringState(model, lanes, probe, lanes.flat + 0.1, (philox_key(0, "score"),))
+    products = lanes.flat.sin()  # of weights and gradients, which a training gathers
+    state = ScoringState(model, lanes, probe, lanes.flat + 0.1, (philox_key(0, "score"),), products=products)
     for kind in SCORES[score].kinds:
         found = SCORES[score].of(state, kind)
         assert found.shape == (1, sum(model.structure.section_sizes(kind)))
