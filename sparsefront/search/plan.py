@@ -6,7 +6,7 @@ the killed one stopped and decides what it would have decided.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -139,6 +139,18 @@ class _Level:
         return Best(*numbers)
 
 
+#: Cohort of replicates, sparsity, and the arm that goes alone, if it does.
+_Unit = tuple[int, float, str]
+
+
+@dataclass
+class _Held:
+    """Lanes of a unit by replicate, and (replicate, arm) of those that are not known yet."""
+
+    missing: set[tuple[int, str]] = field(default_factory=set)
+    lanes: dict[int, list[Lane]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Unavailable:
     """Slots of an arm that can never be filled, and why."""
@@ -185,9 +197,12 @@ class Plan:
             for s, arms in self._at.items()
         )
         self._n_scored = self._n_trained = 0
-        #: Candidates to train, by whether others wait for them and what makes them train side by side; and lost packs.
-        self._ready: dict[tuple[bool, Hashable], deque[Lane]] = {}
+        #: Packs that were lost, those that others wait for, and the rest.
         self._returned: deque[TrainWork] = deque()
+        self._urgent: deque[TrainWork] = deque()
+        self._trainings: deque[TrainWork] = deque()
+        #: Units whose candidates are not all known yet: what is, and which arms of which replicates are not.
+        self._held: dict[_Unit, _Held] = {}
         self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
         self._n_in_flight = 0
@@ -321,42 +336,11 @@ class Plan:
         Trainings go before scorings: parents and packs of networks take longest, and nothing waits for a scoring alone.
         """
         self._fill()
-        work: Work
-        if self._returned:
-            work = self._returned.popleft()
-        elif self._ready:
-            work = self._pack()
-        elif self._scorings:
-            work = self._scorings.popleft()
-        else:
+        queue = self._returned or self._urgent or self._trainings or self._scorings
+        if not queue:
             return None
         self._n_in_flight += 1
-        return work
-
-    def _pack(self) -> TrainWork:
-        """A pack of what others wait for, or of what has waited longest; no more than a pack may hold.
-
-        Every worker that is free gets a share: of what others wait for, so that no chain of levels is held up by those
-        beside it, or else of all that is ready.
-        """
-        n_free = max(1, self._workers - self._n_in_flight)
-        key = next((key for key in self._ready if key[0]), next(iter(self._ready)))
-        lanes = self._ready[key]
-        share = -(-(len(lanes) if key[0] else sum(map(len, self._ready.values()))) // n_free)
-        n_packs = -(-len(lanes) // min(self._lanes_per_pack, share))
-        size = -(-len(lanes) // n_packs)
-        chosen: dict[Candidate, Lane] = {}
-        again: list[Lane] = []  # candidates of arms that were not asked at once: a pack has each but once
-        while lanes and len(chosen) < size:
-            lane = lanes.popleft()
-            if lane.candidate in chosen:
-                again.append(lane)
-            else:
-                chosen[lane.candidate] = lane
-        lanes.extendleft(reversed(again))
-        if not lanes:
-            del self._ready[key]
-        return TrainWork(tuple(chosen.values()))
+        return queue.popleft()
 
     def may_open(self, ended: Sequence[Work]) -> bool:
         """Whether something could be handed out once all rows of `ended` are absorbed: there is no telling."""
@@ -392,7 +376,8 @@ class Plan:
     def is_done(self) -> bool:
         """Whether there is nothing left to hand out, and nothing handed out is still away."""
         self._fill()
-        return not (self._returned or self._ready or self._scorings or self._n_in_flight or self._unavailable)
+        is_empty = not (self._returned or self._urgent or self._trainings or self._scorings)
+        return is_empty and not (self._n_in_flight or self._unavailable)
 
     @property
     def is_complete(self) -> bool:
@@ -411,10 +396,13 @@ class Plan:
     def _fill(self) -> None:
         if not self._is_primed:
             self._is_primed = True
-            for (replicate, sparsity), level in self._levels.items():
-                for run in _runs(np.flatnonzero(~level.scored)):
-                    edges = [*range(int(run[0]), int(run[-1]) + 1, self._masks_per_pack), int(run[-1]) + 1]
-                    self._scorings.extend(ScoreWork(replicate, sparsity, a, b) for a, b in pairwise(edges))
+            self._hold()
+            for cohort in self._cohorts():
+                for sparsity in dict.fromkeys(s for _, s in self._levels):  # a level at a time: its arms may begin then
+                    for replicate in cohort:
+                        for run in _runs(np.flatnonzero(~self._levels[replicate, sparsity].scored)):
+                            edges = [*range(int(run[0]), int(run[-1]) + 1, self._masks_per_pack), int(run[-1]) + 1]
+                            self._scorings.extend(ScoreWork(replicate, sparsity, a, b) for a, b in pairwise(edges))
         changed, self._changed = self._changed, {}
         for replicate, sparsity in changed:
             level = self._levels[replicate, sparsity]
@@ -437,6 +425,9 @@ class Plan:
         if is_waiting:
             known = {arm: found for arm, found in known.items() if self._arms[arm].goes_alone}
         wanted: dict[Candidate, list[Slot]] = {}
+        if sparsity == 0.0 and not self._at[sparsity] and not level.issued:
+            # Some arm prunes the trained parent, but the parent is no arm: it is trained and recorded all the same.
+            known["dense"] = [Candidate(replicate, 0.0, "parent")]
         for arm, candidates in known.items():
             level.issued.add(arm)
             if isinstance(candidates, Missing):
@@ -449,14 +440,12 @@ class Plan:
                 continue
             for i, candidate in enumerate(candidates):
                 wanted.setdefault(candidate, []).append(Slot(arm, i))
-        if sparsity == 0.0 and not self._at[sparsity] and not level.issued:
-            # Some arm prunes the trained parent, but the parent is no arm: it is trained and recorded all the same.
-            level.issued.add("dense")
-            wanted[Candidate(replicate, 0.0, "parent")] = [Slot("dense", 0)]
         self._queue(replicate, sparsity, wanted)
+        for arm in known:
+            self._release(replicate, sparsity, arm)
 
     def _queue(self, replicate: int, sparsity: float, wanted: Mapping[Candidate, Sequence[Slot]]) -> None:
-        """Queue candidates, without the slots that are filled."""
+        """Hold candidates, without the slots that are filled, until their unit is complete."""
         trained = self._levels[replicate, sparsity].trained
         for candidate, places in wanted.items():
             # Some may be filled and others not: arms that were not asked at once have one candidate.
@@ -475,8 +464,56 @@ class Plan:
                     any(self._design.methods.get(arm, {}).get("siblings", False) for arm in arms),
                     self._stage(sparsity),
                 )
-                key = bool(cuts), candidate.together(self._design.mask_kind)
-                self._ready.setdefault(key, deque()).append(lane)
+                self._held[self._unit(replicate, sparsity, slots[0].arm)].lanes.setdefault(replicate, []).append(lane)
+
+    # Units -----------------------------------------------------------------------------------------------------------
+
+    def _cohorts(self) -> list[range]:
+        """Replicates whose lanes share packs: as many cohorts as there are workers, or of one replicate each.
+
+        Of these, less than two for each worker are done sooner one by one.
+        """
+        n = self._design.replicates
+        n_cohorts = self._workers if n >= 2 * self._workers else n
+        edges = [round(i * n / n_cohorts) for i in range(n_cohorts + 1)]
+        return [range(a, b) for a, b in pairwise(edges)]
+
+    def _hold(self) -> None:
+        """Note which arms of which replicates every unit is of."""
+        self._cohort_of = {r: i for i, cohort in enumerate(self._cohorts()) for r in cohort}
+        for replicate, sparsity in self._levels:
+            for arm in self._at.get(sparsity, ()) or ["dense"]:
+                self._held.setdefault(self._unit(replicate, sparsity, arm), _Held()).missing.add((replicate, arm))
+
+    def _unit(self, replicate: int, sparsity: float, arm: str) -> _Unit:
+        """What is packed together: in a cohort and level all arms that wait for each other, or one that goes alone."""
+        method = self._arms.get(arm)
+        name = "" if method is None or not method.goes_alone else method.goes_with or arm
+        return self._cohort_of[replicate], sparsity, name
+
+    def _release(self, replicate: int, sparsity: float, arm: str) -> None:
+        """An arm's candidates of a replicate and level are known: if those of its whole unit are, pack them.
+
+        Packs are a function of the design and of the number of workers, not of what happened to be known at a moment:
+        lanes are rounded otherwise in other packs (convolutions by parts in 10 million), and a study is to come to the
+        same numbers when it is run again.
+        """
+        held = self._held[self._unit(replicate, sparsity, arm)]
+        held.missing.discard((replicate, arm))
+        if held.missing:
+            return
+        together: dict[Hashable, list[Lane]] = {}
+        seen: Counter[Candidate] = Counter()  # arms that were not asked at once may have one candidate
+        for lane in (lane for _, lanes in sorted(held.lanes.items()) for lane in lanes):
+            seen[lane.candidate] += 1
+            key = seen[lane.candidate], bool(lane.cuts), lane.candidate.together(self._design.mask_kind)
+            together.setdefault(key, []).append(lane)
+        held.lanes = {}
+        for lanes in together.values():
+            n_packs = -(-len(lanes) // self._lanes_per_pack)
+            edges = [round(i * len(lanes) / n_packs) for i in range(n_packs + 1)]
+            queue = self._urgent if lanes[0].cuts else self._trainings
+            queue.extend(TrainWork(tuple(lanes[a:b])) for a, b in pairwise(edges))
 
     def _parent(self, replicate: int) -> tuple[str, str] | None:
         """Id and checkpoint of the trained parent; None if it is not kept, or did not complete."""

@@ -502,27 +502,58 @@ def test_trainings_are_handed_out_before_scorings_and_lost_work_before_both() ->
     assert [plan.next_work() for _ in range(3)] == [first, *third.halves()]
 
 
-def test_chains_of_all_replicates_travel_together_and_every_free_worker_has_its_share() -> None:
+def packs_of(design: Design, *, workers: int, at_once: int, chance: Random) -> list[list[tuple[str, int, float]]]:
+    """(arm, replicate, sparsity) of the lanes of all packs, in a world where whoever is away returns at random."""
+    world = replace(World.of(design, Random(0)), frailty=0.0)
+    plan = Plan(design, NAMES, masks_per_pack=4, lanes_per_pack=16, workers=workers)
+    away: list[tuple[Work, list[list[Row]]]] = []
+    found: list[list[tuple[str, int, float]]] = []
+    while not plan.is_done:
+        work = plan.next_work() if len(away) < at_once else None
+        if work is not None:
+            away.append((work, world.run(work)))
+            if isinstance(work, TrainWork):
+                found.append([(lane.slots[0].arm, *lane.level) for lane in work.lanes])
+            continue
+        for one in plan.decided():
+            plan.absorb(batch_of(row_of(one.stage, s.arm, one.replicate, one.sparsity, s.slot) for s in one.slots))
+        at = chance.randrange(len(away))
+        work, reports = away[at]
+        if reports:
+            plan.absorb(batch_of(reports.pop(0)))
+        else:
+            del away[at]
+            plan.finished(work)
+    assert plan.is_complete
+    return found
+
+
+def test_chains_of_a_cohort_travel_together_and_there_is_a_cohort_for_every_worker() -> None:
     design = make_design({"imp": {"rate": 0.5}, "rigl": {}}, replicates=5, sparsities=(0.5, 0.75), mask_kind="weight")
-    plan = Plan(design, NAMES, masks_per_pack=4, lanes_per_pack=16, workers=1)
-    parents, *changing = (plan.next_work() for _ in range(3))
-    assert isinstance(parents, TrainWork)
-    assert [lane.level for lane in parents.lanes] == [(r, 0.0) for r in range(5)]
-    for level, work in zip((0.5, 0.75), changing, strict=True):  # masks that change come to one sparsity together
-        assert isinstance(work, TrainWork)
-        assert [lane.level for lane in work.lanes] == [(r, level) for r in range(5)]
-    assert plan.next_work() is None
-    world = World.of(design, Random(0))
-    for lane in parents.lanes:
-        plan.absorb(batch_of(replace(world, frailty=0.0).trained(parents, lane)))
-    plan.finished(parents)
-    plan.resize(masks_per_pack=4, lanes_per_pack=16, workers=4)  # of which two are busy
-    shares = [plan.next_work() for _ in range(3)]
-    assert shares[-1] is None
-    assert [[lane.level for lane in work.lanes] for work in shares if isinstance(work, TrainWork)] == [
-        [(0, 0.5), (1, 0.5), (2, 0.5)],
-        [(3, 0.5), (4, 0.5)],
-    ]
+    for workers, cohorts in ((1, [range(5)]), (2, [range(2), range(2, 5)]), (4, [range(r, r + 1) for r in range(5)])):
+        found = packs_of(design, workers=workers, at_once=1, chance=Random(0))
+        assert sorted(found) == sorted(
+            [(arm, r, level) for r in cohort]
+            for cohort in cohorts
+            for arm, level in (("dense", 0.0), *((arm, level) for arm in ("imp", "rigl") for level in (0.5, 0.75)))
+        )
+
+
+@given(seed=st.integers(0, 2**32 - 1), at_once=st.integers(1, 6), workers=st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_packs_do_not_depend_on_who_returns_first(seed: int, at_once: int, workers: int) -> None:
+    arms: Tables = {
+        "random": {},
+        "searched": {"controls": ["small_dense"]},
+        "imp": {"controls": ["shuffled", "fresh_weights", "dense_budget"]},
+        "lr_rewind": {"rate": 0.6},
+        "rigl": {"controls": ["shuffled_layers"]},
+        "magnitude_oneshot": {"controls": ["shuffled"]},
+    }
+    design = make_design(arms, replicates=5, mask_kind="weight", sparsities=(0.5, 0.75))
+    expected = packs_of(design, workers=workers, at_once=1, chance=Random(0))
+    found = packs_of(design, workers=workers, at_once=at_once, chance=Random(seed))
+    assert sorted(found) == sorted(expected)
 
 
 def test_work_that_cannot_be_divided_is_its_own_half() -> None:

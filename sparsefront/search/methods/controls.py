@@ -22,6 +22,8 @@ class ControlArm(EveryLevel):
     def __init__(self, arm: str, method: Method, control: str) -> None:
         self._arm, self._method, self._control = arm, method, control
         self.summary = f"{arm}: {CONTROLS[control].summary}"
+        # All but the parent, which waits for nothing, are known once the arm's network is.
+        self.goes_with = "" if CONTROLS[control].network == "parent" else f"controls of {arm}"
 
     def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
         """Those of the arm, without the ones on its way."""

@@ -95,6 +95,7 @@ class Method(Protocol):
         needs_scores: whether the level's random masks must be scored first (part of its budget).
         needs_parent: whether it starts from the trained parent (whose training is then part of its budget).
         goes_alone: whether it is asked as soon as what it needs is known, without waiting for the level's other arms.
+        goes_with: names what shares packs of arms that go alone and are known at one moment; '' for none.
     """
 
     summary: str
@@ -103,6 +104,7 @@ class Method(Protocol):
     needs_scores: bool
     needs_parent: bool
     goes_alone: bool
+    goes_with: str
 
     def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
         """Sparsities at which it trains, ascending; those of the study, and others on the way to them."""
@@ -124,6 +126,7 @@ class EveryLevel:
     needs_scores = False
     needs_parent = False
     goes_alone = False
+    goes_with = ""
 
     def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
         """Those of the study."""

@@ -21,6 +21,7 @@ class Pruned:
 
     is_dense = False
     needs_scores = False
+    goes_with = ""
 
     def __init__(self, name: str, summary: str, source: str, method: Pruning) -> None:
         self.name, self.summary, self.source, self.method = name, summary, source, method
