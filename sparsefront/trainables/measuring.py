@@ -145,22 +145,28 @@ class Measurer:
                     if result.outcome == "completed":  # a copy that diverged is connected with nothing
                         flat[result.lane] = result.parameters
                 yield
-            first = replace(lanes, flat=torch.stack([result.parameters for result in trained]))
-            second, b = replace(lanes, flat=flat), 0
-            for _, members in itertools.groupby(validation, id):
-                examples = list(members)
-                a, b = b, b + len(examples)
-                line = instability(model, first.part(a, b), second.part(a, b), examples[0], points=_POINTS)
-                found = {"instability_error": line.error_instability, "instability_loss": line.loss_instability}
-                _write(rows[a:b], found)
-            n_evaluated = (n_points + _POINTS) * len(validation[0])
-            n_passes = (twins.step - start) * twins.batch_size + n_evaluated * _FORWARD_PASS
-            for row in rows:
-                row["quality_passes"] += n_passes
         except Exception as error:  # as in `columns`
             if is_out_of_memory(error):
                 raise
             _complain(rows, error)
+            return
+        n_evaluated = (n_points + _POINTS) * len(validation[0])
+        n_passes = (twins.step - start) * twins.batch_size + n_evaluated * _FORWARD_PASS
+        for row in rows:
+            row["quality_passes"] += n_passes
+        first = replace(lanes, flat=torch.stack([result.parameters for result in trained]))
+        second, b = replace(lanes, flat=flat), 0
+        for _, members in itertools.groupby(validation, id):
+            examples = list(members)
+            a, b = b, b + len(examples)
+            try:  # what fails in one replicate is not taken from others
+                line = instability(model, first.part(a, b), second.part(a, b), examples[0], points=_POINTS)
+                found = {"instability_error": line.error_instability, "instability_loss": line.loss_instability}
+                _write(rows[a:b], found)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                _complain(rows[a:b], error)
 
     def _diagnose(
         self,

@@ -305,7 +305,7 @@ class Workshop:
         """
         groups: list[list[_Job]] = []
         for jobs in self._by_shape([_Job(order) for order in orders]):
-            at_once = self._lanes_at_once(jobs[0])
+            at_once = self._lanes_at_once(jobs)
             groups += [jobs[a : a + at_once] for a in range(0, len(jobs), at_once)]
         while groups:
             jobs = groups.pop(0)
@@ -383,17 +383,20 @@ class Workshop:
             return steps, steps
         return candidate.rewind_step, steps
 
-    def _lanes_at_once(self, job: _Job) -> int:
+    def _lanes_at_once(self, jobs: Sequence[_Job]) -> int:
         if self.recipe.lanes_at_once is not None:
             return self.recipe.lanes_at_once
-        c = job.order.candidate
+        c = jobs[0].order.candidate
         net = (
             self.structure
             if c.network == "parent" or self.recipe.mask_kind == "weight" or c.mask_changes
             else self._of_level(c.target_sparsity)
         )
-        activations = self.recipe.schedule.batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
-        return lanes_at_once(net.n_params, activations, self.device)
+        batch_size, data = self.recipe.schedule.batch_size, self._training
+        activations = batch_size * sum(t.shape[0] * t.positions for t in net.multiplied)
+        is_own = any(job.order.candidate.replicate != c.replicate for job in jobs)
+        inputs = data.x[0].numel() + (len(data.one_hot) if data.images is None else data.images[0].numel())
+        return lanes_at_once(net.n_params, activations, self.device, n_inputs=batch_size * inputs if is_own else 0)
 
     def _small(self, job: _Job) -> Structure:
         """A small dense network: of the size that a mask of the level leaves; a control, that its arm's mask leaves."""
@@ -758,10 +761,17 @@ def split_examples(recipe: Recipe, dataset: Dataset, replicate: int, device: tor
     return train, validation
 
 
-def lanes_at_once(n_params: int, n_activations: int, device: torch.device) -> int:
-    """How many lanes of a size to train together: what stays near a core's caches, or fits into a GPU's memory."""
-    # Parameters, gradient, two moments and a mask; activations forward and backward.
-    lane_bytes = 4 * (5 * n_params + 3 * n_activations)
+def lanes_at_once(n_params: int, n_activations: int, device: torch.device, *, n_inputs: int = 0) -> int:
+    """How many lanes of a size to train together: what stays near a core's caches, or fits into a GPU's memory.
+
+    Args:
+        n_params: of a lane.
+        n_activations: of a lane in a step.
+        device: where they train.
+        n_inputs: entries of a batch that each lane has of its own, targets among them.
+    """
+    # Parameters, gradient, two moments and a mask; activations forward and backward; a batch and what it is made of.
+    lane_bytes = 4 * (5 * n_params + 3 * n_activations + 2 * n_inputs)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return max(1, int(free * _GPU_MEMORY_FRACTION) // lane_bytes)

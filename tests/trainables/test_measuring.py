@@ -150,6 +150,24 @@ def test_siblings_differ_in_the_order_of_the_data_alone(kind, blobs):
         assert one.columns["quality_passes"] - found[0].columns["quality_passes"] == pytest.approx(n_passes)
 
 
+def test_what_cannot_be_measured_in_one_replicate_is_measured_in_the_others(blobs, monkeypatch):
+    measured, calls = measuring.instability, []
+
+    def broken(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ValueError("no such thing")
+        return measured(*arguments, **options)
+
+    monkeypatch.setattr(measuring, "instability", broken)
+    orders = [LaneOrder(Candidate(r, 0.5, "masked", draw=0), siblings=True) for r in range(3)]
+    found, _ = train(blobs, orders, mask_kind="weight")
+    of = {one.candidate.replicate: one.columns for one in found}
+    assert [INSTABILITY <= of[r].keys() for r in range(3)] == [True, False, True]
+    assert ["error" in of[r] for r in range(3)] == [False, True, False]
+    assert len({of[r]["quality_passes"] for r in range(3)}) == 1
+
+
 def test_a_training_is_not_lost_with_what_is_measured_of_it(blobs, monkeypatch):
     def broken(*_args, **_options):
         raise ValueError("no such thing")
