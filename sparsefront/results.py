@@ -110,7 +110,10 @@ class Results:
             if isinstance(self.design, SearchDesign):
                 rows = within_constraints(rows, self.design)
                 arms = [arm.name for arm in self.design.arms]
-            return front(rows, chosen, arms=arms, schema=ledger.schema)
+            found = front(rows, chosen, arms=arms, schema=ledger.schema)
+            if not found.num_rows:
+                _require_measured(ledger, chosen)
+            return found
 
     def verdict(self) -> Verdict | SearchVerdict:
         """Better than, equivalent to or worse than random search, arm by arm (and level by level)."""
@@ -276,6 +279,17 @@ class Results:
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }
+
+
+def _require_measured(ledger: Ledger, objectives: Sequence[str]) -> None:
+    """Refuse an objective that no network has a value of, where there are networks: a front over it is always empty."""
+    for name, objective in zip(objectives, objectives_named(objectives), strict=True):
+        values = ledger.table(columns=[objective.column], where=pc.field("outcome") == "completed").column(0)
+        if 0 < values.null_count == len(values):
+            raise ConfigError(
+                f"objective={name!r}: no network of this study has a value of it; it is not measured here, or was not "
+                "yet by the version that trained them; choose another"
+            )
 
 
 def write_claim(folder: Path, claim: Mapping[str, Any] | None) -> None:

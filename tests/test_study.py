@@ -16,7 +16,8 @@ from sparsefront.errors import ConfigError, LedgerError
 from sparsefront.search.ledger.header import read_header
 from sparsefront.search.methods import BASELINE, METHODS, PRUNERS
 from sparsefront.spaces.controls import CONTROLS
-from sparsefront.study import Study
+from sparsefront.spaces.structure import SCALING
+from sparsefront.study import MaskStudy, Study
 from sparsefront.study.study import versions
 from sparsefront.trainables.data import Dataset, load_dataset
 
@@ -612,6 +613,34 @@ def test_a_study_is_not_resumed_with_methods_that_come_to_something_else(
     with pytest.raises(LedgerError, match=r"; changed: resolved\.methods\.imp\.rewind_fraction: 0\.0 -> 0\.1\)"):
         made(arms=arms)._ledger(folder, dataset)
     assert "methods" not in made(arms=["random", "dense"]).recorded(dataset)["resolved"]
+
+
+def test_a_study_is_not_resumed_where_small_dense_networks_were_sized_by_another_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same study and the same names, which stood for other networks before."""
+    dataset = load_dataset("digits")
+    scaled: list[dict[str, Any]] = [
+        {"arms": {"random": {}, "imp": {"controls": ["small_dense"]}}},
+        {"arms": ["random", "small_dense"], "masks": {"kind": "weight"}},
+    ]
+    with monkeypatch.context() as patch:  # as an earlier version did
+        patch.setattr(MaskStudy, "_scaling", {})
+        bases = [made(**changes).base() for changes in scaled]
+        for number, changes in enumerate(scaled):
+            made(**changes)._ledger(tmp_path / f"{number}", dataset).close()
+    for number, changes in enumerate(scaled):
+        with pytest.raises(
+            LedgerError,
+            match=r"was started by a version of the program, .* changed: resolved\.small_dense: \(absent\) -> \"one f",
+        ):
+            made(**changes)._ledger(tmp_path / f"{number}", dataset)
+        assert made(**changes).base() == {**bases[number], "small_dense": SCALING}
+        made(**changes)._ledger(tmp_path / f"new {number}", dataset).close()
+        made(**changes)._ledger(tmp_path / f"new {number}", dataset).close()
+    for changes in ({}, {"arms": ["random"]}, {"arms": ["random"], "masks": {"kind": "weight"}}):
+        study = made(**changes)
+        assert "small_dense" not in {**study.recorded(dataset)["resolved"], **study.base()}
 
 
 def test_more_batches_than_memory_holds_are_refused() -> None:

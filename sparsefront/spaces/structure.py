@@ -19,6 +19,9 @@ from sparsefront.errors import SpaceError
 
 #: Of a parameter count: a network scaled by one factor is kept if it is as near.
 _NEAR_ENOUGH = 0.01
+#: How `Structure.scaled_to` finds a network. A study records it where networks are scaled, so that what a version began
+#: under another rule is not gone on with: the words change whenever the rule does.
+SCALING = "one factor within 1%, else the nearest of all roundings"
 #: Groups whose roundings are all tried: 2^6 of them.
 _MOST_GROUPS = 6
 

@@ -29,6 +29,7 @@ from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.structure import SCALING
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
@@ -376,7 +377,16 @@ class MaskStudy(Study):
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
         shared = {k: v for k, v in self.identity().items() if k in ("seed", "data", "model", "masks", "training")}
-        return {**shared, "probe_size": self.search.probe_size}
+        return {**shared, "probe_size": self.search.probe_size, **self._scaling}
+
+    @property
+    def _scaling(self) -> dict[str, str]:
+        """How small dense networks come to their size; nothing where there is none that is scaled to a count."""
+        tables = self._arm_tables()
+        is_scaled = any("small_dense" in table.get("controls", ()) for table in tables.values())
+        # Under masks of nodes the arm has the counts of the level.
+        is_scaled = is_scaled or (self.masks.kind == "weight" and "small_dense" in tables)
+        return {"small_dense": SCALING} if is_scaled else {}
 
     def design(self, dataset: Dataset | None = None) -> Design:
         """The numbers that decisions and judgements depend on."""
@@ -404,6 +414,7 @@ class MaskStudy(Study):
             **super()._resolved(dataset),
             "mask_sections": sections,
             **({"methods": methods} if methods else {}),
+            **self._scaling,
         }
 
     def _parent(self, dataset: Dataset) -> Model:

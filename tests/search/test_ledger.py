@@ -32,7 +32,8 @@ from hypothesis import strategies as st
 from sparsefront.errors import ConfigError, LedgerError
 from sparsefront.search.ledger import Disk, Ledger, write_table
 from sparsefront.search.ledger.parts import PartName, arrange, list_parts
-from sparsefront.search.schema import KEY, SCHEMA
+from sparsefront.search.schema import KEY, LATER, SCHEMA
+from tests.faults.older_ledger import forget_columns
 
 STUDY: dict[str, Any] = {"name": "tiny", "train": {"lr": 0.01, "steps": 100}, "sparsities": [0.5, 0.9]}
 GOLDEN = Path(__file__).parent.parent / "golden" / "ledger-format-1"
@@ -386,6 +387,26 @@ def test_compaction_is_idempotent(folder: Path) -> None:
         ledger.compact()
         assert parts_of(folder) == before
         assert len(before) == 1
+
+
+def test_parts_that_lack_later_columns_are_merged_with_those_that_have_them(folder: Path) -> None:
+    forget_columns(folder, {"density_macs"})
+    with Ledger.open(folder) as ledger:
+        ledger.commit(rows(6, density_macs=0.5))
+        before = ledger.table()
+        ledger.compact()
+        assert ledger.n_parts == 1
+        assert ledger.table().equals(before)
+        assert ledger.table(columns=["density_macs"]).column(0).to_pylist() == [None] * 6 + [0.5] * 2
+    forget_columns(folder, LATER)
+    with Ledger.open(folder) as ledger:  # all parts lack them
+        ledger.commit(rows(8, val_psnr_worst=20.0))
+        forget_columns(folder, LATER)
+    with Ledger.open(folder) as ledger:
+        ledger.compact()
+        assert ledger.n_parts == 1
+        assert slots(ledger) == list(range(10))
+    assert pq.read_schema(parts_of(folder)[0]).equals(SCHEMA)
 
 
 def test_a_part_damaged_after_it_was_opened_is_not_merged(folder: Path) -> None:

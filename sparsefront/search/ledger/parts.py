@@ -242,13 +242,22 @@ def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         part.verify_bytes()
         for group in part.groups():
             if waiting and (n_rows + group.num_rows > GROUP_ROWS or n_bytes + group.nbytes > GROUP_BYTES):
-                yield pa.concat_tables(waiting).cast(schema)
+                yield pa.concat_tables(waiting)
                 waiting, n_rows, n_bytes = [], 0, 0
-            waiting.append(group)
+            waiting.append(_completed(group, schema))
             n_rows += group.num_rows
             n_bytes += group.nbytes
     if waiting:
-        yield pa.concat_tables(waiting).cast(schema)
+        yield pa.concat_tables(waiting)
+
+
+def _completed(group: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with all columns of the ledger: those that came later than their part are null."""
+    columns = [
+        group[field.name] if field.name in group.column_names else pa.nulls(group.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, names=schema.names).cast(schema)
 
 
 def list_parts(folder: Path) -> dict[PartName, int]:
