@@ -27,6 +27,7 @@ from sparsefront.spaces.structure import Structure
 from sparsefront.study import Study
 from sparsefront.trainables import workshop as workshop_module
 from sparsefront.trainables.checkpoints import checkpoint_path
+from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.models import build_model
 from tests.faults.inline_study import run_inline
 from tests.oracles.spaces import is_of_pattern
@@ -539,6 +540,20 @@ def test_random_search_has_the_budget_of_the_longest_arm_unless_told_otherwise(
     study = study_of(arms, search=search, sparsities=[0.5, 0.8, 0.9], training={"steps": 1500})
     assert study.identity()["search"]["random_draws"] == draws
     assert Study.from_dict(study.identity()).digest == study.digest
+
+
+def test_it_is_said_beforehand_what_share_of_a_study_random_search_is() -> None:
+    dataset = load_dataset("digits")
+    changes: dict[str, Any] = {"sparsities": [0.5, 0.8, 0.99], "replicates": 2}
+    study = study_of({"imp": {"rate": 0.05}}, search={}, **changes)
+    draws = 1 + 91  # the parent, and the levels to 99%
+    assert study._remarks(dataset) == [
+        "search.random_draws=92: what the longest arm takes, at each of 3 sparsities in each of 2 replicates; "
+        f"{2 * 3 * draws:,} of {2 * (3 * draws + draws):,} networks (75%) are of the random arm; write a smaller "
+        "number to train fewer"
+    ]
+    assert study_of({"imp": {"rate": 0.05}}, search={"random_draws": 4}, **changes)._remarks(dataset) == []
+    assert study_of({"snip": {}}, search={}, **changes)._remarks(dataset) == []
 
 
 def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:

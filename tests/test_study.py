@@ -135,6 +135,11 @@ def test_a_number_of_an_arm_is_the_same_study_however_it_is_written() -> None:
     assert made(arms=whole).digest != made(arms={"random": {}, "magnitude_oneshot": {}}).digest
 
 
+def test_fewer_draws_than_are_usually_trained_are_all_trained() -> None:
+    assert [made(search={"draws": n}).identity()["search"]["random_draws"] for n in (1, 5, 8, 100)] == [1, 5, 8, 8]
+    assert made(search={"draws": 5}).digest == made(search={"draws": 5, "random_draws": 5}).digest
+
+
 def test_candidates_are_called_the_same_in_a_wider_study() -> None:
     assert made(replicates=5, sparsities=[0.3], arms=["random"]).base() == made().base()
     assert made(training={"steps": 11}).base() != made().base()
@@ -193,7 +198,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": {"name": "os:path"}}, "model.name='os:path': is no model family"),
     ({"model": {"widths": [0]}}, "model.widths.0=0: must be at least 1"),
     ({"model": {"width": [3]}}, "model.width=[3]: unknown key; must be one of widths,"),
-    ({"search": {"draws": 2}}, "search.draws=2: must be at least search.random_draws=8"),
+    ({"search": {"draws": 2, "random_draws": 3}}, "search.draws=2: must be at least search.random_draws=3"),
     ({"verdict": {"objectives": ["val_eror"]}}, "verdict.objectives: 'val_eror' must be one of val_error,"),
     ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
 ]

@@ -45,6 +45,8 @@ from sparsefront.trainables.workshop import FORWARD_PASS
 #: Masks to be scored, and levels of all replicates: what the driver can keep in memory (a byte, and about a kilobyte).
 _MAX_MASKS = 10**9
 _MAX_LEVELS = 10**6
+#: Random masks that are trained at a level, where no arm takes longer.
+_USUAL_DRAWS: int = SearchSection.model_fields["random_draws"].default
 _ARM = re.compile(r"[A-Za-z]\w*")
 _PRUNING_FIELDS = tuple(field.name for field in fields(Pruning))
 _REAL_FIELDS = tuple(field.name for field in fields(Pruning) if field.type == "float")
@@ -143,7 +145,8 @@ class MaskStudy(Study):
                     "set it in [arms.NAME], or leave the objective out"
                 )
         needs_scores = any(method.needs_scores for method in methods.values())
-        if needs_scores and self.search.draws < self.search.random_draws:
+        is_said = "random_draws" in self.search.model_fields_set
+        if needs_scores and is_said and self.search.draws < self.search.random_draws:
             raise ConfigError(
                 f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
                 "the random arm trains the first of them"
@@ -163,16 +166,19 @@ class MaskStudy(Study):
     @model_validator(mode="after")
     def _grant(self) -> Self:
         """Write down how many random masks the budget of the longest arm pays for, where the study does not say."""
-        if "random_draws" in self.search.model_fields_set:
-            return self
+        if "random_draws" not in self.search.model_fields_set:
+            search = self.search.model_copy(update={"random_draws": self._draws_at_budget()})
+            object.__setattr__(self, "search", search)  # frozen for everybody else
+        return self
+
+    def _draws_at_budget(self) -> int:
+        """How many random masks the budget of the longest arm pays for, at least the usual number."""
         methods = self._methods().values()
         trainings = [self._trainings(method) for method in methods if isinstance(method, Pruned)]
-        draws = max([self.search.random_draws, *(math.ceil(round(n, 6)) for n in trainings)])
+        draws = max([_USUAL_DRAWS, *(math.ceil(round(n, 6)) for n in trainings)])
         if any(method.needs_scores for method in methods):  # the random arm trains the first of those that are scored
             draws = min(draws, self.search.draws)
-        search = self.search.model_copy(update={"random_draws": draws})
-        object.__setattr__(self, "search", search)  # frozen for everybody else
-        return self
+        return draws
 
     def _trainings(self, method: Pruned) -> float:
         """What an arm's last network takes, everything before it included, in trainings of a random mask."""
@@ -181,6 +187,19 @@ class MaskStudy(Study):
         making = budget_steps(passes, self.training.batch_size) if (passes := self._scoring_passes(pruning)) else 0
         each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
         return method.needs_parent + n_networks * (each + making / self.training.steps)
+
+    def _remarks(self, dataset: Dataset) -> list[str]:
+        """What random search takes, where it has the budget of a longer arm at every level."""
+        draws = self.search.random_draws
+        if draws <= _USUAL_DRAWS or draws != self._draws_at_budget():
+            return []
+        n_random = self.replicates * len(self.sparsities) * draws
+        n_trained = self._counts(self._plan(dataset, 1, "cpu"))[3]
+        return [
+            f"search.random_draws={draws}: what the longest arm takes, at each of {len(self.sparsities)} sparsities in "
+            f"each of {self.replicates} replicates; {n_random:,} of {n_trained:,} networks "
+            f"({n_random / n_trained:.0%}) are of the random arm; write a smaller number to train fewer"
+        ]
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""
