@@ -547,11 +547,12 @@ def test_it_is_said_beforehand_what_share_of_a_study_random_search_is() -> None:
     changes: dict[str, Any] = {"sparsities": [0.5, 0.8, 0.99], "replicates": 2}
     study = study_of({"imp": {"rate": 0.05}}, search={}, **changes)
     draws = 1 + 91  # the parent, and the levels to 99%
-    assert study._remarks(dataset) == [
+    (said,) = study._remarks(dataset)
+    assert said == (
         "search.random_draws=92: what the longest arm takes, at each of 3 sparsities in each of 2 replicates; "
         f"{2 * 3 * draws:,} of {2 * (3 * draws + draws):,} networks (75%) are of the random arm; write a smaller "
         "number to train fewer"
-    ]
+    )
     assert study_of({"imp": {"rate": 0.05}}, search={"random_draws": 4}, **changes)._remarks(dataset) == []
     assert study_of({"snip": {}}, search={}, **changes)._remarks(dataset) == []
 

@@ -408,8 +408,13 @@ def test_a_space_may_be_given_as_one(tmp_path: Path) -> None:
         made(space=Space((Dimension("rate", "training.lr", Float(0.1, 1.0)),)))
     with pytest.raises(ConfigError, match=r"^space\.training\.rate="):
         made(space=Space((Dimension("rate", "training.rate", Float(0.1, 1.0)),)))
-    with pytest.raises(ConfigError, match=r"^arms\.b\.space=.*: must be a section of keys and values$"):
-        made(arms={"random": {}, "b": {"space": space}})
+    own = {"training": {"lr": {"low": 0.01, "high": 0.1}}, "masks": {"draw": 0}}
+    study = made(space=space, arms={"random": {}, "b": {"space": Space.from_table(own)}})
+    assert study.digest == made(space=MIXED, arms={"random": {}, "b": {"space": own}}).digest
+    assert study.design().arms[1].space == made(space=MIXED).design().arms[0].space.with_overrides(own)
+    assert_round_trip(study, tmp_path)
+    with pytest.raises(ConfigError, match=r"^arms\.b\.space: its dimensions are not what any \[space\] table yields$"):
+        made(arms={"random": {}, "b": {"space": Space((Dimension("rate", "training.lr", Float(0.1, 1.0)),))}})
 
 
 def test_no_hint_names_what_is_refused() -> None:

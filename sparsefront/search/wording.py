@@ -278,7 +278,7 @@ _MASK_OR_RATIOS: Mapping[tuple[str, str], str] = {
     ("better", "better"): "both the mask and its layer ratios matter",
     ("better", "equivalent"): "it is the mask that matters, not its layer ratios",
     ("equivalent", "better"): "it is the layer ratios that matter, not which entries they leave",
-    ("equivalent", "equivalent"): "neither the mask nor its layer ratios matter",
+    ("equivalent", "equivalent"): "neither the mask nor its layer ratios matter, to within {margin}",
 }
 
 
@@ -292,26 +292,29 @@ def what_matters(
 
     Args:
         controls: arms against their controls.
-        ratios: `Verdict.layer_ratios`; where there is one it stands for the control 'shuffled'.
+        ratios: `Verdict.layer_ratios`; where one was judged it stands for the control 'shuffled'.
         design: what was asked.
     """
-    interval = f"{100 * (1 - design.alpha):g}% interval"
     found: list[str] = []
     for arm, level in dict.fromkeys((c.arm, c.sparsity) for c in controls):
         own = {c.control: c for c in (*controls, *ratios) if (c.arm, c.sparsity) == (arm, level)}
-        if LAYER_RATIOS in own:
+        is_judged = {name: math.isfinite(c.p_value) for name, c in own.items()}
+        if LAYER_RATIOS in own and (is_judged[LAYER_RATIOS] or not is_judged["shuffled"]):
             del own["shuffled"]
-        both = [
-            own[name] for name in ("shuffled_layers", LAYER_RATIOS) if name in own and math.isfinite(own[name].p_value)
-        ]
+        both = [own[name] for name in ("shuffled_layers", LAYER_RATIOS) if is_judged.get(name)]
         lead = _MASK_OR_RATIOS.get((both[0].label, both[1].label), "") if len(both) == 2 else ""
-        clauses = [_matter(own[name], interval) for name in dict.fromkeys((*_MATTERS, *own)) if name in own]
+        lead = lead.format(margin=_margin(design.equivalence_margin, design.metric))
+        clauses = [
+            _matter(own[name], ratios if name == LAYER_RATIOS else controls, design)
+            for name in dict.fromkeys((*_MATTERS, *own))
+            if name in own
+        ]
         found.append(f"{arm} at sparsity {level:g}: {'; '.join([lead, *clauses] if lead else clauses)}")
     return tuple(found)
 
 
-def _matter(c: ControlComparison, interval: str) -> str:
-    """What one comparison with a control says."""
+def _matter(c: ControlComparison, family: Sequence[ControlComparison], design: Design) -> str:
+    """What one comparison with a control says, of a family that was tested together."""
     name = f"its control {c.control}"
     better, worse, compared = _MATTERS.get(c.control, (f"it beats {name}", f"{name} beats it", f"it against {name}"))
     if not math.isfinite(c.p_value):
@@ -320,9 +323,19 @@ def _matter(c: ControlComparison, interval: str) -> str:
         "better": better,
         "worse": worse,
         "equivalent": f"{compared}: equivalent to within {_margin(c.margin, c.metric)}",
-        "undecided": f"{compared}: no difference shown, nor equivalence",
+        "undecided": f"{compared}: no difference shown{_in_spite(c, family, design.alpha)}, nor equivalence",
     }[c.label]
+    interval = f"{100 * (1 - design.alpha):g}% interval"
     return f"{said} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, {interval} {_range(c)})"
+
+
+def _in_spite(c: ControlComparison, family: Sequence[ControlComparison], alpha: float) -> str:
+    """Why no difference is shown where the interval, which is of this comparison alone, excludes zero."""
+    if not (c.low > 0 or c.high < 0):
+        return ""
+    if c.p_value > alpha:
+        return " by the paired test"
+    return f" after correction for {sum(math.isfinite(other.p_value) for other in family)} comparisons"
 
 
 def _findings(found: Sequence[Comparison | ControlComparison], interval: str) -> str:

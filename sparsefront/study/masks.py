@@ -195,11 +195,12 @@ class MaskStudy(Study):
             return []
         n_random = self.replicates * len(self.sparsities) * draws
         n_trained = self._counts(self._plan(dataset, 1, "cpu"))[3]
-        return [
+        remark = (
             f"search.random_draws={draws}: what the longest arm takes, at each of {len(self.sparsities)} sparsities in "
             f"each of {self.replicates} replicates; {n_random:,} of {n_trained:,} networks "
             f"({n_random / n_trained:.0%}) are of the random arm; write a smaller number to train fewer"
-        ]
+        )
+        return [remark]
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""

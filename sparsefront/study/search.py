@@ -212,14 +212,11 @@ class SearchStudy(Study):
     def _complete(cls, values: Any) -> Any:
         """Write into every arm what it takes over from the study, and into the study what a ready space brings.
 
-        A `Space` in place of the section becomes its table.
+        A `Space` in place of the section, or of an arm's, becomes its table.
         """
         space = values.get("space")
         if isinstance(space, Space):
-            try:
-                space = space.to_table()
-            except SpaceError as error:
-                raise ConfigError(str(error)) from error
+            space = _table_of(space)
             values = {**values, "space": space}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
@@ -250,6 +247,8 @@ class SearchStudy(Study):
             own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}
             both = {**rungs, **own_rungs} if isinstance(own_rungs, dict) else own_rungs
             completed[name] = {**defaults, **arm, "rungs": both} if isinstance(arm, dict) else arm
+            if isinstance(arm, dict) and isinstance(arm.get("space"), Space):
+                completed[name]["space"] = _table_of(arm["space"], where=f"arms.{name}.")
         return {**values, "arms": completed}
 
     @model_validator(mode="after")
@@ -960,6 +959,14 @@ class SearchStudy(Study):
 
     def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
+
+
+def _table_of(space: Space, where: str = "") -> dict[str, Any]:
+    """A space made in Python as it would be written; `where` says whose it is."""
+    try:
+        return space.to_table()
+    except SpaceError as error:
+        raise ConfigError(f"{where}{error}") from error
 
 
 def _values_of(space: Space, key: str, usual: object) -> list[object]:

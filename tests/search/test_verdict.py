@@ -15,7 +15,7 @@ from sparsefront.search.methods import METHODS, arm_names
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.statistics import equivalence_test, holm, paired_t_test
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge, label_of
-from sparsefront.search.wording import control_rows, headline, needed_of, shown_needed, verdict_rows
+from sparsefront.search.wording import control_rows, headline, needed_of, shown_needed, verdict_rows, what_matters
 
 
 def of(verdict, arm, sparsity, metric="accuracy"):
@@ -579,7 +579,10 @@ SHUFFLED = {"random": {}, "snip": {"controls": ["shuffled_layers", "shuffled", "
         (0.0, 0.0, "it is the mask that matters, not its layer ratios", "better", "equivalent"),
         (0.06, 0.0, "it is the layer ratios that matter, not which entries they leave", "equivalent", "better"),
         (0.03, 0.0, "both the mask and its layer ratios matter", "better", "better"),
-        (0.06, 0.06, "neither the mask nor its layer ratios matter", "equivalent", "equivalent"),
+        (
+            *(0.06, 0.06, "neither the mask nor its layer ratios matter, to within 1 accuracy point"),
+            *("equivalent", "equivalent"),
+        ),
         (0.12, 0.06, None, "worse", "better"),
     ],
 )
@@ -622,6 +625,30 @@ def test_what_was_not_shown_to_differ_is_not_called_the_same(make_design, make_t
         "snip at sparsity 0.9: positions within layers: not judged (one pair); layer ratios: not judged (one pair); "
         "it against a small dense network: not judged (one pair)"
     )
+
+
+def test_no_difference_beside_an_interval_without_zero_names_the_correction(controlled):
+    design, table = controlled
+    (one, *others) = judge(table, design).controls
+    apart = {"label": "undecided", "low": 0.001, "high": 0.02}
+    corrected = dataclasses.replace(one, **apart, p_value=0.03, p_adjusted=0.2)
+    (said, _, *_) = what_matters([corrected, *others], (), design)
+    assert said.startswith(
+        "snip at sparsity 0.5: positions within layers: no difference shown after correction for 8 comparisons, nor "
+        "equivalence (+"
+    )
+    by_test = dataclasses.replace(one, **{**apart, "low": -0.02, "high": -0.001}, p_value=0.06, p_adjusted=0.2)
+    assert "no difference shown by the paired test, nor" in what_matters([by_test, *others], (), design)[0]
+    around = dataclasses.replace(one, **{**apart, "low": -0.001}, p_value=0.06, p_adjusted=0.2)
+    assert "no difference shown, nor" in what_matters([around, *others], (), design)[0]
+
+
+def test_a_control_is_told_of_where_its_part_was_not_judged(make_design, make_table):
+    design = make_design(arms=arm_names(SHUFFLED), methods=SHUFFLED, sparsities=(0.9,))
+    table = make_table(design, effect={"snip": 0.06}, noise=0.002, reuse=False)
+    (said,) = judge(table.filter(pc.not_equal(table["arm"], "snip_shuffled_layers")), design).matters
+    assert "layer ratios: not judged (no replicate has both networks)" in said
+    assert "its mask matters, positions and layer ratios together (+" in said
 
 
 def test_what_is_written_of_an_effect_and_in_which_order(controlled):
