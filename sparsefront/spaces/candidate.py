@@ -98,7 +98,8 @@ class CandidateNames:
 
     The id hashes the candidate together with `base`: everything that all candidates of the study share (data, parent,
     mask rule, training, seed). Arms, replicate counts and levels are no part of it, so that a wider study of the same
-    base calls the same candidate by the same name.
+    base calls the same candidate by the same name. Only where an arm or control has small dense networks that are
+    scaled to a count of parameters, the rule for this is part of it: names changed with it.
 
     >>> names = CandidateNames({"seed": 1})
     >>> names.of(Candidate(0, 0.9, "masked", draw=3)) == names.of(Candidate(0, 0.9, "masked", draw=3))
