@@ -271,10 +271,11 @@ class Population(_Bridge):
         self._inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
 
     def propose(self, history: History, numbers: range) -> list[Point]:
-        """The next points; the first population, and all while nothing has completed, are those of random search."""
+        """The next points; the first population, and all until there are parents, are those of random search."""
         with _quiet():
             parents = self.parents(history)
-            n_random = len(numbers) if len(parents) < 2 else max(0, min(len(numbers), self._size - numbers.start))
+            has_parents = len(parents) > 1 and history.has_parents(self._size)
+            n_random = max(0, min(len(numbers), self._size - numbers.start)) if has_parents else len(numbers)
             points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
             if n_random < len(numbers):
                 points += self._children(parents, numbers[n_random:])

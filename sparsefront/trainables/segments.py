@@ -521,7 +521,7 @@ class SegmentShop:
             spent.seconds += (now - began) / n_left  # each interval is divided over the lanes it served
             began = now
             n_left -= len(ended)
-            if len(jobs) == 1 and first.chain is None and n_left and self._is_due(jobs[0]):
+            if len(jobs) == 1 and first.chain is None and n_left and not staying and self._is_due(jobs[0]):
                 (going,) = pack.paused()
                 self._save_on_the_way(jobs[0], _state(jobs[0], going, leg, lanes.layout, offset), spent)
             paused = {r.lane for r in pausing}

@@ -150,10 +150,10 @@ class _Evolution:
         self._bits = domain if isinstance(domain, Bits) else None
 
     def propose(self, history: History, numbers: range) -> list[Point]:
-        """The first `population` candidates, and all while nothing has completed, are those of random search."""
+        """The first `population` candidates are those of random search, and all until there are parents."""
         n_random = max(0, min(len(numbers), self._options.population - numbers.start))
         parents = self._population(history)
-        if not len(parents):
+        if not len(parents) or not history.has_parents(self._options.population):
             n_random = len(numbers)
         points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
         if n_random < len(numbers):

@@ -51,6 +51,12 @@ class History:
         is_finite = np.isfinite(self.losses[start:]).all(axis=1)
         return np.asarray((self.outcomes[start:] == COMPLETED) & is_finite, dtype=np.bool_)
 
+    def has_parents(self, population: int) -> bool:
+        """Whether half a population came to its end, or none was stopped before: what is bred of few is like those."""
+        if STOPPED not in self.outcomes:
+            return True
+        return int(np.count_nonzero((self.outcomes != STOPPED) & (self.outcomes != PENDING))) >= population // 2
+
     def fingerprint(self, n: int, *, is_partial: bool = True) -> int:
         """Checksum of what became of candidates 0..n-1: a cache made from them holds as long as it stays the same.
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefront.search.strategies import COMPLETED, History, Task
+from sparsefront.search.strategies import COMPLETED, STOPPED, History, Task
 from sparsefront.search.strategies.contract import example_history, example_tasks
 from sparsefront.search.strategies.evolution import Evolution, EvolutionOptions, crossed, moved, swapped
-from sparsefront.spaces.domains import Bits, Choice, Float, Integer
+from sparsefront.search.strategies.nsga2 import Nsga2
+from sparsefront.search.strategies.random import random_points
+from sparsefront.spaces.domains import Bits, Choice, Float, Integer, Point
 from sparsefront.spaces.masks import draw, pack_bits
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
@@ -102,6 +104,27 @@ def _one_dimension(losses: list[float], **options: object) -> list[float]:
     task = Task(space, 0, 0, ("val_loss",), 1000, 64, lambda point: {})
     strategy = Evolution().make(task, EvolutionOptions(population=10, step=1e-6, **options))  # type: ignore[arg-type]
     return [float(point["x"]) for point in strategy.propose(history, range(n, n + 64))]
+
+
+@pytest.mark.parametrize("kind", [Evolution, Nsga2])
+def test_while_most_are_stopped_candidates_are_drawn_until_half_a_population_came_to_its_end(kind: type) -> None:
+    space = Space.from_table({"training": {"x": {"low": 0.0, "high": 1.0}}})
+    task = Task(space, 0, 0, ("val_loss",), 1000, 64, lambda point: {})
+    strategy = kind().make(task, kind.options(population=10))
+    drawn = random_points(task, 40, 60)
+
+    def proposed(*others: int) -> list[Point]:
+        """After 36 + 4 candidates, of which the last four and `others` were not stopped."""
+        outcomes = np.full(40, STOPPED, dtype=np.int8)
+        outcomes[[*range(36, 40), *others]] = COMPLETED
+        losses = np.where(outcomes == COMPLETED, np.arange(40.0), np.nan)[:, None]
+        points = [{"x": i / 40} for i in range(40)]
+        return strategy.propose(
+            History(points, losses, np.full((40, 1), np.nan), outcomes, np.ones(40), np.zeros(40)), range(40, 60)
+        )
+
+    assert proposed() == drawn
+    assert proposed(0) != drawn
 
 
 def test_aging_forgets_the_best_when_it_is_old() -> None:
