@@ -12,7 +12,14 @@ from benchmarks.machine import describe
 
 NAMES = (
     *("baseline", "tune", "scoring", "lanes", "ledger"),
-    *("search_asha", "search_asha_nodes", "search_strategies", "search_proposals", "search_simulation"),
+    *(
+        "search_passes",
+        "search_asha",
+        "search_asha_nodes",
+        "search_strategies",
+        "search_proposals",
+        "search_simulation",
+    ),
     *("scores", "dynamic", "tickets"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -1,9 +1,7 @@
-"""ASHA in packs: passes against random search, and wall time against Ray Tune's own ASHA, one candidate a trial.
+"""ASHA in packs: wall time against Ray Tune's own ASHA, one candidate a trial.
 
-One study of random search without rungs, with them, and of evolution with them says how many passes ASHA saves and how
-busy the workers are. Then ASHA alone, and the same candidates on Ray Tune: a class trainable with reused actors and
-Ray's `ASHAScheduler` at the same rungs, each candidate trained by plain torch, one thread a worker. Contenders take
-turns in one run.
+The same candidates here and on Ray Tune: a class trainable with reused actors and Ray's `ASHAScheduler` at the same
+rungs, each candidate trained by plain torch, one thread a worker. Contenders take turns in one run.
 """
 
 from __future__ import annotations
@@ -28,21 +26,15 @@ from ray.tune.schedulers import ASHAScheduler
 from benchmarks.machine import cluster_of_tune, spread, table
 from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
 from sparsefront.cluster.driver import Driver
-from sparsefront.search.comparison import SearchVerdict, ratio_text
+from sparsefront.search.comparison import SearchVerdict
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.segments import SegmentShop
 
 CANDIDATES = 2000
 BATCH = 256
-REPLICATES, REPEATS = 5, 3
-#: Candidates that ASHA may begin for each of random search's, to see with how many passes it gets as far: all of them
-#: cost it about a third of random search's passes.
-MORE = 2
-RANDOM: dict[str, Any] = {"strategy": "random"}
+REPEATS = 3
 ASHA: dict[str, Any] = {"strategy": "random", "rungs": RUNGS}
-#: The same rungs over candidates that come of those before them: as many as random search has.
-EVOLVING: dict[str, Any] = {"strategy": "evolution", "rungs": RUNGS}
 #: A study of ASHA alone has nobody to be judged against.
 ASHA_ALONE: dict[str, Any] = {"asha": {**ASHA, "against": "asha"}}
 
@@ -186,48 +178,6 @@ def drawn_settings(n: int) -> Settings:
     return [space.settings(point) for point in space.draw(philox_key(design.seed, "propose", 0), 0, n)]
 
 
-def passes_and_use(n: int) -> list[list[str]]:
-    """The study of all arms: passes that ASHA needs, and how busy the workers are."""
-    arms = {"random": RANDOM, "asha": {**ASHA, "candidates": MORE * n}, "asha_evolution": EVOLVING}
-    clock, ready, rows, verdict = run_study(arms, REPLICATES, n)
-    wall_s = clock.ended_s - ready
-    print(*verdict.sentences, sep="\n", file=sys.stderr)
-    measured: list[list[str]] = []
-    for found in verdict.comparisons:
-        stopped = next(arm.stopped for arm in verdict.arms if arm.arm == found.arm)
-        proposed = "random search" if found.arm == "asha" else "evolution"
-        n_own = arms[found.arm].get("candidates", n)
-        what = f"{REPLICATES} replicates x {n:,} candidates in `random`, {n_own:,} in `{found.arm}`"
-        hypervolumes = f"{100 * found.arm_mean:.1f}% against {100 * found.against_mean:.1f}% of the box"
-        measured += [
-            [
-                f"{what} (proposed by {proposed}): passes until it has the hypervolume with which `random` ends",
-                " to ".join(map(ratio_text, (found.cost_ratio_low, found.cost_ratio_high)))
-                + f", estimate {ratio_text(found.cost_ratio)} of those of `random`",
-                "<= 25%",
-            ],
-            [
-                f"the same: hypervolume at equal budget ({found.budget_passes:.3g} passes), against random",
-                f"{hypervolumes}: {found.label} (p = {found.p_adjusted:.2g})",
-                "",
-            ],
-            [
-                f"the same: passes of the whole arm `{found.arm}`; candidates stopped",
-                f"{found.arm_passes / found.against_passes:.1%} of those of `random`; "
-                + ", ".join(f"{share:.0%} at rung {rung}" for rung, share in sorted(stopped.items())),
-                "",
-            ],
-        ]
-    return [
-        *measured,
-        [
-            f"the study of all three: share of wall time in which {WORKERS} workers train, from the first pack",
-            f"{busy_fraction(rows, wall_s):.1%} of {wall_s:.0f} s; Ray's start before it {ready - clock.asked_s:.1f} s",
-            ">= 85%",
-        ],
-    ]
-
-
 def against_tune(n: int, kind: str = "weight") -> list[list[str]]:
     """ASHA alone against Ray's own, the same candidates."""
     data, settings = load_dataset("mnist1d"), drawn_settings(n)
@@ -303,7 +253,7 @@ def main(n: int = CANDIDATES) -> str:
     return table(
         "ASHA in packs",
         ["what", "figure", "goal"],
-        [*passes_and_use(n), *against_tune(n)],
+        against_tune(n),
         f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
         f"Adam steps of 100; rungs at {FIRST_RUNG} steps and every {ETA}-fold, one of {ETA} goes on; {WORKERS} "
         f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median "
