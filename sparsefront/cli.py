@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sparsefront.search.findings import Verdict
 
 
+_FRONT_FORMATS = ("table", "json", "csv", "parquet")
 _LISTS = (
     "methods",
     "strategies",
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     front.add_argument("dir", metavar="DIR", type=_path)
     front.add_argument("--where", metavar="EXPR", help="e.g. \"arm == 'searched' and node_sparsity >= 0.9\"")
     front.add_argument("--objectives", metavar="a,b", help="default: those of the study")
-    front.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
+    front.add_argument("--format", choices=_FRONT_FORMATS, help="default: as the output is called, else table")
     front.add_argument("--output", metavar="FILE", type=_path, help="write there instead of to the terminal")
     front.set_defaults(function=_front)
 
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     simulate.add_argument(
-        "--objective", metavar="NAME", default="tradeoff", help="what candidates reach; see 'list simulations'"
+        "--objective", metavar="NAME", help="what candidates reach (default: tradeoff); see 'list simulations'"
     )
     simulate.add_argument("--ledger", metavar="DIR", type=_path, help="replay the results of this finished search")
     simulate.add_argument("--workers", metavar="N", type=int, help="packs at once (default: cores of this machine)")
@@ -241,8 +242,13 @@ def _front(options: argparse.Namespace) -> int:
 
     if options.output is not None:
         _check_output(options.output)
+        called = options.output.suffix.removeprefix(".")
+        if called in _FRONT_FORMATS and options.format not in (None, called):
+            raise ConfigError(f"--format {options.format}: --output {options.output} is called otherwise; change one")
+        options.format = options.format or (called if called in _FRONT_FORMATS else "table")
     elif options.format == "parquet":
         raise ConfigError("--format parquet: is no text to print; name a file, as in --output front.parquet")
+    options.format = options.format or "table"
     results = load(options.dir)
     objectives: Sequence[str] = results.design.objectives
     if options.objectives is not None:
@@ -421,9 +427,9 @@ def _simulate(options: argparse.Namespace) -> int:
     except ConfigError as error:
         raise ConfigError(attributed(str(error), source, options.overrides)) from error
     rows = found.as_table()
-    took = found.simulated
+    took, objective = found.simulated, options.objective or "tradeoff"
     if options.format == "json":
-        of_what = {"objective": options.objective if ledger is None else None, "ledger": ledger and str(ledger)}
+        of_what = {"objective": objective if ledger is None else None, "ledger": ledger and str(ledger)}
         numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
@@ -451,8 +457,8 @@ def _simulate(options: argparse.Namespace) -> int:
     )
     reached = f"is replayed from the ledger in {ledger}"
     if ledger is None:
-        what = SYNTHETIC[options.objective].summary
-        reached = f"is made up, by the synthetic objective '{options.objective}' ({what})"
+        what = SYNTHETIC[objective].summary
+        reached = f"is made up, by the synthetic objective '{objective}' ({what})"
     console.print(Text(f"what candidates reach {reached}; nothing was trained", style="yellow"))
     return 0
 

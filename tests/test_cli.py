@@ -161,6 +161,7 @@ FRONT_WRONG = [
     (["--objectives", "val_eror"], "objective='val_eror': accepted are val_error"),
     (["--objectives", ""], "objective='': accepted are val_error"),
     (["--format", "parquet"], "--format parquet: is no text to print; name a file, as in --output front.parquet"),
+    (["--format", "csv", "--output", "x.parquet"], "--format csv: --output x.parquet is called otherwise; change one"),
     (["--output", "empty"], "--output empty: is a folder; name a file"),
     (["--output", "no/such.csv", "--format", "csv"], "no is no folder; make it first"),
 ]
@@ -247,7 +248,10 @@ def test_the_front_in_other_formats_is_the_same_front(here: Path, done: Path, ca
 
     for kind in ("json", "csv", "table", "parquet"):
         assert main([*options, "--format", kind, "--output", f"front.{kind}"]) == 0
+    assert main([*options, "--output", "called.parquet"]) == 0
     assert capsys.readouterr().out == ""
+    assert Path("called.parquet").read_bytes() == Path("front.parquet").read_bytes()
+    Path("called.parquet").unlink()
     assert pq.read_table("front.parquet").equals(table)
     assert json.loads(Path("front.json").read_text(encoding="utf-8")) == rows
     assert list(csv.DictReader(io.StringIO(Path("front.csv").read_text(encoding="utf-8")))) == records

@@ -451,6 +451,27 @@ def test_a_run_trains_candidates_that_are_equal_once_and_ends_with_its_space(tmp
     assert len(rows) < 60
 
 
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        (
+            {"verdict": {"objectives": ["val_error", "node_sparsity"]}, "masks": {"kind": "weight"}},
+            {},
+            "verdict.objectives: 'node_sparsity' is measured of trained networks, and a simulation trains none",
+        ),
+        (
+            {"arms": {"random": {"rungs": {"kind": "ray_asha"}}}},
+            {},
+            "arms.random.rungs.kind='ray_asha': stops by Ray's own scheduler, which only runs with Ray",
+        ),
+        ({}, {"objective": "bowl", "ledger": "old"}, "objective='bowl': the results of 'old' are replayed"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(changes: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        made(**changes).simulate(**arguments)
+
+
 def test_simulations_recognise_masks_that_are_the_same_but_for_the_order_of_units() -> None:
     masks = {"kind": "weight", "sparsity": 0.9}
     study = made(space={"masks": {"bits": True}}, model={"widths": [6]}, masks=masks, arms={"random": {}})

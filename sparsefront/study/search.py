@@ -378,9 +378,17 @@ class SearchStudy(Study):
         densities = {str(p): parse_pattern(str(p)).density for p in patterns}
         if kinds == ["weight"] and None not in densities.values():
             named = " and ".join(f"{name!r} has sparsity {1 - (d or 0.0):g}" for name, d in densities.items())
-            for key in ("masks.sparsity", "masks.allocation"):
+            for key, fixed in (("masks.sparsity", "sparsity = 0.0"), ("masks.allocation", "allocation = 'uniform'")):
                 if key in searched:
-                    raise ConfigError(f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it")
+                    raise ConfigError(
+                        f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it, or write "
+                        f"{fixed} where the pattern is"
+                    )
+            if SEARCHED in _values_of(space, "masks.allocation", self.masks.allocation):
+                raise ConfigError(
+                    f"{where}.masks.allocation='searched': has nothing to divide where masks.pattern={named} alone; "
+                    "write 'uniform'"
+                )
             asked = space.constants.get("masks.sparsity", 0.0)
             if asked and any(asked != 1 - (d or 0.0) for d in densities.values()):
                 raise ConfigError(f"{where}.masks.sparsity={asked!r}: masks.pattern={named} alone; write 0")
@@ -877,25 +885,35 @@ class SearchStudy(Study):
         return {"is_search": True, "columns": self._resolved(dataset)["columns"]}
 
     def simulate(
-        self, *, objective: str = "tradeoff", ledger: str | Path | None = None, workers: int | None = None
+        self, *, objective: str | None = None, ledger: str | Path | None = None, workers: int | None = None
     ) -> StudySimulation:
         """Run the study with imaginary workers and a simulated clock: nothing is trained or written.
 
         Args:
-            objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`.
+            objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`; None for 'tradeoff'.
             ledger: folder of a finished search on the same space, whose results are replayed instead.
             workers: packs at once; None as many as this machine has cores.
 
         Raises:
-            ConfigError: an unknown objective, or a ledger that cannot be replayed.
+            ConfigError: an unknown objective, a ledger that cannot be replayed, or a study that cannot be simulated.
         """
         for name in self.verdict.objectives:
-            if OBJECTIVES[name].at_end:
+            is_unknown = name == "node_sparsity" and self.masks.kind == "weight"
+            if OBJECTIVES[name].at_end or name.startswith("val_psnr") or is_unknown:
                 raise ConfigError(
                     f"verdict.objectives: {name!r} is measured of trained networks, and a simulation trains none; "
                     "simulate the study without it"
                 )
+        if objective is not None and ledger is not None:
+            raise ConfigError(f"objective={objective!r}: the results of {str(ledger)!r} are replayed; leave one out")
+        objective = objective or "tradeoff"
         dataset = self._checked_data()
+        for arm in self.design(dataset).arms:
+            if arm.rungs.kind == "ray_asha":
+                raise ConfigError(
+                    f"arms.{arm.name}.rungs.kind='ray_asha': stops by Ray's own scheduler, which only runs with Ray; "
+                    "simulate asha in its place"
+                )
         measured: Objective
         if ledger is not None:
             results = Results(ledger)
