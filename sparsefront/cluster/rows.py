@@ -251,7 +251,7 @@ def segment_rows(
             "reused": False,
             "steps": one.steps,
             "passes": one.passes,
-            "flops": 0.0,
+            "flops": one.flops,
             "seconds": one.seconds,
             "predicted_s": _predicted_s(work, one.steps),
             "checkpoint": one.checkpoint,
@@ -276,7 +276,6 @@ def segment_rows(
                 "weight_sparsity": one.remains.weight_sparsity,
                 "n_params": one.remains.n_params,
                 "macs": one.remains.macs,
-                "flops": 6.0 * one.remains.macs * one.passes,
             }
         if one.outcome != "diverged":
             row |= {"val_loss": one.val_loss, "val_error": one.val_error}

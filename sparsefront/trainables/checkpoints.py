@@ -45,6 +45,7 @@ class LaneState:
         curve_val_error: validation error there.
         passes: that its segment has cost so far, where it was left on the way; those of a segment that ended are in
             the ledger.
+        flops: likewise.
         seconds: likewise.
     """
 
@@ -54,6 +55,7 @@ class LaneState:
     curve_val_loss: list[float] = field(default_factory=list)
     curve_val_error: list[float] = field(default_factory=list)
     passes: float = 0.0
+    flops: float = 0.0
     seconds: float = 0.0
 
 
@@ -76,6 +78,7 @@ def write_checkpoint(folder: Path, states: Mapping[str, LaneState]) -> str:
             "curve_val_loss": state.curve_val_loss,
             "curve_val_error": state.curve_val_error,
             "passes": state.passes,
+            "flops": state.flops,
             "seconds": state.seconds,
         }
         for lane, state in states.items()

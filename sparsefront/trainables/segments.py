@@ -59,6 +59,8 @@ from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_e
 
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
+#: Floating-point operations of a whole pass, for each multiply-accumulate: two forward, and twice as many backward.
+_FLOPS_PER_MAC = 6.0
 #: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with.
 _KEEP, _REWOUND = "keep", "rewound"
 #: Part of the checkpoint of a candidate whose mask was cut from its initial weights, and of a chain of node masks (its
@@ -103,6 +105,8 @@ class SegmentResult:
         test_loss: of a completed candidate only; reported, never decided on.
         test_error: likewise.
         passes: examples passed forward and backward in this segment, and in attempts at it; a forward pass counts 1/3.
+        flops: floating-point operations of those passes, each at the size that the network had then: scores of initial
+            weights and the dense level of a chain at the parent's.
         seconds: wall time of the pack divided over its lanes.
         checkpoint: what the next segment goes on from; None unless `outcome` is.
         remains: what the mask leaves, exactly; of a chain that of the level it is in. None if the network could not be
@@ -117,6 +121,7 @@ class SegmentResult:
     outcome: str | None
     steps: int
     passes: float
+    flops: float
     seconds: float
     val_loss: float | None = None
     val_error: float | None = None
@@ -139,8 +144,9 @@ class _Job:
 
     `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was spent
     earlier is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made
-    before is what it took to cut the mask of a network from its initial weights. `saved_s` is when its state was saved
-    last, on the clock of `perf_counter`.
+    before is what it took to cut the mask of a network from its initial weights. `flops` are those of all passes so
+    far: unlike passes they depend on the lane, and on its level. `saved_s` is when its state was saved last, on the
+    clock of `perf_counter`.
     """
 
     spec: LaneSpec
@@ -152,6 +158,7 @@ class _Job:
     earlier_s: float = 0.0
     making_passes: float = 0.0
     making_s: float = 0.0
+    flops: float = 0.0
     saved_s: float = 0.0
 
     @property
@@ -351,6 +358,7 @@ class SegmentShop:
         for state in job.way.states():
             if spec.start_step < state.step < spec.stop_step and _fits(job.network, state):
                 job.state, job.earlier_passes, job.earlier_s = state, state.passes, state.seconds
+                job.flops = state.flops
                 break
 
     def _cut_first(self, job: _Job) -> list[SegmentResult]:
@@ -369,6 +377,7 @@ class SegmentShop:
                 job.network = network.with_mask(cut.mask)
                 # Every candidate pays for its own, whoever else has the same.
                 job.making_passes = cut.passes
+                job.flops += _FLOPS_PER_MAC * network.structure.macs * cut.passes  # the parent is scored
             job.making_s = perf_counter() - began
         except Exception as error:  # the candidate boundary, as in `train`
             job.network, job.making_s = None, perf_counter() - began
@@ -445,7 +454,7 @@ class SegmentShop:
         passes, seconds = job.before_passes + spent.passes, job.before_s + spent.seconds
         # The training does not need it: where there is no room for it, it goes on without.
         with contextlib.suppress(CheckpointError):
-            job.way.write(replace(state, passes=passes, seconds=seconds))
+            job.way.write(replace(state, passes=passes, flops=job.flops, seconds=seconds))
         job.saved_s = perf_counter()
 
     def _train_leg(
@@ -495,6 +504,7 @@ class SegmentShop:
             slots={} if leg.level else self._slots(jobs, lanes.layout),
         )
         before, start = spent.passes, pack.step
+        flops_of_pass = [_FLOPS_PER_MAC * job.left()[2].macs for job in jobs]
         parents = [network.structure for network in networks]
         real = [
             RealSize(network.shape.tensors, parent.n_weights, parent.n_params, parent.macs)
@@ -503,7 +513,10 @@ class SegmentShop:
         n_left = len(jobs)
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
-            spent.passes = before + (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
+            passes = before + (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
+            for job, flops in zip(jobs, flops_of_pass, strict=True):  # a lane that has ended is not asked again
+                job.flops += flops * (passes - spent.passes)
+            spent.passes = passes
             completed = [r for r in ended if r.outcome == "completed"]
             staying = [] if is_last else completed
             if staying:
@@ -536,6 +549,9 @@ class SegmentShop:
                 kind, mask, left = job.left()
                 test_loss, test_error = test.get(r.lane, (None, None))
                 curve = _curve(job.state, r, offset)
+                ending = 0.0
+                if r.lane in test:
+                    ending = len(self._test) * FORWARD_PASS + self._measurer.search_passes(len(validation))
                 rows.append(
                     (
                         job,
@@ -550,10 +566,8 @@ class SegmentShop:
                             curve_val_error=curve.curve_val_error,
                             test_loss=test_loss,
                             test_error=test_error,
-                            passes=job.before_passes
-                            + spent.passes
-                            + (len(self._test) * FORWARD_PASS if r.lane in test else 0)
-                            + (self._measurer.search_passes(len(validation)) if r.lane in test else 0),
+                            passes=job.before_passes + spent.passes + ending,
+                            flops=job.flops + flops_of_pass[r.lane] * ending,
                             seconds=job.before_s + spent.seconds,
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,
@@ -762,6 +776,7 @@ def _broken(job: _Job, error: Exception) -> SegmentResult:
         outcome="out_of_memory" if is_out_of_memory(error) else "failed",
         steps=job.start_step,
         passes=job.before_passes,
+        flops=job.flops,
         seconds=job.before_s,
         error=text[-_ERROR_CHARACTERS:],
     )

@@ -146,7 +146,7 @@ def test_candidates_at_a_rung_and_at_the_end(
 
 def test_the_rung_is_the_level_of_its_key(lanes: list[SearchLane], schema: pa.Schema) -> None:
     work = segment(lanes[:1], stop=2, rung=3)
-    one = SegmentResult(lane_name(lanes[0]), None, 2, 40.0, 0.1, val_loss=1.0, val_error=0.5)
+    one = SegmentResult(lane_name(lanes[0]), None, 2, 40.0, 1e5, 0.1, val_loss=1.0, val_error=0.5)
     (row,) = segment_rows(work, [one], STUDY.recipe(), device="cpu", schema=schema).to_pylist()
     assert (row["stage"], row["target_sparsity"], row["rung"]) == ("rung", 3.0, 3)
 
@@ -161,7 +161,7 @@ def test_the_predicted_time_of_a_candidate_that_passes_rungs_is_shared_by_steps(
     def predicted(*ended: tuple[str | None, int]) -> list[float]:
         found = []
         for rung, (outcome, steps) in zip((1, 2, None), ended, strict=False):
-            one = SegmentResult(name, outcome, steps, 40.0, 0.1)
+            one = SegmentResult(name, outcome, steps, 40.0, 1e5, 0.1)
             rows = segment_rows(replace(work, rung=(rung,)), [one], STUDY.recipe(), device="cpu", schema=schema)
             found += rows.column("predicted_s").to_pylist()
         return [9 * predicted_s / work.predicted_s for predicted_s in found]
@@ -174,11 +174,11 @@ def test_the_predicted_time_of_a_candidate_that_passes_rungs_is_shared_by_steps(
 
 def test_what_could_not_be_built_has_a_row_with_its_reason(lanes: list[SearchLane], schema: pa.Schema) -> None:
     work = segment(lanes[:1], stop=2, rung=0)
-    one = SegmentResult(lane_name(lanes[0]), "failed", 0, 0.0, 0.1, error="ZeroDivisionError")
+    one = SegmentResult(lane_name(lanes[0]), "failed", 0, 30.0, 7e4, 0.1, error="ZeroDivisionError")
     (row,) = segment_rows(work, [one], STUDY.recipe(), device="cpu", schema=schema).to_pylist()
     assert (row["stage"], row["outcome"], row["error"]) == ("trained", "failed", "ZeroDivisionError")
     assert (row["candidate"], row["n_params"], row["val_loss"]) == (lanes[0].id, None, None)
-    assert (row["width_1"], row["passes"], row["flops"]) == (5, 0.0, 0.0)
+    assert (row["width_1"], row["passes"], row["flops"]) == (5, 30.0, 7e4)  # what broke off is paid for
 
 
 def test_lost_work_ends_its_candidates(lanes: list[SearchLane], schema: pa.Schema) -> None:

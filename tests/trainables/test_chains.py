@@ -67,7 +67,7 @@ def test_a_chain_that_is_cut_off_goes_on_at_its_level(n_levels, n_points, shop_o
     assert (again.outcome, again.mask_digest) == ("completed", whole.mask_digest)
     assert again.curve_val_loss == pytest.approx(whole.curve_val_loss, abs=TOLERANCE)
     assert again.curve_step == whole.curve_step
-    assert again.passes == pytest.approx(whole.passes)
+    assert (again.passes, again.flops) == (pytest.approx(whole.passes), pytest.approx(whole.flops))
 
 
 def steps_of(shop, settings):
@@ -143,6 +143,7 @@ def test_a_chain_is_that_of_a_study_of_masks(name, rates, shop_of, blobs):
         assert result.steps == (level + 1) * STEPS
         assert result.mask_kind == ("weight" if level else "none")
         assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.flops == pytest.approx(6 * one.remains.macs * result.passes)  # each level at its own size
         assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
         assert result.val_error == pytest.approx(one.result.val_error, abs=1e-6)
     assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
@@ -159,6 +160,7 @@ def test_a_chain_of_nodes_is_that_of_a_study_of_masks_and_its_networks_shrink(na
     for level, (result, one) in enumerate(zip(results, expected, strict=True)):
         assert result.mask_kind == ("node" if level else "none")
         assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.flops == pytest.approx(6 * one.remains.macs * result.passes)  # each level at its own size
         assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
     assert results[-1].outcome == "completed"
     assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
@@ -182,10 +184,12 @@ def test_a_chain_that_goes_on_from_what_was_pruned_is_that_of_a_study_of_masks(
     assert len(results) == len(expected) == len(shop.networks.describe(1, settings).chain.sparsities) > 2
     for result, one in zip(results, expected, strict=True):
         assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.flops == pytest.approx(6 * one.remains.macs * result.passes)  # each level at its own size
         assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
     assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
     one = run(shop, [LaneSpec("a", settings, 0, steps_of(shop, settings))], 1)["a"]
     assert (one.outcome, one.mask_digest) == ("completed", results[-1].mask_digest)
+    assert one.flops == pytest.approx(sum(result.flops for result in results))
     np.testing.assert_allclose(one.curve_val_loss, results[-1].curve_val_loss, rtol=0, atol=TOLERANCE)
 
 
@@ -230,6 +234,7 @@ def test_packs_of_unlike_chains_of_nodes_and_their_segments_are_each_alone_and_i
         np.testing.assert_allclose(last.curve_val_loss, one.curve_val_loss, rtol=0, atol=TOLERANCE)
         assert last.test_loss == pytest.approx(one.test_loss, abs=TOLERANCE)
         assert sum(r.passes for r in parts[name]) == pytest.approx(one.passes)
+        assert sum(r.flops for r in parts[name]) == pytest.approx(one.flops)
     widths = [lanes.layout.width for lanes in stacked]
     assert widths[0] == max(widths) == parent.structure.n_params
     assert widths[-1] < widths[0] / 2
@@ -321,6 +326,11 @@ def test_packs_of_unlike_chains_and_their_segments_are_each_alone_and_in_one_go(
         np.testing.assert_allclose(last.curve_val_loss, one.curve_val_loss, rtol=0, atol=TOLERANCE)
         assert last.test_loss == pytest.approx(one.test_loss, abs=TOLERANCE)
         assert sum(r.passes for r in parts[name]) == pytest.approx(one.passes)
+        assert sum(r.flops for r in parts[name]) == pytest.approx(one.flops)
+
+
+#: Shares of the weights that the levels of a chain to sparsity 0.6 have, of which each keeps as large a part.
+LEFT = [0.4 ** (level / 3) for level in range(4)]
 
 
 def test_a_chain_pays_for_every_step_of_every_level(shop_of):
@@ -331,6 +341,10 @@ def test_a_chain_pays_for_every_step_of_every_level(shop_of):
     validated = [8, 16, 20]
     assert result.curve_step == [level * STEPS + step for level in range(4) for step in validated]
     assert result.passes == pytest.approx(4 * STEPS * BATCH + (12 * N_VALIDATION + N_TEST) / 3)
+    network = shop.networks.describe(0, plain)
+    macs = [network.structure.macs - network.structure.n_weights + round(d * network.structure.n_weights) for d in LEFT]
+    each = STEPS * BATCH + 3 * N_VALIDATION / 3
+    assert result.flops == pytest.approx(6 * (each * sum(macs) + macs[-1] * N_TEST / 3), rel=1e-3)
     result = run(shop, [LaneSpec("a", {**plain, "masks.rewind_fraction": 0.25}, 0, 4 * STEPS)])["a"]
     # The dense level is validated at step 5, too; later ones begin there, and are validated 8 steps later.
     assert result.curve_step == [5, 8, 16, 20, 33, 40, 53, 60, 73, 80]
@@ -386,6 +400,7 @@ def test_a_pack_that_breaks_at_a_later_level_goes_on_from_there(shop_of, monkeyp
         assert broken
         assert (one.outcome, one.mask_digest) == ("completed", whole[name].mask_digest)
         assert one.passes == pytest.approx(whole[name].passes)
+        assert one.flops == pytest.approx(whole[name].flops)
         assert one.curve_step == whole[name].curve_step
 
 

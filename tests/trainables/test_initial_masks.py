@@ -108,6 +108,10 @@ def test_it_is_that_of_a_study_of_masks(name, family, masks, shop_of, blobs):
         assert network.macs == left.macs
     # Of a study of masks the ones that are chosen from are scored by the same probe, and every trained one is.
     assert result.passes == pytest.approx(expected.passes - PROBE / 3)
+    # The parent is scored, and what is left of it is trained.
+    macs = np.array([network.structure.macs, left.macs])
+    passes = [expected.making_passes, result.passes - expected.making_passes]
+    assert result.flops == pytest.approx(6 * macs @ passes)
 
 
 def unlike():
@@ -142,6 +146,7 @@ def test_packs_of_unlike_candidates_and_their_segments_are_each_alone_and_in_one
         assert last.test_loss == pytest.approx(one.test_loss, abs=TOLERANCE)
         # The end of the first segment is validated, too.
         assert first[name].passes + last.passes == pytest.approx(one.passes + N_VALIDATION / 3)
+        assert first[name].flops + last.flops == pytest.approx(one.flops + 2 * one.remains.macs * N_VALIDATION)
     assert [one.mask_digest is None for one in alone.values()] == [False, False, False, True, False]
 
 

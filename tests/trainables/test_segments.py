@@ -466,6 +466,7 @@ def test_a_training_that_is_cut_off_goes_on_from_its_way(start, optimizer, shop_
         assert repeated.curve_val_loss == whole.curve_val_loss
         assert (repeated.outcome, repeated.test_loss) == ("completed", whole.test_loss)
         assert repeated.passes == pytest.approx(whole.passes)  # each is paid for once
+        assert repeated.flops == pytest.approx(whole.flops)
         assert repeated.seconds > 0
         OnTheWay.clear(shop._folder)
 
