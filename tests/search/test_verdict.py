@@ -868,3 +868,35 @@ def test_all_that_was_spent_is_counted(study, found):
     counted = sum(s.n_candidates for s in found.spent)
     assert counted == table.filter(pc.not_equal(table["stage"], "pruned")).num_rows
     assert dict(found.spent[0].outcomes) == {"completed": 8 * 2 * 20}
+
+
+def test_steps_before_rewinding_count_and_trained_weights_are_no_speed(make_design, make_table):
+    """The same curves, once from initial weights, once from those of step 700, and twice from trained ones."""
+    written = {
+        "random": {},
+        "dense": {},
+        "begin": {"method": "imp"},
+        "late": {"method": "imp", "rewind_fraction": 0.7},
+        "tuned": {"method": "magnitude_oneshot", "retrain_fraction": 2.0},
+        "walk": {"method": "lr_rewind"},
+    }
+    design = make_design(arms=tuple(written), methods=written, replicates=8, sparsities=(0.5,))
+    at_once = {"curve_step": [100, 300], "curve_val_error": [0.9, 0.0], "val_error": 0.0}
+    later = {"curve_step": [100, 900], "curve_val_error": [0.9, 0.0], "val_error": 0.0}
+
+    def curved(row):
+        return {} if row["stage"] != "trained" else later if row["arm"] in ("random", "dense") else at_once
+
+    verdict = judge(changed(make_table(design), curved), design)
+    found = {arm: of(verdict, arm, 0.5, "convergence") for arm in written if arm not in ("random", "dense")}
+    assert {arm: c.arm_mean for arm, c in found.items()} == {"begin": 300, "late": 1000, "tuned": 300, "walk": 300}
+    assert (found["begin"].label, found["late"].label) == ("better", "worse")
+    for arm in ("tuned", "walk"):
+        c = found[arm]
+        assert (c.label, c.n, c.replicates_needed_low) == ("undecided", 8, None)
+        assert math.isnan(c.p_value)
+        assert math.isnan(c.p_equivalence)
+        assert c.note == "its networks go on from weights that were trained to the end: their first steps are no speed"
+        assert not math.isnan(of(verdict, arm, 0.5, "accuracy").p_value)
+    (row,) = [r for r in verdict_rows(verdict) if (r["arm"], r["metric"]) == ("walk", "convergence")]
+    assert (row["verdict"], row["difference"]) == ("not judged", "")

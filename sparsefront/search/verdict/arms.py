@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Comparison
+from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.statistics import Floats, best_of_draws, paired_effects, paired_interval
 from sparsefront.search.verdict.families import judged_effects, mean_of, missing_notes, seeded
 from sparsefront.search.verdict.networks import Networks, pairs_of, without_rounding
@@ -50,10 +51,13 @@ class _Pairs:
     n_arm_censored: int
     n_untimed: int  # replicates in which nobody knows when the target was reached
     n_lost_draws: int
+    goes_on: bool  # the arm's networks begin with weights that were trained to the end before
 
     @property
     def n_telling(self) -> int:
-        """Replicates whose difference is not zero merely because nobody came to the target, or nobody looked."""
+        """Replicates whose difference tells something: it is not zero because nobody came to the target, or looked."""
+        if self.goes_on and self.metric == "convergence":
+            return 0  # of trained weights the first steps are no measure of speed
         return len(self.draws) - max(self.n_both_censored, self.n_untimed)
 
 
@@ -85,6 +89,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
             without_rounding(arm_value, value) for value in (random_value, float(values[usable].mean()))
         )
         found.append((arm_value, random_value, single, cost, granted * single_cost, granted))
+    method = record.methods.get(arm)
     columns = np.array(found, dtype=np.float64).reshape(-1, 6).T
     return _Pairs(
         arm=arm,
@@ -101,6 +106,7 @@ def _pair(networks: Networks, record: Record, design: Design, *, arm: str, level
         n_arm_censored=n_arm,
         n_untimed=n_untimed,
         n_lost_draws=n_lost,
+        goes_on=isinstance(method, Pruned) and method.method.keeps_weights,
     )
 
 
@@ -185,7 +191,9 @@ def _note(pairs: _Pairs, design: Design) -> str:
         notes.append(f"random draws without a result, left out: {pairs.n_lost_draws}")
     if pairs.n_short:
         notes.append(f"the budget pays for more random draws than were trained in {pairs.n_short} of {n} replicates")
-    if n and pairs.n_both_censored == n:
+    if n and pairs.goes_on and pairs.metric == "convergence":
+        notes.append("its networks go on from weights that were trained to the end: their first steps are no speed")
+    elif n and pairs.n_both_censored == n:
         notes.append("never reached: no network of either side came to the target")
     elif n and pairs.n_untimed == n:
         notes.append("validation was measured at the end alone: nobody knows when the target was reached")

@@ -28,7 +28,8 @@ def judge(batches: Batches, design: Design) -> Verdict:
     restored, the test PSNR of the worst degradation takes its place, in dB, and that of the images as they were
     degraded the place of guessing. Convergence is the first measured step at which the same on validation examples
     reaches ``convergence_target_fraction`` of what the parent of the same replicate ended with, at most
-    ``design.steps`` (a restricted mean); it is left out in studies without a ``dense`` arm.
+    ``design.steps`` (a restricted mean), with the steps before the one that an arm rewinds to; arms whose networks go
+    on from trained weights are not judged by it. It is left out in studies without a ``dense`` arm.
 
     Args:
         batches: a ledger's table or record batches, with at least ``VERDICT_COLUMNS``; read once, in any order.

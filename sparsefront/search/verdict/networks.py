@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from sparsefront.errors import ConfigError
 from sparsefront.search.columns import equals, numbers_in
 from sparsefront.search.design import Design
+from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.verdict.record import Floats, Record
 
@@ -96,7 +97,10 @@ def networks_of(record: Record, design: Design) -> Networks:
     codes = np.asarray(rows["candidate"].combine_chunks().dictionary_encode().indices).astype(np.int64)
     cost = np.zeros(codes.max() + 1)
     np.maximum.at(cost, codes, np.nan_to_num(numbers_in(rows, "passes")))
-    steps_to_target, reached = _steps_to_target(rows, cells, design, val_error=val_error, completed=completed)
+    behind = _steps_behind(rows, record, design)
+    steps_to_target, reached = _steps_to_target(
+        rows, cells, design, behind=behind, val_error=val_error, completed=completed
+    )
     return Networks(
         cells=cells,
         counted=completed | diverged,
@@ -109,15 +113,29 @@ def networks_of(record: Record, design: Design) -> Networks:
     )
 
 
+def _steps_behind(rows: pa.Table, record: Record, design: Design) -> Floats:
+    """Count the steps that the weights of each network had behind them when its training began, by rewinding."""
+    steps = {
+        arm: method.method.rewind_step(design.steps)
+        for arm, method in record.methods.items()
+        if isinstance(method, Pruned) and method.method.reads("rewind_fraction")
+    }
+    return np.array([steps.get(arm, 0) for arm in rows["arm"].to_pylist()], dtype=np.float64)
+
+
 def _steps_to_target(
     rows: pa.Table,
     cells: Mapping[Cell, Integers],
     design: Design,
     *,
+    behind: Floats,
     val_error: Floats,
     completed: npt.NDArray[np.bool_],
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Find the first step of each curve that is accurate enough (``design.steps`` if none is, NaN without a parent)."""
+    """Find the first step at which each network is accurate enough, counted from its initial weights.
+
+    ``design.steps`` if there is none; NaN without a parent.
+    """
     metric = METRICS[design.metric]
     replicate = np.asarray(rows["replicate"])
     allowed_error = np.full(rows.num_rows, np.nan)
@@ -136,6 +154,7 @@ def _steps_to_target(
         )
     accurate = errors <= allowed_error[of_row] + 1e-6
     np.minimum.at(first, of_row[accurate], steps[accurate])
+    first += behind
     # What trains longer (a retrain_fraction above 1) came to the target only if the others had the time for it.
     reached = completed & (first <= design.steps)
     return np.where(np.isnan(allowed_error), np.nan, np.where(reached, first, float(design.steps))), reached
