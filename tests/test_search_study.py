@@ -628,6 +628,30 @@ def test_what_a_method_does_not_look_at_makes_no_other_candidate() -> None:
     assert len(set(digests)) == 8
 
 
+def test_rewinds_to_one_step_are_one_candidate() -> None:
+    """Of 18 steps; the fraction is its own where trainings are longer."""
+    space = {"rewind_fraction": {"choices": [0.0, 0.02, 0.1, 0.11, 0.2]}}
+    (arm,) = made(**chained(space)).design().arms
+    points = [{"lr": 0.01, "rewind_fraction": value} for value in space["rewind_fraction"]["choices"]]
+    digests = [arm.space.digest(point) for point in points]
+    assert [digests.index(digest) for digest in digests] == [0, 0, 2, 2, 4]
+    lengths = chained(space)
+    lengths["space"]["training"]["steps"] = {"choices": [18, 100]}
+    (arm,) = made(**lengths).design().arms
+    digests = [arm.space.digest(point | {"training_steps": steps}) for steps in (18, 100) for point in points]
+    assert [digests.index(digest) for digest in digests] == [0, 0, 2, 2, 4, 5, 6, 7, 8, 9]
+    # The longest training rewinds: it is no mistake that the others do not.
+    made(**lengths | {"space": lengths["space"] | {"masks": {"rewind_fraction": 0.02}}})
+    made(**chained({"rewind_fraction": 0.0}, masks={"method": "imp_rewind", "sparsity": 0.5}))
+
+
+def test_a_method_whose_own_rewind_is_none_says_which_key_would_change_it() -> None:
+    with pytest.raises(
+        ConfigError, match=r"set 0\.0556 or more as space\.masks\.rewind_fraction, train for more"
+    ):
+        made(**chained({}, masks={"method": "imp_rewind", "sparsity": 0.5})).design()
+
+
 def test_without_a_method_a_study_says_nothing_of_one() -> None:
     """So that what was begun before there were chains is the same study, with the same candidates."""
     study = made()
@@ -823,6 +847,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (chained({"bits": True}), "space.masks.bits: cannot be set beside masks.method='imp'"),
     (chained({"rate": {"low": 0.0, "high": 0.5}}), "space.masks.rate.low=0.0: must lie in [0.001, 0.999]"),
     (chained({"rewind_fraction": 1.0}), "space.masks.rewind_fraction=1.0: must lie in [0, 1)"),
+    (
+        chained({"rewind_fraction": 0.02}),
+        "space.masks.rewind_fraction=0.02: rounds to step 0 of a training of 18 steps, which is initialisation; set 0.",
+    ),
+    (
+        chained({"rewind_fraction": 0.98}),
+        "space.masks.rewind_fraction=0.98: goes back to the end of the training (18 steps), after which nothing",
+    ),
+    (
+        chained({}, masks={"method": "imp_rewind", "sparsity": 0.5}),
+        "masks.method='imp_rewind': rewind_fraction=0.02 rounds to step 0 of a training of 18 steps, which is initial",
+    ),
     (
         chained({"rate": {"low": 0.1, "high": 0.5}, "ap_fraction": {"choices": [0.0, 0.1]}}),
         "space.masks.ap_fraction: up to 0.1 must be less than every masks.rate, from 0.1 on; it is part of what a",

@@ -499,6 +499,7 @@ class SearchStudy(Study):
                     f"{where}.{key}: is of levels that are rewound, and those of masks.method={name!r} go on from the "
                     "weights that were pruned; remove it"
                 )
+        self._check_rewind(where, space, name)
         if "node" in _values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out"
@@ -519,6 +520,27 @@ class SearchStudy(Study):
                 f"{f'{where}.{key}' if key in keys else key}={others[0]!r}: masks.method={name!r} with "
                 f"ap_fraction up to {share[1]:g} removes negative weights to keep rectified units active, and needs "
                 "'relu'; use that alone, or ap_fraction = 0"
+            )
+
+    def _check_rewind(self, where: str, space: Space, name: str) -> None:
+        """Refuse one rewind for all candidates that is none, or leaves nothing to train."""
+        key, method = "masks.rewind_fraction", PRUNERS[name].method
+        low, fraction = ends_of(space, key, method.rewind_fraction)
+        # Where trainings are of several lengths, the longest.
+        steps = int(ends_of(space, "training.steps", self.training.steps)[1])
+        if low != fraction or not fraction or not method.reads("rewind_fraction"):
+            return
+        step, is_own = replace(method, rewind_fraction=fraction).rewind_step(steps), key not in space.constants
+        what = f"masks.method={name!r}: rewind_fraction={fraction!r}" if is_own else f"{where}.{key}={fraction!r}:"
+        if step >= steps:
+            raise ConfigError(
+                f"{what} goes back to the end of the training ({steps} steps), after which nothing is left to train; "
+                "lower it, or use masks.method = 'lr_rewind'"
+            )
+        if not step:
+            raise ConfigError(
+                f"{what} rounds to step 0 of a training of {steps} steps, which is initialisation; set {1 / steps:.3g} "
+                f"or more{f' as {where}.{key}' if is_own else ''}, train for more steps, or say that it is 0"
             )
 
     def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
@@ -1033,18 +1055,19 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
     Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
-    nothing is removed. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
-    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
-    its random numbers are its own, so that the two keep other entries. Of a mask that a method cuts, the number counts
-    where positions are random, and the allocation where the method finds no ratios of its own.
+    nothing is removed. What is rounded to steps (a warmup, a rewind) is those steps. A drawn mask is what it is drawn
+    from, however that was written: its pattern, the counts that remain, the sparsity and the number of the draw. The
+    sparsity counts even where another rounds to the same counts: its random numbers are its own, so that the two keep
+    other entries. Of a mask that a method cuts, the number counts where positions are random, and the allocation where
+    the method finds no ratios of its own.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
     found = {key: value for key, value in settings.items() if key not in unused}
     if not found.get("training.momentum", recipe.hyper.momentum):
         found.pop("training.nesterov", None)
-    if "training.warmup_fraction" in found:  # it is rounded to steps
-        steps = found.get("training.steps", recipe.schedule.steps)
+    steps = found.get("training.steps", recipe.schedule.steps)
+    if "training.warmup_fraction" in found:
         found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
     if "masks.bits" in found:
         return found
@@ -1053,6 +1076,9 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
     except SparsefrontError:  # there is no such network: whoever trains it will say so
         return found
     if method is not None and settings.get("masks.sparsity", recipe.sparsity):
+        if "masks.rewind_fraction" in found:
+            rewound = replace(method, rewind_fraction=found["masks.rewind_fraction"])
+            found["masks.rewind_fraction"] = rewound.rewind_step(steps)
         if method.when != "init":
             return found
         idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
