@@ -646,9 +646,7 @@ def test_rewinds_to_one_step_are_one_candidate() -> None:
 
 
 def test_a_method_whose_own_rewind_is_none_says_which_key_would_change_it() -> None:
-    with pytest.raises(
-        ConfigError, match=r"set 0\.0556 or more as space\.masks\.rewind_fraction, train for more"
-    ):
+    with pytest.raises(ConfigError, match=r"set 0\.0556 or more as space\.masks\.rewind_fraction, train for more"):
         made(**chained({}, masks={"method": "imp_rewind", "sparsity": 0.5})).design()
 
 

@@ -419,13 +419,15 @@ class Study(Section):
         self._check_data(dataset, n_train)
         return dataset
 
-    def _check_module(self, model: Model, dataset: Dataset) -> None:
+    def _check_module(self, model: Model, dataset: Dataset, *, has_node_masks: bool) -> None:
         """Refuse a parent whose state would be that of all networks of a pack."""
         if changing := changing_buffers(model.module, dataset.example_shape):
+            # Groups do not divide what is left of nodes, and a norm over fewer of them is another one.
+            other = "LayerNorm over what no node group cuts," if has_node_masks else "LayerNorm or GroupNorm"
             raise ConfigError(
                 f"model.name={self.model.name!r}: every forward pass changes the buffer {changing[0]!r} (running "
                 "statistics?), and the networks of a pack share it, so that none would have its own; use a layer "
-                "without such state, LayerNorm or GroupNorm in place of BatchNorm"
+                f"without such state, {other} in place of BatchNorm"
             )
 
     def _check_task(self) -> None:
