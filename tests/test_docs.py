@@ -14,6 +14,7 @@ from sparsefront.cli import _parser
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.study import Study
 from sparsefront.study.sections import ArmSection
+from sparsefront.trainables.models import build_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +66,28 @@ def test_the_study_of_the_pruning_page_can_be_copied() -> None:
     block = (ROOT / "docs" / "pruning.md").read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
     study = Study.from_dict(tomllib.loads(block))
     assert study.design().arms[-1] == "late"
+
+
+#: Parents of the table of `small_dense` in pruning.md, by how they are written there: name, options, inputs.
+SCALED = {
+    "`mlp` [256, 128], MNIST-1D": ("mlp", {"widths": [256, 128]}, 40),
+    "`conv1d` [25, 25, 25], MNIST-1D": ("conv1d", {"channels": [25, 25, 25]}, 40),
+    "`residual_mlp` 100, MNIST-1D": ("residual_mlp", {"width": 100}, 40),
+    "`mlp` [64], digits": ("mlp", {"widths": [64]}, 64),
+}
+
+
+def test_how_far_a_small_dense_network_is_off_is_as_written() -> None:
+    page = (ROOT / "docs" / "pruning.md").read_text(encoding="utf-8")
+    table = page.partition("| parent, data | parameters |")[2].partition("\n\n")[0].splitlines()
+    levels = [float(cell.strip(" %")) / 100 for cell in table[0].strip("| ").split("|")]
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in table[2:])}
+    assert rows.keys() == SCALED.keys()
+    for parent, (name, options, n_inputs) in SCALED.items():
+        structure = build_model(name, options, input_shape=(n_inputs,), n_classes=10).structure
+        wanted = [
+            structure.n_params - structure.n_weights + round((1 - level) * structure.n_weights) for level in levels
+        ]
+        off = [f"{structure.scaled_to(n).n_params / n - 1:+.1%}" for n in wanted]
+        assert rows[parent] == [f"{structure.n_params:,}", *off]
+    assert (wanted[-1], structure.scaled_to(wanted[-1]).n_params, structure.compact([2]).n_params) == (121, 85, 160)
