@@ -530,7 +530,8 @@ class SearchStudy(Study):
         steps = int(ends_of(space, "training.steps", self.training.steps)[1])
         if low != fraction or not fraction or not method.reads("rewind_fraction"):
             return
-        step, is_own = replace(method, rewind_fraction=fraction).rewind_step(steps), key not in space.constants
+        step = replace(method, rewind_fraction=fraction).rewind_step(steps)
+        is_own = key not in {*space.constants, *(d.key for d in space.dimensions)}
         what = f"masks.method={name!r}: rewind_fraction={fraction!r}" if is_own else f"{where}.{key}={fraction!r}:"
         if step >= steps:
             raise ConfigError(
