@@ -425,7 +425,8 @@ class SearchStudy(Study):
         if "global" in allocations:
             raise ConfigError(
                 f"masks.allocation='global': leaves it to the scores of {where}masks.method={name!r} how many nodes a "
-                "layer keeps, and a search must know the size of a network before; set masks.allocation = 'uniform'"
+                "layer keeps, and a search must know the size of a network before; write allocation = 'uniform' beside "
+                "the method, which brings 'global' unless something is said there"
             )
 
     def _check_methods(self, where: str, space: Space) -> None:
