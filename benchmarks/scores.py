@@ -106,7 +106,7 @@ def rows_of(name: str, n_examples: int, scores: Sequence[str], device: torch.dev
             loss = nn.functional.cross_entropy(outputs, examples.labels)
         else:
             loss = nn.functional.l1_loss(examples.x + outputs, examples.images)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
 
     def dense_one() -> None:
         one.zero_grad()

@@ -19,6 +19,12 @@ SPACE = {
     "model": {"widths": {"low": 8, "high": 128, "log": True, "depth": {"low": 1, "high": 3}}},
     "masks": {"sparsity": {"low": 0.5, "high": 0.98}},
 }
+#: What stands under the tables of this study.
+ABOUT = (
+    "Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; "
+    f"{STEPS} Adam steps of 100; rungs at {FIRST_RUNG} steps and every {ETA}-fold, one of {ETA} goes on; {WORKERS} "
+    "workers of one thread. Objectives: validation error and parameters"
+)
 
 
 def search_study(

@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from benchmarks.machine import cluster_of_tune, spread, table
-from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
+from benchmarks.search import ABOUT, ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS, StudyClock, search_study
 from sparsefront.cluster.driver import Driver
 from sparsefront.search.comparison import SearchVerdict
 from sparsefront.spaces.seeds import philox_key
@@ -254,10 +254,8 @@ def main(n: int = CANDIDATES) -> str:
         "ASHA in packs",
         ["what", "figure", "goal"],
         against_tune(n),
-        f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
-        f"Adam steps of 100; rungs at {FIRST_RUNG} steps and every {ETA}-fold, one of {ETA} goes on; {WORKERS} "
-        f"workers of one thread. Objectives: validation error and parameters. Against Ray Tune: median "
-        f"(lowest-highest) of {REPEATS} runs, in turn. Ray's start: until its first worker is ready.",
+        f"{ABOUT}. Against Ray Tune: median (lowest-highest) of {REPEATS} runs, in turn. Ray's start: until its first "
+        "worker is ready.",
     )
 
 

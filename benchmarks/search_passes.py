@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from benchmarks.machine import table
-from benchmarks.search import ETA, FIRST_RUNG, RUNGS, STEPS, WORKERS
+from benchmarks.search import ABOUT, RUNGS, WORKERS
 from benchmarks.search_asha import ASHA, CANDIDATES, busy_fraction, prepare, run_study
 from sparsefront.search.comparison import ratio_text
 
@@ -71,9 +71,7 @@ def main(n: int = CANDIDATES) -> str:
         "Passes of ASHA in packs",
         ["what", "figure", "goal"],
         passes_and_use(n),
-        f"Weight-masked perceptrons on MNIST-1D: widths 8-128 in 1-3 layers, sparsity 0.5-0.98, learning rate; {STEPS} "
-        f"Adam steps of 100; rungs at {FIRST_RUNG} steps and every {ETA}-fold, one of {ETA} goes on; {WORKERS} "
-        "workers of one thread. Objectives: validation error and parameters. Start of Ray: until a worker is ready.",
+        f"{ABOUT}. Start of Ray: until a worker is ready.",
     )
 
 

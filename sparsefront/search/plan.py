@@ -203,6 +203,7 @@ class Plan:
         self._trainings: deque[TrainWork] = deque()
         #: Units whose candidates are not all known yet: what is, and which arms of which replicates are not.
         self._held: dict[_Unit, _Held] = {}
+        self._cohort_of: dict[int, int] = {}
         self._scorings: deque[ScoreWork] = deque()
         self._unavailable: list[Unavailable] = []
         self._n_in_flight = 0
@@ -333,7 +334,7 @@ class Plan:
     def next_work(self) -> Work | None:
         """Work to hand out now, or None if there is none until more rows are absorbed.
 
-        Trainings go before scorings: parents and packs of networks take longest, and nothing waits for a scoring alone.
+        What was lost goes first, then what others wait for. Trainings go before scorings: they take longest.
         """
         self._fill()
         queue = self._returned or self._urgent or self._trainings or self._scorings
@@ -396,8 +397,9 @@ class Plan:
     def _fill(self) -> None:
         if not self._is_primed:
             self._is_primed = True
-            self._hold()
-            for cohort in self._cohorts():
+            cohorts = self._cohorts()
+            self._hold(cohorts)
+            for cohort in cohorts:
                 for sparsity in dict.fromkeys(s for _, s in self._levels):  # a level at a time: its arms may begin then
                     for replicate in cohort:
                         for run in _runs(np.flatnonzero(~self._levels[replicate, sparsity].scored)):
@@ -478,9 +480,9 @@ class Plan:
         edges = [round(i * n / n_cohorts) for i in range(n_cohorts + 1)]
         return [range(a, b) for a, b in pairwise(edges)]
 
-    def _hold(self) -> None:
+    def _hold(self, cohorts: Sequence[range]) -> None:
         """Note which arms of which replicates every unit is of."""
-        self._cohort_of = {r: i for i, cohort in enumerate(self._cohorts()) for r in cohort}
+        self._cohort_of = {r: i for i, cohort in enumerate(cohorts) for r in cohort}
         for replicate, sparsity in self._levels:
             for arm in self._at.get(sparsity, ()) or ["dense"]:
                 self._held.setdefault(self._unit(replicate, sparsity, arm), _Held()).missing.add((replicate, arm))

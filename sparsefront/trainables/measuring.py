@@ -6,7 +6,6 @@ It is the referee's work, the same for every candidate of every arm, and therefo
 
 from __future__ import annotations
 
-import itertools
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.mask_updates import Nodes, sections_of
 from sparsefront.trainables.mask_updates.contract import scatter
 from sparsefront.trainables.models import Model
-from sparsefront.trainables.pack import Examples, LaneResult, Pack, evaluate_each
+from sparsefront.trainables.pack import Examples, LaneResult, Pack, evaluate_each, runs
 from sparsefront.trainables.quality import QUALITIES, measure, passes
 
 #: Validation examples that units are watched on: the first ones of the replicate.
@@ -155,12 +154,10 @@ class Measurer:
         for row in rows:
             row["quality_passes"] += n_passes
         first = replace(lanes, flat=torch.stack([result.parameters for result in trained]))
-        second, b = replace(lanes, flat=flat), 0
-        for _, members in itertools.groupby(validation, id):
-            examples = list(members)
-            a, b = b, b + len(examples)
+        second = replace(lanes, flat=flat)
+        for examples, a, b in runs(validation):
             try:  # what fails in one replicate is not taken from others
-                line = instability(model, first.part(a, b), second.part(a, b), examples[0], points=_POINTS)
+                line = instability(model, first.part(a, b), second.part(a, b), examples, points=_POINTS)
                 found = {"instability_error": line.error_instability, "instability_loss": line.loss_instability}
                 _write(rows[a:b], found)
             except Exception as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters, PerLane, per_lane
 from sparsefront.trainables.rates import rate_factor
+
+_Any = TypeVar("_Any")
 
 #: Validation forward passes hold at most this many activations (float32) at once.
 _ACTIVATIONS_AT_ONCE = 1 << 22
@@ -121,6 +124,20 @@ class Feed:
     train: Examples
     validation: Examples
     order: torch.Tensor
+
+
+def runs(objects: Sequence[_Any]) -> Iterator[tuple[_Any, int, int]]:
+    """Stretches of one and the same object, which need not be comparable: (object, start, stop).
+
+    >>> a, b = [0], [0]
+    >>> list(runs([a, a, b]))
+    [([0], 0, 2), ([0], 2, 3)]
+    """
+    start = 0
+    for _, same in itertools.groupby(objects, id):
+        members = list(same)
+        yield members[0], start, start + len(members)
+        start += len(members)
 
 
 @dataclass(frozen=True)
@@ -431,12 +448,9 @@ class Pack:
 
     def _validate(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
         """What `evaluate_each` says of all lanes, each on the validation examples of its replicate."""
-        lanes, stop = self._lanes, 0
         found: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]] = []
-        for _, members in itertools.groupby((feed.validation for feed in self._data), id):
-            some = list(members)
-            start, stop = stop, stop + len(some)
-            found.append(evaluate_each(self._model, lanes.part(start, stop), some[0]))
+        for validation, start, stop in runs([feed.validation for feed in self._data]):
+            found.append(evaluate_each(self._model, self._lanes.part(start, stop), validation))
         if len(found) == 1:
             return found[0]
         losses, errors, squared = zip(*found, strict=True)

@@ -46,7 +46,7 @@ from sparsefront.trainables.mask_updates import (
 )
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
-from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate, runs
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
 from sparsefront.trainables.pruning.in_training import ScoreInTraining
 from sparsefront.trainables.pruning.state import ScoringState
@@ -709,9 +709,8 @@ class Workshop:
     ) -> list[tuple[float, float, float, float]]:
         """Scores of lanes before training, each on the probe of its replicate."""
         found: list[tuple[float, float, float, float]] = []
-        for _, members in itertools.groupby(states, id):
-            some = list(members)
-            scores = score_lanes(self._model, lanes.part(len(found), len(found) + len(some)), some[0].probe)
+        for state, start, stop in runs(states):
+            scores = score_lanes(self._model, lanes.part(start, stop), state.probe)
             columns = (scores.initial_loss, scores.scalefree_loss, scores.temperature, scores.logit_std)
             found += zip(*(column.tolist() for column in columns), strict=True)
         return found
