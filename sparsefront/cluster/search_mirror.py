@@ -50,8 +50,10 @@ def build_search_mirror(
     importances = arm_importances(
         ledger.scan(columns=importance_columns(design), where=pc.field("stage") == "trained"), design
     )
-    exhausted = exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
-    is_complete = is_finished or has_ended(attainment, design, exhausted={(r.arm, r.replicate) for r in exhausted})
+    is_complete = is_finished
+    if not is_complete:
+        exhausted = exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
+        is_complete = has_ended(attainment, design, exhausted={(run.arm, run.replicate) for run in exhausted})
     shown = search_record(attainment, design, verdict, importances=importances, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
     study = study_page(
