@@ -1,15 +1,18 @@
 """A user's model family that does to chosen masks what the environment variable MISBEHAVIOUR says.
 
-It is a JSON object from mask digests (or "*" for all others) to 'raise', 'loop', 'sleep', 'eat', 'die' or 'linger'.
+It is a JSON object from mask digests (or "*" for all others) to 'raise', 'loop', 'sleep', 'eat', 'die' or 'queue': to
+wait for one of the tickets that the test lays into the folder TICKETS, or for the file 'open' there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +37,17 @@ def check_mask(mask: npt.NDArray[np.bool_]) -> None:
             np.ones(1 << 32, dtype=np.uint8)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "linger":
-            threading.Event().wait(0.4)
+        case "queue":
+            queue(Path(os.environ["TICKETS"]))
+
+
+def queue(tickets: Path) -> None:
+    while not (tickets / "open").exists():
+        for ticket in tickets.glob("ticket-*"):
+            with contextlib.suppress(FileNotFoundError):  # another worker was faster
+                ticket.unlink()
+                return
+        threading.Event().wait(0.02)
 
 
 class Family(MLPFamily):

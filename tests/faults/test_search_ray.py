@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from tests.faults.inline_search import rows_of
 from tests.faults.test_search_crash import NUMBERS, TINY, assert_same_study
 from tests.faults.test_study_ray import (
     PROGRAM,
+    Gate,
     assert_nobody_left,
     ended,
     family_of,
@@ -113,10 +113,10 @@ def test_a_search_whose_driver_and_worker_are_killed_comes_to_the_same_end(
 ) -> None:
     folder = tmp_path / "a"
     expected = rows_of(whole)
-    linger = {"MISBEHAVIOUR": json.dumps({"*": "linger"})}
+    gate = Gate(tmp_path / "tickets")
 
-    driver = start(folder, **linger)
-    wait_until(lambda: n_rows(folder, "rung") >= 7 and workers_of(driver), "candidates at rungs")
+    driver = start(folder, **gate.environment)
+    gate.let_through(lambda: n_rows(folder, "rung") >= 7, "candidates at rungs")
     processes = family_of(driver.pid)
     driver.kill()
     driver.communicate()
@@ -124,10 +124,11 @@ def test_a_search_whose_driver_and_worker_are_killed_comes_to_the_same_end(
     done = rows_of(folder)
     assert done.keys() < expected.keys()
 
-    driver = start(folder, **linger)
+    driver = start(folder, **gate.environment)
     worker = wait_until(lambda: workers_of(driver), "workers")[0]
     processes = family_of(driver.pid)
     os.kill(worker, signal.SIGKILL)
+    gate.open()
     code, out, err = ended(driver)
     assert code == 0, (out, err)
     assert_nobody_left(processes, scratch_folders(processes))

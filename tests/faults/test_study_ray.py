@@ -162,6 +162,32 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
     return pytest.fail(f"waited in vain for: {what}")
 
 
+class Gate:
+    """Where candidates queue (`misbehaving.queue`), so that a study stands still until the test lets it go on."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._n = 0
+        self.environment = {"MISBEHAVIOUR": json.dumps({"*": "queue"}), "TICKETS": str(folder)}
+
+    def let_through(self, condition: Callable[[], Any], what: str) -> None:
+        """Lets one candidate after another through until `condition` is true."""
+
+        def try_and_let_through() -> bool:
+            if condition():
+                return True
+            if not any(self._folder.iterdir()):
+                (self._folder / f"ticket-{self._n}").touch()
+                self._n += 1
+            return False
+
+        wait_until(try_and_let_through, what)
+
+    def open(self) -> None:
+        (self._folder / "open").touch()
+
+
 def n_rows(folder: Path, stage: str = "trained") -> int:
     if not (folder / "study.json").exists():
         return 0
@@ -272,11 +298,13 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
 ) -> None:
     folder = tmp_path / "a"
     rng = np.random.default_rng(2403)
-    linger = {"MISBEHAVIOUR": json.dumps({"*": "linger"})}
+    gate = Gate(tmp_path / "tickets")
 
     # A full disk: one line, what was committed stays, and nothing is left running.
-    driver = start(folder, "compute.lanes_per_pack=2", **linger, ROOM="7")
-    processes = wait_until(lambda: workers_of(driver) and family_of(driver.pid), "workers")
+    driver = start(folder, "compute.lanes_per_pack=2", **gate.environment, ROOM="7")
+    wait_until(lambda: workers_of(driver), "workers")
+    processes = family_of(driver.pid)
+    gate.let_through(lambda: driver.poll() is not None, "the disk to be full")
     code, out, err = ended(driver)
     assert code == 1, (out, err)
     assert re.search(r"^sparsefront: commit \d+ .*No space left on device.*nothing was recorded", err.splitlines()[-1])
@@ -286,8 +314,8 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
 
     # kill -9 of the driver at some moment.
     before, n_more = n_rows(folder), int(rng.integers(1, 4))
-    driver = start(folder, "compute.lanes_per_pack=2", **linger)
-    wait_until(lambda: n_rows(folder) >= before + n_more and workers_of(driver), "commits")
+    driver = start(folder, "compute.lanes_per_pack=2", **gate.environment)
+    gate.let_through(lambda: n_rows(folder) >= before + n_more, "commits")
     processes = family_of(driver.pid)
     killed = scratch_folders(processes)
     assert killed
@@ -297,15 +325,15 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
     done = slots(folder)
 
     # kill -9 of a worker, a second driver, and Ctrl-C (which a terminal sends to the whole group).
-    driver = start(folder, "compute.lanes_per_pack=3", **linger)
+    driver = start(folder, "compute.lanes_per_pack=3", **gate.environment)
     worker = wait_until(lambda: workers_of(driver), "workers")[0]
     assert not [one for one in killed if Path(one).exists()]
     os.kill(worker, signal.SIGKILL)
-    before = n_rows(folder)
     second = ended(start(folder))
     assert second[0] == 2
     assert re.search(rf"is being written by another driver \(pid {driver.pid} on ", second[2])
-    wait_until(lambda: n_rows(folder) > before, "commits after a worker was killed")
+    before = n_rows(folder)
+    gate.let_through(lambda: n_rows(folder) > before, "commits after a worker was killed")
     processes = wait_until(lambda: workers_of(driver) and family_of(driver.pid), "workers")
     os.killpg(driver.pid, signal.SIGINT)
     code, _, err = ended(driver)
@@ -316,9 +344,10 @@ def test_a_study_that_is_cut_off_again_and_again_comes_to_the_same_end(
     assert slots(folder).keys() < slots(whole).keys()
 
     # A worker that is stopped cannot end itself: the driver does, and its work is done again.
-    driver = start(folder, "compute.lanes_per_pack=3", "compute.timeout_s=12", **linger)
+    driver = start(folder, "compute.lanes_per_pack=3", "compute.timeout_s=12", **gate.environment)
     worker = wait_until(lambda: workers_of(driver), "workers")[0]
     os.kill(worker, signal.SIGSTOP)
+    gate.open()
     code, out, err = ended(driver)
     assert code == 0, (out, err)
     assert_same_study(folder, whole)
