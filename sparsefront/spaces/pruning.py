@@ -179,6 +179,11 @@ class Pruning:
         return self.when in ("trained", "levels")
 
     @property
+    def draws_positions(self) -> bool:
+        """Whether the mask that its training begins with is drawn at random."""
+        return self.update in ("set", "rigl") or (self.when == "init" and self.score == "random")
+
+    @property
     def keeps_weights(self) -> bool:
         """Whether its survivors go on from the weights that were pruned."""
         return self.needs_parent and self.survivors == "trained"
@@ -205,20 +210,23 @@ class Pruning:
         """
         return update_span(steps, self.begin_fraction, self.end_fraction, self.every)
 
-    def mean_density(self, sparsity: float, *, steps: int, taken: int) -> float:
+    def mean_density(self, sparsity: float, *, steps: int, taken: int, since: int = 0) -> float:
         """Share of the weights that are left to train, as the mean over the first `taken` of `steps` steps.
 
-        Of 'gradual' it falls as its schedule says; the other masks keep their number.
+        Of 'gradual' it falls as its schedule says; the other masks keep their number. With `since`, the first so many
+        of these steps are left out.
 
-        >>> Pruning("during", update="gradual", end_fraction=0.0).mean_density(0.9, steps=10, taken=5)
-        0.28
+        >>> gradual = Pruning("during", update="gradual", end_fraction=0.0)
+        >>> gradual.mean_density(0.9, steps=10, taken=5), gradual.mean_density(0.9, steps=10, taken=5, since=1)
+        (0.28, 0.1)
         """
-        if self.update != "gradual" or not taken:
+        if self.update != "gradual" or taken <= since:
             return 1 - sparsity
         begin, end, every = self.gradual_steps(steps)
         rise = partial(cubic, begin=begin, end=end, every=every, final=sparsity, power=self.power)
         # An update follows the step that it is numbered by.
-        return round(1 - sum(rise(step) for step in range(taken - 1)) / taken, 12)
+        before = range(max(0, since - 1), taken - 1)
+        return round(1 - sum(map(rise, before)) / (taken - since), 12)
 
     def as_data(self) -> dict[str, Any]:
         """What differs from the defaults, as plain data.

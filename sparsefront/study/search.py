@@ -58,10 +58,12 @@ _SEARCHED_TRAINING = (
 #: Those of them that are no numbers, and whose values no range can be of.
 _NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
 _SEARCHED_MASKS = ("method", "kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
-#: Methods that candidates may be pruned by: chains of levels, and those that cut masks of initial weights.
+#: Methods that candidates may be pruned by: chains of levels, those that cut masks of initial weights, and those whose
+#: masks change while they train.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels"]
 _AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
-_METHODS = [*_CHAINS, *_AT_INIT]
+_DURING = [name for name, p in PRUNERS.items() if p.method.when == "during"]
+_METHODS = [*_CHAINS, *_AT_INIT, *_DURING]
 
 _OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
 #: What is known at a rung.
@@ -308,7 +310,7 @@ class SearchStudy(Study):
         if self.masks.method is None:
             return None
         method = PRUNERS[self.masks.method].for_masks(self.masks.kind)
-        is_divided = self.masks.kind == "node" or (method.when == "init" and method.counts_of is None)
+        is_divided = self.masks.kind == "node" or (not method.needs_parent and method.counts_of is None)
         return replace(method, allocation=self.masks.allocation) if is_divided else method
 
     def _methods_of(self, space: Space) -> list[str]:
@@ -454,7 +456,7 @@ class SearchStudy(Study):
         able = {"kind", "sparsity", "method"} | ({*CHAINED} if chains else set())
         if not chains or "node" in kinds:
             able.add("allocation")
-        if any(name == DRAWN or PRUNERS[name].method.score == "random" for name in names):
+        if any(name == DRAWN or PRUNERS[name].method.draws_positions for name in names):
             able.add("draw")
         if SEARCHED in _values_of(space, "masks.allocation", ""):
             raise ConfigError(
@@ -836,7 +838,7 @@ class SearchStudy(Study):
                     f"batch size of {batch_size}; the order of all batches is held in memory"
                 )
             is_uneven = any(t.positions != 1 for end in ends for t in end.structure.prunable)
-            is_told_later = arm.chain is not None or any(end.scored is not None and not end.kept for end in ends)
+            is_told_later = arm.chain is not None or any((end.scored or end.changing) and not end.kept for end in ends)
             if is_told_later and is_uneven and any(c.quantity == "macs" for c in arm.space.constraints):
                 raise ConfigError(
                     f"{where}.constraints: macs of a convolution that prunes itself are known only once its masks are "
@@ -1082,9 +1084,9 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
         if "masks.rewind_fraction" in found:
             rewound = replace(method, rewind_fraction=found["masks.rewind_fraction"])
             found["masks.rewind_fraction"] = rewound.rewind_step(steps)
-        if method.when != "init":
+        if method.needs_parent:
             return found
-        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
+        idle = {"masks.draw": not method.draws_positions, "masks.allocation": method.counts_of is not None}
         return {key: value for key, value in found.items() if not idle.get(key)}
     found = {key: value for key, value in found.items() if not key.startswith("masks.")}
     if mask is not None:

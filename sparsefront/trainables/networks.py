@@ -31,8 +31,10 @@ from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.mask_updates import UPDATES, full_size_lanes
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.pruning.cutting import Cutter
 from sparsefront.trainables.rates import RATE_SCHEDULES
 from sparsefront.trainables.recipe import PRECISIONS, Recipe
 
@@ -92,6 +94,19 @@ class Scored:
     draw: int = 0
 
 
+@dataclass(frozen=True)
+class Changing:
+    """How a candidate's mask changes while it trains.
+
+    Attributes:
+        method: by which rule, and how the sparsity is divided.
+        sparsity: of the mask in the end.
+    """
+
+    method: Pruning
+    sparsity: float
+
+
 #: Fields of its method that a chain's candidate may set.
 CHAINED = ("rate", "ap_fraction", "rewind_fraction")
 
@@ -146,13 +161,16 @@ class Network:
     Attributes:
         replicate: which parent weights, and which draws of masks.
         structure: of the parent.
-        compact: of what is trained: the parent, or what a node mask leaves of it; of a chain at its beginning.
+        compact: of what is trained: the parent, or what a node mask leaves of it; of a chain at its beginning. Nodes
+            that come and go need the whole parent.
         mask_kind: 'node', 'weight', or 'none' for a dense network.
         kept: survivors of each section, or one number over all; empty for a dense network, and where only training or
-            scores tell. Of a chain of node masks those in the end.
+            scores tell. Of node masks that change they are those in the end.
         scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
+        changing: how its mask changes in its training; None where it stays. Its module has its own sizes: it shares
+            packs only with those whose masks change alike.
         sparsity: as it was asked for; under N:M that of the pattern.
-        n_params: parameters that remain (of a chain: in the end), biases included.
+        n_params: parameters that remain (of masks that change: in the end), biases included.
         macs: multiply-accumulates of one example's forward pass; where weights are used unequally often (in a
             convolution) and only training or scores tell how many each tensor loses, as if all lost the same share.
         weight_sparsity: fraction of the parent's prunable weights that are removed.
@@ -185,6 +203,7 @@ class Network:
     draw_mask: Callable[[], Mask] | None
     chain: Chain | None = None
     scored: Scored | None = None
+    changing: Changing | None = None
 
     def with_mask(self, mask: Mask) -> Network:
         """The same network once its mask is cut from its initial weights."""
@@ -192,7 +211,7 @@ class Network:
 
     def at_level(self, mask: Mask | None) -> Network:
         """What a chain trains at a level of this mask: of nodes a smaller network."""
-        if mask is None or self.mask_kind != "node":
+        if mask is None or self.chain is None or self.mask_kind != "node":
             return self
         counts = [int(np.count_nonzero(part)) for part in split_sections(self.structure, "node", mask)]
         compact = self.structure.compact(counts)
@@ -208,14 +227,14 @@ class Network:
     def mask(self) -> Mask | None:
         """The mask, flat over the parent's sections: drawn when it is first asked for; None for what begins dense.
 
-        Of a network that is `scored` it is None until it is cut.
+        Of a network that is `scored` it is None until it is cut. A mask that changes begins as this.
         """
         return None if self.draw_mask is None else self.draw_mask()
 
     @cached_property
     def remains(self) -> Remains:
         """What the mask leaves, exactly counted; of a weight mask that takes drawing it (0.2 ms for 20,000 weights)."""
-        if self.mask_kind == "node" and self.chain is not None:
+        if self.mask_kind == "node" and (self.chain is not None or self.changing is not None):
             return remains_of(self.structure, self.structure.compact(self.kept))
         if self.mask_kind != "weight" or self.mask is None:
             return remains_of(self.structure, self.compact)
@@ -299,7 +318,9 @@ class Networks:
                 raise ConfigError(f"{key}={value!r}: must be a key of {', '.join(sections)}; correct the space")
             sections[section][name] = value
         model, masks, training = sections.values()
-        arch = self._architecture_of(model)
+        method = self._method(masks)
+        has_updates = method is not None and method.when == "during"
+        arch = self._architecture_of(model, is_alone=has_updates)
         hyper = replace(recipe.hyper, **{key: training.pop(key) for key in _HYPERPARAMETERS if key in training})
         optimizer = training.pop("optimizer", schedule.optimizer)
         steps = int(training.pop("steps", schedule.steps))
@@ -318,7 +339,6 @@ class Networks:
             raise ConfigError(f"training.precision={precision!r}: {nearest(str(precision), PRECISIONS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
-        method = self._method(masks)
         masks.pop("method", None)
         chain = None if method is None or method.when != "levels" else self._chain(method, masks, steps)
         return Network(
@@ -339,6 +359,7 @@ class Networks:
                 replicate,
                 f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
                 batch_size,
+                steps,
             ),
         )
 
@@ -380,6 +401,7 @@ class Networks:
         replicate: int,
         group: str,
         batch_size: int,
+        steps: int,
     ) -> dict[str, Any]:
         """What depends on the mask: fields of `Network`."""
         recipe, structure = self.recipe, arch.structure
@@ -392,6 +414,7 @@ class Networks:
         bits = masks.get("bits")
         draw_mask: Callable[[], Mask] | None = None
         scored: Scored | None = None
+        changing: Changing | None = None
         n_left: int | None = None
         kept: tuple[int, ...] = ()
         sizes = structure.section_sizes(kind)
@@ -414,6 +437,12 @@ class Networks:
                 )
             if method.when == "init":
                 scored = Scored(replace(method, allocation=allocation), float(sparsity), int(masks.get("draw", 0)))
+            if method.when == "during":
+                changing = Changing(replace(method, allocation=allocation), float(sparsity))
+                # Updates are of a pack: all of its lanes have one rule, one sparsity and one length.
+                rule = canonical_json({**changing.method.as_data(), "sparsity": changing.sparsity, "steps": steps})
+                group = f"{group} {kind} {arch.init} {rule}"
+                draw_mask = self._beginning(arch, kind, changing, replicate, int(masks.get("draw", 0)))
             if kind == "weight" and (method.when == "levels" or len(kept) != len(sizes)):
                 n_left, kept = sum(kept), ()
         elif method is None and (drawn := self._drawn(structure, masks)) is not None:
@@ -431,7 +460,7 @@ class Networks:
         elif kind == "node":
             counts = kept
             # Of one count over all groups only the draw says how it is divided.
-            if draw_mask is not None and len(counts) != len(sizes):
+            if changing is None and draw_mask is not None and len(counts) != len(sizes):
                 counts = tuple(int(np.count_nonzero(p)) for p in split_sections(structure, kind, draw_mask()))
             left = structure.compact(counts)
             n_params, macs, n_kept = left.n_params, left.macs, left.n_weights
@@ -443,7 +472,7 @@ class Networks:
             if len(kept) == len(sizes):
                 by_tensor = dict(zip((t.name for t in structure.prunable), kept, strict=True))
                 macs = sum(by_tensor.get(t.name, t.size) * t.positions for t in structure.multiplied)
-            elif draw_mask is not None and any(t.positions != 1 for t in structure.prunable):
+            elif changing is None and draw_mask is not None and any(t.positions != 1 for t in structure.prunable):
                 macs = remains(structure, kind, draw_mask()).macs
             else:
                 macs += n_kept - structure.n_weights
@@ -463,7 +492,20 @@ class Networks:
             ),
             "draw_mask": draw_mask,
             "scored": scored,
+            "changing": changing,
         }
+
+    def _beginning(
+        self, arch: Architecture, kind: str, changing: Changing, replicate: int, draw: int
+    ) -> Callable[[], Mask] | None:
+        """Draws the mask that a training begins with whose mask changes; None for one that begins dense."""
+        method, sparsity = changing.method, changing.sparsity
+        assert method.update is not None
+        if UPDATES[method.update].starts_dense:
+            return None
+        cutter = Cutter(arch.structure, kind, self.recipe.allocation)
+        key = pruning_key(self.recipe.seed, replicate, sparsity, draw)
+        return partial(cutter.at_random, method, sparsity, key)
 
     def drawn(self, settings: Mapping[str, Any]) -> DrawnMask | None:
         """What the mask of a candidate is drawn from; None where it is not drawn, or nothing is removed.
@@ -509,18 +551,20 @@ class Networks:
             kept = pattern.counts(structure, kept)
         return DrawnMask(pattern, sparsity, kept, number)
 
-    def _architecture_of(self, model: Mapping[str, Any]) -> Architecture:
-        """The parent that options of the model make of the recipe's."""
+    def _architecture_of(self, model: Mapping[str, Any], *, is_alone: bool = False) -> Architecture:
+        """The parent that options of the model make of the recipe's; `is_alone`: with a module of its own sizes."""
         name = model.get("name", self.recipe.model)
         options = {**(self.recipe.model_options if name == self.recipe.model else {}), **model}
         options.pop("name", None)
         return self._architecture(
-            (name, tuple((k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in sorted(options.items())))
+            (name, tuple((k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in sorted(options.items()))),
+            is_alone=is_alone,
         )
 
-    def _make_architecture(self, key: _Key) -> Architecture:
+    def _make_architecture(self, key: _Key, *, is_alone: bool) -> Architecture:
         family, options = self._options(key)
-        if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
+        # Of a user's own family no two networks share a pack but equal ones.
+        if is_alone or not self._is_sized(key[0]):
             model = family.build(options, **self._data)
             skeleton = _skeleton_of(key[0], options, model.structure)
             structure, init = model.structure, model.init
@@ -566,6 +610,15 @@ class Networks:
         """
         parent = self._parent(network.architecture.key, network.replicate)
         keep = self.keep(network)
+        if network.changing is not None and network.mask is not None and network.mask_kind == "node":
+            tensors = {name: torch.from_numpy(w) for name, w in parent.items()}
+            lane = full_size_lanes(network.structure, tensors, network.mask[None])
+            assert lane.keep is not None
+            weights, keep = (
+                {name: view[0].numpy() for name, view in lane.layout.views(flat).items()}
+                for flat in (lane.flat, lane.keep)
+            )
+            return Built(weights, keep)
         if network.mask is not None and network.mask_kind == "node":
             parts = split_sections(network.structure, "node", network.mask)
             return Built(compact_weights(network.structure, parent, parts), keep)
@@ -589,10 +642,14 @@ class Networks:
     def parent(self, arch: Architecture, replicate: int) -> tuple[Model, Arrays]:
         """The module of a parent alone, and the initial weights that masks of it are cut from."""
         family, options = self._options(arch.key)
-        return family.build(options, **self._data), self._parent(arch.key, replicate)
+        return family.build(options, **self._data), self.initial(arch, replicate)
+
+    def initial(self, arch: Architecture, replicate: int) -> Arrays:
+        """The initial weights of a parent."""
+        return self._parent(arch.key, replicate)
 
     def _make_parent(self, key: _Key, replicate: int) -> Arrays:
-        arch = self._architecture(key)
+        arch = self._architecture(key, is_alone=False)
         return initial_weights(arch.structure, arch.init, generator(self.recipe.seed, "init", replicate))
 
     def model(self, network: Network) -> Model:
@@ -601,6 +658,11 @@ class Networks:
 
     def _make_module(self, _group: str, name: str, skeleton: Options) -> Model:
         return model_family(name).build(skeleton, **self._data)
+
+
+def pruning_key(seed: int, replicate: int, sparsity: float, draw: int = 0) -> npt.NDArray[np.uint64]:
+    """Of what is drawn to prune a network: number 0 is that of a study of masks."""
+    return philox_key(seed, f"prune/{draw}" if draw else "prune", replicate, level_key(sparsity))
 
 
 def stack(

@@ -29,15 +29,16 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import CandidateFailed, CheckpointError, SparsefrontError
-from sparsefront.spaces.candidate import level_key
 from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, remains, remains_of, split_sections
-from sparsefront.spaces.seeds import generator, philox_key
+from sparsefront.spaces.seeds import generator
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, OnTheWay, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
+from sparsefront.trainables.mask_updates import MaskUpdates
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory, psnr_columns
+from sparsefront.trainables.models import Model
 from sparsefront.trainables.networks import (
     Architecture,
     Arrays,
@@ -48,11 +49,13 @@ from sparsefront.trainables.networks import (
     compact_weights,
     padded_layout,
     padded_rows,
+    pruning_key,
     real_tensors,
     stack,
 )
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import CutMask, Cutter, scatter_nodes
+from sparsefront.trainables.pruning.during import changes_masks
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
@@ -61,7 +64,8 @@ from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_e
 _ERROR_CHARACTERS = 8000
 #: Floating-point operations of a whole pass, for each multiply-accumulate: two forward, and twice as many backward.
 _FLOPS_PER_MAC = 6.0
-#: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with.
+#: Parts of a chain's checkpoint: which entries its last level kept, and the weights that every level begins with. Of a
+#: mask that changes in training, which entries it keeps; what else its updates go on from is beside the optimiser's.
 _KEEP, _REWOUND = "keep", "rewound"
 #: Part of the checkpoint of a candidate whose mask was cut from its initial weights, and of a chain of node masks (its
 #: weights are those of the nodes that are left): the entries of the mask, 0 or 1, by this name.
@@ -142,7 +146,8 @@ class SegmentResult:
 class _Job:
     """One lane on its way through the shop.
 
-    `mask` is that of the level that a chain is in; None for its dense one, and for all but chains. What was spent
+    `mask` is that of the level that a chain is in, None for its dense one; of a mask that changes in training, the last
+    that is known; and None of all others. What was spent
     earlier is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made
     before is what it took to cut the mask of a network from its initial weights. `flops` are those of all passes so
     far: unlike passes they depend on the lane, and on its level. `saved_s` is when its state was saved last, on the
@@ -183,7 +188,7 @@ class _Job:
         """Kind of its mask, the mask, and what that leaves."""
         network = self.network
         assert network is not None
-        if network.chain is None:
+        if network.chain is None and network.changing is None:
             return network.mask_kind, network.mask, network.remains
         if self.mask is None:
             return "none", None, remains_of(network.structure, network.structure)
@@ -194,6 +199,23 @@ class _Job:
         """What is trained of its network at the level that it is in."""
         assert self.network is not None
         return self.network.at_level(self.mask)
+
+    def macs(self, since: int, step: int) -> float:
+        """Multiply-accumulates of an example at its size in training, as the mean over steps `since` to `step`.
+
+        Of weights that go in training they are taken to fall with the number of weights from the parent's, as in a
+        study of masks. Nodes that come and go take the whole parent.
+        """
+        network = self.network
+        assert network is not None
+        changing = network.changing
+        if changing is None:
+            return self.left()[2].macs
+        if network.mask_kind == "node":
+            return network.structure.macs
+        density = changing.method.mean_density(changing.sparsity, steps=network.steps, taken=step, since=since)
+        share = (density - (1 - changing.sparsity)) / changing.sparsity
+        return network.macs + (network.structure.macs - network.macs) * share
 
 
 @dataclass
@@ -393,8 +415,7 @@ class SegmentShop:
         used = self._used(replicate, data_fraction)
         chosen = used[generator(seed, "probe", replicate).permutation(len(used))[: self.recipe.probe_size]]
         lanes = dense_lanes(model.structure, [weights], self.device)
-        purpose = f"prune/{scored.draw}" if scored.draw else "prune"  # number 0 is that of a study of masks
-        key = philox_key(seed, purpose, replicate, level_key(scored.sparsity))
+        key = pruning_key(seed, replicate, scored.sparsity, scored.draw)
         probe = train.select(torch.from_numpy(chosen).to(self.device))
         state = ScoringState(model, lanes, probe, lanes.flat, (key,))
         cutter = Cutter(model.structure, kind, self.recipe.allocation)
@@ -502,9 +523,11 @@ class SegmentShop:
             precision=first.precision,
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),
+            updates=self._updates(jobs, model, lanes),
         )
         before, start = spent.passes, pack.step
-        flops_of_pass = [_FLOPS_PER_MAC * job.left()[2].macs for job in jobs]
+        measured_at = start
+        flops_of_pass = [_FLOPS_PER_MAC * job.macs(start, pack.step) for job in jobs]
         parents = [network.structure for network in networks]
         real = [
             RealSize(network.shape.tensors, parent.n_weights, parent.n_params, parent.macs)
@@ -514,9 +537,14 @@ class SegmentShop:
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
             passes = before + (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
+            if first.changing is not None:
+                flops_of_pass = [_FLOPS_PER_MAC * job.macs(measured_at, pack.step) for job in jobs]
             for job, flops in zip(jobs, flops_of_pass, strict=True):  # a lane that has ended is not asked again
                 job.flops += flops * (passes - spent.passes)
-            spent.passes = passes
+            spent.passes, measured_at = passes, pack.step
+            for r in ended:
+                if r.mask is not None:
+                    jobs[r.lane].mask = r.mask.cpu().numpy()
             completed = [r for r in ended if r.outcome == "completed"]
             staying = [] if is_last else completed
             if staying:
@@ -539,7 +567,11 @@ class SegmentShop:
                 self._save_on_the_way(jobs[0], _state(jobs[0], going, leg, lanes.layout, offset), spent)
             paused = {r.lane for r in pausing}
             over = [r for r in ended if r.lane not in paused]
-            measured = self._measurer.columns(model, lanes, over, validation, real=real) if over else []
+            measured: list[dict[str, Any]] = []
+            if over and first.changing is not None:  # at the parent's size
+                measured = self._measurer.columns(model, lanes, over, validation, kind=first.mask_kind)
+            elif over:
+                measured = self._measurer.columns(model, lanes, over, validation, real=real)
             columns = {r.lane: found for r, found in zip(over, measured, strict=True)}
             if validation.images is not None:  # what rungs may compare by
                 columns |= {r.lane: psnr_columns("val", r.val_squared_errors) for r in pausing}
@@ -584,6 +616,25 @@ class SegmentShop:
             for job, state in zip(going_on, reached, strict=True):
                 job.state = state
         return going_on
+
+    def _updates(self, jobs: Sequence[_Job], model: Model, lanes: LaneStack) -> MaskUpdates | None:
+        """What changes the masks of jobs that train together; None if they stay."""
+        networks = [job.network for job in jobs if job.network is not None]
+        first = networks[0]
+        if first.changing is None:
+            return None
+        parents = [self.networks.initial(n.architecture, n.replicate) for n in networks]
+        return changes_masks(
+            first.changing.method,
+            first.changing.sparsity,
+            steps=first.steps,
+            model=model,
+            lanes=lanes,
+            initial=dense_lanes(first.structure, parents, self.device).flat,
+            cutter=Cutter(first.structure, first.mask_kind, self.recipe.allocation),
+            seed=self.recipe.seed,
+            replicates=[n.replicate for n in networks],
+        )
 
     def _begin(self, job: _Job, leg: _Leg) -> Built:
         """What a lane goes on from; a chain's level after the first one from the weights and the mask that it has."""
@@ -645,7 +696,7 @@ class SegmentShop:
     def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
         """The optimiser's state of a pack that goes on, (L, trained part of P) by name."""
         names = {part for job in jobs if job.state is not None for part in job.state.parts}
-        names -= {WEIGHTS, _KEEP, _REWOUND, _MASK}
+        names -= {WEIGHTS, _REWOUND, _MASK}
         return {
             part: torch.from_numpy(
                 padded_rows(layout, [{} if job.state is None else job.state.parts.get(part, {}) for job in jobs])
@@ -690,6 +741,8 @@ def _parts_at(network: Network, step: int) -> set[str]:
     """Parts that the state of a lane needs after so many steps."""
     parts = {WEIGHTS} if network.scored is None else {WEIGHTS, _MASK}
     chain = network.chain
+    if network.changing is not None and step:
+        parts.add(_KEEP)
     if chain is not None and chain.rewind_step:
         parts.add(_REWOUND)
     if chain is not None and step > chain.level_steps:
@@ -741,9 +794,11 @@ def _state(job: _Job, result: LaneResult, leg: _Leg, layout: Layout, offset: int
         parts[_REWOUND] = parts[WEIGHTS] if is_there else job.part(_REWOUND)
     if network.scored is not None and network.mask is not None:
         parts[_MASK] = {_ENTRIES: network.mask.astype(np.float32)}
-    if job.mask is not None and network.mask_kind == "node":
+    if chain is None or job.mask is None:
+        return _curve(job.state, result, offset, parts)
+    if network.mask_kind == "node":
         parts[_MASK] = {_ENTRIES: job.mask.astype(np.float32)}
-    elif job.mask is not None:
+    else:
         ones = {name: np.ones_like(w) for name, w in parts[WEIGHTS].items()}
         sections = split_sections(network.structure, "weight", job.mask)
         parts[_KEEP] = ones | {

@@ -36,19 +36,12 @@ from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoint, write_checkpoint
 from sparsefront.trainables.data import Dataset, split
 from sparsefront.trainables.lanes import LaneStack, dense_lanes, kept_nodes, node_masked_lanes, weight_masked_lanes
-from sparsefront.trainables.mask_updates import (
-    UPDATES,
-    MaskUpdates,
-    Nodes,
-    UpdateSettings,
-    full_size_lanes,
-    sections_of,
-)
+from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, full_size_lanes
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate, runs
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
-from sparsefront.trainables.pruning.in_training import ScoreInTraining
+from sparsefront.trainables.pruning.during import changes_masks
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
@@ -551,32 +544,22 @@ class Workshop:
         if method is None or method.update is None:
             return None
         start, stop = self._span(first)
-        layout, kind = lanes.layout, self.recipe.mask_kind
-        candidates = [job.order.candidate for job in jobs]
-        keys = [philox_key(self.recipe.seed, "prune", c.replicate, c.level_key) for c in candidates]
-        replicates = [c.replicate for c in candidates]
+        replicates = [job.order.candidate.replicate for job in jobs]
         parents = {
-            r: torch.cat([self._replicate(r).parent[name].flatten() for name in layout.names]) for r in set(replicates)
+            r: torch.cat([self._replicate(r).parent[name].flatten() for name in lanes.layout.names])
+            for r in set(replicates)
         }
-        began = parents[first.replicate] if len(parents) == 1 else torch.stack([parents[r] for r in replicates])
-        settings = UpdateSettings(
-            sections=sections_of(self.structure, layout, method.pattern, device=self.device),
+        return changes_masks(
+            method,
+            first.target_sparsity,
             steps=stop - start,
-            nodes=Nodes(self.structure, layout) if kind == "node" else None,
-            sparsity=first.target_sparsity,
-            counts=lambda sparsity: self._cutter.kept(method, sparsity),
+            model=self._model,
+            lanes=lanes,
+            initial=parents[first.replicate] if len(parents) == 1 else torch.stack([parents[r] for r in replicates]),
+            cutter=self._cutter,
             seed=self.recipe.seed,
-            lanes=tuple((r, job.order.candidate.level_key) for r, job in zip(replicates, jobs, strict=True)),
-            begin_fraction=method.begin_fraction,
-            end_fraction=method.end_fraction,
-            every=method.every or None,
-            drop_fraction=method.drop_fraction,
-            decay=method.decay,
-            score=ScoreInTraining(method.score, self._model, lanes, kind, keys),
-            power=method.power,
-            initial=began[..., : layout.trained_width],
+            replicates=replicates,
         )
-        return UPDATES[method.update].make(settings)
 
     def _pack(
         self,

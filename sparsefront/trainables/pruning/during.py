@@ -1,0 +1,70 @@
+"""How a method changes the masks of lanes while they train: what its rule of `UPDATES` is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.spaces.candidate import level_key
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.seeds import philox_key
+from sparsefront.trainables.lanes import LaneStack
+from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, Nodes, UpdateSettings, sections_of
+from sparsefront.trainables.models import Model
+from sparsefront.trainables.pruning.cutting import Cutter
+from sparsefront.trainables.pruning.in_training import ScoreInTraining
+
+
+def changes_masks(
+    method: Pruning,
+    sparsity: float,
+    *,
+    steps: int,
+    model: Model,
+    lanes: LaneStack,
+    initial: torch.Tensor,
+    cutter: Cutter,
+    seed: int,
+    replicates: Sequence[int],
+) -> MaskUpdates:
+    """What changes the masks of lanes that train together, for one pack alone.
+
+    Args:
+        method: with an update.
+        sparsity: of the masks in the end.
+        steps: of the whole training.
+        model: the parent's module.
+        lanes: of the parent's own shapes.
+        initial: (P,) or (L, P) weights that lanes had before their masks.
+        cutter: of the parent; it knows the kind of the masks and the counts that they keep.
+        seed: of the study.
+        replicates: that of each lane.
+
+    Raises:
+        SpaceError: a method whose masks stay, a rule that the lanes do not fit, or a score that a step cannot rank by.
+    """
+    if method.update is None:
+        raise SpaceError(f"update=None: masks of a method with when={method.when!r} stay as they are in training")
+    layout, structure = lanes.layout, cutter.structure
+    number = level_key(sparsity)
+    keys = [philox_key(seed, "prune", replicate, number) for replicate in replicates]
+    settings = UpdateSettings(
+        sections=sections_of(structure, layout, method.pattern, device=lanes.flat.device),
+        steps=steps,
+        nodes=Nodes(structure, layout) if cutter.kind == "node" else None,
+        sparsity=sparsity,
+        counts=lambda at: cutter.kept(method, at),
+        seed=seed,
+        lanes=tuple((replicate, number) for replicate in replicates),
+        begin_fraction=method.begin_fraction,
+        end_fraction=method.end_fraction,
+        every=method.every or None,
+        drop_fraction=method.drop_fraction,
+        decay=method.decay,
+        score=ScoreInTraining(method.score, model, lanes, cutter.kind, keys),
+        power=method.power,
+        initial=initial[..., : layout.trained_width],
+    )
+    return UPDATES[method.update].make(settings)

@@ -1,0 +1,244 @@
+"""Candidates of a search whose masks change while they train: as a study of masks trains them, whole or in segments."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefront.errors import SpaceError
+from sparsefront.search.methods.pruners import PRUNERS
+from sparsefront.spaces.candidate import Candidate
+from sparsefront.trainables.checkpoints import OnTheWay, read_checkpoint, write_checkpoint
+from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.segments import LaneSpec, SegmentShop
+from sparsefront.trainables.workshop import LaneOrder, Workshop
+from tests.trainables.test_networks import UNLIKE, networks_of, recipe_of, settings_of
+
+CPU = torch.device("cpu")
+STEPS, EVERY, BATCH = 40, 16, 32
+N_VALIDATION, N_TEST = 60, 80
+TOLERANCE = 1e-4
+
+DURING = [name for name, row in PRUNERS.items() if row.method.when == "during"]
+METHODS = {name: PRUNERS[name].method for name in DURING}
+NODES = {"masks.kind": "node", "masks.allocation": "uniform"}
+
+
+@pytest.fixture
+def shop_of(blobs, tmp_path):
+    def make(family="mlp", folder="checkpoints", every_s=math.inf, **more):
+        own = {"schedule": Schedule(more.pop("optimizer", "adam"), STEPS, BATCH, EVERY), "methods": METHODS}
+        recipe = recipe_of(family, **{**own, **more})
+        return SegmentShop(recipe, blobs, CPU, tmp_path / folder, checkpoint_every_s=every_s)
+
+    return make
+
+
+def run(shop, specs, replicate=0, padded=None):
+    results = list(itertools.chain.from_iterable(shop.train(specs, replicate, padded)))
+    assert sorted(r.id for r in results) == sorted(s.id for s in specs)
+    return {r.id: r for r in results}
+
+
+def whole(shop, settings, replicate=0):
+    return run(shop, [LaneSpec("a", settings, 0, STEPS)], replicate)["a"]
+
+
+def in_a_study_of_masks(shop, blobs, settings, replicate):
+    """The same candidate as the workshop trains it, from the same initial weights."""
+    network = shop.networks.describe(replicate, settings)
+    own = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
+    recipe = replace(
+        shop.recipe,
+        hyper=network.hyper,
+        model_options=shop.recipe.model_options | own,
+        mask_kind=network.mask_kind,
+        allocation=settings.get("masks.allocation", "uniform"),
+    )
+    workshop = Workshop(recipe, blobs, CPU)
+    weights = shop.networks.initial(network.architecture, replicate)
+    state = replace(
+        workshop._replicate(replicate),
+        weights=dict(weights),
+        parent={name: torch.from_numpy(w) for name, w in weights.items()},
+    )
+    workshop._replicate = lambda number: state if number == replicate else pytest.fail("another replicate")
+    candidate = Candidate(replicate, settings["masks.sparsity"], "masked", method=network.changing.method)
+    (one,) = [t for ended in workshop.train([LaneOrder(candidate)]) for t in ended]
+    assert one.outcome == "completed", one.error
+    return one
+
+
+CASES = [
+    *(pytest.param(name, "mlp", {}, id=name) for name in DURING),
+    *(pytest.param(name, "mlp", NODES, id=f"{name}, nodes") for name in DURING),
+    pytest.param("gmp", "conv1d", {"masks.allocation": "global"}, id="a convolution"),
+    pytest.param("rigl", "conv1d", NODES, id="channels"),
+    *(pytest.param(name, "hourglass", {}, id=f"{name}, blocks") for name in ("gmp", "set")),
+    *(pytest.param(name, "hourglass", NODES, id=f"{name}, nodes of blocks") for name in DURING),
+    pytest.param("edge_popup", "residual_mlp", {"masks.allocation": "erk"}, id="an allocation of its own"),
+]
+
+
+@pytest.mark.parametrize(("name", "family", "masks"), CASES)
+def test_it_is_that_of_a_study_of_masks(name, family, masks, shop_of, blobs):
+    """Same masks, same losses, same cost; what is left in the end is known before."""
+    shop = shop_of(family)
+    settings = settings_of(
+        UNLIKE[family][1], {"masks.method": name, "masks.sparsity": 0.6, "training.lr": 0.01, **masks}
+    )
+    expected, result = in_a_study_of_masks(shop, blobs, settings, 1), whole(shop, settings, 1)
+    assert result.outcome == "completed", result.error
+    assert (result.mask_digest, result.mask_kind) == (expected.mask_digest, masks.get("masks.kind", "weight"))
+    assert result.remains == expected.remains
+    assert result.val_loss == pytest.approx(expected.result.val_loss, abs=TOLERANCE)
+    assert result.test_loss == pytest.approx(expected.test_loss, abs=TOLERANCE)
+    for column in ("mask_overlap", "exploration_rate", "density_prunable", "n_dead_units", "effective_params"):
+        assert result.columns[column] == pytest.approx(expected.columns[column]), column
+    network = shop.networks.describe(1, settings)
+    left = result.remains
+    assert (network.n_params, network.weight_sparsity) == (left.n_params, left.weight_sparsity)
+    if masks.get("masks.allocation") != "global":
+        assert network.macs == left.macs
+    assert result.passes == pytest.approx(expected.passes - shop.recipe.probe_size / 3)
+    # Of weights the number that is left falls as the schedule says; nodes that come and go take the whole parent.
+    density = network.changing.method.mean_density(0.6, steps=STEPS, taken=STEPS)
+    assert (density > 0.5) == (name == "gmp")
+    parent = network.structure.macs
+    macs = (
+        parent if masks.get("masks.kind") == "node" else network.macs + (parent - network.macs) * (density - 0.4) / 0.6
+    )
+    assert result.flops == pytest.approx(6 * macs * STEPS * BATCH, rel=0.2)
+
+
+def settings_for(name, **more):
+    return {"masks.method": name, "masks.sparsity": 0.6, "training.lr": 0.02, **more}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", ["weight", "node"])
+@pytest.mark.parametrize("name", DURING)
+def test_segments_are_the_whole_bit_for_bit(name, kind, optimizer, shop_of):
+    """A checkpoint carries the mask, the optimiser, and all that updates go on from."""
+    settings = settings_for(name, **(NODES if kind == "node" else {}))
+    one, parts, start, checkpoint = whole(shop_of(optimizer=optimizer), settings), [], 0, None
+    for stop in (13, 21, STEPS):
+        # In a shop of its own: nothing but the checkpoint is known.
+        (result,) = run(shop_of(optimizer=optimizer), [LaneSpec("a", settings, start, stop, checkpoint)]).values()
+        parts.append(result)
+        start, checkpoint = stop, result.checkpoint
+    last = parts[-1]
+    assert [r.outcome for r in parts] == [None, None, "completed"]
+    assert (last.mask_digest, last.remains, last.val_loss) == (one.mask_digest, one.remains, one.val_loss)
+    assert last.test_loss == one.test_loss
+    assert {k: last.columns[k] for k in ("mask_overlap", "exploration_rate")} == {
+        k: one.columns[k] for k in ("mask_overlap", "exploration_rate")
+    }
+    if name == "gmp":  # on its way: less sparse at a rung than in the end
+        assert parts[0].remains.weight_sparsity < last.remains.weight_sparsity
+    else:
+        assert len({r.remains.n_params for r in parts}) == 1
+    n_more = 3 - 1  # validation points: two ends of segments, of which none is one of the whole training
+    assert sum(r.passes for r in parts) == pytest.approx(one.passes + n_more * N_VALIDATION / 3)
+    # Training costs the same in any parts; what is validated more is an example of the size that it has then.
+    extra = (sum(r.flops for r in parts) - one.flops) / (6 * n_more * N_VALIDATION / 3)
+    parent = shop_of().networks.describe(0, settings).structure.macs
+    if kind == "node":
+        assert extra == pytest.approx(parent)
+    else:
+        assert one.remains.macs <= extra * (1 + 1e-6) < parent
+
+
+def unlike():
+    """Candidates of every rule, of several sizes, sparsities and kinds, beside one of a drawn mask and one dense."""
+    sizes = itertools.cycle(UNLIKE["mlp"])
+    masks = [
+        *(settings_for(name) for name in DURING),
+        *(settings_for(name, **NODES) for name in DURING),
+        settings_for("gmp", **{"masks.sparsity": 0.8}),
+        settings_for("random"),
+        settings_for("gmp", **{"masks.sparsity": 0.0}),
+    ]
+    return {f"c{i}": settings_of(size, m) for i, (size, m) in enumerate(zip(sizes, masks, strict=False))}
+
+
+def test_packs_of_unlike_candidates_are_each_alone(shop_of):
+    alone = {name: whole(shop_of(), settings) for name, settings in unlike().items()}
+    together = run(shop_of(), [LaneSpec(name, settings, 0, STEPS) for name, settings in unlike().items()])
+    for name, one in alone.items():
+        other = together[name]
+        assert (one.outcome, other.outcome) == ("completed", "completed"), other.error
+        assert (other.mask_digest, other.remains) == (one.mask_digest, one.remains)
+        assert other.val_loss == pytest.approx(one.val_loss, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", DURING)
+def test_lanes_of_one_rule_share_a_pack_and_are_each_alone(name, shop_of):
+    """Also beside one that diverges and leaves."""
+    rates = {"a": 0.003, "b": 0.02, "bad": 1e30}
+    specs = [LaneSpec(i, settings_for(name, **{"training.lr": lr}), 0, STEPS) for i, lr in rates.items()]
+    results = run(shop_of(), specs)
+    if name != "edge_popup":  # whose weights stay
+        assert results["bad"].outcome == "diverged"
+    assert results["a"].seconds == results["b"].seconds  # those of one pack
+    for spec in specs[:2]:
+        (one,) = run(shop_of(), [spec]).values()
+        assert (one.mask_digest, one.passes, one.flops) == tuple(
+            getattr(results[spec.id], key) for key in ("mask_digest", "passes", "flops")
+        )
+        assert one.val_loss == pytest.approx(results[spec.id].val_loss, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", DURING)
+def test_a_training_that_is_cut_off_goes_on_where_it_was(name, shop_of):
+    spec = LaneSpec("a", settings_for(name), 0, STEPS)
+    one = run(shop_of(folder="whole"), [spec])["a"]
+    shop = shop_of(every_s=0.0)
+    training = shop.train([spec], 0)
+    for _ in range(3):  # what is no network, and two validation points
+        next(training)
+    training.close()
+    assert next(OnTheWay(shop._folder, "a", STEPS).states()).step == 2 * EVERY
+    again = run(shop_of(), [spec])["a"]
+    assert (again.mask_digest, again.val_loss, again.passes) == (
+        one.mask_digest,
+        one.val_loss,
+        pytest.approx(one.passes),
+    )
+    assert again.flops == pytest.approx(one.flops)
+
+
+def test_a_checkpoint_without_its_mask_begins_anew(shop_of):
+    settings, shop = settings_for("rigl"), shop_of()
+    one, reached = whole(shop, settings), run(shop, [LaneSpec("a", settings, 0, 13)])["a"]
+    (state,) = read_checkpoint(shop._folder, reached.checkpoint, ["a"]).values()
+    assert {"weights", "keep", "first_keep", "ever_kept"} <= set(state.parts)
+    kept = np.concatenate(
+        [state.parts["keep"][t.name].ravel() for t in shop.networks.describe(0, settings).structure.prunable]
+    )
+    assert np.count_nonzero(kept) == len(kept) - round(reached.remains.weight_sparsity * len(kept))
+    for part in ("keep", "weights"):
+        parts = {name: arrays for name, arrays in state.parts.items() if name != part}
+        name = write_checkpoint(shop._folder, {"a": replace(state, parts=parts)})
+        anew = run(shop, [LaneSpec("a", settings, 13, STEPS, name)])["a"]
+        assert (anew.mask_digest, anew.val_loss, anew.passes) == (one.mask_digest, one.val_loss, one.passes)
+
+
+def test_draws_of_random_positions_differ_and_those_of_scores_do_not(shop_of):
+    def digests(name):
+        return {whole(shop_of(), settings_for(name, **{"masks.draw": draw})).mask_digest for draw in (0, 1)}
+
+    assert [len(digests(name)) for name in ("set", "rigl", "gmp", "edge_popup")] == [2, 2, 1, 1]
+
+
+def test_what_cannot_be_described_is_refused():
+    networks = networks_of(methods=METHODS, sparsity=0.5)
+    with pytest.raises(SpaceError, match=r"^masks\.allocation='global': leaves it to scores how many nodes a layer"):
+        networks.describe(0, {"masks.method": "gmp", "masks.kind": "node", "masks.allocation": "global"})
+    dense = networks.describe(0, {"masks.method": "gmp", "masks.sparsity": 0.0})
+    assert (dense.changing, dense.mask_kind, dense.n_params) == (None, "none", dense.structure.n_params)
+    groups = {networks.describe(0, settings_for("gmp", **{"masks.sparsity": s})).shape.group for s in (0.5, 0.6)}
+    assert len(groups) == 2
