@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsefront.search.metrics import METRIC_OF_TASK
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.space import Space
 
 
@@ -92,17 +93,20 @@ class RungSettings:
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """Pruning chains of candidates: their last sparsity and the rate of a level, where the space does not say them."""
+    """Pruning chains of candidates: their last sparsity where the space does not say it, and how they may prune.
+
+    `methods` have the patterns of the space; its rates replace theirs.
+    """
 
     sparsity: float
-    rate: float
+    methods: tuple[Pruning, ...]
 
 
 @dataclass(frozen=True)
 class SearchArm:
     """One contender of a search: a strategy on a space, with its budget and rungs, and whom it is judged against.
 
-    Where its candidates are pruning chains, `chain` says of which.
+    Where any of its candidates are pruning chains, `chain` says of which.
     """
 
     name: str

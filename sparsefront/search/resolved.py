@@ -141,7 +141,7 @@ def search_design_of(
                     level_steps=spaces[name].constants.get("training.steps", identity["training"]["steps"]),
                 ),
                 against=_against(arm),
-                chain=_chain(spaces[name].constants.get("masks.method", masks.get("method")), masks["sparsity"]),
+                chain=_chain(spaces[name], masks),
             )
             for name, arm in _ordered(identity["arms"])
         ),
@@ -160,18 +160,26 @@ def search_design_of(
     )
 
 
-def _chain(method: str | None, sparsity: float) -> ChainSettings | None:
-    """What chains of a method are where a space does not say so; None for a method that has none."""
-    row = None if method is None else PRUNERS.get(method)
-    return ChainSettings(sparsity, row.method.rate) if row is not None and row.method.when == "levels" else None
+def _chain(space: Space, masks: Mapping[str, Any]) -> ChainSettings | None:
+    """What the pruning chains of a space are; None where there are none."""
+    names = values_of(space, "masks.method", masks.get("method"))
+    patterns = values_of(space, "masks.pattern", masks.get("pattern", "unstructured"))
+    methods = [PRUNERS[str(name)].method for name in names if name in PRUNERS]
+    chains = [method.under(str(pattern)) for method in methods for pattern in patterns if method.needs_parent]
+    return ChainSettings(masks["sparsity"], tuple(chains)) if chains else None
 
 
 def _mask_kinds(space: Space, usual: str) -> tuple[str, ...]:
     """Kinds of masks in a space; `usual` where it does not say."""
+    return tuple(map(str, values_of(space, "masks.kind", usual)))
+
+
+def values_of(space: Space, key: str, usual: object) -> list[object]:
+    """Choices that a space has for a key, or the one value that it sets; `usual` where it does not say."""
     for dimension in space.dimensions:
-        if dimension.key == "masks.kind" and isinstance(dimension.domain, Choice):
-            return tuple(map(str, dimension.domain.values))
-    return (str(space.constants.get("masks.kind", usual)),)
+        if dimension.key == key and isinstance(dimension.domain, Choice):
+            return list(dimension.domain.values)
+    return [space.constants.get(key, usual)]
 
 
 def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:

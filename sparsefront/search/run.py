@@ -39,13 +39,15 @@ from sparsefront.search.strategies import (
 from sparsefront.search.work import Decision, Describe, Described
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.domains import Choice, Float, Integer, Point
-from sparsefront.spaces.schedules import levels
 from sparsefront.spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
 
 #: Proposals for each candidate to be trained, beyond which a run ends: constraints or repetitions leave too little.
 MAX_PROPOSALS_EACH = 50
+
+#: Keys of a space that say how many levels a chain has, beside the steps of each.
+_LENGTHS_OF_CHAINS = ("masks.method", "masks.pattern", "masks.sparsity", "masks.rate")
 
 _CODES = {"completed": COMPLETED, "stopped": STOPPED, "infeasible": INFEASIBLE}
 _NO_OUTCOME = -1
@@ -133,7 +135,7 @@ class Run:
         self.is_adaptive = self._family.is_adaptive
         self._strategy: Strategy | None = None
         self.steps = longest_training(arm.space, design.steps, arm.chain)
-        lengths = {"training.steps", *(() if arm.chain is None else ("masks.sparsity", "masks.rate"))}
+        lengths = {"training.steps", *(() if arm.chain is None else _LENGTHS_OF_CHAINS)}
         self._varies_steps = any(d.key in lengths for d in arm.space.dimensions)
         #: Steps of the rungs, ascending.
         self.ladder = rung_steps(arm.rungs, self.steps)
@@ -664,14 +666,16 @@ def longest_training(space: Space, steps: int, chain: ChainSettings | None = Non
     >>> longest_training(Space.from_table({"training": {"steps": {"low": 100, "high": 900}}}), 500)
     900
     >>> space = Space.from_table({"masks": {"rate": {"low": 0.2, "high": 0.5}}})
-    >>> longest_training(space, 500, ChainSettings(sparsity=0.5, rate=0.2))
+    >>> from sparsefront.spaces.pruning import Pruning
+    >>> longest_training(space, 500, ChainSettings(sparsity=0.5, methods=(Pruning("levels"), Pruning("trained"))))
     2500
     """
     longest = int(ends_of(space, "training.steps", steps)[1])
     if chain is None:
         return longest
-    sparsity, rate = ends_of(space, "masks.sparsity", chain.sparsity)[1], ends_of(space, "masks.rate", chain.rate)[0]
-    return longest * len(levels([sparsity], rate))
+    sparsity = ends_of(space, "masks.sparsity", chain.sparsity)[1]
+    slowest = [replace(m, rate=ends_of(space, "masks.rate", m.rate)[0], ap_fraction=0.0) for m in chain.methods]
+    return longest * max(len(method.chain(sparsity)) for method in slowest)
 
 
 def ends_of(space: Space, key: str, usual: float) -> tuple[float, float]:

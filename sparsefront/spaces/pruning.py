@@ -6,15 +6,16 @@ here is what an arm is made of, so that a plan can order it, a worker can do it,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 from sparsefront.errors import SpaceError, did_you_mean
 from sparsefront.spaces.allocations import EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
-from sparsefront.spaces.schedules import Decay, cubic
+from sparsefront.spaces.schedules import Decay, cubic, levels
 
 When = Literal["init", "trained", "levels", "during"]
 Survivors = Literal["rewound", "trained", "fresh"]
@@ -201,6 +202,41 @@ class Pruning:
         if self.keeps_weights:
             return round(self.retrain_fraction * steps)
         return steps - self.rewind_step(steps) if self.needs_parent else steps
+
+    def under(self, pattern: str) -> Pruning:
+        """The same method under a pattern of masks; 'unstructured' leaves it its own."""
+        return self if pattern == "unstructured" else replace(self, pattern=pattern)
+
+    def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
+        """Sparsities of its networks, of those that were asked for: ascending, without the dense one.
+
+        They are those that its pattern can have. A method that prunes by levels passes others on its way.
+
+        >>> [round(s, 3) for s in Pruning("levels").levels([0.5])], Pruning("trained", pattern="2:4").levels([0.5, 0.9])
+        ([0.159, 0.293, 0.405, 0.5], (0.5,))
+        """
+        pattern = parse_pattern(self.pattern)
+        if pattern.density is not None:
+            sparsities = [s for s in sparsities if math.isclose(1 - s, pattern.density, rel_tol=1e-9)]
+        if self.when != "levels" or not sparsities:
+            return tuple(sparsities)
+        chain = levels(sorted(sparsities), self.rate)
+        if pattern.density is not None:  # the levels are those at which groups lose a weight
+            chain = tuple(dict.fromkeys(pattern.on_the_way(density).density or 1.0 for density in chain))
+        return tuple(
+            next((s for s in sparsities if math.isclose(1 - s, density, rel_tol=1e-9)), 1 - density)
+            for density in chain[1:]
+        )
+
+    def chain(self, sparsity: float) -> tuple[float, ...]:
+        """Sparsities of its trainings up to one of `sparsity`, the dense one first; those of N:M end at its own.
+
+        >>> Pruning("trained").chain(0.9), Pruning("levels", rate=0.5).chain(0.75), Pruning("levels").chain(0.0)
+        ((0.0, 0.9), (0.0, 0.5, 0.75), (0.0,))
+        """
+        density = parse_pattern(self.pattern).density
+        final = sparsity if density is None else 1 - density
+        return (0.0, *self.levels([final])) if final else (0.0,)
 
     def gradual_steps(self, steps: int) -> tuple[int, int, int]:
         """First and last step of a training of `steps` at which 'gradual' changes masks, and the steps between.

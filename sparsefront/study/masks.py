@@ -30,6 +30,7 @@ from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import SCALING
+from sparsefront.study.methods import check_scores
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
@@ -345,29 +346,7 @@ class MaskStudy(Study):
             )
         if "fresh_weights" in controls and method.needs_parent and method.survivors == "fresh":
             raise ConfigError(f"{where}.controls: 'fresh_weights' is what survivors='fresh' is already; remove it")
-        for key in ("score", "counts_of"):
-            score = getattr(method, key)
-            if score == "movement" and method.when == "init":
-                raise ConfigError(f"{where}.{key}='movement': nothing has moved before training; use when='trained'")
-            if score is not None and score not in SCORES:
-                raise ConfigError(f"{where}.{key}={score!r}: {nearest(score, SCORES)}")
-            if score is not None and kind not in SCORES[score].kinds:
-                raise ConfigError(
-                    f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind "
-                    f"is {kind!r}"
-                )
-        if method.update == "gradual" and not SCORES[method.score].ranks_in_training:
-            able = [name for name, score in SCORES.items() if score.ranks_in_training]
-            raise ConfigError(
-                f"{where}.score={method.score!r}: reads more than the weights and gradient that a training step has at "
-                f"hand, and update='gradual' ranks by these; must be one of {', '.join(able)}"
-            )
-        for key in ("score", "counts_of"):
-            if method.update != "gradual" and "products" in SCORES[getattr(method, key) or "random"].needs:
-                raise ConfigError(
-                    f"{where}.{key}={getattr(method, key)!r}: is a sum over the steps of a training whose mask changes "
-                    "in it; use when='during' with update='gradual'"
-                )
+        check_scores(where, method, kind)
         allocation = method.allocation or self.masks.allocation
         if allocation not in (*ALLOCATIONS, EXPLICIT):
             raise ConfigError(f"{where}.allocation={allocation!r}: {nearest(allocation, (*ALLOCATIONS, EXPLICIT))}")

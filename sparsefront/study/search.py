@@ -22,7 +22,7 @@ from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
-from sparsefront.search.resolved import search_design_of, spaces_of
+from sparsefront.search.resolved import search_design_of, spaces_of, values_of
 from sparsefront.search.run import MAX_PROPOSALS_EACH, ends_of, longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
@@ -38,14 +38,16 @@ from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
+from sparsefront.study.methods import check_scores
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import model_family
-from sparsefront.trainables.networks import CHAINED, DRAWN, Network, Networks
+from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
 from sparsefront.trainables.quality import check_qualities
 from sparsefront.trainables.recipe import Recipe
@@ -58,9 +60,9 @@ _SEARCHED_TRAINING = (
 #: Those of them that are no numbers, and whose values no range can be of.
 _NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
 _SEARCHED_MASKS = ("method", "kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
-#: Methods that candidates may be pruned by: chains of levels, those that cut masks of initial weights, and those whose
-#: masks change while they train.
-_CHAINS = [name for name, p in PRUNERS.items() if p.method.when == "levels"]
+#: Methods that candidates may be pruned by: chains of trainings with a mask cut from one to the next, those that cut
+#: masks of initial weights, and those whose masks change while they train.
+_CHAINS = [name for name, p in PRUNERS.items() if p.method.needs_parent]
 _AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
 _DURING = [name for name, p in PRUNERS.items() if p.method.when == "during"]
 _METHODS = [*_CHAINS, *_AT_INIT, *_DURING]
@@ -315,13 +317,25 @@ class SearchStudy(Study):
 
     def _methods_of(self, space: Space) -> list[str]:
         """Methods by which candidates of a space may come to their masks; 'random' where they are drawn."""
-        return [str(name) for name in _values_of(space, "masks.method", self.masks.method or DRAWN)]
+        return [str(name) for name in values_of(space, "masks.method", self.masks.method or DRAWN)]
+
+    def _patterns_of(self, space: Space) -> list[str]:
+        """Patterns that weight masks of a space may have: of a method its own, where none is said."""
+        said = [str(pattern) for pattern in values_of(space, "masks.pattern", self.masks.pattern)]
+        names = self._methods_of(space)
+        return list(dict.fromkeys(_pattern_beside(name, pattern) for name in names for pattern in said))
 
     @property
     def _scores(self) -> bool:
-        """Whether masks of any arm are cut from initial weights."""
-        spaces = spaces_of(self._written()).values()
-        return any(name in _AT_INIT for space in spaces for name in self._methods_of(space))
+        """Whether masks of any arm are cut from initial weights, or by scores of examples."""
+        for space in spaces_of(self._written()).values():
+            for name in self._methods_of(space):
+                if name in _AT_INIT:
+                    return True
+                scores = values_of(space, "masks.score", PRUNERS[name].method.score) if name in _CHAINS else []
+                if any(score in SCORES and "examples" in SCORES[str(score)].needs for score in scores):
+                    return True
+        return False
 
     def _check_method(self) -> None:
         """Refuse what the study's method is not, and masks that it does not make."""
@@ -334,7 +348,7 @@ class SearchStudy(Study):
             raise ConfigError(f"masks.method={name!r}: {_no_method(name)}")
         self._check_masks_of("", name, [self.masks.kind], [self.masks.allocation])
         own = PRUNERS[name].method.allocation
-        is_fixed = name in _CHAINS and self.masks.kind == "weight"
+        is_fixed = PRUNERS[name].method.when == "levels" and self.masks.kind == "weight"
         if is_fixed and own is not None and self.masks.allocation != own:
             raise ConfigError(
                 f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
@@ -344,32 +358,29 @@ class SearchStudy(Study):
     def _check_pattern(self) -> None:
         """Refuse a pattern that the rest of [masks] contradicts."""
         masks = self.masks
-        if masks.pattern == "unstructured":
-            return
         try:
-            pattern = checked_pattern("masks.pattern", masks.pattern)
+            checked_pattern("masks.pattern", masks.pattern)
         except SpaceError as error:
             raise ConfigError(str(error)) from error
-        if masks.method is not None:
-            raise ConfigError(
-                f"masks.pattern={masks.pattern!r}: cannot be set beside masks.method={masks.method!r}, which removes "
-                "single weights in a search; remove one of them"
-            )
-        if masks.kind != "weight":
+        named = _pattern_beside(masks.method or DRAWN, masks.pattern)
+        pattern = parse_pattern(named)
+        if masks.pattern != "unstructured" and masks.kind != "weight":
             raise ConfigError(
                 f"masks.pattern={masks.pattern!r}: is one of weight masks, and masks.kind is {masks.kind!r}; change "
                 "one of the two"
             )
         if pattern.density is not None and masks.sparsity not in (0.0, 1 - pattern.density):
+            whose = (
+                f"masks.pattern={named!r}" if named == masks.pattern else f"{named!r} of masks.method={masks.method!r}"
+            )
             raise ConfigError(
-                f"masks.sparsity={masks.sparsity!r}: masks.pattern={masks.pattern!r} is one of its own, "
-                f"{1 - pattern.density:g}; leave it out"
+                f"masks.sparsity={masks.sparsity!r}: {whose} is one of its own, {1 - pattern.density:g}; leave it out"
             )
 
     def _check_masks(self, where: str, space: Space) -> None:
         """Refuse kinds, patterns, sparsities and allocations of a space that do not fit each other."""
-        kinds = _values_of(space, "masks.kind", self.masks.kind)
-        patterns = _values_of(space, "masks.pattern", self.masks.pattern)
+        kinds = values_of(space, "masks.kind", self.masks.kind)
+        patterns = self._patterns_of(space)
         searched = {d.key for d in space.dimensions}
         structured = [p for p in _given(space, "masks.pattern") if p != "unstructured"]
         if structured and "weight" not in kinds:
@@ -386,7 +397,7 @@ class SearchStudy(Study):
                         f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it, or write "
                         f"{fixed} where the pattern is"
                     )
-            if SEARCHED in _values_of(space, "masks.allocation", self.masks.allocation):
+            if SEARCHED in values_of(space, "masks.allocation", self.masks.allocation):
                 raise ConfigError(
                     f"{where}.masks.allocation='searched': has nothing to divide where masks.pattern={named} alone; "
                     "write 'uniform'"
@@ -416,6 +427,11 @@ class SearchStudy(Study):
     def _check_masks_of(self, where: str, name: str, kinds: Sequence[object], allocations: Sequence[object]) -> None:
         """Refuse kinds of masks that a method does not make, and sizes that are not known beforehand."""
         kind, row = "node", PRUNERS[name]
+        if "weight" in kinds and "weight" not in row.kinds:
+            raise ConfigError(
+                f"masks.kind='weight': {where}masks.method={name!r} prunes nodes alone; set kind = 'node' and an "
+                "allocation such as 'uniform'"
+            )
         if kind not in kinds:
             return
         if kind not in row.kinds or row.method.counts_of is not None:
@@ -439,26 +455,25 @@ class SearchStudy(Study):
             if name not in (DRAWN, *_METHODS):
                 raise ConfigError(f"{where}.masks.method={name!r}: {_no_method(name, also=DRAWN)}")
         chains = [name for name in names if name in _CHAINS]
-        if chains and len(names) > 1:
-            raise ConfigError(
-                f"{where}.masks.method: {chains[0]!r} trains level by level, and takes other steps and rungs than "
-                f"{next(name for name in names if name != chains[0])!r}; give each an arm of its own"
-            )
-        if not chains:
-            for key in (f"masks.{name}" for name in CHAINED):
-                if key in keys:
-                    raise ConfigError(f"{where}.{key}: is of pruning chains; set masks.method = 'imp', or remove it")
         pruned = [name for name in names if name != DRAWN]
+        read = {field for field in METHOD_FIELDS if any(PRUNERS[name].method.reads(field) for name in pruned)}
+        for field in METHOD_FIELDS:
+            if f"masks.{field}" in keys and field not in read:
+                what = "pruning methods" if field == "score" else "pruning chains"
+                unread = f", and not of masks.method={pruned[0]!r}" if pruned else ""
+                raise ConfigError(
+                    f"{where}.masks.{field}: is of {what}{unread}; set masks.method = 'imp', or remove it"
+                )
         if not pruned:
             return
         told = f"masks.method={pruned[0]!r}"
-        kinds = _values_of(space, "masks.kind", self.masks.kind)
-        able = {"kind", "sparsity", "method"} | ({*CHAINED} if chains else set())
-        if not chains or "node" in kinds:
+        kinds = values_of(space, "masks.kind", self.masks.kind)
+        able = {"kind", "sparsity", "method", *read} | ({"pattern"} if "weight" in kinds else set())
+        if "node" in kinds or not any(PRUNERS[name].method.when == "levels" for name in pruned):
             able.add("allocation")
         if any(name == DRAWN or PRUNERS[name].method.draws_positions for name in names):
             able.add("draw")
-        if SEARCHED in _values_of(space, "masks.allocation", ""):
+        if SEARCHED in values_of(space, "masks.allocation", ""):
             raise ConfigError(
                 f"{where}.masks.allocation={SEARCHED!r}: divides masks that are drawn, and not those of {told}; name "
                 "another allocation"
@@ -474,18 +489,60 @@ class SearchStudy(Study):
                 raise ConfigError(
                     f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
                 )
-        if (pattern := space.constants.get("masks.pattern", self.masks.pattern)) != "unstructured":
-            raise ConfigError(
-                f"{where}.{told}: removes single entries in a search, and masks.pattern={pattern!r}; write "
-                "pattern = 'unstructured' beside it"
-            )
         for name in pruned:
-            allocations = _values_of(space, "masks.allocation", self._allocation_of(name))
+            allocations = values_of(space, "masks.allocation", self._allocation_of(name))
             self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, allocations)
-        if not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+            self._check_pattern_of(where, name, space, allocations)
+            self._check_score_of(where, name, space, kinds)
+        has_own = kinds == ["weight"] and None not in {parse_pattern(p).density for p in self._patterns_of(space)}
+        if not has_own and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
             raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
-        if chains:
-            self._check_chain(where, space, chains[0])
+        for name in chains:
+            self._check_chain(where, space, name, chains)
+
+    def _check_pattern_of(self, where: str, name: str, space: Space, allocations: Sequence[object]) -> None:
+        """Refuse patterns that a method cannot keep to, or that leave sizes to training."""
+        method = PRUNERS[name].method
+        is_own = any(key == "masks.pattern" for key in (*space.constants, *(d.key for d in space.dimensions)))
+        ap_fraction = ends_of(space, "masks.ap_fraction", method.ap_fraction)[1]
+        for pattern in map(str, values_of(space, "masks.pattern", self.masks.pattern)):
+            if pattern == "unstructured":
+                continue
+            key = f"{f'{where}.' if is_own else ''}masks.pattern={pattern!r}"
+            if ap_fraction and method.reads("ap_fraction"):
+                raise ConfigError(
+                    f"{key}: masks.method={name!r} with ap_fraction up to {ap_fraction:g} removes single weights, and "
+                    "not by a pattern; leave one of them out"
+                )
+            if method.counts_of is not None:
+                raise ConfigError(
+                    f"{key}: masks.method={name!r} finds ratios of single weights, and not of a pattern; write "
+                    "'unstructured' beside it, or use 'random_erk'"
+                )
+            if parse_pattern(pattern).density is not None:
+                continue
+            if method.when == "levels" or method.rounds > 1:
+                raise ConfigError(
+                    f"{key}: of blocks that go little by little, as masks.method={name!r} has it, fewer may be left "
+                    "than at once, and a search must know the size of a network before; use N:M, or a method that "
+                    "prunes at once or in training"
+                )
+            if "global" in allocations:
+                raise ConfigError(
+                    f"{key}: masks.allocation='global' leaves it to the scores of masks.method={name!r} how many "
+                    "blocks a layer keeps, and a search must know the size of a network before; name an allocation "
+                    "with a count for each layer beside the method, such as 'erk'"
+                )
+
+    def _check_score_of(self, where: str, name: str, space: Space, kinds: Sequence[object]) -> None:
+        """Refuse scores that a method cannot rank by."""
+        method = PRUNERS[name].method
+        scores = values_of(space, "masks.score", None)
+        for score in scores if scores != [None] and method.reads("score") else ():
+            if not isinstance(score, str):
+                raise ConfigError(f"{where}.masks.score={shown(score)}: must be text in quotes")
+            for kind in kinds:
+                check_scores(f"{where}.masks", replace(method, score=score), str(kind))
 
     def _allocation_of(self, name: str) -> str:
         """The allocation of a method where a space does not name one."""
@@ -493,17 +550,19 @@ class SearchStudy(Study):
             return self.masks.allocation
         return PRUNERS[name].for_masks(self.masks.kind).allocation or self.masks.allocation
 
-    def _check_chain(self, where: str, space: Space, name: str) -> None:
-        """What a space may say of the chains of a method."""
+    def _check_chain(self, where: str, space: Space, name: str, chains: Sequence[str]) -> None:
+        """What a space may say of the chains of a method, one of `chains`."""
         method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
         for key in ("masks.ap_fraction", "masks.rewind_fraction"):
-            if method.survivors == "trained" and key in keys:
+            if all(PRUNERS[each].method.survivors == "trained" for each in chains) and key in keys:
                 raise ConfigError(
                     f"{where}.{key}: is of levels that are rewound, and those of masks.method={name!r} go on from the "
                     "weights that were pruned; remove it"
                 )
         self._check_rewind(where, space, name)
-        if "node" in _values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
+        if not method.reads("ap_fraction"):
+            return
+        if "node" in values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out"
             )
@@ -516,7 +575,7 @@ class SearchStudy(Study):
                 f"{where}.masks.ap_fraction: up to {share[1]:g} must be less than every masks.rate, from {rate:g} on; "
                 "it is part of what a level removes"
             )
-        activations = _values_of(space, "model.activation", self.model.options.get("activation", "relu"))
+        activations = values_of(space, "model.activation", self.model.options.get("activation", "relu"))
         if share[1] and (others := [value for value in activations if value != "relu"]):
             key = "model.activation"
             raise ConfigError(
@@ -549,7 +608,8 @@ class SearchStudy(Study):
 
     def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
         """Refuse rungs that lie elsewhere than at the ends of levels, and levels where there are none."""
-        rungs, method = arm.rungs, next((name for name in self._methods_of(space) if name in _CHAINS), None)
+        rungs, names = arm.rungs, self._methods_of(space)
+        method = next((name for name in names if name in _CHAINS), None)
         if method is None:
             if rungs.fidelity == "level":
                 raise ConfigError(
@@ -559,6 +619,12 @@ class SearchStudy(Study):
             return
         if not RUNGS[rungs.kind].has_rungs:
             return
+        if others := [other for other in names if other not in _CHAINS]:
+            raise ConfigError(
+                f"arms.{name}.rungs.kind={rungs.kind!r}: compares candidates at one step, and those of masks.method="
+                f"{method!r} train level by level, those of {others[0]!r} at once; give each an arm of its own, or set "
+                "kind = 'none'"
+            )
         if RUNGS[rungs.kind].is_scheduled:
             raise ConfigError(
                 f"arms.{name}.rungs.kind={rungs.kind!r}: Ray's scheduler knows steps alone, and masks.method="
@@ -612,7 +678,7 @@ class SearchStudy(Study):
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
         for constraint in space.constraints:
-            if constraint.quantity == "node_sparsity" and "weight" in _values_of(space, "masks.kind", self.masks.kind):
+            if constraint.quantity == "node_sparsity" and "weight" in values_of(space, "masks.kind", self.masks.kind):
                 raise ConfigError(
                     f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
                     "constrain weight_sparsity, or use node masks"
@@ -653,7 +719,7 @@ class SearchStudy(Study):
                     SearchTrainingSection.model_validate({"steps": 1, name: value})
                 except ValidationError as error:
                     raise ConfigError(f"{where}.training.{first_error(error, SearchTrainingSection)}") from error
-        is_ahead = any(_values_of(space, "training.nesterov", self.training.nesterov))
+        is_ahead = any(values_of(space, "training.nesterov", self.training.nesterov))
         if is_ahead and not ends_of(space, "training.momentum", self.training.momentum)[1]:
             raise ConfigError(
                 f"{where}.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is "
@@ -690,7 +756,7 @@ class SearchStudy(Study):
         options = model_family(self.model.name).options.model_fields
         return {
             *(f"training.{key}" for key in _SEARCHED_TRAINING),
-            *(f"masks.{key}" for key in (*_SEARCHED_MASKS, *CHAINED)),
+            *(f"masks.{key}" for key in (*_SEARCHED_MASKS, *METHOD_FIELDS)),
             *(f"model.{key}" for key in options),
         }
 
@@ -748,7 +814,7 @@ class SearchStudy(Study):
         n_sections = max(
             len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(str(kind)))
             for name, space in unresolved.items()
-            for kind in _values_of(space, "masks.kind", self.masks.kind)
+            for kind in values_of(space, "masks.kind", self.masks.kind)
             for model in (_model_of(space.settings(point)) for point in corners(space))
         )
         bits: dict[str, list[int]] | None = None
@@ -818,7 +884,7 @@ class SearchStudy(Study):
             where = self._place_of_space(arm.name)
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
-                kinds = _values_of(arm.space, "masks.kind", self.masks.kind)
+                kinds = values_of(arm.space, "masks.kind", self.masks.kind)
                 self._check_module(model, dataset, has_node_masks="node" in kinds)
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, arm.chain)
@@ -1014,12 +1080,9 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
         raise ConfigError(f"{where}{error}") from error
 
 
-def _values_of(space: Space, key: str, usual: object) -> list[object]:
-    """Choices that a space has for a key, or the one value that it sets; `usual` where it does not say."""
-    for dimension in space.dimensions:
-        if dimension.key == key and isinstance(dimension.domain, Choice):
-            return list(dimension.domain.values)
-    return [space.constants.get(key, usual)]
+def _pattern_beside(name: str, pattern: str) -> str:
+    """The pattern of weight masks that a method of this name makes beside a pattern that is said."""
+    return pattern if name == DRAWN or pattern != "unstructured" else PRUNERS[name].method.pattern
 
 
 def _no_method(name: str, *, also: str | None = None) -> str:
@@ -1080,13 +1143,14 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
         method, mask = networks.method(settings), networks.drawn(settings)
     except SparsefrontError:  # there is no such network: whoever trains it will say so
         return found
-    if method is not None and settings.get("masks.sparsity", recipe.sparsity):
+    has_own_sparsity = method is not None and parse_pattern(method.pattern).density is not None
+    if method is not None and (has_own_sparsity or settings.get("masks.sparsity", recipe.sparsity)):
         if "masks.rewind_fraction" in found:
-            rewound = replace(method, rewind_fraction=found["masks.rewind_fraction"])
-            found["masks.rewind_fraction"] = rewound.rewind_step(steps)
-        if method.needs_parent:
-            return found
-        idle = {"masks.draw": not method.draws_positions, "masks.allocation": method.counts_of is not None}
+            found["masks.rewind_fraction"] = method.rewind_step(steps)
+        idle = {f"masks.{field}": not method.reads(field) for field in METHOD_FIELDS}
+        idle["masks.draw"] = not method.draws_positions
+        idle["masks.sparsity"] = has_own_sparsity
+        idle["masks.allocation"] = has_own_sparsity or method.counts_of is not None
         return {key: value for key, value in found.items() if not idle.get(key)}
     found = {key: value for key, value in found.items() if not key.startswith("masks.")}
     if mask is not None:

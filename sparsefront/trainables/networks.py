@@ -25,7 +25,6 @@ from sparsefront.spaces.candidate import canonical_json, level_key
 from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
 from sparsefront.spaces.patterns import Pattern, drawn_counts, parse_pattern
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.spaces.schedules import levels
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
@@ -58,6 +57,8 @@ _HYPERPARAMETERS = tuple(f.name for f in fields(Hyperparameters))
 class Chain:
     """Trainings of one candidate, each after the first on what a method prunes of the one before.
 
+    A method that prunes once has two of them.
+
     Attributes:
         method: how it prunes, and what the survivors begin with.
         sparsities: of each level, from 0 (dense) to the candidate's own.
@@ -77,6 +78,11 @@ class Chain:
     def goes_on(self) -> bool:
         """Whether levels begin with the weights that were pruned."""
         return self.method.survivors == "trained"
+
+    @property
+    def lr_offset(self) -> int:
+        """Steps of the schedule of learning rates that a level which goes on has behind it."""
+        return self.level_steps if self.goes_on and self.method.lr == "last" else 0
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,8 @@ class Changing:
     sparsity: float
 
 
-#: Fields of its method that a chain's candidate may set.
-CHAINED = ("rate", "ap_fraction", "rewind_fraction")
+#: Fields of its method that a candidate may set, if the method reads them.
+METHOD_FIELDS = ("rate", "ap_fraction", "rewind_fraction", "score")
 
 
 class _Data(TypedDict):
@@ -339,8 +345,12 @@ class Networks:
             raise ConfigError(f"training.precision={precision!r}: {nearest(str(precision), PRECISIONS)}")
         if not 0 < data_fraction <= 1:
             raise ConfigError(f"training.data_fraction={data_fraction!r}: must lie in (0, 1]; correct the space")
-        masks.pop("method", None)
-        chain = None if method is None or method.when != "levels" else self._chain(method, masks, steps)
+        is_named = masks.pop("method", None) is not None
+        for name in METHOD_FIELDS if method is not None or is_named else ():
+            masks.pop(name, None)
+        if method is not None and (density := parse_pattern(method.pattern).density) is not None:
+            masks["sparsity"] = 1 - density
+        chain = None if method is None or not method.needs_parent else self._chain(method, masks, steps)
         return Network(
             replicate=replicate,
             optimizer=optimizer,
@@ -368,30 +378,32 @@ class Networks:
 
         Raises:
             ConfigError: a method that the recipe does not know.
+            SpaceError: a field of it that it cannot have.
         """
-        return self._method({"method": settings["masks.method"]} if "masks.method" in settings else {})
+        return self._method({k.removeprefix("masks."): v for k, v in settings.items() if k.startswith("masks.")})
 
     def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
-        name = masks.get("method")
-        if name is None or name == DRAWN:
-            return self.recipe.pruning if name is None else None
-        if name not in self.recipe.methods:
-            raise ConfigError(f"masks.method={name!r}: {nearest(str(name), (DRAWN, *self.recipe.methods))}")
-        return self.recipe.methods[name]
-
-    def _chain(self, method: Pruning, masks: dict[str, Any], steps: int) -> Chain:
-        """The levels of a candidate; takes what is theirs alone out of its settings."""
-        own = {name: masks.pop(name) for name in CHAINED if name in masks}
-        if "allocation" in masks:
-            own["allocation"] = masks["allocation"]
+        recipe, name = self.recipe, masks.get("method")
+        if name is not None and name != DRAWN and name not in recipe.methods:
+            raise ConfigError(f"masks.method={name!r}: {nearest(str(name), (DRAWN, *recipe.methods))}")
+        method = recipe.pruning if name is None else recipe.methods.get(name)
+        if method is None:
+            return None
+        own = {field: masks[field] for field in METHOD_FIELDS if field in masks and method.reads(field)}
+        is_weight = masks.get("kind", recipe.mask_kind) == "weight"
         try:
-            method = replace(method, **own)
+            method = replace(method, **own) if own else method
+            return method.under(masks.get("pattern", recipe.pattern)) if is_weight else method
         except SpaceError as error:
             raise SpaceError(f"masks.{error}; correct the space") from error
+
+    def _chain(self, method: Pruning, masks: Mapping[str, Any], steps: int) -> Chain:
+        """The levels of a candidate."""
+        if "allocation" in masks:
+            method = replace(method, allocation=masks["allocation"])
         final = float(masks.get("sparsity", self.recipe.sparsity))
-        if not 0 < final < 1:  # what is no sparsity is refused with its key
-            return Chain(method, (0.0,), steps)
-        return Chain(method, (*(1 - density for density in levels([final], method.rate)[:-1]), final), steps)
+        # What is no sparsity is refused with its key.
+        return Chain(method, method.chain(final) if 0 < final < 1 else (0.0,), steps)
 
     def _masked(
         self,
@@ -429,6 +441,8 @@ class Networks:
             # How many are left is known; where, is not. Ratios that a score finds divide the same total.
             allocation = masks.get("allocation", method.allocation or recipe.allocation)
             kept = kept_counts(structure, kind, sparsity, "global" if method.counts_of else allocation)
+            if kind == "weight" and method.pattern != "unstructured":
+                kept = _counts_of_pattern(method, structure, kept, allocation)
             if kind == "node" and len(kept) != len(sizes):
                 what = f"masks.allocation={allocation!r}" if method.counts_of is None else "masks.kind='node'"
                 raise SpaceError(
@@ -443,7 +457,7 @@ class Networks:
                 rule = canonical_json({**changing.method.as_data(), "sparsity": changing.sparsity, "steps": steps})
                 group = f"{group} {kind} {arch.init} {rule}"
                 draw_mask = self._beginning(arch, kind, changing, replicate, int(masks.get("draw", 0)))
-            if kind == "weight" and (method.when == "levels" or len(kept) != len(sizes)):
+            if kind == "weight" and len(kept) != len(sizes):
                 n_left, kept = sum(kept), ()
         elif method is None and (drawn := self._drawn(structure, masks)) is not None:
             sparsity, kept = drawn.sparsity, drawn.counts(structure, recipe.seed, replicate)
@@ -464,7 +478,7 @@ class Networks:
                 counts = tuple(int(np.count_nonzero(p)) for p in split_sections(structure, kind, draw_mask()))
             left = structure.compact(counts)
             n_params, macs, n_kept = left.n_params, left.macs, left.n_weights
-            if method is None or method.when == "init":  # a chain begins dense
+            if method is None or method.when == "init":  # all others begin dense, or change
                 compact = left
         else:
             n_kept = sum(kept)
@@ -658,6 +672,27 @@ class Networks:
 
     def _make_module(self, _group: str, name: str, skeleton: Options) -> Model:
         return model_family(name).build(skeleton, **self._data)
+
+
+def _counts_of_pattern(
+    method: Pruning, structure: Structure, kept: tuple[int, ...], allocation: str
+) -> tuple[int, ...]:
+    """Survivors of each section of a method's mask, where an allocation asks for `kept`."""
+    pattern = _pattern(method.pattern)
+    if pattern.density is not None:
+        return pattern.counts(structure, None)
+    if len(kept) != len(structure.prunable):
+        raise SpaceError(
+            f"masks.pattern={method.pattern!r} with masks.allocation={allocation!r}: leaves it to scores how many "
+            "whole blocks a layer keeps, and the size of a network must be known before; name an allocation with a "
+            "count for each layer, such as 'erk'"
+        )
+    if method.when == "levels" or method.rounds > 1:
+        raise SpaceError(
+            f"masks.pattern={method.pattern!r}: of blocks that go little by little fewer may be left than at once, and "
+            "the size of a network must be known before; use a method that prunes at once or in training"
+        )
+    return pattern.counts(structure, kept)
 
 
 def pruning_key(seed: int, replicate: int, sparsity: float, draw: int = 0) -> npt.NDArray[np.uint64]:

@@ -3,12 +3,14 @@
 A segment begins at step 0 or at a checkpoint, and ends at a rung or with the training. What a lane's result is does
 neither depend on the pack it travels in nor on how its training is divided into segments (float32, 1e-4).
 
-A pruning chain is a training of several levels. Its steps are counted through: level l ends at step (l + 1) x the steps
-of a level, and segments of it end there. A level after the first (dense) one begins with the mask cut from the weights
-at the end of the level before, and with the weights of its rewind step, those of all steps before it being skipped.
+A pruning chain is a training of several levels; a network that is pruned once, after its training, is one of two. Its
+steps are counted through: level l ends at step (l + 1) x the steps of a level, and segments of it end there. A level
+after the first (dense) one begins with the mask cut from the weights at the end of the level before, and with the
+weights of its rewind step, those of all steps before it being skipped.
 
 A mask that scores of the initial weights leave is cut before step 0, and travels in the checkpoints from then on: it is
-paid for once, and no other rounding can make another one of it.
+paid for once, and no other rounding can make another one of it. So does a mask that changes in training, with all that
+its next changes depend on.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from sparsefront.trainables.networks import (
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import CutMask, Cutter, scatter_nodes
 from sparsefront.trainables.pruning.during import changes_masks
+from sparsefront.trainables.pruning.registry import SCORES
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
@@ -149,7 +152,7 @@ class _Job:
     `mask` is that of the level that a chain is in, None for its dense one; of a mask that changes in training, the last
     that is known; and None of all others. What was spent
     earlier is that of packs that broke off, and that of the segment before a checkpoint on its way; what was made
-    before is what it took to cut the mask of a network from its initial weights. `flops` are those of all passes so
+    before is what it took to cut masks. `flops` are those of all passes so
     far: unlike passes they depend on the lane, and on its level. `saved_s` is when its state was saved last, on the
     clock of `perf_counter`.
     """
@@ -267,6 +270,7 @@ class SegmentShop:
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
         self._scored = lru_cache(maxsize=_KEPT_MASKS)(self._cut_initial)
+        self._probe = lru_cache(maxsize=4)(self._make_probe)
 
     def _split(self, replicate: int) -> tuple[Examples, Examples]:
         return split_examples(self.recipe, self._dataset, replicate, self.device)
@@ -411,15 +415,17 @@ class SegmentShop:
     ) -> CutMask:
         seed = self.recipe.seed
         model, weights = self.networks.parent(arch, replicate)
-        train, _ = self._examples(replicate)
-        used = self._used(replicate, data_fraction)
-        chosen = used[generator(seed, "probe", replicate).permutation(len(used))[: self.recipe.probe_size]]
         lanes = dense_lanes(model.structure, [weights], self.device)
         key = pruning_key(seed, replicate, scored.sparsity, scored.draw)
-        probe = train.select(torch.from_numpy(chosen).to(self.device))
-        state = ScoringState(model, lanes, probe, lanes.flat, (key,))
+        state = ScoringState(model, lanes, self._probe(replicate, data_fraction), lanes.flat, (key,))
         cutter = Cutter(model.structure, kind, self.recipe.allocation)
         return cutter.at_init(scored.method, scored.sparsity, state)
+
+    def _make_probe(self, replicate: int, data_fraction: float) -> Examples:
+        """The examples that masks are scored on: some of those that are trained on."""
+        used = self._used(replicate, data_fraction)
+        chosen = used[generator(self.recipe.seed, "probe", replicate).permutation(len(used))[: self.recipe.probe_size]]
+        return self._examples(replicate)[0].select(torch.from_numpy(chosen).to(self.device))
 
     def _groups(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> list[list[_Job]]:
         """Jobs that train together: of one group, start and stop, and as many as the device takes.
@@ -436,7 +442,7 @@ class SegmentShop:
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
             rates = job.network.level_steps if has_rates else 0
-            kind = (0, 0, False) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on)
+            kind = (0,) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on, chain.lr_offset)
             key = (job.network.shape.group, job.start_step, stop, rates, *kind, _to_repeat(job))
             classes.setdefault(key, []).append(job)
         groups: list[list[_Job]] = []
@@ -513,7 +519,7 @@ class SegmentShop:
                 steps=n_steps,
                 batch_size=first.batch_size,
                 lr_steps=first.level_steps,
-                lr_offset=n_skipped,
+                lr_offset=first.chain.lr_offset if is_going_on and first.chain is not None else n_skipped,
             ),
             data=Feed(
                 train,
@@ -677,7 +683,10 @@ class SegmentShop:
         return had, {**compact_weights(network.structure, parent, parts), **job.part(WEIGHTS)}
 
     def _cut(self, job: _Job, had: Mask | None, weights: Arrays, start: Arrays, level: int) -> Mask:
-        """The mask of a level, from what the one before left (see `_reached`) and what that had begun with."""
+        """The mask of a level, from what the one before left (see `_reached`) and what that had begun with.
+
+        Scoring is charged to the candidate, at the size that was scored.
+        """
         network = job.network
         assert network is not None
         assert network.chain is not None
@@ -689,9 +698,23 @@ class SegmentShop:
             kept = {**{name: np.ones_like(w) for name, w in weights.items()}, **job.part(_KEEP)}
             lanes = replace(lanes, keep=dense_lanes(structure, [kept], self.device).flat)
             before = np.concatenate([kept[t.name].reshape(-1) for t in structure.prunable]) > 0
-        state = ScoringState(replace(self.networks.model(network), structure=structure), lanes, start=began.flat)
+        sparsity, *later = chain.sparsities[level:]
+        reads_examples = "examples" in SCORES[chain.method.score].needs
+        # Only a module of their own sizes runs weights that are not padded.
+        model = self.networks.parent(network.architecture, network.replicate)[0] if reads_examples else None
+        state = ScoringState(
+            replace(model or self.networks.model(network), structure=structure),
+            lanes,
+            self._probe(network.replicate, network.data_fraction) if reads_examples else None,
+            began.flat,
+            (pruning_key(self.recipe.seed, network.replicate, sparsity),),
+        )
         cutter = Cutter(network.structure, network.mask_kind, self.recipe.allocation)
-        return cutter.after_training(chain.method, chain.sparsities[level], state, before).mask
+        cut = cutter.after_training(chain.method, sparsity, state, before, later=later)
+        job.making_passes += cut.passes
+        macs = structure.macs if before is None else remains(network.structure, network.mask_kind, before).macs
+        job.flops += _FLOPS_PER_MAC * macs * cut.passes
+        return cut.mask
 
     def _slots(self, jobs: Sequence[_Job], layout: Layout) -> dict[str, torch.Tensor]:
         """The optimiser's state of a pack that goes on, (L, trained part of P) by name."""

@@ -15,7 +15,7 @@ from sparsefront.spaces.masks import mask_digest, pack_bits, remains
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables import segments
 from sparsefront.trainables.checkpoints import OnTheWay, read_checkpoint, write_checkpoint
-from sparsefront.trainables.networks import CHAINED
+from sparsefront.trainables.networks import METHOD_FIELDS
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop

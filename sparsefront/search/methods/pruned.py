@@ -6,14 +6,11 @@ into score, pattern, allocation and schedule.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from sparsefront.search.methods.method import Context, Cut, Missing, Trained
 from sparsefront.spaces.candidate import Candidate
-from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.spaces.schedules import levels
 
 
 class Pruned:
@@ -30,18 +27,7 @@ class Pruned:
 
     def levels(self, sparsities: Sequence[float]) -> tuple[float, ...]:
         """Those of the study that its pattern can have; a method that prunes by levels passes others on its way."""
-        pattern = parse_pattern(self.method.pattern)
-        if pattern.density is not None:
-            sparsities = [s for s in sparsities if math.isclose(1 - s, pattern.density, rel_tol=1e-9)]
-        if self.method.when != "levels" or not sparsities:
-            return tuple(sparsities)
-        chain = levels(sorted(sparsities), self.method.rate)
-        if pattern.density is not None:  # the levels are those at which groups lose a weight
-            chain = tuple(dict.fromkeys(pattern.on_the_way(density).density or 1.0 for density in chain))
-        return tuple(
-            next((s for s in sparsities if math.isclose(1 - s, density, rel_tol=1e-9)), 1 - density)
-            for density in chain[1:]
-        )
+        return self.method.levels(sparsities)
 
     def cuts(self, sparsity: float, sparsities: Sequence[float]) -> tuple[Cut, ...]:
         """Of the parent all masks, or the first of the chain; of a level the next one."""

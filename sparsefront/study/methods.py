@@ -1,0 +1,43 @@
+"""What both kinds of studies refuse of a pruning method."""
+
+from __future__ import annotations
+
+from sparsefront.errors import ConfigError, nearest
+from sparsefront.spaces.pruning import Pruning
+from sparsefront.trainables.pruning import SCORES
+
+
+def check_scores(where: str, method: Pruning, kind: str) -> None:
+    """Refuse scores that there are not, that do not score the masks, or that read what a method does not have.
+
+    Args:
+        where: the section that says them.
+        method: with the scores.
+        kind: of the masks.
+
+    Raises:
+        ConfigError: one line with key, value and what is accepted.
+    """
+    for key in ("score", "counts_of"):
+        score = getattr(method, key)
+        if score == "movement" and method.when == "init":
+            raise ConfigError(f"{where}.{key}='movement': nothing has moved before training; use when='trained'")
+        if score is not None and score not in SCORES:
+            raise ConfigError(f"{where}.{key}={score!r}: {nearest(score, SCORES)}")
+        if score is not None and kind not in SCORES[score].kinds:
+            raise ConfigError(
+                f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind "
+                f"is {kind!r}"
+            )
+    if method.update == "gradual" and not SCORES[method.score].ranks_in_training:
+        able = [name for name, score in SCORES.items() if score.ranks_in_training]
+        raise ConfigError(
+            f"{where}.score={method.score!r}: reads more than the weights and gradient that a training step has at "
+            f"hand, and update='gradual' ranks by these; must be one of {', '.join(able)}"
+        )
+    for key in ("score", "counts_of"):
+        if method.update != "gradual" and "products" in SCORES[getattr(method, key) or "random"].needs:
+            raise ConfigError(
+                f"{where}.{key}={getattr(method, key)!r}: is a sum over the steps of a training whose mask changes "
+                "in it; use when='during' with update='gradual'"
+            )
