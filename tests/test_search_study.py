@@ -746,15 +746,55 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # Pruning chains.
     (
         {"masks": {"method": "ipm"}},
-        "masks.method='ipm': must be one of lr_rewind, imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp,",
+        "masks.method='ipm': must be one of magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind, ap, mirl, gmp,",
     ),
     (
-        {"masks": {"method": "magnitude"}},
-        "masks.method='magnitude': must be one of lr_rewind, imp, imp_rewind, ap, mirl, snip, snip_iterative, grasp,",
+        {"masks": {"method": "searched"}},
+        "masks.method='searched': must be one of magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind, ap, mirl,",
     ),
     (
         chained({"rewind_fraction": 0.1}, masks={"method": "lr_rewind", "sparsity": 0.5}),
-        "space.masks.rewind_fraction: is of levels that are rewound, and those of masks.method='lr_rewind' go on from",
+        "space.masks.rewind_fraction: is of pruning chains, and not of masks.method='lr_rewind'; set masks.method = 'i",
+    ),
+    (
+        chained({"ap_fraction": 0.1}, masks={"method": "lr_rewind", "sparsity": 0.5}),
+        "space.masks.ap_fraction: is of levels that are rewound, and those of masks.method='lr_rewind' go on from the",
+    ),
+    # Pruning once.
+    (
+        chained({"rate": 0.5}, masks={"method": "magnitude", "sparsity": 0.5}),
+        "space.masks.rate: is of pruning chains, and not of masks.method='magnitude'; set masks.method = 'imp', or",
+    ),
+    (
+        {"masks": {"method": "structured_l1", "sparsity": 0.5}},
+        "masks.kind='weight': masks.method='structured_l1' prunes nodes alone; set kind = 'node' and an allocation",
+    ),
+    (
+        {"masks": {"method": "nm_2_4", "kind": "node", "sparsity": 0.5}},
+        "masks.kind='node': masks.method='nm_2_4' makes no masks of nodes whose",
+    ),
+    (
+        chained({}, masks={"method": "nm_2_4", "sparsity": 0.9}),
+        "masks.sparsity=0.9: '2:4' of masks.method='nm_2_4' is one of its own, 0.5; leave it out",
+    ),
+    (
+        scored("nm_2_4", sparsity={"low": 0.1, "high": 0.9}) | {"masks": {}},
+        "space.masks.sparsity: cannot be searched where masks.pattern='2:4' has sparsity 0.5 alone; remove it",
+    ),
+    (
+        scored({"choices": ["magnitude", "snip"]}) | {"rungs": {"kind": "asha"}},
+        "arms.random.rungs.kind='asha': compares candidates at one step, and those of masks.method='magnitude' train",
+    ),
+    # Scores.
+    (scored("set", score="l1"), "space.masks.score: is of pruning methods, and not of masks.method='set'; set masks."),
+    ({"space": {"masks": {"score": "l1"}}}, "space.masks.score: is of pruning methods; set masks.method = 'imp', or"),
+    (scored("imp", score="magnitud"), "space.masks.score='magnitud': must be one of random, magnitude, l1, lamp,"),
+    (scored("imp", score=1), "space.masks.score=1: must be text in quotes"),
+    (scored("gmp", score="grasp"), "space.masks.score='grasp': reads more than the weights and gradient that a"),
+    (scored("imp", score="apoz"), "space.masks.score='apoz': scores node masks only, and masks.kind is 'weight'"),
+    (
+        scored("imp", score={"choices": ["l1", "first_order_movement"]}),
+        "space.masks.score='first_order_movement': is a sum over the steps of a training whose mask changes in it;",
     ),
     ({"masks": {"method": "random"}}, "masks.method='random': masks are drawn where there is no method; leave it out"),
     ({"masks": {"method": 1}}, "masks.method=1: must be text in quotes"),
@@ -775,21 +815,34 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     # Pruning at initialisation.
     (
-        scored("set"),
-        "space.masks.method='set': must be one of random, lr_rewind, imp, imp_rewind, ap, mirl, snip,",
+        scored("dense"),
+        "space.masks.method='dense': must be one of random, magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind,",
     ),
-    (scored("snap"), "space.masks.method='snap': must be one of random, lr_rewind, imp,"),
+    (scored("snap"), "space.masks.method='snap': must be one of random, magnitude, magnitude_oneshot,"),
     (
-        scored({"choices": ["random", "imp"]}),
-        "space.masks.method: 'imp' trains level by level, and takes other steps and rungs than 'random'; give each an",
+        scored({"choices": ["random", "imp"]}) | {"rungs": {"kind": "asha", "fidelity": "level"}},
+        "arms.random.rungs.kind='asha': compares candidates at one step, and those of masks.method='imp' train level b",
     ),
+    # Patterns beside methods.
     (
         scored("snip") | {"masks": {"pattern": "4x4", "sparsity": 0.5}},
-        "space.masks.method='snip': removes single entries in a search, and masks.pattern='4x4'; write pattern = 'unst",
+        "masks.pattern='4x4': masks.allocation='global' leaves it to the scores of masks.method='snip' how many blocks",
     ),
     (
-        scored("snip", pattern={"choices": ["unstructured", "2:4"]}),
-        "space.masks.pattern: cannot be set beside masks.method='snip', which says what is removed; remove one of them",
+        scored("gmp", pattern={"choices": ["unstructured", "4x4"]}, allocation={"choices": ["erk", "global"]}),
+        "space.masks.pattern='4x4': masks.allocation='global' leaves it to the scores of masks.method='gmp' how many",
+    ),
+    (
+        scored("snip_iterative", pattern="4x4", allocation="erk"),
+        "space.masks.pattern='4x4': of blocks that go little by little, as masks.method='snip_iterative' has it, fewer",
+    ),
+    (
+        scored("random_snip_ratio", pattern="2:4") | {"masks": {}},
+        "space.masks.pattern='2:4': masks.method='random_snip_ratio' finds ratios of single weights, and not of a patt",
+    ),
+    (
+        scored("ap", pattern={"choices": ["unstructured", "2:4"]}),
+        "space.masks.pattern='2:4': masks.method='ap' with ap_fraction up to 0.02 removes single weights, and not by a",
     ),
     (
         scored("snip", kind={"choices": ["node", "weight"]}),
@@ -800,7 +853,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "masks.kind='node': space.masks.method='random_grasp_ratio' makes no masks of nodes whose counts are known",
     ),
     (scored("snip") | {"masks": {}}, "masks.method='snip': needs masks.sparsity > 0, in [masks] or in the space; else"),
-    (scored("snip", rate=0.2), "space.masks.rate: is of pruning chains; set masks.method = 'imp', or remove it"),
+    (
+        scored("snip", rate=0.2),
+        "space.masks.rate: is of pruning chains, and not of masks.method='snip'; set masks.meth",
+    ),
     (
         scored("snip", bits=True),
         "space.masks.bits: cannot be set beside masks.method='snip', which says what is removed",
@@ -1007,7 +1063,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"masks": {"pattern": "4x4", "method": "imp", "sparsity": 0.5}, "space": {"training": {"lr": LR}}},
-        "masks.pattern='4x4': cannot be set beside masks.method='imp', which removes single weights in a search",
+        "masks.pattern='4x4': of blocks that go little by little, as masks.method='imp' has it, fewer may be left than",
     ),
     (
         {"masks": {"pattern": "2:4"}},
@@ -1056,7 +1112,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "space.masks.bits=true: needs masks.pattern='unstructured', and it is '4x4'",
     ),
     (BITS | arms_with(space={"masks": {"kind": "node"}}), "arms.b.space.masks.kind: cannot be set beside masks.bits"),
-    (chained({"pattern": "2:4"}), "space.masks.pattern: cannot be set beside masks.method='imp', which says what is"),
+    (chained({"pattern": "4x4"}), "space.masks.pattern='4x4': of blocks that go little by little, as masks.method="),
     # What cannot be searched is named by no hint.
     ({"space": {"masks": {"share": 1}}}, "space.masks.share=1: no such key can be searched; it must be one of "),
     ({"space": {"trainign": {}}}, "space.trainign: must be one of model, masks, training, constraints, ready; did you"),

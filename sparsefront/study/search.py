@@ -60,12 +60,10 @@ _SEARCHED_TRAINING = (
 #: Those of them that are no numbers, and whose values no range can be of.
 _NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
 _SEARCHED_MASKS = ("method", "kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
-#: Methods that candidates may be pruned by: chains of trainings with a mask cut from one to the next, those that cut
-#: masks of initial weights, and those whose masks change while they train.
+#: Methods whose candidates are chains of trainings, with a mask cut from one to the next, and those that cut masks of
+#: initial weights; masks of the others change while they train.
 _CHAINS = [name for name, p in PRUNERS.items() if p.method.needs_parent]
 _AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
-_DURING = [name for name, p in PRUNERS.items() if p.method.when == "during"]
-_METHODS = [*_CHAINS, *_AT_INIT, *_DURING]
 
 _OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
 #: What is known at a rung.
@@ -230,7 +228,7 @@ class SearchStudy(Study):
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
         masks = values.get("masks")
-        if isinstance(masks, dict) and masks.get("method") in _METHODS:
+        if isinstance(masks, dict) and masks.get("method") in PRUNERS:
             own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
             if own_allocation is not None:
                 values = {**values, "masks": {"allocation": own_allocation, **masks}}
@@ -344,8 +342,8 @@ class SearchStudy(Study):
             return
         if name == DRAWN:
             raise ConfigError(f"masks.method={name!r}: masks are drawn where there is no method; leave it out")
-        if name not in _METHODS:
-            raise ConfigError(f"masks.method={name!r}: {_no_method(name)}")
+        if name not in PRUNERS:
+            raise ConfigError(f"masks.method={name!r}: {nearest(name, PRUNERS)}")
         self._check_masks_of("", name, [self.masks.kind], [self.masks.allocation])
         own = PRUNERS[name].method.allocation
         is_fixed = PRUNERS[name].method.when == "levels" and self.masks.kind == "weight"
@@ -435,7 +433,7 @@ class SearchStudy(Study):
         if kind not in kinds:
             return
         if kind not in row.kinds or row.method.counts_of is not None:
-            able = [n for n in _METHODS if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
+            able = [n for n in PRUNERS if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
             raise ConfigError(
                 f"masks.kind={kind!r}: {where}masks.method={name!r} makes no masks of {kind}s whose counts are known "
                 f"before a network is trained, as a search needs them; use one of {', '.join(able)}, or 'weight'"
@@ -452,8 +450,8 @@ class SearchStudy(Study):
         keys = {*space.constants, *(d.key for d in space.dimensions)}
         names = self._methods_of(space)
         for name in names:
-            if name not in (DRAWN, *_METHODS):
-                raise ConfigError(f"{where}.masks.method={name!r}: {_no_method(name, also=DRAWN)}")
+            if name not in (DRAWN, *PRUNERS):
+                raise ConfigError(f"{where}.masks.method={name!r}: {nearest(name, (DRAWN, *PRUNERS))}")
         chains = [name for name in names if name in _CHAINS]
         pruned = [name for name in names if name != DRAWN]
         read = {field for field in METHOD_FIELDS if any(PRUNERS[name].method.reads(field) for name in pruned)}
@@ -553,12 +551,11 @@ class SearchStudy(Study):
     def _check_chain(self, where: str, space: Space, name: str, chains: Sequence[str]) -> None:
         """What a space may say of the chains of a method, one of `chains`."""
         method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
-        for key in ("masks.ap_fraction", "masks.rewind_fraction"):
-            if all(PRUNERS[each].method.survivors == "trained" for each in chains) and key in keys:
-                raise ConfigError(
-                    f"{where}.{key}: is of levels that are rewound, and those of masks.method={name!r} go on from the "
-                    "weights that were pruned; remove it"
-                )
+        if all(PRUNERS[each].method.survivors == "trained" for each in chains) and "masks.ap_fraction" in keys:
+            raise ConfigError(
+                f"{where}.masks.ap_fraction: is of levels that are rewound, and those of masks.method={name!r} go on "
+                "from the weights that were pruned; remove it"
+            )
         self._check_rewind(where, space, name)
         if not method.reads("ap_fraction"):
             return
@@ -799,7 +796,7 @@ class SearchStudy(Study):
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
-            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS},
+            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in PRUNERS},
             probe_size=self.search.probe_size,
             pattern=self.masks.pattern,
         )
@@ -1083,14 +1080,6 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
 def _pattern_beside(name: str, pattern: str) -> str:
     """The pattern of weight masks that a method of this name makes beside a pattern that is said."""
     return pattern if name == DRAWN or pattern != "unstructured" else PRUNERS[name].method.pattern
-
-
-def _no_method(name: str, *, also: str | None = None) -> str:
-    """What to say of a name that is no method of a search."""
-    known = nearest(name, [*([] if also is None else [also]), *_METHODS])
-    if name not in PRUNERS:
-        return known
-    return f"{known}; a search prunes at initialisation or level by level, other methods are arms of a study of masks"
 
 
 def _given(space: Space, key: str) -> list[object]:
