@@ -35,9 +35,8 @@ def shop_of(blobs, tmp_path):
         pruning, kind = PRUNERS[method].method, more.pop("kind", "weight")
         if kind == "node":  # whose sizes are to be known beforehand
             pruning = replace(pruning, allocation="uniform")
-        recipe = recipe_of(
-            family, schedule=schedule, mask_kind=kind, allocation=pruning.allocation, pruning=pruning, **more
-        )
+        allocation = pruning.allocation or "uniform"
+        recipe = recipe_of(family, schedule=schedule, mask_kind=kind, allocation=allocation, pruning=pruning, **more)
         return SegmentShop(recipe, blobs, CPU, tmp_path / folder, checkpoint_every_s=every_s)
 
     return make
@@ -191,6 +190,69 @@ def test_a_chain_that_goes_on_from_what_was_pruned_is_that_of_a_study_of_masks(
     assert (one.outcome, one.mask_digest) == ("completed", results[-1].mask_digest)
     assert one.flops == pytest.approx(sum(result.flops for result in results))
     np.testing.assert_allclose(one.curve_val_loss, results[-1].curve_val_loss, rtol=0, atol=TOLERANCE)
+
+
+ONCE = [name for name, row in PRUNERS.items() if row.method.when == "trained"]
+#: Method, family, kind of masks, and what else a candidate says.
+ONCE_CASES = [
+    *(pytest.param(name, "mlp", PRUNERS[name].kinds[-1], {}, id=name) for name in ONCE),
+    *(pytest.param(name, "conv1d", "node", {}, id=f"{name}, channels") for name in ONCE if name != "nm_2_4"),
+    pytest.param("structured_taylor", "hourglass", "node", {}, id="nodes of blocks"),
+    pytest.param("magnitude_oneshot", "conv1d", "weight", {"masks.pattern": "2x2"}, id="blocks of weights"),
+    pytest.param("magnitude", "mlp", "weight", {"masks.score": "taylor", "masks.allocation": "global"}, id="a score"),
+    pytest.param("magnitude_oneshot", "mlp", "weight", {"masks.score": "random"}, id="at random"),
+    pytest.param("imp", "mlp", "weight", {"masks.score": "fisher", "masks.rate": 0.3}, id="a chain with a score"),
+    pytest.param("imp", "conv1d", "weight", {"masks.pattern": "1:4"}, id="a chain to a pattern"),
+    pytest.param("lr_rewind", "mlp", "node", {"masks.score": "apoz", "masks.rate": 0.3}, id="nodes by activations"),
+]
+
+
+@pytest.mark.parametrize("rates", [{}, {"lr_schedule": "cosine", "warmup_fraction": 0.2}], ids=["constant", "cosine"])
+@pytest.mark.parametrize(("name", "family", "kind", "masks"), ONCE_CASES)
+def test_what_is_cut_from_a_trained_network_is_that_of_a_study_of_masks(
+    name, family, kind, masks, rates, shop_of, blobs, tmp_path
+):
+    """Once or level by level, by any score and pattern: same masks, same losses, and scoring is paid for."""
+    shop = shop_of(family, name, kind=kind, rates=rates)
+    settings = settings_of(UNLIKE[family][1], {"masks.sparsity": 0.6, "training.lr": 0.01, **masks})
+    network = shop.networks.describe(1, settings)
+    expected = in_a_study_of_masks(shop, blobs, settings, 1, tmp_path / "masks")
+    results = level_by_level(shop, settings, 1)
+    assert len(results) == len(expected) == len(network.chain.sparsities) >= 2
+    assert (len(results) == 2) == (name in ONCE)
+    for level, (result, one) in enumerate(zip(results, expected, strict=True)):
+        assert (result.outcome, result.steps) == (
+            None if level + 1 < len(expected) else "completed",
+            (level + 1) * STEPS,
+        )
+        assert (result.mask_digest, result.remains) == (one.mask_digest, one.remains)
+        assert result.val_loss == pytest.approx(one.result.val_loss, abs=TOLERANCE)
+        scored = expected[level - 1].derived[0].passes if level else 0.0
+        macs = [expected[level - 1].remains.macs, one.remains.macs]
+        assert result.flops == pytest.approx(6 * (macs[0] * scored + macs[1] * (result.passes - scored)))
+        # Of a study of masks all that are trained are scored at their beginning, and tested at their end.
+        untested = N_TEST / 3 if result.outcome is None else 0
+        assert result.passes - scored == pytest.approx(one.passes - shop.recipe.probe_size / 3 - untested)
+    left = results[-1].remains
+    assert results[-1].test_loss == pytest.approx(expected[-1].test_loss, abs=TOLERANCE)
+    assert (network.n_params, network.weight_sparsity) == (left.n_params, left.weight_sparsity)
+    one = run(shop, [LaneSpec("a", settings, 0, network.steps)], 1)["a"]
+    assert (one.outcome, one.mask_digest) == ("completed", results[-1].mask_digest)
+    assert one.passes == pytest.approx(sum(r.passes for r in results))
+    assert one.flops == pytest.approx(sum(r.flops for r in results))
+
+
+def test_who_is_pruned_once_and_goes_on_keeps_the_last_rate_and_shares_no_pack_with_who_replays_them(shop_of):
+    rates = {"lr_schedule": "cosine"}
+    methods = {name: PRUNERS[name].method for name in ("magnitude_oneshot", "lr_rewind", "magnitude")}
+    shop, alike = shop_of(methods=methods, rates=rates), {"masks.sparsity": 0.2, "masks.allocation": "uniform"}
+    specs = [LaneSpec(name, {**alike, "masks.method": name}, 0, 2 * STEPS) for name in methods]
+    together = run(shop, specs)
+    assert len({r.val_loss for r in together.values()}) == 3
+    assert len({r.mask_digest for r in together.values()}) == 1
+    for spec in specs:
+        (alone,) = run(shop_of(methods=methods, rates=rates), [spec]).values()
+        assert alone.val_loss == pytest.approx(together[spec.id].val_loss, abs=TOLERANCE)
 
 
 def test_chains_that_go_on_and_chains_that_rewind_share_no_pack(shop_of):
