@@ -66,7 +66,7 @@ def in_a_study_of_masks(shop, blobs, settings, replicate):
         parent={name: torch.from_numpy(w) for name, w in weights.items()},
     )
     workshop._replicate = lambda number: state if number == replicate else pytest.fail("another replicate")
-    candidate = Candidate(replicate, settings["masks.sparsity"], "masked", method=network.changing.method)
+    candidate = Candidate(replicate, network.sparsity, "masked", method=network.changing.method)
     (one,) = [t for ended in workshop.train([LaneOrder(candidate)]) for t in ended]
     assert one.outcome == "completed", one.error
     return one
@@ -80,6 +80,10 @@ CASES = [
     *(pytest.param(name, "hourglass", {}, id=f"{name}, blocks") for name in ("gmp", "set")),
     *(pytest.param(name, "hourglass", NODES, id=f"{name}, nodes of blocks") for name in DURING),
     pytest.param("edge_popup", "residual_mlp", {"masks.allocation": "erk"}, id="an allocation of its own"),
+    *(pytest.param(name, "conv1d", {"masks.pattern": "2:4"}, id=f"{name}, N:M") for name in DURING),
+    *(pytest.param(name, "mlp", {"masks.pattern": "2x2"}, id=f"{name}, blocks of weights") for name in DURING),
+    pytest.param("gmp", "mlp", {"masks.score": "snip"}, id="another score"),
+    pytest.param("gmp", "hourglass", {"masks.score": "movement", **NODES}, id="another score of nodes"),
 ]
 
 
@@ -105,12 +109,11 @@ def test_it_is_that_of_a_study_of_masks(name, family, masks, shop_of, blobs):
         assert network.macs == left.macs
     assert result.passes == pytest.approx(expected.passes - shop.recipe.probe_size / 3)
     # Of weights the number that is left falls as the schedule says; nodes that come and go take the whole parent.
-    density = network.changing.method.mean_density(0.6, steps=STEPS, taken=STEPS)
-    assert (density > 0.5) == (name == "gmp")
-    parent = network.structure.macs
-    macs = (
-        parent if masks.get("masks.kind") == "node" else network.macs + (parent - network.macs) * (density - 0.4) / 0.6
-    )
+    sparsity, parent = network.sparsity, network.structure.macs
+    density = network.changing.method.mean_density(sparsity, steps=STEPS, taken=STEPS)
+    assert (density > 1 - sparsity) == (name == "gmp")
+    share = 1.0 if masks.get("masks.kind") == "node" else (density - (1 - sparsity)) / sparsity
+    macs = network.macs + (parent - network.macs) * share
     assert result.flops == pytest.approx(6 * macs * STEPS * BATCH, rel=0.2)
 
 
@@ -122,8 +125,10 @@ def settings_for(name, **more):
 @pytest.mark.parametrize("kind", ["weight", "node"])
 @pytest.mark.parametrize("name", DURING)
 def test_segments_are_the_whole_bit_for_bit(name, kind, optimizer, shop_of):
-    """A checkpoint carries the mask, the optimiser, and all that updates go on from."""
+    """A checkpoint carries the mask, the optimiser, and all that updates go on from, or scores in training."""
     settings = settings_for(name, **(NODES if kind == "node" else {}))
+    if (name, optimizer) == ("gmp", "sgd"):
+        settings["masks.score"] = "snip"
     one, parts, start, checkpoint = whole(shop_of(optimizer=optimizer), settings), [], 0, None
     for stop in (13, 21, STEPS):
         # In a shop of its own: nothing but the checkpoint is known.

@@ -67,10 +67,9 @@ def in_a_study_of_masks(shop, blobs, settings, name, replicate):
         parent={name: torch.from_numpy(w) for name, w in weights.items()},
     )
     workshop._replicate = lambda number: state if number == replicate else pytest.fail("another replicate")
-    method = METHODS[name]
-    if "masks.allocation" in settings:
-        method = replace(method, allocation=settings["masks.allocation"])
-    candidate = Candidate(replicate, settings["masks.sparsity"], "masked", method=method)
+    method = METHODS[name].under(settings.get("masks.pattern", "unstructured"))
+    own = {key: settings[f"masks.{key}"] for key in ("allocation", "score") if f"masks.{key}" in settings}
+    candidate = Candidate(replicate, network.sparsity, "masked", method=replace(method, **own))
     (one,) = [t for ended in workshop.train([LaneOrder(candidate)]) for t in ended]
     assert one.outcome == "completed"
     return one
@@ -83,6 +82,10 @@ CASES = [
     pytest.param("grasp", "residual_mlp", {"masks.allocation": "erk"}, id="an allocation of its own"),
     pytest.param("snip", "mlp", {"masks.kind": "node", "masks.allocation": "uniform"}, id="nodes"),
     pytest.param("synflow", "conv1d", {"masks.kind": "node", "masks.allocation": "uniform"}, id="channels"),
+    pytest.param("snip_iterative", "conv1d", {"masks.pattern": "2:4"}, id="N:M in rounds"),
+    pytest.param("random_erk", "mlp", {"masks.pattern": "2:4"}, id="N:M at random"),
+    pytest.param("grasp", "mlp", {"masks.pattern": "2x2", "masks.allocation": "erk"}, id="blocks of weights"),
+    pytest.param("snip", "mlp", {"masks.score": "taylor"}, id="another score"),
 ]
 
 
@@ -102,9 +105,8 @@ def test_it_is_that_of_a_study_of_masks(name, family, masks, shop_of, blobs):
     network = shop.networks.describe(1, settings)
     left = result.remains
     assert (network.n_params, network.weight_sparsity) == (left.n_params, left.weight_sparsity)
-    if (
-        family != "conv1d" or "masks.kind" in masks
-    ):  # of a convolution only the scores tell where weights are used how often
+    # Of a convolution only the scores tell where weights are used how often, unless a pattern says it.
+    if family != "conv1d" or "masks.kind" in masks or "masks.pattern" in masks:
         assert network.macs == left.macs
     # Of a study of masks the ones that are chosen from are scored by the same probe, and every trained one is.
     assert result.passes == pytest.approx(expected.passes - PROBE / 3)
