@@ -120,13 +120,13 @@ def trained(rows: Rows) -> dict[tuple[str, int, int], dict[str, Any]]:
     return {(r["arm"], r["replicate"], r["slot"]): r for r in rows.values() if r["stage"] == "trained"}
 
 
-def run_with_deaths(study: Study, folder: Path, rng: Random) -> int:
-    """Run a study to its end in several lives, each in packs of other sizes; how often it died."""
+def run_with_deaths(study: Study, folder: Path, rng: Random, *, lives: int = 40) -> int:
+    """Run a study to its end in several lives of up to `lives` effects, each in packs of other sizes; its deaths."""
     n_deaths = 0
     while True:
         sizes = {"slots": rng.randint(1, 3), "max_lanes": rng.randint(1, 8)}
         try:
-            run_search(study, folder, **sizes, order=rng.random(), disk=MortalDisk(rng.randint(1, 40)))
+            run_search(study, folder, **sizes, order=rng.random(), disk=MortalDisk(rng.randint(1, lives)))
         except Died:
             n_deaths += 1
         else:
