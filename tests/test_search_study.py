@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -628,6 +629,51 @@ def test_what_a_method_does_not_look_at_makes_no_other_candidate() -> None:
     assert len(set(digests)) == 8
 
 
+def test_candidates_may_be_pruned_once_after_their_training() -> None:
+    """Chains of two trainings: their rung is the end of the first."""
+    rungs = {"kind": "asha", "eta": 2, "fidelity": "level", "min_steps": 1}
+    masks = {"method": "structured_taylor", "kind": "node", "allocation": "uniform", "sparsity": 0.5}
+    study = made(**chained({}, masks=masks, rungs=rungs), model={"name": "mlp", "widths": [8, 4]})
+    (arm,) = study.design().arms
+    assert longest_training(arm.space, 18, arm.chain) == 2 * 18
+    assert rung_steps(arm.rungs, 2 * 18) == (18,)
+    # Scores of examples are of so many.
+    assert (study.base()["probe_size"], study.recipe().probe_size) == (512, 512)
+    described = study._describer(load_dataset("digits", {}))(0, {"lr": 0.01}, arm.space)
+    assert (described.steps, described.node_sparsity) == (2 * 18, 0.5)
+    plain = made(**chained({}, masks={"method": "magnitude", "sparsity": 0.5}))
+    assert "probe_size" not in plain.base()
+    assert "probe_size" in made(**chained({"score": {"choices": ["l1", "fisher"]}})).base()
+    # The longest of a space's chains says where rungs lie.
+    mixed = scored({"choices": ["magnitude", "imp"]}, rate={"low": 0.3, "high": 0.5}, pattern="2:4") | {"masks": {}}
+    (arm,) = made(**mixed).design().arms
+    assert longest_training(arm.space, 18, arm.chain) == 3 * 18  # dense, 3:4 and 2:4
+
+
+def test_what_a_method_does_not_read_and_a_pattern_decides_make_no_other_candidate() -> None:
+    masks = {
+        "sparsity": {"choices": [0.5, 0.7]},
+        "rate": {"choices": [0.3, 0.5]},
+        "score": {"choices": ["magnitude", "l1"]},
+        "draw": {"choices": [0, 1]},
+    }
+    methods = ["random", "set", "gmp", "magnitude", "nm_2_4", "imp"]
+    (arm,) = made(**(scored({"choices": methods}, **masks) | {"masks": {}})).design().arms
+    keys = list(masks)
+    points = [
+        dict(zip(keys, values, strict=True)) for values in itertools.product(*(masks[key]["choices"] for key in keys))
+    ]
+
+    def n_unlike(method: str) -> int:
+        named = [{"lr": 0.01, "method": method, **p, "mask_draw": p["draw"]} for p in points]
+        return len({arm.space.digest({k: v for k, v in p.items() if k != "draw"}) for p in named})
+
+    # Sparsity and draw; both; sparsity and score; the same; score; all but the draw.
+    assert {method: n_unlike(method) for method in methods} == {
+        "random": 4, "set": 4, "gmp": 4, "magnitude": 4, "nm_2_4": 2, "imp": 8
+    }  # fmt: skip
+
+
 def test_rewinds_to_one_step_are_one_candidate() -> None:
     """Of 18 steps; the fraction is its own where trainings are longer."""
     space = {"rewind_fraction": {"choices": [0.0, 0.02, 0.1, 0.11, 0.2]}}
@@ -785,6 +831,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         scored({"choices": ["magnitude", "snip"]}) | {"rungs": {"kind": "asha"}},
         "arms.random.rungs.kind='asha': compares candidates at one step, and those of masks.method='magnitude' train",
     ),
+    # What is of single networks.
+    (
+        arms_with(controls=["shuffled"], space={"masks": {"method": "snip"}}),
+        'arms.b.controls=["shuffled"]: is held against single networks, and an arm of a search is judged by all of its',
+    ),
+    (arms_with(siblings=True), "arms.b.siblings=true: is held against single networks, and an arm of a search is judg"),
     # Scores.
     (scored("set", score="l1"), "space.masks.score: is of pruning methods, and not of masks.method='set'; set masks."),
     ({"space": {"masks": {"score": "l1"}}}, "space.masks.score: is of pruning methods; set masks.method = 'imp', or"),
@@ -883,7 +935,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"search": {"probe_size": 9, "candidates": 8}},
-        "search.probe_size=9: is of methods that prune at initialisation (snip, snip_iterative, grasp, ...), and no",
+        "search.probe_size=9: is of methods that prune at initialisation (snip, snip_iterative, grasp, ...) or by a sc",
     ),
     (
         arms_with(space={"masks": {"method": "snip"}}, rungs={"kind": "asha", "fidelity": "level"}),

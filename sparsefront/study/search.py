@@ -32,7 +32,7 @@ from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.candidate import CandidateNames, level_key
 from sparsefront.spaces.domains import Choice, Point, shown
-from sparsefront.spaces.entries import checked_pattern
+from sparsefront.spaces.entries import checked_pattern, toml
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.ready import READY_SPACES
@@ -86,9 +86,10 @@ _MAX_CANDIDATES = 10**8
 class MasksSection(Section):
     """What masks remove from every candidate, where the space does not say otherwise.
 
-    With a `method` they are not drawn: every candidate's mask is cut from its initial weights, or it is a chain of
-    trainings that prunes itself, level by level, to its sparsity. The method brings its allocation. A `pattern` ('2:4',
-    '4x4') is of weight masks that are drawn; N:M is a sparsity of its own, whatever is asked for.
+    With a `method` they are not drawn: every candidate's mask is cut from its initial weights or changes while it
+    trains, or the candidate is trained, pruned once or level by level to its sparsity, and trained again. The method
+    brings its allocation. A `pattern` ('2:4', '4x4') is of weight masks; N:M is a sparsity of its own, whatever is
+    asked for.
     """
 
     method: str | None = None
@@ -107,7 +108,7 @@ class SearchTrainingSection(TrainingSection):
 class SearchSection(Section):
     """How many candidates a run (an arm in one replicate) trains, and how many are proposed at once.
 
-    Methods that prune at initialisation score on `probe_size` training examples, or on all if there are fewer.
+    Methods that score examples do so on `probe_size` training examples, or on all if there are fewer.
     """
 
     candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 256
@@ -166,6 +167,19 @@ class ArmSection(Section):
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
     against: str | tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_known_elsewhere(cls, values: Any) -> Any:
+        """Refuse what arms of a study of masks have and those of a search cannot."""
+        for key in ("controls", "siblings"):
+            if isinstance(values, dict) and key in values:
+                raise ConfigError(
+                    f"{key}={toml(values[key])}: is held against single networks, and an arm of a search is judged "
+                    "by all of its candidates; take members of its front, with their widths and sparsities, into a "
+                    f"study of masks with {key}"
+                )
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -290,7 +304,8 @@ class SearchStudy(Study):
         if self.search.probe_size != type(self.search).model_fields["probe_size"].default and not self._scores:
             raise ConfigError(
                 f"search.probe_size={self.search.probe_size}: is of methods that prune at initialisation "
-                f"({', '.join(_AT_INIT[:3])}, ...), and no arm names one in masks.method; remove it"
+                f"({', '.join(_AT_INIT[:3])}, ...) or by a score of examples, and no arm names one in masks.method; "
+                "remove it"
             )
         if not any(space.dimensions for space in spaces):
             raise ConfigError(

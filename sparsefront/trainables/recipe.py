@@ -31,10 +31,9 @@ class Recipe:
         lanes_at_once: lanes batched together; None = from the device's memory. Results do not depend on it.
         sparsity: of every mask, in studies where it is no level; 0 for dense networks.
         data_fraction: share of a replicate's training examples that are trained on, in (0, 1].
-        pruning: method by which candidates of a search come to their masks: a chain of levels, or one that cuts them
-            from the initial weights; None: masks are drawn.
+        pruning: method by which candidates of a search come to their masks; None: masks are drawn.
         methods: those that single candidates may name, each with its own allocation or None for the recipe's.
-        pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
+        pattern: of weight masks, in searches: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
         validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
