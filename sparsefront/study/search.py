@@ -916,7 +916,9 @@ class SearchStudy(Study):
                     f"batch size of {batch_size}; the order of all batches is held in memory"
                 )
             is_uneven = any(t.positions != 1 for end in ends for t in end.structure.prunable)
-            is_told_later = arm.chain is not None or any((end.scored or end.changing) and not end.kept for end in ends)
+            is_told_later = any(
+                (end.chain or end.scored or end.changing) and end.mask_kind == "weight" and not end.kept for end in ends
+            )
             if is_told_later and is_uneven and any(c.quantity == "macs" for c in arm.space.constraints):
                 raise ConfigError(
                     f"{where}.constraints: macs of a convolution that prunes itself are known only once its masks are "

@@ -577,15 +577,14 @@ class Networks:
 
     def _make_architecture(self, key: _Key, *, is_alone: bool) -> Architecture:
         family, options = self._options(key)
-        # Of a user's own family no two networks share a pack but equal ones.
-        if is_alone or not self._is_sized(key[0]):
+        if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
             skeleton = _skeleton_of(key[0], options, model.structure)
             structure, init = model.structure, model.init
         else:
             structure = family.structure(options, **self._data)
             init = getattr(options, "init", "kaiming")
-            own: Options = family.skeleton(options)
+            own: Options = options if is_alone else family.skeleton(options)
             skeleton = self._skeleton(key[0], type(own), own.model_dump_json())
         return Architecture(
             key=key,

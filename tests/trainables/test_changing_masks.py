@@ -216,6 +216,28 @@ def test_a_training_that_is_cut_off_goes_on_where_it_was(name, shop_of):
     assert again.flops == pytest.approx(one.flops)
 
 
+@pytest.mark.parametrize("name", DURING)
+def test_what_is_trained_again_grows_its_data_as_it_did(name, shop_of):
+    """The newest checkpoint is lost: from the one before, and if that is lost from the beginning."""
+    settings, shop = settings_for(name), shop_of()
+    half = {**settings, "training.data_fraction": 0.5}
+    first = run(shop, [LaneSpec("a", half, 0, 13)])["a"]
+    second = run(shop, [LaneSpec("a", settings, 13, 21, first.checkpoint)])["a"]
+    ends = ((13, first.checkpoint, 0.5), (21, second.checkpoint, 1.0))
+    spec = LaneSpec("a", settings, 21, STEPS, second.checkpoint, ends)
+    expected = run(shop, [spec])["a"]
+    for lost in (second, first):
+        (shop._folder / f"{lost.checkpoint}.safetensors").unlink()
+        again = run(shop, [spec])["a"]
+        assert (again.outcome, again.mask_digest, again.val_loss) == (
+            "completed",
+            expected.mask_digest,
+            expected.val_loss,
+        )
+        assert again.passes > expected.passes
+        assert again.flops > expected.flops
+
+
 def test_a_checkpoint_without_its_mask_begins_anew(shop_of):
     settings, shop = settings_for("rigl"), shop_of()
     one, reached = whole(shop, settings), run(shop, [LaneSpec("a", settings, 0, 13)])["a"]
