@@ -174,7 +174,7 @@ class Network:
             scores tell. Of node masks that change they are those in the end.
         scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
         changing: how its mask changes in its training; None where it stays. Its module has its own sizes: it shares
-            packs only with those whose masks change alike.
+            packs only with those of its architecture whose masks change by one rule.
         sparsity: as it was asked for; under N:M that of the pattern.
         n_params: parameters that remain (of masks that change: in the end), biases included.
         macs: multiply-accumulates of one example's forward pass; where weights are used unequally often (in a
@@ -453,8 +453,8 @@ class Networks:
                 scored = Scored(replace(method, allocation=allocation), float(sparsity), int(masks.get("draw", 0)))
             if method.when == "during":
                 changing = Changing(replace(method, allocation=allocation), float(sparsity))
-                # Updates are of a pack: all of its lanes have one rule, one sparsity and one length.
-                rule = canonical_json({**changing.method.as_data(), "sparsity": changing.sparsity, "steps": steps})
+                # Updates are of a pack: all of its lanes have one rule and one length.
+                rule = canonical_json({**changing.method.as_data(), "steps": steps})
                 group = f"{group} {kind} {arch.init} {rule}"
                 draw_mask = self._beginning(arch, kind, changing, replicate, int(masks.get("draw", 0)))
             if kind == "weight" and len(kept) != len(sizes):

@@ -632,7 +632,7 @@ class SegmentShop:
         parents = [self.networks.initial(n.architecture, n.replicate) for n in networks]
         return changes_masks(
             first.changing.method,
-            first.changing.sparsity,
+            sparsities=[n.changing.sparsity for n in networks if n.changing is not None],
             steps=first.steps,
             model=model,
             lanes=lanes,

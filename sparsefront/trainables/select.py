@@ -154,13 +154,14 @@ def _threshold_on_host(scores: torch.Tensor, k: int | torch.Tensor) -> torch.Ten
     return torch.from_numpy(-np.take_along_axis(negative, places[:, None], axis=1))
 
 
-def keep_sections(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+def keep_sections(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int | torch.Tensor]) -> torch.Tensor:
     """The highest entries of each row, exactly `counts` of its sections: (L, W) bool.
 
     Args:
         scores: (L, W), finite.
         sizes: (s,) entries of each section, W in all.
         counts: (s,) entries to keep of each section; or (1,) over all sections, of which each keeps at least its best.
+            Of each, one number or (L,) integers, one for each row, on the device of `scores`.
 
     >>> keep_sections(torch.tensor([[5.0, 4.0, 3.0, 1.0]]), [3, 1], [2]).tolist()
     [[True, False, False, True]]
@@ -169,14 +170,14 @@ def keep_sections(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[i
 
 
 def keep_sections_and_lows(
-    scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int]
+    scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int | torch.Tensor]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """What `keep_sections` keeps, (L, W) bool, and columns of kept scores, (L, 1), one of which is a row's lowest."""
     edges = list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
     if len(counts) == len(sizes):
         parts = [_top(scores[:, a:b], k) for (a, b), k in zip(edges, counts, strict=True)]
         return torch.cat([masks for masks, _ in parts], dim=1), [lowest for _, lowest in parts]
-    if _is_of_many(scores):
+    if isinstance(counts[0], int) and _is_of_many(scores):
         masks, lowest = _top(scores, counts[0])
         for i, (row, mask, low) in enumerate(zip(scores.numpy(), masks.numpy(), lowest.numpy(), strict=True)):
             if np.isnan(low[0]):
@@ -190,7 +191,7 @@ def keep_sections_and_lows(
 
 
 def _top_of_lifted(
-    scores: torch.Tensor, edges: Sequence[tuple[int, int]], k: int
+    scores: torch.Tensor, edges: Sequence[tuple[int, int]], k: int | torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """`keep_sections_and_lows` of a count over all: the best of each section is made better than all others first.
 

@@ -551,7 +551,7 @@ class Workshop:
         }
         return changes_masks(
             method,
-            first.target_sparsity,
+            sparsities=[job.order.candidate.target_sparsity for job in jobs],
             steps=stop - start,
             model=self._model,
             lanes=lanes,

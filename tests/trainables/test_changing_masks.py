@@ -197,6 +197,35 @@ def test_lanes_of_one_rule_share_a_pack_and_are_each_alone(name, shop_of):
         assert one.val_loss == pytest.approx(results[spec.id].val_loss, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("masks", [{}, NODES, {"masks.allocation": "global"}, {"masks.pattern": "2x2"}], ids=str)
+@pytest.mark.parametrize("name", DURING)
+def test_lanes_of_unlike_sparsities_share_a_pack_and_are_each_alone(name, masks, shop_of):
+    """Also where one leaves on the way, and over segments."""
+    sparsities = {"a": 0.4, "bad": 0.5, "b": 0.6, "c": 0.85}
+    specs = [
+        LaneSpec(
+            i,
+            settings_for(name, **{"masks.sparsity": s, "training.lr": 1e30 if i == "bad" else 0.01}, **masks),
+            0,
+            STEPS,
+        )
+        for i, s in sparsities.items()
+    ]
+    results = run(shop_of(), specs)
+    good = [spec for spec in specs if spec.id != "bad"]
+    assert len({results[spec.id].seconds for spec in good}) == 1  # those of one pack
+    assert len({results[spec.id].remains.n_params for spec in good}) == 3
+    first = run(shop_of(), [replace(spec, stop_step=21) for spec in specs])
+    rest = [replace(spec, start_step=21, checkpoint=first[spec.id].checkpoint) for spec in good]
+    second = run(shop_of(), rest)
+    for spec in good:
+        (one,) = run(shop_of(), [spec]).values()
+        for other in (results[spec.id], second[spec.id]):
+            assert (other.outcome, other.mask_digest, other.remains) == ("completed", one.mask_digest, one.remains)
+            assert other.val_loss == pytest.approx(one.val_loss, abs=TOLERANCE)
+        assert results[spec.id].flops == pytest.approx(one.flops)
+
+
 @pytest.mark.parametrize("name", DURING)
 def test_a_training_that_is_cut_off_goes_on_where_it_was(name, shop_of):
     spec = LaneSpec("a", settings_for(name), 0, STEPS)
@@ -267,5 +296,5 @@ def test_what_cannot_be_described_is_refused():
         networks.describe(0, {"masks.method": "gmp", "masks.kind": "node", "masks.allocation": "global"})
     dense = networks.describe(0, {"masks.method": "gmp", "masks.sparsity": 0.0})
     assert (dense.changing, dense.mask_kind, dense.n_params) == (None, "none", dense.structure.n_params)
-    groups = {networks.describe(0, settings_for("gmp", **{"masks.sparsity": s})).shape.group for s in (0.5, 0.6)}
+    groups = {networks.describe(0, settings_for("gmp", **{"training.steps": n})).shape.group for n in (50, 60)}
     assert len(groups) == 2

@@ -697,7 +697,7 @@ def test_the_best_of_a_pattern_are_those_of_spaces(case):
     structure, pattern, wanted, _, scores, _ = case
     rule = parse_pattern(pattern)
     settings = UpdateSettings(sections_of(structure, Layout.of(structure), pattern), 1)
-    found = settings.best(scores, rule.kept(structure, wanted))
+    found = settings.best(scores, torch.tensor(rule.kept(structure, wanted))[:, None])
     assert found.tolist() == [select(pattern, row.numpy(), structure, wanted).tolist() for row in scores]
 
 

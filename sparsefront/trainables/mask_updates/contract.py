@@ -133,7 +133,8 @@ class UpdateSettings:
         sections: the prunable tensors of the pack's layout.
         steps: of the whole training.
         nodes: of the pack's layout, where masks are of nodes; None for masks of weights.
-        sparsity: fraction of zeros at the end, of the rules that decide it (gradual, edge_popup).
+        sparsity: fraction of zeros at the end, of the rules that decide it (gradual, edge_popup); one for each lane,
+            where they are not the same.
         counts: sparsity -> survivors of each section, or (k,) over all (as `spaces.allocations.kept_counts`); under a
             pattern, the units that each group keeps (as `spaces.patterns.Pattern.kept`). Sections of a node mask are
             node groups.
@@ -153,7 +154,7 @@ class UpdateSettings:
     sections: tuple[Section, ...]
     steps: int
     nodes: Nodes | None = None
-    sparsity: float = 0.0
+    sparsity: float | tuple[float, ...] = 0.0
     counts: Callable[[float], Sequence[int]] | None = None
     seed: int = 0
     lanes: tuple[tuple[int, int], ...] = ()
@@ -202,11 +203,18 @@ class UpdateSettings:
             return self.score(flat)
         return gather(self.sections, flat).abs_() if self.nodes is None else finite(self.nodes.norms(flat))
 
-    def best(self, scores: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """Those of the lanes; one of them, if all are the same."""
+        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
+
+    def best(self, scores: torch.Tensor, of_lanes: torch.Tensor) -> torch.Tensor:
         """The masks of the pattern that keep the highest scores (L, W or N), finite: (L, W or N) bool.
 
-        Units compete by the sums of their scores; ties go to the first. `counts` are as those of the settings.
+        Units compete by the sums of their scores; ties go to the first. `of_lanes` (n, L) are as the `counts` of the
+        settings, of each lane or of one for all.
         """
+        counts = [n if isinstance(n := shared(each), int) else n.to(scores.device) for each in of_lanes]
         if self.nodes is not None or any(s.rivals is None for s in self.sections):
             return keep_sections(scores, self.sizes, counts)
         pairs = [(i, index) for i, s in enumerate(self.sections) for index in s.rivals or ()]
@@ -214,7 +222,8 @@ class UpdateSettings:
         values, masks = (torch.split(each, self.sizes, dim=1) for each in (scores, kept))
         for (i, index), n in zip(pairs, counts, strict=True):
             sums = summed(units_of(values[i], index))
-            chosen = keep_top(sums[:, 0], n)[:, None] if len(index) == 1 else ranks(sums) < n
+            each = n if isinstance(n, int) else n[:, None, None]
+            chosen = keep_top(sums[:, 0], n)[:, None] if len(index) == 1 else ranks(sums) < each
             spread(chosen, index, masks[i])
         return kept
 
@@ -222,6 +231,11 @@ class UpdateSettings:
     def end(self) -> int:
         """The last step at which masks may change."""
         return last_update(self.steps, self.end_fraction)
+
+
+def shared(counts: torch.Tensor) -> int | torch.Tensor:
+    """One number if all lanes agree."""
+    return int(counts[0]) if bool((counts == counts[0]).all()) else counts
 
 
 def finite(scores: torch.Tensor) -> torch.Tensor:

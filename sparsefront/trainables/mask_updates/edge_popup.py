@@ -40,7 +40,8 @@ class EdgePopup:
         if settings.counts is None:
             raise SpaceError("counts=None: edge-popup needs the survivors of each section at a sparsity")
         self.settings = settings
-        self._counts = settings.counts(settings.sparsity)
+        of_lanes = [settings.counts(sparsity) for sparsity in settings.sparsities]
+        self._counts = torch.tensor(of_lanes).T  # (sections, L or 1)
         self._drawn = torch.empty(0)
         self._scores = torch.empty(0)  # (L, P) as the optimiser has it; those of nodes are the first N entries
 
@@ -95,6 +96,8 @@ class EdgePopup:
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
         """Forget all rows but these."""
+        if len(self.settings.sparsities) > 1:
+            self._counts = self._counts[:, lanes.cpu()]
         self._drawn, self._scores = self._drawn[lanes], self._scores[lanes]
 
     def slots(self) -> dict[str, torch.Tensor]:

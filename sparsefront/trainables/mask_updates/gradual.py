@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
@@ -46,13 +47,16 @@ class Gradual:
         begin_fraction = _BEGIN_FRACTION if settings.begin_fraction is None else settings.begin_fraction
         begin, end, every = update_span(settings.steps, begin_fraction, settings.end_fraction, settings.every or 0)
         steps = update_steps(begin, end, every)
-        rise = partial(cubic, begin=begin, end=end, every=every, final=settings.sparsity, power=settings.power)
-        counts = np.array([settings.counts(rise(step)) for step in steps])
-        # Apportioned counts, and numbers of blocks of one size, can rise as the total falls; nothing grows again, so
-        # that what is needed later is kept.
-        falling = np.maximum.accumulate(counts[::-1], axis=0)[::-1]
+        falling: dict[float, npt.NDArray[np.int64]] = {}
+        for final in set(settings.sparsities):
+            rise = partial(cubic, begin=begin, end=end, every=every, final=final, power=settings.power)
+            counts = np.array([settings.counts(rise(step)) for step in steps])
+            # Apportioned counts, and numbers of blocks of one size, can rise as the total falls; nothing grows again,
+            # so that what is needed later is kept.
+            falling[final] = np.maximum.accumulate(counts[::-1], axis=0)[::-1]
+        of_lanes = np.stack([falling[final] for final in settings.sparsities], axis=-1)
         self._steps = steps
-        self._counts = dict(zip(steps, falling.tolist(), strict=True))
+        self._counts = dict(zip(steps, torch.from_numpy(of_lanes), strict=True))  # of each step (sections, L or 1)
 
     def start(self, flat: torch.Tensor, keep: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over lanes."""
@@ -81,6 +85,8 @@ class Gradual:
 
     def keep_lanes(self, lanes: torch.Tensor) -> None:
         """Forget all rows but these."""
+        if len(self.settings.sparsities) > 1:
+            self._counts = {step: counts[:, lanes.cpu()] for step, counts in self._counts.items()}
         if self.settings.score is not None:
             self.settings.score.keep_lanes(lanes)
 

@@ -12,9 +12,9 @@ import torch
 
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.schedules import Decay
-from sparsefront.trainables.mask_updates.contract import UpdateSettings, finite
+from sparsefront.trainables.mask_updates.contract import UpdateSettings, finite, shared
 from sparsefront.trainables.mask_updates.nodes import Nodes
-from sparsefront.trainables.mask_updates.rewiring import RewiringSchedule, n_replaced, shared
+from sparsefront.trainables.mask_updates.rewiring import RewiringSchedule, n_replaced
 from sparsefront.trainables.optimizers import LaneOptimizer
 from sparsefront.trainables.select import keep_top
 

@@ -21,7 +21,7 @@ import torch
 
 from sparsefront.spaces.pruning import N_UPDATES
 from sparsefront.spaces.schedules import Decay, drop_fraction
-from sparsefront.trainables.mask_updates.contract import Section, UpdateSettings, spread, summed, units_of
+from sparsefront.trainables.mask_updates.contract import Section, UpdateSettings, shared, spread, summed, units_of
 from sparsefront.trainables.optimizers import LaneOptimizer
 from sparsefront.trainables.select import keep_top, ranks
 
@@ -148,8 +148,3 @@ class Rewiring(RewiringSchedule):
 def n_replaced(fraction: float, active: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
     """``floor(fraction x active)``, or as many as there is room for."""
     return torch.minimum((active * fraction + 1e-9).long(), room)
-
-
-def shared(counts: torch.Tensor) -> int | torch.Tensor:
-    """One number if all lanes agree."""
-    return int(counts[0]) if bool((counts == counts[0]).all()) else counts

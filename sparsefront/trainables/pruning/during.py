@@ -19,8 +19,8 @@ from sparsefront.trainables.pruning.in_training import ScoreInTraining
 
 def changes_masks(
     method: Pruning,
-    sparsity: float,
     *,
+    sparsities: Sequence[float],
     steps: int,
     model: Model,
     lanes: LaneStack,
@@ -33,7 +33,7 @@ def changes_masks(
 
     Args:
         method: with an update.
-        sparsity: of the masks in the end.
+        sparsities: of each lane's mask in the end.
         steps: of the whole training.
         model: the parent's module.
         lanes: of the parent's own shapes.
@@ -48,22 +48,23 @@ def changes_masks(
     if method.update is None:
         raise SpaceError(f"update=None: masks of a method with when={method.when!r} stay as they are in training")
     layout, structure = lanes.layout, cutter.structure
-    number = level_key(sparsity)
-    keys = [philox_key(seed, "prune", replicate, number) for replicate in replicates]
+    numbers = tuple(zip(replicates, map(level_key, sparsities), strict=True))
     settings = UpdateSettings(
         sections=sections_of(structure, layout, method.pattern, device=lanes.flat.device),
         steps=steps,
         nodes=Nodes(structure, layout) if cutter.kind == "node" else None,
-        sparsity=sparsity,
+        sparsity=sparsities[0] if len(set(sparsities)) == 1 else tuple(sparsities),
         counts=lambda at: cutter.kept(method, at),
         seed=seed,
-        lanes=tuple((replicate, number) for replicate in replicates),
+        lanes=numbers,
         begin_fraction=method.begin_fraction,
         end_fraction=method.end_fraction,
         every=method.every or None,
         drop_fraction=method.drop_fraction,
         decay=method.decay,
-        score=ScoreInTraining(method.score, model, lanes, cutter.kind, keys),
+        score=ScoreInTraining(
+            method.score, model, lanes, cutter.kind, [philox_key(seed, "prune", *each) for each in numbers]
+        ),
         power=method.power,
         initial=initial[..., : layout.trained_width],
     )
