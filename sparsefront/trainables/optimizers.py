@@ -52,6 +52,9 @@ PerLane = float | torch.Tensor
 class LaneOptimizer(Protocol):
     """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them.
 
+    Lanes may also lie one behind the other, `flat` being (1, N): then it is told the entries of each lane, and `keep`
+    and `silence` are not asked of it.
+
     Attributes:
         rate: what the learning rates of the next steps are multiplied by.
     """
@@ -86,8 +89,10 @@ class Adam:
     weights and gradients are taken aside.
     """
 
-    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
-        self._hyper = list(hyper)
+    def __init__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None
+    ) -> None:
+        self._hyper, self._lengths = list(hyper), _lengths(lengths, flat.device)
         self._first, self._second = _roomy(torch.zeros_like(flat)), _roomy(torch.zeros_like(flat))
         self._n_steps = 0
         # The kernel counts on its own device; a Python number would be converted at every step.
@@ -97,8 +102,8 @@ class Adam:
 
     def _prepare(self) -> None:
         device = self._first.device
-        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
-        self._lr = per_lane([h.lr for h in self._hyper], device)
+        self._decay = self._spread(per_lane([h.weight_decay for h in self._hyper], device))
+        self._lr = self._spread(per_lane([h.lr for h in self._hyper], device))
         self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
         self._way: torch.Tensor | None = None
         n_left = self._first.numel() % _VECTOR
@@ -115,9 +120,16 @@ class Adam:
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
         self._columns = columns
-        self._weight1 = _column(1 - columns["beta1"], device)
-        self._beta2 = _column(columns["beta2"], device)
-        self._weight2 = _column(1 - columns["beta2"], device)
+        self._weight1 = self._column(1 - columns["beta1"])
+        self._beta2 = self._column(columns["beta2"])
+        self._weight2 = self._column(1 - columns["beta2"])
+
+    def _column(self, values: np.ndarray) -> torch.Tensor:
+        """(L, 1) as it is broadcast over the weights."""
+        return _spread(_column(values, self._first.device), self._lengths)
+
+    def _spread(self, value: PerLane) -> PerLane:
+        return _spread(value, self._lengths) if isinstance(value, torch.Tensor) else value
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -129,7 +141,7 @@ class Adam:
             if self._way is None:
                 self._way = torch.empty_like(self._first)
             self._fused(self._way.zero_(), gradient, 1.0)
-            _go(flat, self._way, self._lr, self.rate)
+            _go(flat, self._way, self._lr, self._spread(self.rate))
         else:
             self._fused(flat, gradient, self._lr * self.rate)
 
@@ -181,15 +193,15 @@ class Adam:
         self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
-        own = self.rate if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
+        own = self._spread(self.rate) if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
         factor = self.rate if isinstance(self.rate, float) else 1.0
         rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
         self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
         _square_root(self._second, out=gradient)
-        gradient.add_(_column(self._columns["eps"] * roots, flat.device))
+        gradient.add_(self._column(self._columns["eps"] * roots))
         torch.div(self._first, gradient, out=gradient)
-        gradient.mul_(_column(rate, flat.device))
+        gradient.mul_(self._column(rate))
         flat.sub_(gradient if own is None else gradient.mul_(own))
 
     def keep(self, lanes: torch.Tensor) -> None:
@@ -217,21 +229,29 @@ class Adam:
 class SGD:
     """Stochastic gradient descent with momentum (Nesterov's form on request) and L2 weight decay."""
 
-    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
-        self._hyper = list(hyper)
+    def __init__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None
+    ) -> None:
+        self._hyper, self._lengths = list(hyper), _lengths(lengths, flat.device)
         self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
         self._device = flat.device
         self.rate: PerLane = 1.0
         self._prepare(flat.device)
 
     def _prepare(self, device: torch.device) -> None:
-        self._negative_lr = per_lane([-h.lr for h in self._hyper], device)
-        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
-        self._momentum = per_lane([h.momentum for h in self._hyper], device)
+        self._negative_lr = self._per_lane([-h.lr for h in self._hyper], device)
+        self._decay = self._per_lane([h.weight_decay for h in self._hyper], device)
+        self._momentum = self._per_lane([h.momentum for h in self._hyper], device)
         # Nesterov: gradient + momentum x velocity; otherwise the velocity itself (the gradient, where momentum is 0).
         self._any_nesterov = any(h.nesterov for h in self._hyper)
-        self._plain = per_lane([float(h.nesterov) for h in self._hyper], device)
-        self._ahead = per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
+        self._plain = self._per_lane([float(h.nesterov) for h in self._hyper], device)
+        self._ahead = self._per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
+
+    def _per_lane(self, values: Sequence[float], device: torch.device) -> PerLane:
+        return self._spread(per_lane(values, device))
+
+    def _spread(self, value: PerLane) -> PerLane:
+        return _spread(value, self._lengths) if isinstance(value, torch.Tensor) else value
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -244,7 +264,7 @@ class SGD:
             update = self._velocity
             if self._any_nesterov:
                 update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
-        _go(flat, update, self._negative_lr, self.rate)
+        _go(flat, update, self._negative_lr, self._spread(self.rate))
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
@@ -270,8 +290,10 @@ class SGD:
 class OptimizerFactory(Protocol):
     """Makes an optimiser for a pack."""
 
-    def __call__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], /) -> LaneOptimizer:
-        """Optimiser state for `flat` (L, P)."""
+    def __call__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None, /
+    ) -> LaneOptimizer:
+        """Optimiser state for `flat` (L, P), or for lanes of these lengths one behind the other, (1, N)."""
 
 
 OPTIMIZERS: Mapping[str, OptimizerFactory] = {"adam": Adam, "sgd": SGD}
@@ -286,6 +308,15 @@ def per_lane(values: Sequence[float], device: torch.device) -> PerLane:
     if len(set(values)) == 1:
         return float(values[0])
     return _column(np.array(values)[:, None], device)
+
+
+def _lengths(lengths: Sequence[int] | None, device: torch.device) -> torch.Tensor | None:
+    return None if lengths is None else torch.tensor(list(lengths), device=device)
+
+
+def _spread(column: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(L, 1) as it is broadcast over (L, P); or, over lanes of some lengths one behind the other, (1, N)."""
+    return column if lengths is None else column.view(-1).repeat_interleave(lengths)[None]
 
 
 def _roomy(values: torch.Tensor) -> torch.Tensor:
