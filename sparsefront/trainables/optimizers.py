@@ -53,7 +53,8 @@ class LaneOptimizer(Protocol):
     """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them.
 
     Lanes may also lie one behind the other, `flat` being (1, N): then it is told the entries of each lane, and `keep`
-    and `silence` are not asked of it.
+    and `silence` are not asked of it. It then goes the same way for one lane as for many that differ in their rates and
+    decays, so that no lane's last digits depend on its neighbours (Adam's do where betas or epsilons differ).
 
     Attributes:
         rate: what the learning rates of the next steps are multiplied by.
@@ -102,8 +103,8 @@ class Adam:
 
     def _prepare(self) -> None:
         device = self._first.device
-        self._decay = self._spread(per_lane([h.weight_decay for h in self._hyper], device))
-        self._lr = self._spread(per_lane([h.lr for h in self._hyper], device))
+        self._decay = self._per_lane([h.weight_decay for h in self._hyper])
+        self._lr = self._per_lane([h.lr for h in self._hyper])
         self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
         self._way: torch.Tensor | None = None
         n_left = self._first.numel() % _VECTOR
@@ -128,8 +129,8 @@ class Adam:
         """(L, 1) as it is broadcast over the weights."""
         return _spread(_column(values, self._first.device), self._lengths)
 
-    def _spread(self, value: PerLane) -> PerLane:
-        return _spread(value, self._lengths) if isinstance(value, torch.Tensor) else value
+    def _per_lane(self, values: Sequence[float]) -> PerLane:
+        return _per_lane(values, self._lengths, self._first.device)
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -141,7 +142,7 @@ class Adam:
             if self._way is None:
                 self._way = torch.empty_like(self._first)
             self._fused(self._way.zero_(), gradient, 1.0)
-            _go(flat, self._way, self._lr, self._spread(self.rate))
+            _go(flat, self._way, self._lr, self.rate, self._lengths)
         else:
             self._fused(flat, gradient, self._lr * self.rate)
 
@@ -193,7 +194,8 @@ class Adam:
         self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
-        own = self._spread(self.rate) if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
+        # It stays on its device.
+        own = _spread(self.rate, self._lengths) if isinstance(self.rate, torch.Tensor) else None
         factor = self.rate if isinstance(self.rate, float) else 1.0
         rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
@@ -248,10 +250,7 @@ class SGD:
         self._ahead = self._per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
 
     def _per_lane(self, values: Sequence[float], device: torch.device) -> PerLane:
-        return self._spread(per_lane(values, device))
-
-    def _spread(self, value: PerLane) -> PerLane:
-        return _spread(value, self._lengths) if isinstance(value, torch.Tensor) else value
+        return _per_lane(values, self._lengths, device)
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -264,7 +263,7 @@ class SGD:
             update = self._velocity
             if self._any_nesterov:
                 update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
-        _go(flat, update, self._negative_lr, self._spread(self.rate))
+        _go(flat, update, self._negative_lr, self.rate, self._lengths)
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
@@ -319,6 +318,13 @@ def _spread(column: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     return column if lengths is None else column.view(-1).repeat_interleave(lengths)[None]
 
 
+def _per_lane(values: Sequence[float], lengths: torch.Tensor | None, device: torch.device) -> PerLane:
+    """What `per_lane` says; of lanes one behind the other always as it is broadcast, unless it is zero."""
+    if lengths is None or not any(values):
+        return per_lane(values, device)
+    return _spread(_column(np.array(values)[:, None], device), lengths)
+
+
 def _roomy(values: torch.Tensor) -> torch.Tensor:
     """A copy with zeros behind it up to a whole number of vectors."""
     room = values.new_zeros(-(-values.numel() // _VECTOR) * _VECTOR)
@@ -339,9 +345,12 @@ def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> Non
         gradient.add_(flat, alpha=decay)
 
 
-def _go(flat: torch.Tensor, way: torch.Tensor, lr: PerLane, rate: PerLane) -> None:
+def _go(flat: torch.Tensor, way: torch.Tensor, lr: PerLane, rate: PerLane, lengths: torch.Tensor | None = None) -> None:
     """Add ``lr x rate x way`` in place."""
-    if isinstance(rate, torch.Tensor):
+    if lengths is not None and isinstance(lr, torch.Tensor):
+        factor = _spread(rate, lengths) if isinstance(rate, torch.Tensor) else rate
+        flat.addcmul_(way, lr if isinstance(factor, float) and factor == 1 else lr * factor)
+    elif isinstance(rate, torch.Tensor):
         flat.addcmul_(way, rate * lr)
     elif isinstance(lr, torch.Tensor):
         flat.addcmul_(way, lr, value=rate)

@@ -12,6 +12,7 @@ comes to the same bits in any pack.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ class RaggedLanes:
     def _outputs(self, layers: Sequence[_Layer], inputs: torch.Tensor) -> torch.Tensor:
         """Logits of one lane: (inputs, n) -> (classes, n)."""
         flat, h = self.flat.view(-1), inputs
-        for layer, behind in zip(layers[:-1], layers[1:], strict=True):
+        for layer, behind in itertools.pairwise(layers):
             buffer = torch.ones(behind.n_columns, inputs.shape[1])
             z = torch.mm(layer.of(flat), h, out=buffer[: layer.n_out])
             self._activation.forward(z, z)
