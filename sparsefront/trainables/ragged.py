@@ -341,7 +341,8 @@ def _lay_out(
     for shapes in real:
         start, layers = end, []
         for weight, bias in zip(perceptron.weights, perceptron.biases, strict=True):
-            layers.append(_Layer(end, *shapes[weight], bias is not None))
+            n_out, n_in = shapes[weight]
+            layers.append(_Layer(end, n_out, n_in, bias is not None))
             end += -(-layers[-1].size // _ALIGNED) * _ALIGNED
         lanes.append(layers)
         lengths.append(end - start)
