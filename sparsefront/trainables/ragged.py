@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.trainables.lanes import LaneStack, Layout
-from sparsefront.trainables.losses import cross_entropy, cross_entropy_gradient, n_errors
+from sparsefront.trainables.losses import cross_entropy, n_errors
 from sparsefront.trainables.models.model import Perceptron
 
 _ATEN = torch.ops.aten
@@ -164,8 +164,12 @@ class RaggedLanes:
         if self._blocks is None:
             self._blocks = self._cut_into_blocks()
         self._x[: self._layers[0][0].n_in].copy_(x.flatten(1).t())
+        goals = one_hot
+        if smoothing is not None:
+            eps = smoothing[:, None, None]
+            goals = one_hot * (1 - eps) + eps / len(one_hot)
         for block in self._blocks:
-            block.differentiate(one_hot, smoothing)
+            block.differentiate(goals)
         if self._keep is not None:
             self._gradient.mul_(self._keep)
         return self._gradient
@@ -262,8 +266,8 @@ class _Block:
                 self._of_inputs.append(list(zip(inner, slopes, input_slopes, strict=True)))
             inputs, input_slopes = inputs_behind, slopes_behind
 
-    def differentiate(self, one_hot: torch.Tensor, smoothing: torch.Tensor | None) -> None:
-        """Put the gradients of these lanes in their places."""
+    def differentiate(self, goals: torch.Tensor) -> None:
+        """Put the gradients of these lanes in their places; `goals` are the probabilities wanted, (C, B) or (L, C, B)."""
         mm = torch.mm
         for products, hidden in zip(self._forward[:-1], self._hidden, strict=True):
             for weights, inputs, outputs in products:
@@ -271,9 +275,10 @@ class _Block:
             hidden.activate()
         for weights, inputs, outputs in self._forward[-1]:
             mm(weights, inputs, out=outputs)
-        eps = None if smoothing is None else smoothing[self._numbers]
-        slope = cross_entropy_gradient(self._logits.transpose(1, 2), one_hot, eps)
-        self._slope.copy_(slope.transpose(1, 2))
+        # What `cross_entropy_gradient` says, without a tensor more.
+        torch.softmax(self._logits, dim=1, out=self._slope)
+        own = goals if goals.dim() == 2 else goals[self._numbers]
+        self._slope.sub_(own).mul_(1 / self._slope.shape[2])
         for number in range(len(self._forward) - 1, 0, -1):
             for slopes, inputs, place in self._of_weights[number]:
                 mm(slopes, inputs, out=place)
