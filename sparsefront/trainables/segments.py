@@ -530,6 +530,7 @@ class SegmentShop:
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),
             updates=self._updates(jobs, model, lanes),
+            real=self._real_shapes(networks) if train.images is None else None,
         )
         before, start = spent.passes, pack.step
         measured_at = start
@@ -641,6 +642,12 @@ class SegmentShop:
             seed=self.recipe.seed,
             replicates=[n.replicate for n in networks],
         )
+
+    def _real_shapes(self, networks: Sequence[Network]) -> list[dict[str, tuple[int, ...]]] | None:
+        """What `Pack` needs to train without padding: where that can be, it is so, whatever the pack."""
+        if self.device.type != "cpu" or not networks[0].shape.ragged:
+            return None
+        return [{t.name: t.shape for t in network.compact.tensors} for network in networks]
 
     def _begin(self, job: _Job, leg: _Leg) -> Built:
         """What a lane goes on from; a chain's level after the first one from the weights and the mask that it has."""
