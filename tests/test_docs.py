@@ -11,6 +11,7 @@ import pytest
 
 from docs.tables import PAGES
 from sparsefront.cli import _parser
+from sparsefront.search.methods import PRUNERS
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.study import Study
 from sparsefront.study.sections import ArmSection
@@ -60,6 +61,24 @@ def test_every_command_in_the_readme_exists() -> None:
     assert commands
     known = parser.format_help()
     assert all(f"    {command} " in known for command in commands)
+
+
+def test_the_page_on_searches_says_what_candidates_of_every_method_are() -> None:
+    page = (ROOT / "docs" / "searching.md").read_text(encoding="utf-8")
+    section = page.partition("## Pruning methods")[2].partition("## Pruning chains")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row[0])) == sorted(PRUNERS)
+    for row in rows:
+        (is_chain,) = {PRUNERS[name].method.needs_parent for name in re.findall(r"`(\w+)`", row[0])}
+        assert is_chain == ("#pruning-chains" in row[1])
+
+
+def test_the_studies_of_the_page_on_searches_can_be_copied() -> None:
+    page = (ROOT / "docs" / "searching.md").read_text(encoding="utf-8")
+    studies = [block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if block.startswith("name =")]
+    assert len(studies) == 2
+    for block in studies:
+        Study(**tomllib.loads(block))
 
 
 def test_the_study_of_the_pruning_page_can_be_copied() -> None:

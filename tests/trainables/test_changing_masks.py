@@ -157,6 +157,19 @@ def test_segments_are_the_whole_bit_for_bit(name, kind, optimizer, shop_of):
         assert one.remains.macs <= extra * (1 + 1e-6) < parent
 
 
+@pytest.mark.parametrize("masks", [{}, NODES], ids=["weights", "nodes"])
+@pytest.mark.parametrize("name", DURING)
+def test_what_is_not_trained_is_no_part_of_a_checkpoint_and_goes_on(name, masks, shop_of, blobs):
+    options = {"skip_width": 11, "hidden_width": 5, "depth": 3, "lift": "fixed"}
+    settings = settings_of(options, settings_for(name, **masks))
+    shop = shop_of("hourglass")
+    expected, one = in_a_study_of_masks(shop, blobs, settings, 1), whole(shop, settings, 1)
+    assert (one.mask_digest, one.remains) == (expected.mask_digest, expected.remains)
+    first = run(shop, [LaneSpec("a", settings, 0, 21)], 1)["a"]
+    rest = run(shop, [LaneSpec("a", settings, 21, STEPS, first.checkpoint)], 1)["a"]
+    assert (rest.mask_digest, rest.val_loss) == (one.mask_digest, one.val_loss)
+
+
 def unlike():
     """Candidates of every rule, of several sizes, sparsities and kinds, beside one of a drawn mask and one dense."""
     sizes = itertools.cycle(UNLIKE["mlp"])
