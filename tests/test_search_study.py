@@ -25,6 +25,7 @@ from sparsefront.search.ledger import Ledger
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, rung_steps
+from sparsefront.search.schema import OF_NETWORKS
 from sparsefront.search.simulator import SYNTHETIC
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.canonical import permuted
@@ -643,6 +644,78 @@ def test_rewinds_to_one_step_are_one_candidate() -> None:
     # The longest training rewinds: it is no mistake that the others do not.
     made(**lengths | {"space": lengths["space"] | {"masks": {"rewind_fraction": 0.02}}})
     made(**chained({"rewind_fraction": 0.0}, masks={"method": "imp_rewind", "sparsity": 0.5}))
+
+
+def test_masks_that_scores_cut_are_the_counts_that_they_leave() -> None:
+    """Of 592 weights, half are 296; where positions are random, their numbers are the sparsity's own."""
+    space = scored({"choices": ["random", "snip", "random_erk"]}, sparsity={"low": 0.0, "high": 0.9})
+    space["space"]["masks"]["draw"] = {"low": 0, "high": 9}
+    study = made(**space, model={"name": "mlp", "widths": [8], "bias": False})
+    point = {"lr": 0.01, "mask_draw": 0}
+    for method, expected in (("snip", [0, 0, 2, 3, 3]), ("random_erk", [0, 1, 2, 3, 3])):
+        sparsities = (0.5, 0.5001, 0.51, 0.0, 0.0001)
+        found = digests(study, *({**point, "method": method, "sparsity": s} for s in sparsities))
+        assert [found.index(d) for d in found] == expected, method
+        dense = digests(study, {**point, "method": "random", "sparsity": 0.0})
+        assert found[-2:] == dense * 2, "what keeps everything is no mask"
+
+
+def test_every_round_of_a_score_counts() -> None:
+    """Two sparsities leave 118 of 1184 weights, and other numbers of them on the way there."""
+    space = {"training": {"lr": LR}, "masks": {"sparsity": {"low": 0.5, "high": 0.95}}}
+    model = {"name": "mlp", "widths": [16], "bias": False}
+    for method, n in (("snip", 1), ("snip_iterative", 2)):
+        study = made(space=space, masks={"method": method, "sparsity": 0.5}, model=model, arms={"random": {}})
+        assert len(set(digests(study, *({"lr": 0.01, "sparsity": s} for s in (0.9001, 0.9005))))) == n, method
+
+
+def test_chains_are_the_counts_of_their_levels() -> None:
+    space = {
+        "rate": {"low": 0.1, "high": 0.5},
+        "ap_fraction": {"low": 0.0, "high": 0.05},
+        "sparsity": {"low": 0.0, "high": 0.9},
+    }
+    study = made(**chained(space, model={"name": "mlp", "widths": [8], "bias": False}))
+    point = {"lr": 0.01, "sparsity": 0.5, "ap_fraction": 0.0, "rate": 0.5}
+    found = digests(
+        study,
+        point,
+        {**point, "rate": 0.4},  # two levels
+        {**point, "rate": 0.35},  # two as well, which remove as much
+        {**point, "sparsity": 0.4999},  # as many weights
+        {**point, "sparsity": 0.51},
+        {**point, "rate": 0.4, "ap_fraction": 0.05},
+        {**point, "rate": 0.35, "ap_fraction": 0.05},  # a larger share of as many
+        {**point, "rate": 0.35, "ap_fraction": 0.0501 * 0.35 / 0.4},
+    )
+    assert [found.index(d) for d in found] == [0, 1, 1, 0, 4, 5, 6, 5]
+
+
+def test_shares_of_the_data_that_round_to_as_many_examples_are_one_candidate() -> None:
+    """But not where data grow from rung to rung: they would round elsewhere there."""
+    space = {"training": {"data_fraction": {"low": 0.2, "high": 1.0}}}
+    arm = {"rungs": {"kind": "asha", "min_steps": 12, "fidelity": "data_fraction"}}
+    points = [{"data_fraction": fraction} for fraction in (0.5, 0.4999, 0.501)]  # of 1149 examples
+    for arms, expected in (({"random": {}}, [0, 0, 2]), ({"random": {}, "rungs": arm}, [0, 1, 2])):
+        found = digests(made(space=space, arms=arms), *points)
+        assert [found.index(d) for d in found] == expected
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_copy_says_of_its_network_what_is_known_of_the_first(tmp_path: Path) -> None:
+    space = {"masks": {"sparsity": {"choices": [0.5, 0.501, 0.502]}}}
+    masks, model = {"method": "snip", "sparsity": 0.5}, {"name": "mlp", "widths": [4], "bias": False}
+    study = made(space=space, masks=masks, model=model, arms={"random": {}}, replicates=1)
+    run_search(study, tmp_path / "study")
+    rows = list(rows_of(tmp_path / "study").values())
+    firsts = {row["n_params"]: row for row in rows if not row["reused"]}
+    copies = [row for row in rows if row["reused"]]
+    assert len(firsts) == 2  # of 296 weights 148 and 147
+    assert {row["sparsity"] for row in copies} & {0.5, 0.501}
+    for row in copies:
+        first = firsts[row["n_params"]]
+        assert first["mask_digest"] is not None
+        assert {name: row[name] for name in OF_NETWORKS} == {name: first[name] for name in OF_NETWORKS}
 
 
 def test_a_method_whose_own_rewind_is_none_says_which_key_would_change_it() -> None:

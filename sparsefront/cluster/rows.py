@@ -330,7 +330,7 @@ def _decision_row(one: Decision, recipe: Recipe) -> dict[str, Any]:
         described = one.described
         row |= {"candidate": described.id, "n_params": described.n_params, "macs": described.macs}
         row |= {"weight_sparsity": described.weight_sparsity, "node_sparsity": _known(described.node_sparsity)}
-    return row
+    return {**row, **one.network}
 
 
 def lane_name(lane: SearchLane) -> str:

@@ -6,7 +6,7 @@ Workers import this module and none that proposes: what draws points takes them 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsefront.spaces.domains import Point
@@ -70,6 +70,7 @@ class Decision:
         steps: optimiser steps that it was trained for.
         reused_from: number of the candidate of the same run that it repeats, else None.
         values: what was measured last, by ledger column, costs left out.
+        network: what the network that it repeats is, by ledger column; empty if it repeats none.
         error: why, where it is not obvious: constraints that it violates, or a traceback.
     """
 
@@ -84,6 +85,7 @@ class Decision:
     steps: int = 0
     reused_from: int | None = None
     values: Mapping[str, float] | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
 

@@ -42,7 +42,7 @@ from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
-from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
+from sparsefront.trainables.data import DATASETS, Dataset, held_out_counts, load_dataset, n_used
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import CHAINED, DRAWN, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
@@ -717,7 +717,14 @@ class SearchStudy(Study):
         # Of node masks that keep fixed counts, all would be the same.
         is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
         structure = networks.describe(0, {}).structure if is_weight else None
-        return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
+        (n_held_out,) = held_out_counts([dataset.n_train], fraction=self.data.validation_fraction)
+        data_grow = any(
+            a.rungs.fidelity == "data_fraction" and RUNGS[a.rungs.kind].has_rungs for a in self.arms.values()
+        )
+        n_train = None if data_grow else dataset.n_train - int(n_held_out)
+        return search_design_of(
+            recorded, structure=structure, effect=lambda settings: effective(networks, settings, n_train=n_train)
+        )
 
     @property
     def _validated(self) -> tuple[str, ...]:
@@ -845,7 +852,7 @@ class SearchStudy(Study):
             fraction = min(end.data_fraction for end in ends)
             if arm.rungs.fidelity == "data_fraction":
                 fraction *= min([*rung_steps(arm.rungs, longest), longest]) / longest
-            if math.ceil(round(fraction * n_train, 9)) < batch_size:
+            if n_used(fraction, n_train) < batch_size:
                 raise ConfigError(
                     f"arms.{arm.name}: trains on as little as {fraction:.3g} of the {n_train} training examples, which "
                     f"is less than a batch of {batch_size}; raise the data fraction or rungs.min_steps, or take "
@@ -1054,15 +1061,20 @@ _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
 _UNUSED_BY = {"adam": ("training.momentum", "training.nesterov"), "sgd": ("training.beta1", "training.beta2")}
 
 
-def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def effective(networks: Networks, settings: Mapping[str, Any], *, n_train: int | None) -> Mapping[str, Any]:
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
     Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
-    nothing is removed. What is rounded to steps (a warmup, a rewind) is those steps. A drawn mask is what it is drawn
-    from, however that was written: its pattern, the counts that remain, the sparsity and the number of the draw. The
-    sparsity counts even where another rounds to the same counts: its random numbers are its own, so that the two keep
-    other entries. Of a mask that a method cuts, the number counts where positions are random, and the allocation where
-    the method finds no ratios of its own.
+    nothing is removed. What is rounded is what it is rounded to: a warmup or a rewind so many steps, a share of the
+    data so many examples. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
+    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
+    its random numbers are its own, so that the two keep other entries. Of masks that a method cuts by scores, the
+    counts of every round or level are enough (see `Networks.cut`).
+
+    Args:
+        networks: of the study.
+        settings: study keys that the candidate sets.
+        n_train: training examples of a replicate; None where the share that is used grows from rung to rung.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
@@ -1072,23 +1084,20 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
     steps = found.get("training.steps", recipe.schedule.steps)
     if "training.warmup_fraction" in found:
         found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
+    if "training.data_fraction" in found and n_train is not None:
+        found["training.data_fraction"] = n_used(found["training.data_fraction"], n_train)
     if "masks.bits" in found:
         return found
     try:
-        method, mask = networks.method(settings), networks.drawn(settings)
+        cut, drawn = networks.cut(settings), networks.drawn(settings)
     except SparsefrontError:  # there is no such network: whoever trains it will say so
         return found
-    if method is not None and settings.get("masks.sparsity", recipe.sparsity):
-        if "masks.rewind_fraction" in found:
-            rewound = replace(method, rewind_fraction=found["masks.rewind_fraction"])
-            found["masks.rewind_fraction"] = rewound.rewind_step(steps)
-        if method.when != "init":
-            return found
-        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
-        return {key: value for key, value in found.items() if not idle.get(key)}
+    method = found.get("masks.method")
     found = {key: value for key, value in found.items() if not key.startswith("masks.")}
-    if mask is not None:
-        found["masks.drawn"] = [repr(mask.pattern), *mask.kept, level_key(mask.sparsity), mask.number]
+    if cut is not None:
+        found["masks.cut"] = [method, *cut]
+    if drawn is not None:
+        found["masks.drawn"] = [repr(drawn.pattern), *drawn.kept, level_key(drawn.sparsity), drawn.number]
     return found
 
 

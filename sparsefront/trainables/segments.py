@@ -34,7 +34,7 @@ from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, rema
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, OnTheWay, read_checkpoint, write_checkpoint
-from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.data import Dataset, n_used
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.measuring import Measurer, is_out_of_memory, psnr_columns
@@ -262,9 +262,8 @@ class SegmentShop:
     def _used(self, replicate: int, data_fraction: float) -> npt.NDArray[np.int64]:
         """Which training examples a candidate sees, ascending."""
         n_train = len(self._examples(replicate)[0])
-        n_used = math.ceil(round(data_fraction * n_train, 9))
         used: npt.NDArray[np.int64] = np.sort(
-            generator(self.recipe.seed, "fraction", replicate).permutation(n_train)[:n_used]
+            generator(self.recipe.seed, "fraction", replicate).permutation(n_train)[: n_used(data_fraction, n_train)]
         )
         return used
 
