@@ -328,9 +328,6 @@ class SegmentShop:
     def _restore(self, jobs: Sequence[_Job]) -> None:
         """Give every lane the last good state it has; one whose states are lost, or are not its own, begins anew."""
         waiting = [job for job in jobs if job.network is not None]
-        if OnTheWay.exist(self._folder):
-            for job in waiting:
-                self._restore_on_the_way(job)
         for n_back in itertools.count():
             by_name: dict[str, list[_Job]] = {}
             waiting = [job for job in waiting if job.state is None and n_back < len(_ends_behind(job.spec))]
@@ -350,12 +347,16 @@ class SegmentShop:
                     state = states[job.spec.id]
                     if state.step == _ends_behind(job.spec)[n_back][0] and _fits(job.network, state):
                         job.state = state
+        if OnTheWay.exist(self._folder):
+            for job in jobs:
+                if job.network is not None:
+                    self._restore_on_the_way(job)
 
     def _restore_on_the_way(self, job: _Job) -> None:
-        spec = job.spec
+        """Go on from further on, if it was left on the way to the same end: maybe where its segment had begun anew."""
         assert job.network is not None
         for state in job.way.states():
-            if spec.start_step < state.step < spec.stop_step and _fits(job.network, state):
+            if job.start_step < state.step < job.spec.stop_step and _fits(job.network, state):
                 job.state, job.earlier_passes, job.earlier_s = state, state.passes, state.seconds
                 job.flops = state.flops
                 break
