@@ -23,6 +23,7 @@ from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, rung_steps
 from sparsefront.search.schema import OF_NETWORKS
@@ -1400,6 +1401,80 @@ def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no column 'widht_2'; did you mean 'width_2'\?"):
         results.front(where="widht_2 > 2")
     assert results.front(where="sparsity < 0.8").num_rows
+
+
+FIXING: dict[str, Any] = {
+    "model": {"widths": [4, 2]},
+    "training": {"lr": 0.01, "nesterov": True},
+    "masks": {"method": "snip", "sparsity": 0.5},
+}
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_what_an_arm_fixes_is_found_where_other_arms_search(tmp_path: Path) -> None:
+    """In their columns: a filter, the front and the report see it."""
+    space = {
+        "model": {"widths": WIDTHS | {"depth": {"low": 1, "high": 3}}},
+        "masks": {"method": {"choices": ["random", "grasp"]}, "sparsity": {"low": 0.1, "high": 0.8}},
+        "training": {"lr": LR, "nesterov": {"flag": True}, "weight_decay": {"low": 0.0, "high": 0.1}},
+    }
+    training = {"steps": 18, "batch_size": 32, "optimizer": "sgd", "momentum": 0.9}
+    arms = {"random": {}, "fixing": {"space": FIXING, "rungs": {"kind": "asha", "min_steps": 9}}}
+    study = made(space=space, training=training, arms=arms, replicates=1)
+    run_search(study, tmp_path / "study")
+    results = sparsefront.load(tmp_path / "study")
+    rows = results.to_arrow(where="arm == 'fixing'").to_pylist()
+    assert {row["outcome"] for row in rows} == {None, "completed", "stopped"}
+    own = {"depth": 2, "width_1": 4, "width_2": 2, "width_3": None, "method": "snip", "sparsity": 0.5, "lr": 0.01}
+    own |= {"nesterov": True}
+    assert all({name: row[name] for name in own} == own for row in rows)
+    where = (
+        "method == 'snip' and nesterov == true and lr <= 0.01 and depth == 2 and sparsity == 0.5 and width_3 is None"
+    )
+    front = results.front(where=where).to_pylist()
+    assert {row["arm"] for row in front} == {"fixing"}
+    assert results.front(where="method != 'snip'").num_rows
+    points = search_report_numbers(results.to_arrow(), study.design(), results.verdict())["points"]
+    shown = {name: {points["dims"][name][i] for i, arm in enumerate(points["arm"]) if arm == "fixing"} for name in own}
+    assert shown == {name: {value} for name, value in own.items()}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"),
+    [
+        ({}, {"kind": "weight", "pattern": "unstructured", "sparsity": 0.5, "method": "random", "mask_draw": 0}),
+        ({"kind": "node"}, {"kind": "node", "sparsity": 0.5, "method": "random", "mask_draw": 0}),
+        # N:M is a sparsity of its own, and no allocation divides it.
+        ({"pattern": "2:4", "sparsity": 0.0}, {"pattern": "2:4", "sparsity": 0.5, "allocation": None}),
+        ({"pattern": "2x2", "allocation": "erk"}, {"pattern": "2x2", "allocation": "erk"}),
+        ({"method": "snip"}, {"method": "snip", "allocation": "global", "mask_draw": None, "rate": None}),
+        ({"method": "random_erk"}, {"method": "random_erk", "allocation": "erk", "mask_draw": 0}),
+        ({"method": "random_snip_ratio"}, {"method": "random_snip_ratio", "allocation": None, "mask_draw": 0}),
+        ({"method": "imp", "rate": 0.3}, {"method": "imp", "rate": 0.3, "rewind_fraction": 0.0, "mask_draw": None}),
+        ({"method": "imp_rewind"}, {"rate": 0.2, "rewind_fraction": 0.02, "allocation": "global"}),
+        ({"method": "lr_rewind"}, {"rate": 0.2, "rewind_fraction": None}),
+    ],
+)
+def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Whether the space of the arm says it, or the study does, or the method that one of them names."""
+    others = {
+        "kinds": {"kind": {"choices": ["node", "weight"]}, "pattern": {"choices": ["unstructured", "2:4", "4x4"]}},
+        "methods": {"method": {"choices": ["random", "snip"]}, "draw": {"low": 0, "high": 9}},
+        "allocations": {"allocation": {"choices": ["uniform", "global"]}, "sparsity": {"low": 0.1, "high": 0.9}},
+        "chains": {
+            "method": "imp_rewind",
+            "rate": {"low": 0.1, "high": 0.5},
+            "rewind_fraction": {"low": 0.06, "high": 0.5},
+        },
+    }
+    arms: dict[str, Any] = {name: {"space": {"masks": masks}} for name, masks in others.items()}
+    arms["asked"] = {"space": {"masks": fixed}}
+    training = {"steps": 100, "batch_size": 32}
+    study = made(space={"training": {"lr": LR}}, masks={"sparsity": 0.5}, training=training, arms=arms)
+    (arm,) = (arm for arm in study.design().arms if arm.name == "asked")
+    found = arm.fixed.values(arm.space.settings({"lr": 0.01}))
+    assert {name: found.get(name) for name in expected} == expected
+    assert "lr" not in found
 
 
 def test_what_a_front_asks_for_is_something_that_the_search_has(tmp_path: Path) -> None:

@@ -590,14 +590,16 @@ class Run:
     def refuse(self, candidate: Candidate, error: str) -> None:
         """Decide that a candidate failed because there can be no such network."""
         self._recall(candidate)
+        settings = self.arm.space.settings(candidate.point)
         self._decisions[candidate.number] = Decision(
             self.arm.name,
             self.replicate,
             candidate.number,
             "failed",
             candidate.point,
-            self.arm.space.settings(candidate.point),
+            settings,
             None,
+            fixed=self.arm.fixed.values(settings),
             error=error,
         )
 
@@ -610,17 +612,19 @@ class Run:
         rung: int | None = None,
         error: str | None = None,
     ) -> None:
+        settings = {} if candidate is None else self.arm.space.settings(candidate.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             None if candidate is None else candidate.point,
-            {} if candidate is None else self.arm.space.settings(candidate.point),
+            settings,
             None if candidate is None else candidate.described,
             rung=rung,
             steps=0 if candidate is None else candidate.start_step,
             values=self._known_values(number),
+            fixed={} if candidate is None else self.arm.fixed.values(settings),
             error=error,
         )
 
@@ -638,19 +642,21 @@ class Run:
             described = copy.described
         except SparsefrontError:
             described = None
+        settings = self.arm.space.settings(copy.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             copy.point,
-            self.arm.space.settings(copy.point),
+            settings,
             described,
             rung=rung,
             steps=steps,
             reused_from=first,
             values=self._known_values(first),
             network=self._known_network(first),
+            fixed=self.arm.fixed.values(settings),
             error=None if outcome == "completed" else f"repeats candidate {first}",
         )
 

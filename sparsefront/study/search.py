@@ -738,7 +738,9 @@ class SearchStudy(Study):
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
-            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS},
+            # A candidate may name the study's own method, and means that.
+            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS}
+            | ({} if self._pruning is None else {str(self.masks.method): self._pruning}),
             probe_size=self.search.probe_size,
             pattern=self.masks.pattern,
         )
