@@ -39,6 +39,7 @@ from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
 from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
@@ -827,6 +828,8 @@ class SearchStudy(Study):
             for model in {id(model): model for model in map(networks.model, ends)}.values():
                 kinds = _values_of(arm.space, "masks.kind", self.masks.kind)
                 self._check_module(model, dataset, has_node_masks="node" in kinds)
+            for key, pattern in self._patterns_of(arm):
+                check_pattern_fits(key, pattern, [end.structure for end in ends])
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, arm.chain)
             try:
@@ -897,7 +900,28 @@ class SearchStudy(Study):
         where = f"arms.{arm.name}.space" if "constraints" in self.arms[arm.name].space else "space"
         return f"{where}.constraints={[str(c) for c in arm.space.constraints]}"
 
+    def _patterns_of(self, arm: SearchArm) -> list[tuple[str, str]]:
+        """Patterns of weight masks that candidates of an arm may have, each with the key that says so."""
+        space = arm.space
+        is_drawn = space.bits is None and DRAWN in self._methods_of(space)
+        if not is_drawn or "weight" not in _values_of(space, "masks.kind", self.masks.kind):
+            return []
+        named = _given(space, "masks.pattern")
+        key = f"{self._place_of_space(arm.name)}.masks.pattern" if named else "masks.pattern"
+        return [(key, str(pattern)) for pattern in named or [self.masks.pattern]]
+
     def _remarks(self, dataset: Dataset) -> list[str]:
+        """Patterns that some layers are too small for, and arms whose runs may end as failed, for what is left."""
+        networks = self._networks(dataset)
+        remarks = dict[str, None]()
+        for arm in self.design(dataset).arms:
+            structures = [networks.describe(0, arm.space.settings(point)).structure for point in corners(arm.space)]
+            for key, pattern in self._patterns_of(arm):
+                if (remark := remark_on_pattern(key, pattern, structures)) is not None:
+                    remarks[remark] = None
+        return [*remarks, *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""
         describe, found = self._describer(dataset), dict[str, list[str]]()
         known: dict[tuple[int, int], tuple[int, int] | None] = {}
