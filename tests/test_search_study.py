@@ -106,6 +106,11 @@ def test_arms_take_over_what_they_do_not_say() -> None:
         *(("b", ("random",)), ("random", ("random",)), ("c", ("b", "random")))
     ]
     assert made(arms={"random": {"against": ["random"]}}).digest == made(arms={"random": {}}).digest
+    assert made(arms={"random": {"against": []}}).digest == made(arms={"random": {}}).digest
+    alone = made(arms={"b": {"strategy": "tpe", "against": []}})
+    assert alone.identity()["arms"]["b"]["against"] == []
+    assert Study.from_dict(json.loads(json.dumps(alone.identity()))).digest == alone.digest
+    assert alone.design().arms[0].opponents == ()
     assert "compute" not in study.identity()
     assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
 
@@ -995,7 +1000,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms_with(strategy="nsga2", options={"population": "9"}), "arms.b.options.population='9': must be a whole number"),
     (arms_with(options={"x": 1}), "arms.b.options.x=1: unknown key; must be left out; there is nothing to set"),
     (arms_with(against=3), "arms.b.against=3: must be the name of an arm, or a list of names"),
-    (arms_with(against=[]), "arms.b.against=[]: must be the name of an arm, or a list of names"),
+    (arms_with(against=[3]), "arms.b.against=[3]: must be the name of an arm, or a list of names"),
+    (arms_with(against="b"), "arms.b.against='b': must be another arm, for nothing is judged against itself; write []"),
+    (arms_with(against=["random", "b"]), "arms.b.against='b': must be another arm, for nothing is judged against its"),
+    ({"arms": {"b": {"strategy": "tpe", "against": "b"}}}, "arms.b.against='b': must be another arm, for nothing is"),
+    ({"arms": {"b": {"strategy": "tpe"}}}, "arms.b.against='random': must be one of b; it is the arm that this one is"),
     (arms_with(against=["random", "random"]), "arms.b.against=['random', 'random']: every value may appear once"),
     (arms_with(against=["random", "rnd"]), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (arms_with(against="rnd"), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),

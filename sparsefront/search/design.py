@@ -117,6 +117,11 @@ class SearchArm:
     chain: ChainSettings | None = None
     fixed: Fixed = field(default_factory=Fixed)
 
+    @property
+    def opponents(self) -> tuple[str, ...]:
+        """Whom it is held against: of `against` all but itself, which stands for nobody."""
+        return tuple(name for name in self.against if name != self.name)
+
 
 @dataclass(frozen=True)
 class SearchDesign:

@@ -155,7 +155,7 @@ class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
     It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
-    whose strategy is random.
+    whose strategy is random, which itself is judged against nobody. So is an arm with an empty list.
     """
 
     strategy: str = "random"
@@ -173,9 +173,9 @@ class ArmSection(Section):
         against = values.get("against", "") if isinstance(values, dict) else ""
         if isinstance(against, str):
             return values
-        if not isinstance(against, list | tuple) or not against or not all(isinstance(name, str) for name in against):
+        if not isinstance(against, list | tuple) or not all(isinstance(name, str) for name in against):
             raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
-        return {**values, "against": tuple(against) if len(against) > 1 else against[0]}
+        return {**values, "against": against[0] if len(against) == 1 else tuple(against)}
 
 
 class SearchVerdictSection(Section):
@@ -239,15 +239,17 @@ class SearchStudy(Study):
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
         defaults = {key: search.get(key, SearchSection.model_fields[key].default) for key in ("candidates", "batch")}
-        drawn = [
-            name for name, arm in arms.items() if isinstance(arm, dict) and arm.get("strategy", "random") == "random"
-        ]
-        defaults["against"] = "random" if "random" in arms or not drawn else min(drawn)
+        strategies = {
+            name: arm.get("strategy", "random") if isinstance(arm, dict) else "" for name, arm in arms.items()
+        }
+        defaults["against"] = _usual_opponent(strategies)
         completed = {}
         for name, arm in arms.items():
             own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}
             both = {**rungs, **own_rungs} if isinstance(own_rungs, dict) else own_rungs
             completed[name] = {**defaults, **arm, "rungs": both} if isinstance(arm, dict) else arm
+            if isinstance(arm, dict) and name == defaults["against"] and arm.get("against") in ([], ()):
+                completed[name]["against"] = name  # as where nothing is said: both are the same study
             if isinstance(arm, dict) and isinstance(arm.get("space"), Space):
                 completed[name]["space"] = _table_of(arm["space"], where=f"arms.{name}.")
         return {**values, "arms": completed}
@@ -581,11 +583,18 @@ class SearchStudy(Study):
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
         opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
+        is_usual = name == _usual_opponent({key: other.strategy for key, other in self.arms.items()})
         for other in opponents:
             if other not in self.arms:
                 raise ConfigError(
                     f"arms.{name}.against={other!r}: {nearest(other, self.arms)}; it is the arm that this one is "
-                    "judged against"
+                    "judged against, and [] is nobody"
+                )
+            # Of the arm that all others are held against by default, it is how nobody is written down.
+            if other == name and not (is_usual and len(opponents) == 1):
+                raise ConfigError(
+                    f"arms.{name}.against={other!r}: must be another arm, for nothing is judged against itself; write "
+                    "[] if it is to be judged against nobody"
                 )
         if len(set(opponents)) != len(opponents):
             raise ConfigError(f"arms.{name}.against={list(opponents)}: every value may appear once")
@@ -1035,6 +1044,12 @@ class SearchStudy(Study):
 
     def _pack_sizes(self, workers: int, device: str) -> dict[str, int]:
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
+
+
+def _usual_opponent(strategies: Mapping[str, str]) -> str:
+    """The arm that others are judged against where they do not say, of arms with these strategies."""
+    drawn = [name for name, strategy in strategies.items() if strategy == "random"]
+    return "random" if "random" in strategies or not drawn else min(drawn)
 
 
 def _table_of(space: Space, where: str = "") -> dict[str, Any]:

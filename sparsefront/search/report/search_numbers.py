@@ -123,7 +123,7 @@ def _arms(design: SearchDesign) -> list[Record]:
             "rungs": _rungs_text(arm.rungs),
             "candidates": arm.candidates,
             "batch": arm.batch,
-            "against": [name for name in arm.against if name != arm.name],
+            "against": list(arm.opponents),
             "space": arm.space.describe(),
         }
         for arm in design.arms
