@@ -271,9 +271,13 @@ def test_a_simulation_says_where_its_results_come_from(
     }
     for arguments, expected in said.items():
         assert main(["simulate", *arguments, "--workers", "1"]) == 0
-        assert f"what candidates reach {expected}" in " ".join(capsys.readouterr().out.split())
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"what candidates reach {expected}" in out
+        assert "passes, candidates, reused and infeasible are means over 2 replicates" in out
         assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
+        assert found["replicates"] == 2
+        assert [arm["candidates"] for arm in found["arms"]] == [4, 4]  # as the study asks of a replicate
         is_replayed = "replayed" in expected
         assert found["ledger"] == (str(done) if is_replayed else None)
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
