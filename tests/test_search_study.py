@@ -23,11 +23,12 @@ from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.points import points_from_rows
 from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, rung_steps
 from sparsefront.search.schema import OF_NETWORKS
-from sparsefront.search.simulator import SYNTHETIC
+from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Query
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.canonical import permuted
 from sparsefront.spaces.domains import Float
@@ -1484,6 +1485,23 @@ def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], ex
     found = arm.fixed.values(arm.space.settings({"lr": 0.01}))
     assert {name: found.get(name) for name in expected} == expected
     assert "lr" not in found
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_replay_knows_every_candidate_that_is_on_record(tmp_path: Path) -> None:
+    """By its point, whatever of it takes effect: those that were stopped have no other curve than their own."""
+    arms = {"random": {"rungs": {"kind": "asha", "min_steps": 6}}}
+    study = made(arms=arms, replicates=1)
+    run_search(study, tmp_path / "study")
+    results = sparsefront.load(tmp_path / "study")
+    assert isinstance(results.design, SearchDesign)
+    replayed = LedgerObjective(results.to_arrow(), results.design)
+    dataset = load_dataset("digits")
+    (arm,), describe = study.design(dataset).arms, study._describer(dataset)
+    rows = results.to_arrow(where="stage == 'rung'")
+    for row, point in zip(rows.to_pylist(), points_from_rows(rows, arm.space, lambda _: b""), strict=True):
+        query = Query(arm, 0, point, describe(0, point, arm.space), row["steps"])
+        assert replayed(query) == (row["val_loss"], row["val_error"])
 
 
 def test_what_a_front_asks_for_is_something_that_the_search_has(tmp_path: Path) -> None:

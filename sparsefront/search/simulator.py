@@ -233,7 +233,8 @@ class LedgerObjective:
                 points_of_curve = sorted((step, *measured) for step, measured in curves[key].items())
                 known = np.array(points_of_curve, dtype=np.float64).reshape(-1, 3)
                 one = _OnRecord(known, row["outcome"], row["steps"] or 0)
-                self._own.setdefault((key[1], arm.space.digest(point)), {}).setdefault(arm.name, one)
+                # Exact: the space of a record does not know what of a point takes effect, and that of a study does.
+                self._own.setdefault((key[1], arm.space.digest(point, exact=True)), {}).setdefault(arm.name, one)
                 if one.ended == "completed" and len(known):
                     self._completed.setdefault(key[1], []).append((arm, point, one))
         missing = [r for r in range(design.replicates) if r not in self._completed]
@@ -244,7 +245,7 @@ class LedgerObjective:
 
     def __call__(self, query: Query, /) -> tuple[float, float]:
         """Loss and error at the step, of the candidate itself or of the nearest one."""
-        own = self._own.get((query.replicate, query.arm.space.digest(query.point)), {})
+        own = self._own.get((query.replicate, query.arm.space.digest(query.point, exact=True)), {})
         same = own.get(query.arm.name) or next(iter(own.values()), None)
         found = None if same is None else same.at(query.step)
         if found is None:

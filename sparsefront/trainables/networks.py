@@ -343,15 +343,8 @@ class Networks:
             ),
         )
 
-    def method(self, settings: Mapping[str, Any]) -> Pruning | None:
-        """How a candidate comes to its mask; None where that is drawn or searched.
-
-        Raises:
-            ConfigError: a method that the recipe does not know.
-        """
-        return self._method({"method": settings["masks.method"]} if "masks.method" in settings else {})
-
     def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
+        """How a candidate comes to its mask; None where that is drawn or searched."""
         name = masks.get("method")
         if name is None or name == DRAWN:
             return self.recipe.pruning if name is None else None
