@@ -8,6 +8,7 @@ the allocation fixes, its mask.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -25,6 +26,7 @@ from sparsefront.spaces.candidate import canonical_json, level_key
 from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
 from sparsefront.spaces.patterns import Pattern, drawn_counts, parse_pattern
 from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.schedules import geometric
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
@@ -378,16 +380,8 @@ class Networks:
             ),
         )
 
-    def method(self, settings: Mapping[str, Any]) -> Pruning | None:
-        """How a candidate comes to its mask; None where that is drawn or searched.
-
-        Raises:
-            ConfigError: a method that the recipe does not know.
-            SpaceError: a field of it that it cannot have.
-        """
-        return self._method({k.removeprefix("masks."): v for k, v in settings.items() if k.startswith("masks.")})
-
     def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
+        """How a candidate comes to its mask; None where that is drawn or searched."""
         recipe, name = self.recipe, masks.get("method")
         if name is not None and name != DRAWN and name not in recipe.methods:
             raise ConfigError(f"masks.method={name!r}: {nearest(str(name), (DRAWN, *recipe.methods))}")
@@ -547,6 +541,54 @@ class Networks:
         found = self._drawn(structure, masks)
         is_whole = found is not None and sum(found.kept) == sum(structure.section_sizes(found.pattern.kind))
         return None if is_whole else found
+
+    def cut(self, settings: Mapping[str, Any]) -> list[Any] | None:
+        """What the masks of a candidate that a method cuts depend on; None where none does, or nothing is removed.
+
+        All but the method's name, the parent and the examples: of two candidates that are equal in these, masks with
+        equal numbers here are cut from equal scores. Sparsities, rates and allocations are the counts they lead to.
+
+        Raises:
+            ConfigError, SpaceError: as `describe`.
+        """
+        model, masks = (
+            {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section)}
+            for section in ("model.", "masks.")
+        )
+        recipe, method = self.recipe, self._method(masks)
+        if method is None or "bits" in masks:
+            return None
+        density = parse_pattern(method.pattern).density
+        sparsity = masks.get("sparsity", recipe.sparsity) if density is None else 1 - density
+        if not sparsity:
+            return None
+        structure, kind = self._architecture_of(model).structure, masks.get("kind", recipe.mask_kind)
+        allocation = masks.get("allocation", method.allocation or recipe.allocation)
+        if density is not None or method.counts_of:  # ratios that a score finds divide the same total
+            allocation = "global"
+        how = [kind, method.pattern, *([method.score] if method.reads("score") else [])]
+        is_random = method.score == "random" and method.reads("score")  # its numbers are those of the sparsity
+
+        def counts_at(each: float) -> tuple[float, ...]:
+            """What of a sparsity on the way takes effect."""
+            told = kept_counts(structure, kind, each, allocation) if density is None else (each,)
+            return (*told, level_key(each)) if is_random else told
+
+        if method.needs_parent:
+            masks = {**masks, "sparsity": sparsity}
+            chain = self._chain(method, masks, int(settings.get("training.steps", recipe.schedule.steps)))
+            totals = [sum(kept_counts(structure, kind, each, allocation)) for each in chain.sparsities]
+            n_late = [chain.method.n_activating(a - b) for a, b in itertools.pairwise(totals)]
+            return [*how, chain.rewind_step, *map(counts_at, chain.sparsities), *n_late]
+        draw = [int(masks.get("draw", 0))] if method.draws_positions else []
+        if method.when == "during":  # on a way of its own from its first step to its last
+            return [*how, allocation, level_key(sparsity), *draw]
+        if density is None and sum(kept_counts(structure, kind, sparsity, allocation)) == sum(
+            structure.section_sizes(kind)
+        ):
+            return None
+        densities = [geometric(1 - sparsity, i, method.rounds) for i in range(1, method.rounds + 1)]
+        return [*how, *(counts_at(1 - each) for each in densities), *draw]
 
     def _drawn(self, structure: Structure, masks: Mapping[str, Any]) -> DrawnMask | None:
         recipe = self.recipe

@@ -180,7 +180,7 @@ def test_no_worker_is_given_up_while_a_strategy_waits_for_its_batch(
         began(self, iteration, trials, trial, **info)
 
     monkeypatch.setattr(_Messenger, "on_trial_start", counted)
-    arm = {"strategy": "nsga2", "options": {"population": 4}, "against": "nsga2"}
+    arm = {"strategy": "nsga2", "options": {"population": 4}, "against": []}
     study = {
         **TINY,
         "space": NUMBERS,
