@@ -516,3 +516,19 @@ def test_chains_that_are_told_to_be_cut_alike_are_one(name, shop_of):
     assert results["0"].mask_digest == results["1"].mask_digest == results["2"].mask_digest != results["3"].mask_digest
     assert results["0"].curve_val_loss == pytest.approx(results["1"].curve_val_loss, abs=TOLERANCE)
     assert results["0"].curve_val_loss == pytest.approx(results["2"].curve_val_loss, abs=TOLERANCE)
+
+
+def test_what_is_cut_once_is_told_by_its_counts_score_and_pattern(shop_of):
+    """As what is cut level by level; random numbers are those of the sparsity."""
+    networks = shop_of(method="magnitude").networks
+    base = settings_of(UNLIKE["mlp"][1], {"masks.sparsity": 0.6})
+
+    def told(**masks):
+        return str(networks.cut({**base, **{f"masks.{key}": value for key, value in masks.items()}}))
+
+    alike = [told(), told(sparsity=0.60001), told(score="magnitude"), told(rate=0.5), told(draw=3)]
+    assert len(set(alike)) == 1
+    unlike = [told(), told(sparsity=0.7), told(score="l1"), told(allocation="erk"), told(pattern="2x2")]
+    assert len(set(unlike)) == len(unlike)
+    assert told(score="random") != told(score="random", sparsity=0.60001)
+    assert told(pattern="2:4") == told(pattern="2:4", sparsity=0.9, allocation="erk") != told()
