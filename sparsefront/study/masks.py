@@ -506,7 +506,9 @@ class MaskStudy(Study):
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
-        self._check_module(model, dataset, has_node_masks=self.masks.kind == "node")
+        self._check_module(
+            model, dataset, has_node_masks=self.masks.kind == "node", has_small_dense=bool(self._scaling)
+        )
         for arm, method in self._methods().items():
             if isinstance(method, Pruned) and (densities := method.method.densities):
                 sizes = model.structure.section_sizes(self.masks.kind)

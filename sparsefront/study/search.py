@@ -817,7 +817,7 @@ class SearchStudy(Study):
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
                 kinds = _values_of(arm.space, "masks.kind", self.masks.kind)
-                self._check_module(model, dataset, has_node_masks="node" in kinds)
+                self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, arm.chain)
             try:

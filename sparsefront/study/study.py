@@ -48,7 +48,7 @@ from sparsefront.study.sections import (
     TrainingSection,
 )
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
-from sparsefront.trainables.models import Model, changing_buffers, model_family
+from sparsefront.trainables.models import Model, changing_buffers, model_family, random_layer, uncuttable_layer
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.quality import QUALITIES
@@ -419,15 +419,34 @@ class Study(Section):
         self._check_data(dataset, n_train)
         return dataset
 
-    def _check_module(self, model: Model, dataset: Dataset, *, has_node_masks: bool) -> None:
-        """Refuse a parent whose state would be that of all networks of a pack."""
-        if changing := changing_buffers(model.module, dataset.example_shape):
+    def _check_module(self, model: Model, dataset: Dataset, *, has_node_masks: bool, has_small_dense: bool) -> None:
+        """Refuse a parent that the networks of a pack cannot share, or that does not run at their sizes."""
+        where, shape = f"model.name={self.model.name!r}", dataset.example_shape
+        if changing := changing_buffers(model.module, shape):
             # Groups do not divide what is left of nodes, and a norm over fewer of them is another one.
             other = "LayerNorm over what no node group cuts," if has_node_masks else "LayerNorm or GroupNorm"
             raise ConfigError(
-                f"model.name={self.model.name!r}: every forward pass changes the buffer {changing[0]!r} (running "
+                f"{where}: every forward pass changes the buffer {changing[0]!r} (running "
                 "statistics?), and the networks of a pack share it, so that none would have its own; use a layer "
                 f"without such state, {other} in place of BatchNorm"
+            )
+        if layer := random_layer(model.module, shape):
+            raise ConfigError(
+                f"{where}: layer {layer} draws random numbers in every forward pass, which the networks of a pack "
+                "would share and no seed of the study reaches; remove it (training.weight_decay and "
+                "training.label_smoothing regularise here)"
+            )
+        if not has_node_masks and not has_small_dense:
+            return
+        if layer := uncuttable_layer(model, shape):
+            what, other = (
+                ("networks under node masks have the kept nodes alone", "use masks.kind='weight'")
+                if has_node_masks
+                else ("small dense networks have fewer", "leave 'small_dense' out")
+            )
+            raise ConfigError(
+                f"{where}: layer {layer} does not run with fewer nodes than it was made for, and {what}; normalise "
+                f"only what no node group cuts, or {other}"
             )
 
     def _check_task(self) -> None:
