@@ -113,7 +113,9 @@ class Done:
             self.rows = self.table.to_pylist()
             self.blobs = {d: ledger.get_blob(d) for d in {self._stored(row) for row in self.rows} if d is not None}
         options = study.model.options
-        self.structure: Structure = build_model("mlp", options, input_shape=(8, 8), n_classes=10).structure
+        self.structure: Structure = build_model(
+            "mlp", options, input_shape=(8, 8), n_classes=10, prune_biases=study.masks.prune_biases
+        ).structure
         self.kind = study.recipe().mask_kind
         design = study.design()
         self.methods = methods_of(design.methods)  # type: ignore[union-attr, arg-type]
@@ -233,6 +235,45 @@ def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
             if method.pattern in ("unstructured", "node"):
                 assert (found if len(wanted) == len(found) else [sum(found)]) == list(wanted), (arm, sparsity)
             assert min(found) > 0
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_biases_are_pruned_where_a_study_says_so_and_counted_exactly(allocation: str, tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {
+        "imp": {"controls": list(CONTROLS)},
+        "lr_rewind": {"score": "lamp"},
+        "searched": {"controls": ["small_dense", "fresh_weights"]},
+        "snip": {"controls": ["shuffled_layers"]},
+        "ratio": {"method": "random_snip_ratio"},
+        "mine": {"method": "grasp", "allocation": "uniform"},
+    }
+    masks = {"kind": "weight", "allocation": allocation, "prune_biases": True}
+    study = study_of(arms, masks=masks, model={"name": "mlp", "widths": [16, 12], "init": "torch"})
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    done = Done(study, tmp_path / "study")
+    assert {row["error"] for row in done.rows} == {None}
+    assert done.structure.section_sizes("weight") == (16 * 64, 16, 12 * 16, 12, 10 * 12, 10)
+    for arm in ("imp", "lr_rewind", "snip", "mine", "imp_shuffled_layers", "imp_fresh_weights", "snip_shuffled_layers"):
+        mine = {"mine": "uniform", "snip": "global", "snip_shuffled_layers": "global"}.get(arm, allocation)
+        for sparsity, row in done.of(arm).items():
+            wanted, found = kept_counts(done.structure, "weight", sparsity, mine), done.survivors(done.mask(row))
+            assert (found if len(wanted) > 1 else [sum(found)]) == list(wanted), (arm, sparsity)
+    for row in done.rows:
+        if row["stage"] == "trained" and row["mask_digest"] is not None:
+            n_kept = int(done.mask(row).sum()) if row["mask_draw"] is None or allocation == "uniform" else None
+            # All parameters of an mlp are weights and biases.
+            assert n_kept in (None, row["n_params"])
+            assert row["density_total"] == row["density_prunable"] == pytest.approx(row["n_params"] / 1374)
+            assert row["weight_sparsity"] == pytest.approx(1 - row["n_params"] / 1374)
+    one, small = (done.of(arm)[0.5] for arm in ("imp", "imp_small_dense"))
+    assert small["n_params"] == pytest.approx(one["n_params"], rel=0.05)
+
+
+def test_a_study_that_prunes_no_biases_is_what_it_was_before_it_could() -> None:
+    kept = {"kind": "weight", "allocation": "uniform", "prune_biases": False}
+    assert study_of({}, masks=kept).digest == study_of({}).digest
+    assert study_of({}, masks={**kept, "prune_biases": True}).digest != study_of({}).digest
+    assert study_of({}).identity()["masks"] == {"kind": "weight", "allocation": "uniform"}
 
 
 def test_chains_bring_nothing_back_and_are_cut_from_their_own_networks(done: Done) -> None:

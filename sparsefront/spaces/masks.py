@@ -183,7 +183,7 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
     """Count what `mask` leaves.
 
     A node mask is counted as its compact network. A weight mask removes weights only: node sparsity is the share of
-    hidden nodes that lost every incoming or every outgoing weight.
+    hidden nodes that lost every incoming or every outgoing weight (a bias is neither).
     """
     if kind == "node":
         edges = np.cumsum([0, *structure.section_sizes("node")])
@@ -198,9 +198,9 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
         incoming = np.zeros(group.size, dtype=np.bool_)
         outgoing = np.zeros(group.size, dtype=np.bool_)
         for axis in group.axes:
-            if axis.tensor not in parts:
+            shape = next((t.shape for t in structure.multiplied if t.name == axis.tensor), ())
+            if len(shape) < 2:
                 continue
-            shape = next(t.shape for t in structure.multiplied if t.name == axis.tensor)
             per_entry = (
                 np.moveaxis(parts[axis.tensor].reshape(shape), axis.dim, 0).reshape(shape[axis.dim], -1).any(axis=1)
             )

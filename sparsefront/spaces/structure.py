@@ -31,9 +31,10 @@ class Tensor:
     """One parameter tensor.
 
     `positions` is how often each entry is used in one example's forward pass (1 in a Linear layer, the output length
-    in a convolution), so that multiply-accumulates are entries x positions. Biases and norms are not `prunable`; they
-    cost no multiply-accumulates by convention. A tensor that is not `trained` (a fixed random projection) stays as it
-    was drawn: it multiplies like any other, but is no parameter, for a seed restores it.
+    in a convolution), so that multiply-accumulates are entries x positions. Norms are not `prunable`, nor are biases
+    (but see `Structure.with_prunable_biases`); they cost no multiply-accumulates by convention. A tensor that is not
+    `trained` (a fixed random projection) stays as it was drawn: it multiplies like any other, but is no parameter, for
+    a seed restores it.
     """
 
     name: str
@@ -98,7 +99,7 @@ class Structure:
 
     @cached_property
     def n_weights(self) -> int:
-        """Prunable weights."""
+        """Prunable weights, and biases where these are prunable."""
         return sum(self._weight_sizes)
 
     @cached_property
@@ -114,6 +115,29 @@ class Structure:
     def macs(self) -> int:
         """Multiply-accumulates of one example's forward pass."""
         return sum(t.size * t.positions for t in self.multiplied)
+
+    @property
+    def has_prunable_biases(self) -> bool:
+        """Whether weight masks act on biases, too."""
+        return any(len(t.shape) == 1 for t in self.prunable)
+
+    def with_prunable_biases(self) -> Structure:
+        """The same network, in which the bias of every layer whose weights are prunable is a prunable tensor itself.
+
+        >>> net = Structure((Tensor("a.weight", (3, 2), True), Tensor("a.bias", (3,), False)), ())
+        >>> net.n_weights, net.with_prunable_biases().n_weights, net.with_prunable_biases().macs
+        (6, 9, 6)
+        """
+        layers = {t.name.rpartition(".")[0] for t in self.prunable}
+        return replace(
+            self,
+            tensors=tuple(
+                replace(t, prunable=True, positions=0)
+                if len(t.shape) == 1 and t.trained and t.name in {f"{layer}.bias" for layer in layers}
+                else t
+                for t in self.tensors
+            ),
+        )
 
     def section_sizes(self, kind: str) -> tuple[int, ...]:
         """Sizes of what a mask of `kind` is divided into: node groups, or prunable tensors."""

@@ -126,6 +126,13 @@ class MaskStudy(Study):
                 f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and "
                 f"masks.kind is {self.masks.kind!r}; change one of the two"
             )
+        if self.masks.prune_biases:
+            if self.masks.kind != "weight":
+                raise ConfigError(
+                    f"masks.prune_biases=true: is of weight masks, and masks.kind is {self.masks.kind!r}, whose nodes "
+                    "leave with their biases; leave it out"
+                )
+            self._check_divides_biases("masks", self.masks.allocation)
         methods = self._methods()
         if "random" not in methods:
             raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
@@ -382,6 +389,8 @@ class MaskStudy(Study):
                 f"{where}.pattern={method.pattern!r}: blocks that are chosen in training need a count for each layer, "
                 f"and allocation {allocation!r} has one for all; name another for this arm, such as allocation='erk'"
             )
+        if self.masks.prune_biases:
+            self._check_prunes_biases(where, method, allocation)
         if method.ap_fraction and (kind != "weight" or allocation != "global"):
             raise ConfigError(
                 f"{where}.ap_fraction={method.ap_fraction!r}: removes single weights wherever they are; it needs "
@@ -393,6 +402,35 @@ class MaskStudy(Study):
                 f"{where}.ap_fraction={method.ap_fraction!r}: removes negative weights to keep rectified units active; "
                 f"it needs model.activation='relu', which is {activation!r}"
             )
+
+    def _check_divides_biases(self, where: str, allocation: str) -> None:
+        """Refuse an allocation that says nothing of biases."""
+        if allocation != EXPLICIT and not ALLOCATIONS[allocation].of_biases:
+            able = [name for name, row in ALLOCATIONS.items() if row.of_biases]
+            raise ConfigError(
+                f"{where}.allocation={allocation!r}: has no density for biases, which masks.prune_biases=true prunes, "
+                f"too; use one of {', '.join([*able, EXPLICIT])}"
+            )
+
+    def _check_prunes_biases(self, where: str, method: Pruning, allocation: str) -> None:
+        """Refuse what an arm cannot do to biases."""
+        self._check_divides_biases(where, allocation)
+        if method.pattern != "unstructured":
+            raise ConfigError(
+                f"{where}.pattern={method.pattern!r}: is of weights, and masks.prune_biases=true prunes biases, too; "
+                "use 'unstructured'"
+            )
+        if method.when == "during":
+            raise ConfigError(
+                f"{where}.update={method.update!r}: changes masks of weights, and masks.prune_biases=true prunes "
+                "biases, too; use an arm whose mask is made before or after training"
+            )
+        for key in ("score", "counts_of"):
+            if (score := getattr(method, key)) is not None and not SCORES[score].of_biases:
+                raise ConfigError(
+                    f"{where}.{key}={score!r}: is the same of every bias, and masks.prune_biases=true prunes them, "
+                    "too; use another score"
+                )
 
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
@@ -439,7 +477,11 @@ class MaskStudy(Study):
 
     def _parent(self, dataset: Dataset) -> Model:
         return build_model(
-            self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            self.model.name,
+            self.model.options,
+            input_shape=dataset.example_shape,
+            n_classes=dataset.n_classes,
+            prune_biases=self.masks.prune_biases,
         )
 
     def _measured(self) -> dict[str, Any]:
@@ -481,7 +523,10 @@ class MaskStudy(Study):
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
         return self._recipe(
-            mask_kind=self.masks.kind, allocation=self.masks.allocation, probe_size=self.search.probe_size
+            mask_kind=self.masks.kind,
+            allocation=self.masks.allocation,
+            probe_size=self.search.probe_size,
+            prune_biases=self.masks.prune_biases,
         )
 
     def _check_task(self) -> None:

@@ -86,10 +86,16 @@ class ModelSection(Section):
 
 
 class MasksSection(Section):
-    """What masks remove, and how a sparsity is divided over layers."""
+    """What masks remove, and how a sparsity is divided over layers; with `prune_biases` masks of weights cover biases.
+
+    The biases of a layer are then a section of the mask as its weights are, with a count of their own, and prunable
+    weights include them wherever they are counted.
+    """
 
     kind: Literal["node", "weight"] = "node"
     allocation: str = "uniform"
+    # Not written where it is not set: studies from before it was there stay what they were.
+    prune_biases: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class ArmSection(Section):

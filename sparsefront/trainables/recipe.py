@@ -36,6 +36,7 @@ class Recipe:
         methods: those that single candidates may name, each with its own allocation or None for the recipe's.
         pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
+        prune_biases: whether weight masks act on biases, too, each layer's by themselves.
         validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 
@@ -56,4 +57,5 @@ class Recipe:
     methods: Mapping[str, Pruning] = field(default_factory=dict)
     quality: tuple[str, ...] = ()
     pattern: str = "unstructured"
+    prune_biases: bool = False
     validated: tuple[str, ...] = ()

@@ -189,7 +189,11 @@ class Workshop:
         self.recipe, self.device, self._folder = recipe, device, checkpoint_dir
         self._dataset = dataset
         self._model = build_model(
-            recipe.model, recipe.model_options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            recipe.model,
+            recipe.model_options,
+            input_shape=dataset.example_shape,
+            n_classes=dataset.n_classes,
+            prune_biases=recipe.prune_biases,
         )
         self._test = Examples.test(dataset, device)
         self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated)

@@ -124,7 +124,7 @@ def initial_weights(
         elif init == "kaiming":
             drawn = (
                 generator.standard_normal(tensor.shape) * math.sqrt(2 / n)
-                if tensor.prunable
+                if tensor.prunable and len(tensor.shape) > 1
                 else np.zeros(tensor.shape)
             )
         else:

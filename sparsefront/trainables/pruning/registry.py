@@ -49,6 +49,7 @@ class Score:
         passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
         ranks_in_training: whether a training step has at hand all that it reads (`in_training`).
+        of_biases: whether it tells the biases of a layer apart, where weight masks cover them.
     """
 
     summary: str
@@ -60,6 +61,7 @@ class Score:
     passes_each: float = 0.0
     is_data_free: bool = False
     ranks_in_training: bool = False
+    of_biases: bool = True
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -174,6 +176,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         passes_each=1.0,
         is_data_free=True,
+        of_biases=False,
     ),
     # Gradients by the layers' outputs, and at most as much again for their squares (`derivatives`).
     "fisher": Score(
