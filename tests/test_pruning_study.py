@@ -240,8 +240,8 @@ def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_biases_are_pruned_where_a_study_says_so_and_counted_exactly(allocation: str, tmp_path: Path) -> None:
     arms: dict[str, dict[str, Any]] = {
-        "imp": {"controls": list(CONTROLS)},
-        "lr_rewind": {"score": "lamp"},
+        "imp": {"allocation": allocation, "controls": list(CONTROLS)},
+        "lr_rewind": {"allocation": allocation, "score": "lamp"},
         "searched": {"controls": ["small_dense", "fresh_weights"]},
         "snip": {"controls": ["shuffled_layers"]},
         "ratio": {"method": "random_snip_ratio"},
