@@ -47,7 +47,7 @@ from sparsefront.study.sections import (
     Section,
     TrainingSection,
 )
-from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
+from sparsefront.trainables.data import DATASETS, Dataset, fresh_options, load_dataset, split
 from sparsefront.trainables.models import Model, changing_buffers, model_family, random_layer, uncuttable_layer
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
@@ -114,6 +114,23 @@ class Study(Section):
                 f"name={self.name!r}: must be 1-128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_fresh(self) -> Self:
+        self._fresh_options()
+        return self
+
+    def _fresh_options(self) -> dict[str, int]:
+        """Options under which the data are drawn anew, where a quality asks for that."""
+        asking = [name for name in self.quality if name in QUALITIES and QUALITIES[name].needs_fresh]
+        if not asking:
+            return {}
+        try:
+            return fresh_options(self.data.name, self.data.options, self.seed)
+        except ConfigError as error:
+            raise ConfigError(
+                f"quality={list(self.quality)}: {asking[0]!r} needs data that are drawn anew ({error}); leave it out"
+            ) from error
 
     # Making one ------------------------------------------------------------------------------------------------------
 
@@ -208,6 +225,7 @@ class Study(Section):
             precision=t.precision,
             lanes_at_once=self.compute.lanes_at_once or None,
             quality=self.quality,
+            fresh=self._fresh_options(),
             validated=self._validated,
             **of_kind,
         )

@@ -44,7 +44,7 @@ from sparsefront.trainables.mask_updates import (
     full_size_lanes,
     sections_of,
 )
-from sparsefront.trainables.measuring import Measurer, is_out_of_memory
+from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate, runs
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
@@ -196,7 +196,13 @@ class Workshop:
             prune_biases=recipe.prune_biases,
         )
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated)
+        self._measurer = Measurer(
+            recipe.quality,
+            recipe.seed,
+            self._test,
+            validated=recipe.validated,
+            fresh=fresh_examples(recipe.fresh, dataset, device),
+        )
         self._training = Examples.training(dataset, np.arange(len(dataset.x_train)), device)
         self._replicate = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
