@@ -252,7 +252,7 @@ def test_biases_are_pruned_where_a_study_says_so_and_counted_exactly(allocation:
     run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
     done = Done(study, tmp_path / "study")
     assert {row["error"] for row in done.rows} == {None}
-    assert done.structure.section_sizes("weight") == (16 * 64, 16, 12 * 16, 12, 10 * 12, 10)
+    assert done.structure.section_sizes("weight") == (16 * 65, 12 * 17, 10 * 13)
     for arm in ("imp", "lr_rewind", "snip", "mine", "imp_shuffled_layers", "imp_fresh_weights", "snip_shuffled_layers"):
         mine = {"mine": "uniform", "snip": "global", "snip_shuffled_layers": "global"}.get(arm, allocation)
         for sparsity, row in done.of(arm).items():
@@ -265,6 +265,8 @@ def test_biases_are_pruned_where_a_study_says_so_and_counted_exactly(allocation:
             assert n_kept in (None, row["n_params"])
             assert row["density_total"] == row["density_prunable"] == pytest.approx(row["n_params"] / 1374)
             assert row["weight_sparsity"] == pytest.approx(1 - row["n_params"] / 1374)
+    weights_and_biases = np.split(done.mask(done.of("imp")[0.7]), np.cumsum(done.structure.tensor_sizes)[:-1])
+    assert not all(part.all() for part in weights_and_biases[1::2])
     one, small = (done.of(arm)[0.5] for arm in ("imp", "imp_small_dense"))
     assert small["n_params"] == pytest.approx(one["n_params"], rel=0.05)
 

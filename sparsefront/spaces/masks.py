@@ -189,7 +189,7 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
         edges = np.cumsum([0, *structure.section_sizes("node")])
         kept = [int(np.count_nonzero(mask[a:b])) for a, b in itertools.pairwise(edges)]
         return remains_of(structure, structure.compact(kept))
-    parts = dict(zip((t.name for t in structure.prunable), split_sections(structure, "weight", mask), strict=True))
+    parts = dict(zip((t.name for t in structure.prunable), split_tensors(structure, mask), strict=True))
     n_kept = int(np.count_nonzero(mask))
     parts |= {t.name: np.ones(t.size, dtype=np.bool_) for t in structure.multiplied if not t.prunable}
     kept_weights = {name: int(np.count_nonzero(part)) for name, part in parts.items()}
@@ -231,4 +231,10 @@ def remains_of(parent: Structure, compact: Structure) -> Remains:
 def split_sections(structure: Structure, kind: str, mask: Mask) -> list[Mask]:
     """The mask cut into its sections, each flat."""
     edges = np.cumsum([0, *structure.section_sizes(kind)])
+    return [mask[..., a:b] for a, b in itertools.pairwise(edges)]
+
+
+def split_tensors(structure: Structure, mask: Mask) -> list[Mask]:
+    """A weight mask cut into its tensors, each flat: sections, but for biases that are pruned with their weights."""
+    edges = np.cumsum([0, *structure.tensor_sizes])
     return [mask[..., a:b] for a, b in itertools.pairwise(edges)]

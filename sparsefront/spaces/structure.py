@@ -48,6 +48,11 @@ class Tensor:
         """Number of entries."""
         return math.prod(self.shape)
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added, and multiplies nothing, where it is prunable."""
+        return len(self.shape) == 1 and not self.positions
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -100,11 +105,23 @@ class Structure:
     @cached_property
     def n_weights(self) -> int:
         """Prunable weights, and biases where these are prunable."""
-        return sum(self._weight_sizes)
+        return sum(self.tensor_sizes)
 
     @cached_property
-    def _weight_sizes(self) -> tuple[int, ...]:
+    def tensor_sizes(self) -> tuple[int, ...]:
+        """Entries of a weight mask in each prunable tensor."""
         return tuple(t.size for t in self.prunable)
+
+    @cached_property
+    def _layer_sizes(self) -> tuple[int, ...]:
+        """Entries of a weight mask in each layer: a bias is of the layer of the weights before it."""
+        sizes: list[int] = []
+        for tensor in self.prunable:
+            if tensor.is_bias:
+                sizes[-1] += tensor.size
+            else:
+                sizes.append(tensor.size)
+        return tuple(sizes)
 
     @cached_property
     def n_nodes(self) -> int:
@@ -119,32 +136,35 @@ class Structure:
     @property
     def has_prunable_biases(self) -> bool:
         """Whether weight masks act on biases, too."""
-        return any(len(t.shape) == 1 for t in self.prunable)
+        return any(t.is_bias for t in self.prunable)
 
     def with_prunable_biases(self) -> Structure:
-        """The same network, in which the bias of every layer whose weights are prunable is a prunable tensor itself.
+        """The same network, in which the bias of every layer whose weights are prunable is prunable with them.
+
+        A bias then follows its layer's weights, and is of the same section of a mask.
 
         >>> net = Structure((Tensor("a.weight", (3, 2), True), Tensor("a.bias", (3,), False)), ())
-        >>> net.n_weights, net.with_prunable_biases().n_weights, net.with_prunable_biases().macs
-        (6, 9, 6)
+        >>> both = net.with_prunable_biases()
+        >>> net.section_sizes("weight"), both.section_sizes("weight"), both.tensor_sizes, both.macs
+        ((6,), (9,), (6, 3), 6)
         """
-        layers = {t.name.rpartition(".")[0] for t in self.prunable}
-        return replace(
-            self,
-            tensors=tuple(
-                replace(t, prunable=True, positions=0)
-                if len(t.shape) == 1 and t.trained and t.name in {f"{layer}.bias" for layer in layers}
-                else t
-                for t in self.tensors
-            ),
-        )
+        names = {t.name.removesuffix("weight") + "bias" for t in self.prunable}
+        biases = {t.name: t for t in self.tensors if t.name in names and len(t.shape) == 1 and t.trained}
+        tensors: list[Tensor] = []
+        for tensor in self.tensors:
+            if tensor.name in biases:
+                continue
+            tensors.append(tensor)
+            bias = biases.get(tensor.name.removesuffix("weight") + "bias") if tensor.prunable else None
+            tensors += [] if bias is None else [replace(bias, prunable=True, positions=0)]
+        return replace(self, tensors=tuple(tensors))
 
     def section_sizes(self, kind: str) -> tuple[int, ...]:
-        """Sizes of what a mask of `kind` is divided into: node groups, or prunable tensors."""
+        """Sizes of what a mask of `kind` is divided into: node groups, or the prunable tensors of each layer."""
         if kind == "node":
             return tuple(g.size for g in self.groups)
         if kind == "weight":
-            return self._weight_sizes
+            return self._layer_sizes
         raise SpaceError(f"mask kind={kind!r}: must be 'node' or 'weight'")
 
     def compact(self, kept: Sequence[int]) -> Structure:

@@ -88,8 +88,8 @@ class ModelSection(Section):
 class MasksSection(Section):
     """What masks remove, and how a sparsity is divided over layers; with `prune_biases` masks of weights cover biases.
 
-    The biases of a layer are then a section of the mask as its weights are, with a count of their own, and prunable
-    weights include them wherever they are counted.
+    The biases of a layer then compete with its weights for one count, and prunable weights include them wherever they
+    are counted.
     """
 
     kind: Literal["node", "weight"] = "node"

@@ -37,7 +37,7 @@ class Recipe:
         pattern: of weight masks that are drawn: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
         fresh: options under which the data set is drawn anew, for qualities that need it.
-        prune_biases: whether weight masks act on biases, too, each layer's by themselves.
+        prune_biases: whether weight masks act on biases, too, a layer's together with its weights.
         validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 

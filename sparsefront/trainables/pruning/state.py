@@ -94,7 +94,7 @@ class ScoringState:
         tensors = self.structure.prunable
         first = entries[tensors[0].name]
         joined = first.new_empty(len(self.lanes), self.structure.n_weights)
-        parts = torch.split(joined, list(self.structure.section_sizes("weight")), dim=1)
+        parts = torch.split(joined, list(self.structure.tensor_sizes), dim=1)
         for tensor, part in zip(tensors, parts, strict=True):
             values = entries[tensor.name].flatten(1)
             others = None if factors is None else factors[tensor.name].flatten(1)
@@ -163,7 +163,7 @@ class ScoringState:
         if kind == "node":
             return scores.sub_(self.over_nodes(self.lanes.keep).sign_().reciprocal_().sub_(1))
         views = self.lanes.layout.views(self.lanes.keep)
-        parts = torch.split(scores, list(self.structure.section_sizes(kind)), dim=1)
+        parts = torch.split(scores, list(self.structure.tensor_sizes), dim=1)
         for tensor, part in zip(self.structure.prunable, parts, strict=True):
             keep = views[tensor.name].flatten(1)
             for rows in blocks(part):
@@ -176,12 +176,13 @@ class ScoringState:
         layout, structure = self.lanes.layout, self.structure
         keep = torch.ones_like(self.lanes.flat) if self.lanes.keep is None else self.lanes.keep.clone()
         views = layout.views(keep)
-        parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
         if kind == "weight":
+            parts = torch.split(masks, list(structure.tensor_sizes), dim=1)
             for tensor, part in zip(structure.prunable, parts, strict=True):
                 # Booleans are not multiplied by in vector operations, small integers are.
                 views[tensor.name].mul_(part.view(torch.int8).view_as(views[tensor.name]))
         else:
+            parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
             for group, part in zip(structure.groups, parts, strict=True):
                 for axis in group.axes:
                     view = views[axis.tensor]
