@@ -567,21 +567,29 @@ def test_replicates_and_levels_have_masks_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arms", "search", "draws"),
     [
-        ({"snip": {}}, {}, 8),
-        ({"imp": {}}, {}, 1 + 13),
-        ({"imp": {"rate": 0.1}}, {}, 1 + 23),
-        ({"late": {"method": "imp", "score": "fisher"}}, {}, 1 + 13 + 1),
-        ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, 1 + 20),
-        ({"imp": {}, "searched": {}}, {"draws": 10}, 10),
-        ({"imp": {}}, {"random_draws": 3}, 3),
+        ({"snip": {}}, {}, (8, 8, 8)),
+        ({"imp": {}}, {}, (8, 1 + 4 + 5, 1 + 13)),
+        ({"imp": {"rate": 0.1}}, {}, (1 + 7, 1 + 16, 1 + 23)),
+        ({"late": {"method": "imp", "score": "fisher"}}, {}, (8, 1 + 9 + 1, 1 + 13 + 1)),
+        ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, (1 + 20,) * 3),
+        ({"imp": {}, "searched": {}}, {"draws": 9}, (8, 9, 9)),
+        ({"imp": {}}, {"random_draws": 3}, (3, 3, 3)),
+        ({"imp": {}}, {"random_draws_by_level": [2, 5, 4]}, (2, 5, 4)),
     ],
 )
 def test_random_search_has_the_budget_of_the_longest_arm_unless_told_otherwise(
-    arms: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any], draws: int
+    arms: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any], draws: tuple[int, ...]
 ) -> None:
     """To 50% it takes four levels of 20%, from there to 80% five, to 90% four more."""
     study = study_of(arms, search=search, sparsities=[0.5, 0.8, 0.9], training={"steps": 1500})
-    assert study.identity()["search"]["random_draws"] == draws
+    written = study.identity()["search"]
+    assert (written["random_draws"], tuple(written.get("random_draws_by_level", draws))) == (max(draws), draws)
+    assert ("random_draws_by_level" in written) == (len(set(draws)) > 1)
+    design = study.design()
+    assert tuple(design.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
+    if "random_draws_by_level" not in search:  # numbers belong to levels, in whatever order these are written
+        turned = study_of(arms, search=search, sparsities=[0.9, 0.5, 0.8], training={"steps": 1500}).design()
+        assert tuple(turned.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
     assert Study.from_dict(study.identity()).digest == study.digest
 
 
@@ -589,23 +597,26 @@ def test_it_is_said_beforehand_what_share_of_a_study_random_search_is() -> None:
     dataset = load_dataset("digits")
     changes: dict[str, Any] = {"sparsities": [0.5, 0.8, 0.99], "replicates": 2}
     study = study_of({"imp": {"rate": 0.05}}, search={}, **changes)
-    draws = 1 + 91  # the parent, and the levels to 99%
+    draws = (1 + 14, 1 + 32, 1 + 91)  # the parent, and the levels to each
     (said,) = study._remarks(dataset)
     assert said == (
-        "search.random_draws=92: what the longest arm takes, at each of 3 sparsities in each of 2 replicates; "
-        f"{2 * 3 * draws:,} of {2 * (3 * draws + draws):,} networks (75%) are of the random arm; write a smaller "
-        "number to train fewer"
+        "search.random_draws_by_level=[15, 33, 92]: what the longest arm takes to each sparsity, in each of 2 "
+        f"replicates; {2 * sum(draws)} of {2 * (sum(draws) + 92)} networks (60%) are of the random arm; write "
+        "search.random_draws, a smaller number, to train fewer"
     )
     assert study_of({"imp": {"rate": 0.05}}, search={"random_draws": 4}, **changes)._remarks(dataset) == []
     assert study_of({"snip": {}}, search={}, **changes)._remarks(dataset) == []
 
 
 def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:
-    study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.95], replicates=2)
+    study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.9, 0.95], replicates=2)
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=16)
     with Ledger.read(tmp_path / "tiny") as ledger:
         verdict = judge(ledger.table(), study.design())
-    (found,) = (c for c in verdict.comparisons if (c.arm, c.metric) == ("imp", "accuracy"))
-    assert study.identity()["search"]["random_draws"] == 1 + 14
-    assert found.random_draws_at_equal_budget == pytest.approx(1 + 14)
+        trained = [(row["arm"], row["target_sparsity"]) for row in ledger.table().to_pylist()]
+    found = {c.sparsity: c for c in verdict.comparisons if (c.arm, c.metric) == ("imp", "accuracy")}
+    # Eleven levels of 20% to 90%, and four more: what is granted at a level is what is trained there.
+    for sparsity, draws in ((0.9, 1 + 11), (0.95, 1 + 15)):
+        assert trained.count(("random", sparsity)) == 2 * draws
+        assert found[sparsity].random_draws_at_equal_budget == pytest.approx(draws)
     assert {c.n_short for c in verdict.comparisons} == {0}

@@ -358,6 +358,15 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("gmp", "weight", begin_fraction=0.9), "begin_fraction=0.9: must be at most end_fraction=0.75"),
     (arm("gmp", "weight", drop_fraction=0.1), "arms.gmp.drop_fraction=0.1: has no effect on an arm with"),
     (arm("edge_popup", "weight", every=3), "arms.edge_popup.every=3: has no effect on an arm with when='during'"),
+    (
+        {"search": {"random_draws_by_level": [3, 3, 3, 3, 3, 3]}},
+        "search.random_draws_by_level=[3, 3, 3, 3, 3, 3]: ",
+    ),
+    (
+        {"sparsities": [0.5, 0.9], "search": {"random_draws_by_level": [3, 4], "random_draws": 3}},
+        "search.random_draws=3: search.random_draws_by_level has the numbers of all levels; leave one of the two out",
+    ),
+    ({"search": {"random_draws_by_level": [0]}}, "search.random_draws_by_level"),
     ({"masks": {"prune_biases": True}}, "masks.prune_biases=true: is of weight masks, and masks.kind is 'node', whose"),
     (
         biases(allocation="erk"),

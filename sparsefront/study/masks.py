@@ -152,10 +152,11 @@ class MaskStudy(Study):
                     "set it in [arms.NAME], or leave the objective out"
                 )
         needs_scores = any(method.needs_scores for method in methods.values())
-        is_said = "random_draws" in self.search.model_fields_set
-        if needs_scores and is_said and self.search.draws < self.search.random_draws:
+        is_said = bool({"random_draws", "random_draws_by_level"} & self.search.model_fields_set)
+        self._check_draws_by_level()
+        if needs_scores and is_said and self.search.draws < max(self._draws):
             raise ConfigError(
-                f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
+                f"search.draws={self.search.draws}: must be at least search.random_draws={max(self._draws)}; "
                 "the random arm trains the first of them"
             )
         n_sparsities = len(
@@ -173,41 +174,72 @@ class MaskStudy(Study):
     @model_validator(mode="after")
     def _grant(self) -> Self:
         """Write down how many random masks the budget of the longest arm pays for, where the study does not say."""
-        if "random_draws" not in self.search.model_fields_set:
-            search = self.search.model_copy(update={"random_draws": self._draws_at_budget()})
-            object.__setattr__(self, "search", search)  # frozen for everybody else
+        if not {"random_draws", "random_draws_by_level"} & self.search.model_fields_set:
+            draws = self._draws_at_budget()
+            by_level = draws if len(set(draws)) > 1 else ()
+            update = {"random_draws": max(draws), "random_draws_by_level": by_level}
+            object.__setattr__(self, "search", self.search.model_copy(update=update))  # frozen for everybody else
+        elif self.search.random_draws_by_level:
+            update = {"random_draws": max(self.search.random_draws_by_level)}
+            object.__setattr__(self, "search", self.search.model_copy(update=update))
         return self
 
-    def _draws_at_budget(self) -> int:
-        """How many random masks the budget of the longest arm pays for, at least the usual number."""
-        methods = self._methods().values()
-        trainings = [self._trainings(method) for method in methods if isinstance(method, Pruned)]
-        draws = max([_USUAL_DRAWS, *(math.ceil(round(n, 6)) for n in trainings)])
-        if any(method.needs_scores for method in methods):  # the random arm trains the first of those that are scored
-            draws = min(draws, self.search.draws)
-        return draws
+    def _check_draws_by_level(self) -> None:
+        """Refuse numbers of draws that are not those of the levels, or that another number contradicts."""
+        by_level = self.search.random_draws_by_level
+        if not by_level:
+            return
+        if len(by_level) != len(self.sparsities):
+            raise ConfigError(
+                f"search.random_draws_by_level={shown(list(by_level))}: {len(self.sparsities)} are needed, one for "
+                "each of sparsities"
+            )
+        if "random_draws" in self.search.model_fields_set and self.search.random_draws != max(by_level):
+            raise ConfigError(
+                f"search.random_draws={self.search.random_draws}: search.random_draws_by_level has the numbers of all "
+                "levels; leave one of the two out"
+            )
 
-    def _trainings(self, method: Pruned) -> float:
-        """What an arm's last network takes, everything before it included, in trainings of a random mask."""
+    def _draws_at_budget(self) -> tuple[int, ...]:
+        """How many random masks the budget of each level's longest arm pays for, at least the usual number."""
+        methods = self._methods().values()
+        pruned = [method for method in methods if isinstance(method, Pruned)]
+        # The random arm trains the first of those that are scored.
+        most = self.search.draws if any(method.needs_scores for method in methods) else math.inf
+        return tuple(
+            int(min(most, max([_USUAL_DRAWS, *(math.ceil(round(self._trainings(m, s), 6)) for m in pruned)])))
+            for s in self.sparsities
+        )
+
+    def _trainings(self, method: Pruned, sparsity: float) -> float:
+        """What an arm's network of a level takes, everything before it included, in trainings of a random mask."""
         pruning, levels = method.method, method.levels(self._ascending)
-        n_networks = len(levels) if method.goes_alone else 1
+        if sparsity not in levels:
+            return 0.0
+        n_networks = levels.index(sparsity) + 1 if method.goes_alone else 1
         making = budget_steps(passes, self.training.batch_size) if (passes := self._scoring_passes(pruning)) else 0
         each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
         return method.needs_parent + n_networks * (each + making / self.training.steps)
 
     def _remarks(self, dataset: Dataset) -> list[str]:
         """What random search takes, where it has the budget of a longer arm at every level."""
-        draws = self.search.random_draws
-        if draws <= _USUAL_DRAWS or draws != self._draws_at_budget():
+        draws = self._draws
+        if max(draws) <= _USUAL_DRAWS or draws != self._draws_at_budget():
             return []
-        n_random = self.replicates * len(self.sparsities) * draws
+        n_random = self.replicates * sum(draws)
         n_trained = self._counts(self._plan(dataset, 1, "cpu"))[3]
+        key = f"_by_level={shown(list(draws))}" if len(set(draws)) > 1 else f"={draws[0]}"
         remark = (
-            f"search.random_draws={draws}: what the longest arm takes, at each of {len(self.sparsities)} sparsities in "
-            f"each of {self.replicates} replicates; {n_random:,} of {n_trained:,} networks "
-            f"({n_random / n_trained:.0%}) are of the random arm; write a smaller number to train fewer"
+            f"search.random_draws{key}: what the longest arm takes to each sparsity, in each of {self.replicates} "
+            f"replicates; {n_random:,} of {n_trained:,} networks ({n_random / n_trained:.0%}) are of the random arm; "
+            "write search.random_draws, a smaller number, to train fewer"
         )
         return [remark]
+
+    @property
+    def _draws(self) -> tuple[int, ...]:
+        """Random masks that are trained at each of the sparsities."""
+        return self.search.random_draws_by_level or (self.search.random_draws,) * len(self.sparsities)
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""
@@ -579,7 +611,8 @@ class MaskStudy(Study):
         levels = self.replicates * len(self.sparsities)
         # About four packs of masks and two of networks for each worker.
         masks = -(-levels * self.search.draws // (workers * 4))
-        lanes = -(-levels * (self.search.random_draws + len(self.arms)) // (workers * 2))
+        n_networks = self.replicates * sum(self._draws) + levels * len(self.arms)
+        lanes = -(-n_networks // (workers * 2))
         largest = 128 if device == "cpu" else 4096
         return {
             "masks_per_pack": self.compute.masks_per_pack or min(4096, max(256, masks)),
