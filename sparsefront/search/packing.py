@@ -42,6 +42,8 @@ _ROUNDING = 1e-9
 class PackCost:
     """Time of a pack on one device: start + steps x (launch + lanes x (lane + operations + parameters)).
 
+    Lanes are padded, but for ragged ones on a device that has `product_s`: these take their own size only.
+
     Attributes:
         launch_s: of a step, however many lanes.
         lane_s: of a lane in a step, however small.
@@ -49,6 +51,8 @@ class PackCost:
         elementwise_per_s: parameters that the optimiser updates.
         start_s: of a pack, however long: its gradients are recorded, and a trial of Tune begins and ends.
         output_s: of an output of a convolution, for each example: of small ones memory takes longer than arithmetic.
+        product_s: of the three products with a weight tensor, however small, of a lane that is not padded.
+        unit_s: of an output of such a lane, for each example, besides.
     """
 
     launch_s: float
@@ -57,6 +61,8 @@ class PackCost:
     elementwise_per_s: float
     start_s: float = 0.0
     output_s: float = 0.0
+    product_s: float = 0.0
+    unit_s: float = 0.0
 
 
 #: One core of an Intel Xeon with AMX, torch 2.13, one thread, float32, Adam. Launches, lanes and operations were fitted
@@ -65,7 +71,14 @@ class PackCost:
 #: (0.7 to 0.9 ms for 690,000 parameters). A recording takes 25 ms, a trial 10 to 30 ms. An output of three convolutions
 #: of 8 to 48 channels takes 9 to 25 ns in packs of 4 and 16 lanes, batch 100. A plan depends on ratios only.
 CPU_COST = PackCost(
-    launch_s=2.4e-4, lane_s=5.7e-6, flops_per_s=1.0e11, elementwise_per_s=9e8, start_s=0.05, output_s=1.2e-8
+    launch_s=2.4e-4,
+    lane_s=5.7e-6,
+    flops_per_s=1.0e11,
+    elementwise_per_s=9e8,
+    start_s=0.05,
+    output_s=1.2e-8,
+    product_s=4.5e-6,
+    unit_s=4e-10,
 )
 
 #: An order of magnitude for a data-centre GPU, not fitted to measurements.
@@ -126,11 +139,15 @@ def plan_packs(
     """
     if max_lanes < 1 or workers < 1:
         raise ValueError(f"max_lanes={max_lanes}, workers={workers}: must be at least 1")
-    together: dict[tuple[str, int, int, tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    together: dict[tuple[str, int, int, tuple[int, ...], tuple[int, ...], bool], list[int]] = {}
     for i, (shape, n_steps) in enumerate(zip(shapes, steps, strict=True)):
         dims = tuple(map(len, shape.tensors))
-        together.setdefault((shape.group, n_steps, shape.batch_size, shape.positions, dims), []).append(i)
-    classes = [_Class(shapes, together[key], key[1], cost, max_lanes) for key in sorted(together)]
+        key = (shape.group, n_steps, shape.batch_size, shape.positions, dims, shape.ragged and cost.product_s > 0)
+        together.setdefault(key, []).append(i)
+    classes = [
+        (_RaggedClass if key[-1] else _Class)(shapes, together[key], key[1], cost, max_lanes)
+        for key in sorted(together)
+    ]
 
     def limited(limit_s: float) -> list[_Part]:
         plan = [part for one in classes for part in one.parts(limit_s)]
@@ -163,16 +180,7 @@ class _Class:
         first, self._max_lanes = shapes[indices[0]], max_lanes
         self._dims = [len(tensor) for tensor in first.tensors]
         self.launch_s = cost.start_s + steps * cost.launch_s
-        self._lane_s = steps * cost.lane_s
-        # Seconds of an entry of each tensor.
-        self._entry_s = [
-            steps * (_FLOPS_PER_MAC * first.batch_size * uses / cost.flops_per_s + 1 / cost.elementwise_per_s)
-            for uses in first.positions
-        ]
-        # And of an output, which is an entry of the first dimension at each of its places.
-        self._output_s = [
-            steps * first.batch_size * uses * cost.output_s if uses > 1 else 0.0 for uses in first.positions
-        ]
+        self._set_prices(first, steps, cost)
         # A row for every dimension of every tensor, a column for every candidate: padding is a maximum of columns.
         # Floats hold sizes exactly, and are multiplied faster.
         sizes = np.array([list(chain.from_iterable(shapes[i].tensors)) for i in indices], dtype=np.float64)
@@ -184,6 +192,19 @@ class _Class:
         by_size = np.lexsort((*distinct[::-1], self.seconds(distinct)))
         self._indices, self.sizes = np.array(indices)[by_size], distinct[:, by_size]
         self.work_s = self.seconds(self.sizes)
+
+    def _set_prices(self, first: Shape, steps: int, cost: PackCost) -> None:
+        """Seconds of a lane, for all steps of the segment: of each, and of its entries and outputs."""
+        self._lane_s = steps * cost.lane_s
+        # Seconds of an entry of each tensor.
+        self._entry_s = [
+            steps * (_FLOPS_PER_MAC * first.batch_size * uses / cost.flops_per_s + 1 / cost.elementwise_per_s)
+            for uses in first.positions
+        ]
+        # And of an output, which is an entry of the first dimension at each of its places.
+        self._output_s = [
+            steps * first.batch_size * uses * cost.output_s if uses > 1 else 0.0 for uses in first.positions
+        ]
 
     def seconds(self, sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Seconds of a lane of each size, for all steps of the segment: (distinct rows, ...) -> (...)."""
@@ -245,6 +266,26 @@ class _Class:
         dims = iter([largest[row] for row in self._row_of])
         padded = tuple(tuple(next(dims) for _ in range(n_dims)) for n_dims in self._dims)
         return PlannedPack(tuple(sorted(self._indices[part.columns].tolist())), padded, part.seconds)
+
+
+class _RaggedClass(_Class):
+    """Candidates that travel together without padding: a pack takes what its lanes take, so that it holds all it may.
+
+    Neighbours by size share one all the same, as their weights are padded where they are kept between segments.
+    """
+
+    def _set_prices(self, first: Shape, steps: int, cost: PackCost) -> None:
+        super()._set_prices(first, steps, cost)
+        self._lane_s = steps * cost.product_s * sum(uses > 0 for uses in first.positions)
+        self._output_s = [steps * first.batch_size * cost.unit_s if uses else 0.0 for uses in first.positions]
+
+    def parts(self, limit_s: float) -> list[_Part]:
+        """The fewest packs of neighbours."""
+        cumulated = np.concatenate([[0.0], np.cumsum(self.work_s)])
+        return [
+            _Part(self, np.arange(start, stop), self.launch_s + float(cumulated[stop] - cumulated[start]))
+            for start, stop in _filled(cumulated, limit_s, self._max_lanes)
+        ]
 
 
 class _Order:
@@ -345,14 +386,7 @@ def _work_limit_s(classes: Sequence[_Class], max_lanes: int, n_wanted: int) -> f
     cumulated = [np.concatenate([[0.0], np.cumsum(one.work_s)]) for one in classes]
 
     def n_packs(limit_s: float) -> int:
-        count = 0
-        for work_s in cumulated:
-            start, n = 0, len(work_s) - 1
-            while start < n:
-                fits = int(np.searchsorted(work_s, work_s[start] + limit_s * (1 + 1e-12), side="right")) - 1
-                start = min(max(fits, start + 1), start + max_lanes)
-                count += 1
-        return count
+        return sum(1 for work_s in cumulated for _ in _filled(work_s, limit_s, max_lanes))
 
     high = math.fsum(float(work_s[-1]) for work_s in cumulated)
     low = high / n_wanted / 2
@@ -361,6 +395,16 @@ def _work_limit_s(classes: Sequence[_Class], max_lanes: int, n_wanted: int) -> f
         middle = (low + high) / 2
         low, high = (low, middle) if n_packs(middle) <= n_most else (middle, high)
     return high
+
+
+def _filled(cumulated_s: npt.NDArray[np.float64], limit_s: float, max_lanes: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of packs that are filled one after the other up to a limit of work, given what all before take."""
+    start, n = 0, len(cumulated_s) - 1
+    while start < n:
+        fits = int(np.searchsorted(cumulated_s, cumulated_s[start] + limit_s * (1 + 1e-12), side="right")) - 1
+        stop = min(max(fits, start + 1), start + max_lanes, n)
+        yield start, stop
+        start = stop
 
 
 def _end_s(plan: Sequence[_Part], workers: int) -> float:

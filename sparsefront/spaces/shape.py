@@ -18,12 +18,14 @@ class Shape:
             dimensions: a block that a candidate lacks has zeros.
         positions: uses of each tensor's entries in one example's forward pass; 0 for biases.
         batch_size: examples in an optimiser step.
+        ragged: whether a CPU trains it beside others without padding (`sparsefront.trainables.ragged`).
     """
 
     group: str
     tensors: tuple[tuple[int, ...], ...]
     positions: tuple[int, ...]
     batch_size: int
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         if len(self.tensors) != len(self.positions):

@@ -117,6 +117,7 @@ class Architecture:
         positions: uses of each of them in a forward pass; 0 for biases.
         group: names what packs of this architecture have in common.
         skeleton: options that the group's module is built with.
+        is_perceptron: whether that module says that it is one (`Model.perceptron`).
     """
 
     key: _Key
@@ -127,6 +128,7 @@ class Architecture:
     positions: tuple[int, ...]
     group: str
     skeleton: Options
+    is_perceptron: bool
 
 
 class _Skeleton(NamedTuple):
@@ -137,6 +139,7 @@ class _Skeleton(NamedTuple):
     layout: Layout
     positions: tuple[int, ...]
     group: str
+    is_perceptron: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,6 +342,7 @@ class Networks:
                 replicate,
                 f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
                 batch_size,
+                is_ragged=arch.is_perceptron and precision == "float32",
             ),
         )
 
@@ -380,6 +384,8 @@ class Networks:
         replicate: int,
         group: str,
         batch_size: int,
+        *,
+        is_ragged: bool,
     ) -> dict[str, Any]:
         """What depends on the mask: fields of `Network`."""
         recipe, structure = self.recipe, arch.structure
@@ -460,6 +466,7 @@ class Networks:
                 tensors=_shapes(arch, compact),
                 positions=arch.positions,
                 batch_size=batch_size,
+                ragged=is_ragged,
             ),
             "draw_mask": draw_mask,
             "scored": scored,
@@ -522,7 +529,7 @@ class Networks:
         family, options = self._options(key)
         if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
-            skeleton = _skeleton_of(key[0], options, model.structure)
+            skeleton = _skeleton_of(key[0], options, model)
             structure, init = model.structure, model.init
         else:
             structure = family.structure(options, **self._data)
@@ -538,12 +545,13 @@ class Networks:
             positions=skeleton.positions,
             group=skeleton.group,
             skeleton=skeleton.options,
+            is_perceptron=skeleton.is_perceptron,
         )
 
     def _make_skeleton(self, name: str, kind: type[Options], options: str) -> _Skeleton:
         family: Any = model_family(name)
         known = kind.model_validate_json(options)
-        return _skeleton_of(name, known, family.structure(known, **self._data))
+        return _skeleton_of(name, known, family.build(known, **self._data))
 
     def _options(self, key: _Key) -> tuple[Any, Options]:
         name, options = key
@@ -706,7 +714,8 @@ def _is_sized(name: str) -> bool:
     return isinstance(model_family(name), SizedFamily)
 
 
-def _skeleton_of(name: str, options: Options, structure: Structure) -> _Skeleton:
+def _skeleton_of(name: str, options: Options, model: Model) -> _Skeleton:
+    structure = model.structure
     layout = Layout.of(structure)
     positions = {t.name: t.positions for t in structure.multiplied}
     return _Skeleton(
@@ -715,6 +724,7 @@ def _skeleton_of(name: str, options: Options, structure: Structure) -> _Skeleton
         layout=layout,
         positions=tuple(positions.get(tensor, 0) for tensor in layout.names),
         group=f"{name} {canonical_json(options.model_dump(mode='json', exclude={'init'}))}",
+        is_perceptron=model.perceptron is not None,
     )
 
 

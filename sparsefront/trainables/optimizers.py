@@ -52,6 +52,10 @@ PerLane = float | torch.Tensor
 class LaneOptimizer(Protocol):
     """Updates all lanes of a pack in place; `flat` (L, P) is what is trained of them.
 
+    Lanes may also lie one behind the other, `flat` being (1, N): then it is told the entries of each lane, and `keep`
+    and `silence` are not asked of it. It then goes the same way for one lane as for many that differ in their rates and
+    decays, so that no lane's last digits depend on its neighbours (Adam's do where betas or epsilons differ).
+
     Attributes:
         rate: what the learning rates of the next steps are multiplied by.
     """
@@ -86,8 +90,10 @@ class Adam:
     weights and gradients are taken aside.
     """
 
-    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
-        self._hyper = list(hyper)
+    def __init__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None
+    ) -> None:
+        self._hyper, self._lengths = list(hyper), _lengths(lengths, flat.device)
         self._first, self._second = _roomy(torch.zeros_like(flat)), _roomy(torch.zeros_like(flat))
         self._n_steps = 0
         # The kernel counts on its own device; a Python number would be converted at every step.
@@ -97,8 +103,8 @@ class Adam:
 
     def _prepare(self) -> None:
         device = self._first.device
-        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
-        self._lr = per_lane([h.lr for h in self._hyper], device)
+        self._decay = self._per_lane([h.weight_decay for h in self._hyper])
+        self._lr = self._per_lane([h.lr for h in self._hyper])
         self._fuses = len({(h.beta1, h.beta2, h.eps) for h in self._hyper}) == 1 and self._first.is_contiguous()
         self._way: torch.Tensor | None = None
         n_left = self._first.numel() % _VECTOR
@@ -115,9 +121,16 @@ class Adam:
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
         self._columns = columns
-        self._weight1 = _column(1 - columns["beta1"], device)
-        self._beta2 = _column(columns["beta2"], device)
-        self._weight2 = _column(1 - columns["beta2"], device)
+        self._weight1 = self._column(1 - columns["beta1"])
+        self._beta2 = self._column(columns["beta2"])
+        self._weight2 = self._column(1 - columns["beta2"])
+
+    def _column(self, values: np.ndarray) -> torch.Tensor:
+        """(L, 1) as it is broadcast over the weights."""
+        return _spread(_column(values, self._first.device), self._lengths)
+
+    def _per_lane(self, values: Sequence[float]) -> PerLane:
+        return _per_lane(values, self._lengths, self._first.device)
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -129,7 +142,7 @@ class Adam:
             if self._way is None:
                 self._way = torch.empty_like(self._first)
             self._fused(self._way.zero_(), gradient, 1.0)
-            _go(flat, self._way, self._lr, self.rate)
+            _go(flat, self._way, self._lr, self.rate, self._lengths)
         else:
             self._fused(flat, gradient, self._lr * self.rate)
 
@@ -181,15 +194,16 @@ class Adam:
         self._n_steps_there.add_(self._one)  # the lanes that stay may agree, and go on with the kernel
         # With c1, c2 the bias corrections: lr/c1 m / (sqrt(v/c2) + eps) = lr sqrt(c2)/c1 m / (sqrt(v) + eps sqrt(c2)).
         roots = np.sqrt(1 - self._columns["beta2"] ** step)
-        own = self.rate if isinstance(self.rate, torch.Tensor) else None  # it stays on its device
+        # It stays on its device.
+        own = _spread(self.rate, self._lengths) if isinstance(self.rate, torch.Tensor) else None
         factor = self.rate if isinstance(self.rate, float) else 1.0
         rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
         self._first.lerp_(gradient, self._weight1)
         self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
         _square_root(self._second, out=gradient)
-        gradient.add_(_column(self._columns["eps"] * roots, flat.device))
+        gradient.add_(self._column(self._columns["eps"] * roots))
         torch.div(self._first, gradient, out=gradient)
-        gradient.mul_(_column(rate, flat.device))
+        gradient.mul_(self._column(rate))
         flat.sub_(gradient if own is None else gradient.mul_(own))
 
     def keep(self, lanes: torch.Tensor) -> None:
@@ -217,21 +231,26 @@ class Adam:
 class SGD:
     """Stochastic gradient descent with momentum (Nesterov's form on request) and L2 weight decay."""
 
-    def __init__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters]) -> None:
-        self._hyper = list(hyper)
+    def __init__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None
+    ) -> None:
+        self._hyper, self._lengths = list(hyper), _lengths(lengths, flat.device)
         self._velocity = torch.zeros_like(flat) if any(h.momentum for h in hyper) else None
         self._device = flat.device
         self.rate: PerLane = 1.0
         self._prepare(flat.device)
 
     def _prepare(self, device: torch.device) -> None:
-        self._negative_lr = per_lane([-h.lr for h in self._hyper], device)
-        self._decay = per_lane([h.weight_decay for h in self._hyper], device)
-        self._momentum = per_lane([h.momentum for h in self._hyper], device)
+        self._negative_lr = self._per_lane([-h.lr for h in self._hyper], device)
+        self._decay = self._per_lane([h.weight_decay for h in self._hyper], device)
+        self._momentum = self._per_lane([h.momentum for h in self._hyper], device)
         # Nesterov: gradient + momentum x velocity; otherwise the velocity itself (the gradient, where momentum is 0).
         self._any_nesterov = any(h.nesterov for h in self._hyper)
-        self._plain = per_lane([float(h.nesterov) for h in self._hyper], device)
-        self._ahead = per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
+        self._plain = self._per_lane([float(h.nesterov) for h in self._hyper], device)
+        self._ahead = self._per_lane([h.momentum if h.nesterov else 1.0 for h in self._hyper], device)
+
+    def _per_lane(self, values: Sequence[float], device: torch.device) -> PerLane:
+        return _per_lane(values, self._lengths, device)
 
     def step(self, flat: torch.Tensor, gradient: torch.Tensor) -> None:
         """One step of all lanes."""
@@ -244,7 +263,7 @@ class SGD:
             update = self._velocity
             if self._any_nesterov:
                 update = gradient.mul_(self._plain).add_(self._velocity * self._ahead)
-        _go(flat, update, self._negative_lr, self.rate)
+        _go(flat, update, self._negative_lr, self.rate, self._lengths)
 
     def keep(self, lanes: torch.Tensor) -> None:
         """Forget all lanes but these."""
@@ -270,8 +289,10 @@ class SGD:
 class OptimizerFactory(Protocol):
     """Makes an optimiser for a pack."""
 
-    def __call__(self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], /) -> LaneOptimizer:
-        """Optimiser state for `flat` (L, P)."""
+    def __call__(
+        self, flat: torch.Tensor, hyper: Sequence[Hyperparameters], lengths: Sequence[int] | None = None, /
+    ) -> LaneOptimizer:
+        """Optimiser state for `flat` (L, P), or for lanes of these lengths one behind the other, (1, N)."""
 
 
 OPTIMIZERS: Mapping[str, OptimizerFactory] = {"adam": Adam, "sgd": SGD}
@@ -286,6 +307,22 @@ def per_lane(values: Sequence[float], device: torch.device) -> PerLane:
     if len(set(values)) == 1:
         return float(values[0])
     return _column(np.array(values)[:, None], device)
+
+
+def _lengths(lengths: Sequence[int] | None, device: torch.device) -> torch.Tensor | None:
+    return None if lengths is None else torch.tensor(list(lengths), device=device)
+
+
+def _spread(column: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(L, 1) as it is broadcast over (L, P); or, over lanes of some lengths one behind the other, (1, N)."""
+    return column if lengths is None else column.view(-1).repeat_interleave(lengths)[None]
+
+
+def _per_lane(values: Sequence[float], lengths: torch.Tensor | None, device: torch.device) -> PerLane:
+    """What `per_lane` says; of lanes one behind the other always as it is broadcast, unless it is zero."""
+    if lengths is None or not any(values):
+        return per_lane(values, device)
+    return _spread(_column(np.array(values)[:, None], device), lengths)
 
 
 def _roomy(values: torch.Tensor) -> torch.Tensor:
@@ -308,9 +345,12 @@ def add_decay(gradient: torch.Tensor, flat: torch.Tensor, decay: PerLane) -> Non
         gradient.add_(flat, alpha=decay)
 
 
-def _go(flat: torch.Tensor, way: torch.Tensor, lr: PerLane, rate: PerLane) -> None:
+def _go(flat: torch.Tensor, way: torch.Tensor, lr: PerLane, rate: PerLane, lengths: torch.Tensor | None = None) -> None:
     """Add ``lr x rate x way`` in place."""
-    if isinstance(rate, torch.Tensor):
+    if lengths is not None and isinstance(lr, torch.Tensor):
+        factor = _spread(rate, lengths) if isinstance(rate, torch.Tensor) else rate
+        flat.addcmul_(way, lr if isinstance(factor, float) and factor == 1 else lr * factor)
+    elif isinstance(rate, torch.Tensor):
         flat.addcmul_(way, rate * lr)
     elif isinstance(lr, torch.Tensor):
         flat.addcmul_(way, lr, value=rate)

@@ -25,7 +25,8 @@ from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.losses import absolute_error, n_errors, squared_errors
 from sparsefront.trainables.mask_updates import MaskHistory, MaskUpdates
 from sparsefront.trainables.models import Model
-from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters, PerLane, per_lane
+from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters, LaneOptimizer, PerLane, per_lane
+from sparsefront.trainables.ragged import RaggedLanes
 from sparsefront.trainables.rates import rate_factor
 
 _Any = TypeVar("_Any")
@@ -244,6 +245,7 @@ class Pack:
         start_step: int = 0,
         slots: Mapping[str, torch.Tensor] | None = None,
         updates: MaskUpdates | None = None,
+        real: Sequence[Mapping[str, tuple[int, ...]]] | None = None,
     ) -> None:
         """Prepare a pack.
 
@@ -259,6 +261,8 @@ class Pack:
             slots: the optimiser's state after them, (L, trained part of P) by name; None for a fresh one. That of
                 changing masks is among it; they stand above those of `lanes`.
             updates: changes the masks, made for these lanes and this pack alone; None if they stay.
+            real: shapes of each lane's own tensors by name, of perceptrons of one replicate whose masks stay: they are
+                trained without padding (`sparsefront.trainables.ragged`) on a CPU, in float32; None for as they lie.
         """
         self._model = model
         self._lanes = lanes.select(slice(None))
@@ -270,18 +274,33 @@ class Pack:
         self._precision = precision
         self._hyper = list(hyper)
         self._has_own_rates = any(h.has_own_rates for h in self._hyper)
-        self._optimizer = OPTIMIZERS[schedule.optimizer](self._trained(self._lanes.flat), hyper)
+        self._real = None if real is None else list(real)
+        self._ragged, self._optimizer = self._start_optimizer()
         self._updates, self._history = updates, None
         if updates is not None:
             self._history = self._start_updates(updates, slots or {})
         if start_step:
             n_skipped = 0 if updates is None else updates.n_skipped(start_step)
-            self._optimizer.restore(start_step - n_skipped, slots or {})
+            self._restore_optimizer(start_step - n_skipped, slots or {})
         self._numbers = list(range(len(lanes)))
         self._curves = [_Curves() for _ in self._numbers]
         self._rows = list(range(len(lanes)))  # of the buffers, whose lanes are in training
         self._set_smoothing()
         self.step = start_step
+
+    def _start_optimizer(self) -> tuple[RaggedLanes | None, LaneOptimizer]:
+        """The weights as they are trained, if that is not as they lie, and their optimiser."""
+        optimizer = OPTIMIZERS[self._schedule.optimizer]
+        if self._real is None:
+            return None, optimizer(self._trained(self._lanes.flat), self._hyper, None)
+        assert self._model.perceptron is not None
+        ragged = RaggedLanes(self._model.perceptron, self._lanes, self._real, self._schedule.batch_size)
+        return ragged, optimizer(ragged.flat, self._hyper, ragged.lengths)
+
+    def _restore_optimizer(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
+        if self._ragged is not None:
+            slots = {name: self._ragged.gathered(state) for name, state in slots.items()}
+        self._optimizer.restore(step, slots)
 
     def _start_updates(self, updates: MaskUpdates, saved: Mapping[str, torch.Tensor]) -> MaskHistory:
         lanes = self._lanes
@@ -329,6 +348,8 @@ class Pack:
         compute = None
         if self.step == self._schedule.steps:
             return self._evaluate()
+        if self._ragged is not None:
+            return self._advance_ragged(self._ragged)
         train, feeds = self._data[0].train, list(dict.fromkeys(self._data))
         of_lanes = torch.tensor([feeds.index(feed) for feed in self._data], device=flat.device)
         while True:
@@ -354,10 +375,7 @@ class Pack:
                 assert keep is not None
                 self._updates.prepare(self.step, trained, keep)
             gradient = compute(x, targets, self._smoothing)
-            if self._has_own_rates:
-                self._optimizer.rate = self._schedule.rates(self.step, self._hyper, flat.device)
-            elif self._schedule.has_rates:
-                self._optimizer.rate = self._schedule.rate(self.step)
+            self._set_rate()
             if self._updates is not None:
                 assert keep is not None
                 assert self._history is not None
@@ -368,6 +386,27 @@ class Pack:
             self.step += 1
             if self._schedule.is_evaluation(self.step):
                 return self._evaluate()
+
+    def _advance_ragged(self, ragged: RaggedLanes) -> list[LaneResult]:
+        """The same for lanes that are trained without padding."""
+        feed = self._data[0]
+        smoothing = self._smoothing if self._any_smoothing else None
+        while True:
+            x, one_hot = feed.train.batch(feed.order[self.step])
+            gradient = ragged.gradient(x, one_hot, smoothing)
+            self._set_rate()
+            self._optimizer.step(ragged.flat, gradient)
+            self.step += 1
+            if self._schedule.is_evaluation(self.step):
+                ragged.scatter(ragged.flat, self._lanes.flat)
+                return self._evaluate()
+
+    def _set_rate(self) -> None:
+        """Tell the optimiser the learning rates of the next step."""
+        if self._has_own_rates:
+            self._optimizer.rate = self._schedule.rates(self.step, self._hyper, self._lanes.flat.device)
+        elif self._schedule.has_rates:
+            self._optimizer.rate = self._schedule.rate(self.step)
 
     def _evaluate(self) -> list[LaneResult]:
         losses, errors, squared = self._validate()
@@ -433,6 +472,8 @@ class Pack:
     def _slots(self) -> dict[str, torch.Tensor]:
         """All that a lane goes on from, but for its weights."""
         slots = self._optimizer.slots()
+        if self._ragged is not None:
+            slots = {n: self._ragged.scatter(s, torch.zeros_like(self._lanes.flat)) for n, s in slots.items()}
         if self._updates is not None and self._history is not None and self._lanes.keep is not None:
             slots |= self._updates.slots() | self._history.slots(self._trained(self._lanes.keep))
         return slots
@@ -448,6 +489,9 @@ class Pack:
 
     def _validate(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
         """What `evaluate_each` says of all lanes, each on the validation examples of its replicate."""
+        if self._ragged is not None:
+            examples = self._data[0].validation
+            return *self._ragged.evaluate(examples.x, examples.one_hot, examples.labels), {}
         found: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]] = []
         for validation, start, stop in runs([feed.validation for feed in self._data]):
             found.append(evaluate_each(self._model, self._lanes.part(start, stop), validation))
@@ -464,7 +508,7 @@ class Pack:
         if not staying:
             return
         n_rows = len(self._numbers)
-        if (self._schedule.steps - self.step) * (1 - len(staying) / n_rows) < _RECORDING_STEPS:
+        if self._real is None and (self._schedule.steps - self.step) * (1 - len(staying) / n_rows) < _RECORDING_STEPS:
             self._lanes.flat[leaving] = 0.0
             self._optimizer.silence(leaving)
             return
@@ -472,9 +516,15 @@ class Pack:
         self._curves = [self._curves[i] for i in staying]
         self._hyper = [self._hyper[i] for i in staying]
         self._data = [self._data[i] for i in staying]
-        self._lanes = self._lanes.select(staying)
         index = torch.tensor(staying, device=self._lanes.flat.device)
-        self._optimizer.keep(index)
+        slots = {} if self._real is None else {name: state[index] for name, state in self._slots().items()}
+        self._lanes = self._lanes.select(staying)
+        if self._real is None:
+            self._optimizer.keep(index)
+        else:
+            self._real = [self._real[i] for i in staying]
+            self._ragged, self._optimizer = self._start_optimizer()
+            self._restore_optimizer(self.step, slots)
         if self._updates is not None and self._history is not None:
             self._updates.keep_lanes(index)
             self._history.keep_lanes(index)

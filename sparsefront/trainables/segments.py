@@ -509,6 +509,7 @@ class SegmentShop:
             precision=first.precision,
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),
+            real=self._real_shapes(networks) if train.images is None else None,
         )
         before, start = spent.passes, pack.step
         flops_of_pass = [_FLOPS_PER_MAC * job.left()[2].macs for job in jobs]
@@ -591,6 +592,12 @@ class SegmentShop:
             for job, state in zip(going_on, reached, strict=True):
                 job.state = state
         return going_on
+
+    def _real_shapes(self, networks: Sequence[Network]) -> list[dict[str, tuple[int, ...]]] | None:
+        """What `Pack` needs to train without padding: where that can be, it is so, whatever the pack."""
+        if self.device.type != "cpu" or not networks[0].shape.ragged:
+            return None
+        return [{t.name: t.shape for t in network.compact.tensors} for network in networks]
 
     def _begin(self, job: _Job, leg: _Leg) -> Built:
         """What a lane goes on from; a chain's level after the first one from the weights and the mask that it has."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
-from sparsefront.trainables.models.model import ACTIVATIONS, Model, Options, StagedModule, meta_module
+from sparsefront.trainables.models.model import ACTIVATIONS, Model, Options, Perceptron, StagedModule, meta_module
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 
@@ -82,7 +82,13 @@ class MLPFamily:
         sizes = (math.prod(input_shape), *options.widths, n_classes)
         module = MLP(sizes, activation=options.activation, bias=options.bias)
         structure = self.structure(options, input_shape=input_shape, n_classes=n_classes)
-        return Model(meta_module(module), structure, options.init)
+        numbers = range(len(sizes) - 1)
+        perceptron = Perceptron(
+            tuple(f"layers.{i}.weight" for i in numbers),
+            tuple(f"layers.{i}.bias" if options.bias else None for i in numbers),
+            options.activation,
+        )
+        return Model(meta_module(module), structure, options.init, perceptron=perceptron)
 
 
 class LeNet300100Options(MLPOptions):

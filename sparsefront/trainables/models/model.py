@@ -58,17 +58,34 @@ class StagedModule(nn.Module):
 
 
 @dataclass(frozen=True)
+class Perceptron:
+    """What a module computes that is linear layers one after the other with one activation between them.
+
+    Attributes:
+        weights: names of the layers' weights, (outputs, inputs) each; the first takes flattened examples.
+        biases: names of their biases; None for none.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    weights: tuple[str, ...]
+    biases: tuple[str | None, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
 class Model:
     """A parent: its module, its structure, and how its weights are initialised.
 
     `check_mask`, if given, is called with every mask (bool, flat) before its candidate is trained; a candidate for
-    which it raises is recorded as failed, with the message.
+    which it raises is recorded as failed, with the message. `perceptron`, if given, says that the module is one, which
+    saves the candidates of a search their padding (`sparsefront.trainables.ragged`).
     """
 
     module: StagedModule
     structure: Structure
     init: str
     check_mask: Callable[[npt.NDArray[np.bool_]], None] | None = None
+    perceptron: Perceptron | None = None
 
 
 class ModelFamily(Protocol):
