@@ -36,7 +36,7 @@ BATCH = 256
 REPEATS = 3
 ASHA: dict[str, Any] = {"strategy": "random", "rungs": RUNGS}
 #: A study of ASHA alone has nobody to be judged against.
-ASHA_ALONE: dict[str, Any] = {"asha": {**ASHA, "against": "asha"}}
+ASHA_ALONE: dict[str, Any] = {"asha": {**ASHA, "against": []}}
 
 Settings = Sequence[Mapping[str, Any]]
 

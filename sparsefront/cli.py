@@ -431,6 +431,7 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.format == "json":
         of_what = {"objective": objective if ledger is None else None, "ledger": ledger and str(ledger)}
         numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
+        numbers["replicates"] = found.replicates
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
     console = _Console()
@@ -448,10 +449,12 @@ def _simulate(options: argparse.Namespace) -> int:
         ],
         title=f"simulated: {study.name}",
     )
+    each = f"means over {found.replicates:,} replicates" if found.replicates > 1 else "those of its one replicate"
+    console.print(Text(f"passes, candidates, reused and infeasible are {each}", style="dim"))
     console.print(
         Text(
-            f"{took.n_packs:,} packs of {took.lanes_each:.1f} candidates; {took.makespan_s:,.0f} simulated seconds, "
-            f"workers busy {took.utilisation:.0%}",
+            f"{took.n_packs:,} packs of {took.lanes_each:.1f} candidates in all; {took.makespan_s:,.0f} simulated "
+            f"seconds, workers busy {took.utilisation:.0%}",
             style="dim",
         )
     )

@@ -264,6 +264,10 @@ class Results:
             if isinstance(dimension.domain, Choice) and dimension.name not in VALUES:
                 texts = [value for value in dimension.domain.values if isinstance(value, str)]
                 values[dimension.name] = dict.fromkeys([*values.get(dimension.name, ()), *texts])
+        for arm in self.design.arms:
+            for name, value in arm.fixed.values(arm.space.constants).items():
+                if isinstance(value, str) and name in values and name not in VALUES:
+                    values[name] = dict.fromkeys([*values[name], value])
         return parse_where(where, allow_test=allow_test, schema=schema, values=values, aliases=ALIASES_OF_SEARCHES)
 
     def _judged(self, ledger: Ledger) -> Verdict | SearchVerdict:

@@ -83,7 +83,7 @@ def test_modules_are_found_in_the_current_folder_and_beside_the_study(
     (studies.parent / place / "own_parent.py").write_text(PARENT, encoding="utf-8")
     before = list(sys.path)
     assert main(["simulate", "studies/own.toml", "--workers", "1"]) == 0
-    assert re.search(r"^own +\S+ +\S+ +16 ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^own +\S+ +\S+ +8 ", capsys.readouterr().out, re.MULTILINE)
     # At the end: a file beside a study hides no module.
     assert sys.path == [*before, str(studies.parent), str(studies)]
 

@@ -608,6 +608,20 @@ def test_it_is_said_beforehand_what_share_of_a_study_random_search_is() -> None:
     assert study_of({"snip": {}}, search={}, **changes)._remarks(dataset) == []
 
 
+def test_blocks_that_are_larger_than_layers_are_refused_or_told() -> None:
+    """Of a perceptron of digits, with 10 outputs."""
+    model = {"model": {"name": "mlp", "widths": [16]}, "sparsities": [0.5]}
+    study = study_of({"blocks": {"method": "snip", "pattern": "65x65"}}, search={"random_draws": 4}, **model)
+    with pytest.raises(
+        ConfigError, match=r"^arms\.blocks\.pattern='65x65': must fit into a layer, and the largest is 16x64"
+    ):
+        study._checked_data()
+    study = study_of({"blocks": {"method": "snip", "pattern": "16x16"}}, search={"random_draws": 4}, **model)
+    (remark,) = study._remarks(study._checked_data())
+    assert remark.startswith("arms.blocks.pattern='16x16': removes nothing of ")
+    assert "(10x16), for no more than one block fits there" in remark
+
+
 def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:
     study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.9, 0.95], replicates=2)
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=16)

@@ -16,6 +16,7 @@ import torch
 
 import sparsefront
 from sparsefront.cli import main
+from sparsefront.errors import ConfigError
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.report import write_search_report
 from sparsefront.spaces.constraints import Constraint
@@ -111,6 +112,61 @@ def test_a_constraint_that_nothing_can_meet_is_refused_before_anything_is_starte
         re.MULTILINE,
     )
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"masks": {"pattern": "65x65", "sparsity": 0.5}}, "masks.pattern='65x65'"),
+        ({"space": {"masks": {"pattern": {"choices": ["2x2", "65x65"]}}}}, "space.masks.pattern='65x65'"),
+        ({"space": {"masks": {"pattern": {"choices": ["2:4", "1:65"]}}}}, "space.masks.pattern='1:65'"),
+        (
+            {"arms": {"random": {}, "b": {"space": {"masks": {"pattern": "65x65"}}}}},
+            "arms.b.space.masks.pattern='65x65'",
+        ),
+    ],
+)
+def test_a_pattern_that_no_layer_has_room_for_is_refused(changes: dict[str, Any], said: str) -> None:
+    """A layer may be narrower than a block one way: it has several the other way."""
+
+    def checked(changes: dict[str, Any]) -> None:
+        space = {"training": BASE["space"]["training"]} | changes.get("space", {})
+        Study(**BASE | {"masks": {"sparsity": 0.5}} | changes | {"space": space})._checked_data()
+
+    with pytest.raises(ConfigError) as caught:
+        checked(changes)
+    assert str(caught.value) == (
+        f"{said}: must fit into a layer, and the largest is 4x64 (outputs x inputs), so that nothing would be removed; "
+        "choose a smaller one"
+    )
+    checked(json.loads(json.dumps(changes).replace("65x65", "65x63").replace("1:65", "1:64")))
+
+
+def test_layers_that_are_too_small_for_a_pattern_are_told_before_anything_is_started() -> None:
+    space = {"training": {"lr": {"low": 0.001, "high": 0.1}}}
+    changes: dict[str, Any] = {"space": space, "model": {"name": "mlp", "widths": [4, 4]}}
+    study = Study(**BASE | changes | {"masks": {"pattern": "16x16", "sparsity": 0.5}})
+    assert isinstance(study, SearchStudy)
+    dataset = study._checked_data()
+    names = [t.name for t in study._networks(dataset).describe(0, {}).structure.prunable]
+    assert study._remarks(dataset) == [
+        (
+            f"masks.pattern='16x16': removes nothing of {names[1]} (4x4), {names[2]} (10x4), for no more than one "
+            "block fits there; choose a smaller pattern if they are to be pruned"
+        )
+    ]
+    searched = {
+        "model": {"widths": {"low": 2, "high": 32, "depth": 1}},
+        "masks": {"pattern": {"choices": ["4x4", "2:4"]}},
+    }
+    study = Study(**BASE | {"space": space | searched, "masks": {"sparsity": 0.5}})
+    assert isinstance(study, SearchStudy)
+    (remark,) = study._remarks(dataset)
+    assert remark.startswith("space.masks.pattern='2:4': removes nothing of ")
+    assert "(10x2), in some of the networks, for no more" in remark
+    free = Study(**BASE | changes | {"masks": {"pattern": "4x4", "sparsity": 0.5}})
+    assert isinstance(free, SearchStudy)
+    assert len(free._remarks(dataset)) == 1  # a layer of 4x4 is one block
 
 
 @pytest.mark.parametrize(
@@ -215,9 +271,13 @@ def test_a_simulation_says_where_its_results_come_from(
     }
     for arguments, expected in said.items():
         assert main(["simulate", *arguments, "--workers", "1"]) == 0
-        assert f"what candidates reach {expected}" in " ".join(capsys.readouterr().out.split())
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"what candidates reach {expected}" in out
+        assert "passes, candidates, reused and infeasible are means over 2 replicates" in out
         assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
+        assert found["replicates"] == 2
+        assert [arm["candidates"] for arm in found["arms"]] == [4, 4]  # as the study asks of a replicate
         is_replayed = "replayed" in expected
         assert found["ledger"] == (str(done) if is_replayed else None)
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")

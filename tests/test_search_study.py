@@ -23,9 +23,12 @@ from sparsefront.listing import listing
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.points import points_from_rows
+from sparsefront.search.report.search_numbers import search_report_numbers
 from sparsefront.search.run import longest_training
 from sparsefront.search.rungs import RUNGS, rung_steps
-from sparsefront.search.simulator import SYNTHETIC
+from sparsefront.search.schema import OF_NETWORKS
+from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Query
 from sparsefront.search.strategies import STRATEGIES
 from sparsefront.spaces.canonical import permuted
 from sparsefront.spaces.domains import Float
@@ -104,6 +107,11 @@ def test_arms_take_over_what_they_do_not_say() -> None:
         *(("b", ("random",)), ("random", ("random",)), ("c", ("b", "random")))
     ]
     assert made(arms={"random": {"against": ["random"]}}).digest == made(arms={"random": {}}).digest
+    assert made(arms={"random": {"against": []}}).digest == made(arms={"random": {}}).digest
+    alone = made(arms={"b": {"strategy": "tpe", "against": []}})
+    assert alone.identity()["arms"]["b"]["against"] == []
+    assert Study.from_dict(json.loads(json.dumps(alone.identity()))).digest == alone.digest
+    assert alone.design().arms[0].opponents == ()
     assert "compute" not in study.identity()
     assert made(compute={"workers": 3}, record={"enabled": False}).digest == made().digest
 
@@ -645,6 +653,78 @@ def test_rewinds_to_one_step_are_one_candidate() -> None:
     made(**chained({"rewind_fraction": 0.0}, masks={"method": "imp_rewind", "sparsity": 0.5}))
 
 
+def test_masks_that_scores_cut_are_the_counts_that_they_leave() -> None:
+    """Of 592 weights, half are 296; where positions are random, their numbers are the sparsity's own."""
+    space = scored({"choices": ["random", "snip", "random_erk"]}, sparsity={"low": 0.0, "high": 0.9})
+    space["space"]["masks"]["draw"] = {"low": 0, "high": 9}
+    study = made(**space, model={"name": "mlp", "widths": [8], "bias": False})
+    point = {"lr": 0.01, "mask_draw": 0}
+    for method, expected in (("snip", [0, 0, 2, 3, 3]), ("random_erk", [0, 1, 2, 3, 3])):
+        sparsities = (0.5, 0.5001, 0.51, 0.0, 0.0001)
+        found = digests(study, *({**point, "method": method, "sparsity": s} for s in sparsities))
+        assert [found.index(d) for d in found] == expected, method
+        dense = digests(study, {**point, "method": "random", "sparsity": 0.0})
+        assert found[-2:] == dense * 2, "what keeps everything is no mask"
+
+
+def test_every_round_of_a_score_counts() -> None:
+    """Two sparsities leave 118 of 1184 weights, and other numbers of them on the way there."""
+    space = {"training": {"lr": LR}, "masks": {"sparsity": {"low": 0.5, "high": 0.95}}}
+    model = {"name": "mlp", "widths": [16], "bias": False}
+    for method, n in (("snip", 1), ("snip_iterative", 2)):
+        study = made(space=space, masks={"method": method, "sparsity": 0.5}, model=model, arms={"random": {}})
+        assert len(set(digests(study, *({"lr": 0.01, "sparsity": s} for s in (0.9001, 0.9005))))) == n, method
+
+
+def test_chains_are_the_counts_of_their_levels() -> None:
+    space = {
+        "rate": {"low": 0.1, "high": 0.5},
+        "ap_fraction": {"low": 0.0, "high": 0.05},
+        "sparsity": {"low": 0.0, "high": 0.9},
+    }
+    study = made(**chained(space, model={"name": "mlp", "widths": [8], "bias": False}))
+    point = {"lr": 0.01, "sparsity": 0.5, "ap_fraction": 0.0, "rate": 0.5}
+    found = digests(
+        study,
+        point,
+        {**point, "rate": 0.4},  # two levels
+        {**point, "rate": 0.35},  # two as well, which remove as much
+        {**point, "sparsity": 0.4999},  # as many weights
+        {**point, "sparsity": 0.51},
+        {**point, "rate": 0.4, "ap_fraction": 0.05},
+        {**point, "rate": 0.35, "ap_fraction": 0.05},  # a larger share of as many
+        {**point, "rate": 0.35, "ap_fraction": 0.0501 * 0.35 / 0.4},
+    )
+    assert [found.index(d) for d in found] == [0, 1, 1, 0, 4, 5, 6, 5]
+
+
+def test_shares_of_the_data_that_round_to_as_many_examples_are_one_candidate() -> None:
+    """But not where data grow from rung to rung: they would round elsewhere there."""
+    space = {"training": {"data_fraction": {"low": 0.2, "high": 1.0}}}
+    arm = {"rungs": {"kind": "asha", "min_steps": 12, "fidelity": "data_fraction"}}
+    points = [{"data_fraction": fraction} for fraction in (0.5, 0.4999, 0.501)]  # of 1149 examples
+    for arms, expected in (({"random": {}}, [0, 0, 2]), ({"random": {}, "rungs": arm}, [0, 1, 2])):
+        found = digests(made(space=space, arms=arms), *points)
+        assert [found.index(d) for d in found] == expected
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_copy_says_of_its_network_what_is_known_of_the_first(tmp_path: Path) -> None:
+    space = {"masks": {"sparsity": {"choices": [0.5, 0.501, 0.502]}}}
+    masks, model = {"method": "snip", "sparsity": 0.5}, {"name": "mlp", "widths": [4], "bias": False}
+    study = made(space=space, masks=masks, model=model, arms={"random": {}}, replicates=1)
+    run_search(study, tmp_path / "study")
+    rows = list(rows_of(tmp_path / "study").values())
+    firsts = {row["n_params"]: row for row in rows if not row["reused"]}
+    copies = [row for row in rows if row["reused"]]
+    assert len(firsts) == 2  # of 296 weights 148 and 147
+    assert {row["sparsity"] for row in copies} & {0.5, 0.501}
+    for row in copies:
+        first = firsts[row["n_params"]]
+        assert first["mask_digest"] is not None
+        assert {name: row[name] for name in OF_NETWORKS} == {name: first[name] for name in OF_NETWORKS}
+
+
 def test_a_method_whose_own_rewind_is_none_says_which_key_would_change_it() -> None:
     with pytest.raises(ConfigError, match=r"set 0\.0556 or more as space\.masks\.rewind_fraction, train for more"):
         made(**chained({}, masks={"method": "imp_rewind", "sparsity": 0.5})).design()
@@ -921,7 +1001,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms_with(strategy="nsga2", options={"population": "9"}), "arms.b.options.population='9': must be a whole number"),
     (arms_with(options={"x": 1}), "arms.b.options.x=1: unknown key; must be left out; there is nothing to set"),
     (arms_with(against=3), "arms.b.against=3: must be the name of an arm, or a list of names"),
-    (arms_with(against=[]), "arms.b.against=[]: must be the name of an arm, or a list of names"),
+    (arms_with(against=[3]), "arms.b.against=[3]: must be the name of an arm, or a list of names"),
+    (arms_with(against="b"), "arms.b.against='b': must be another arm, for nothing is judged against itself; write []"),
+    (arms_with(against=["random", "b"]), "arms.b.against='b': must be another arm, for nothing is judged against its"),
+    ({"arms": {"b": {"strategy": "tpe", "against": "b"}}}, "arms.b.against='b': must be another arm, for nothing is"),
+    ({"arms": {"b": {"strategy": "tpe"}}}, "arms.b.against='random': must be one of b; it is the arm that this one is"),
     (arms_with(against=["random", "random"]), "arms.b.against=['random', 'random']: every value may appear once"),
     (arms_with(against=["random", "rnd"]), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
     (arms_with(against="rnd"), "arms.b.against='rnd': must be one of random, b; did you mean 'random'?"),
@@ -1327,6 +1411,97 @@ def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no column 'widht_2'; did you mean 'width_2'\?"):
         results.front(where="widht_2 > 2")
     assert results.front(where="sparsity < 0.8").num_rows
+
+
+FIXING: dict[str, Any] = {
+    "model": {"widths": [4, 2]},
+    "training": {"lr": 0.01, "nesterov": True},
+    "masks": {"method": "snip", "sparsity": 0.5},
+}
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_what_an_arm_fixes_is_found_where_other_arms_search(tmp_path: Path) -> None:
+    """In their columns: a filter, the front and the report see it."""
+    space = {
+        "model": {"widths": WIDTHS | {"depth": {"low": 1, "high": 3}}},
+        "masks": {"method": {"choices": ["random", "grasp"]}, "sparsity": {"low": 0.1, "high": 0.8}},
+        "training": {"lr": LR, "nesterov": {"flag": True}, "weight_decay": {"low": 0.0, "high": 0.1}},
+    }
+    training = {"steps": 18, "batch_size": 32, "optimizer": "sgd", "momentum": 0.9}
+    arms = {"random": {}, "fixing": {"space": FIXING, "rungs": {"kind": "asha", "min_steps": 9}}}
+    study = made(space=space, training=training, arms=arms, replicates=1)
+    run_search(study, tmp_path / "study")
+    results = sparsefront.load(tmp_path / "study")
+    rows = results.to_arrow(where="arm == 'fixing'").to_pylist()
+    assert {row["outcome"] for row in rows} == {None, "completed", "stopped"}
+    own = {"depth": 2, "width_1": 4, "width_2": 2, "width_3": None, "method": "snip", "sparsity": 0.5, "lr": 0.01}
+    own |= {"nesterov": True}
+    assert all({name: row[name] for name in own} == own for row in rows)
+    where = (
+        "method == 'snip' and nesterov == true and lr <= 0.01 and depth == 2 and sparsity == 0.5 and width_3 is None"
+    )
+    front = results.front(where=where).to_pylist()
+    assert {row["arm"] for row in front} == {"fixing"}
+    assert results.front(where="method != 'snip'").num_rows
+    points = search_report_numbers(results.to_arrow(), study.design(), results.verdict())["points"]
+    shown = {name: {points["dims"][name][i] for i, arm in enumerate(points["arm"]) if arm == "fixing"} for name in own}
+    assert shown == {name: {value} for name, value in own.items()}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"),
+    [
+        ({}, {"kind": "weight", "pattern": "unstructured", "sparsity": 0.5, "method": "random", "mask_draw": 0}),
+        ({"kind": "node"}, {"kind": "node", "sparsity": 0.5, "method": "random", "mask_draw": 0}),
+        # N:M is a sparsity of its own, and no allocation divides it.
+        ({"pattern": "2:4", "sparsity": 0.0}, {"pattern": "2:4", "sparsity": 0.5, "allocation": None}),
+        ({"pattern": "2x2", "allocation": "erk"}, {"pattern": "2x2", "allocation": "erk"}),
+        ({"method": "snip"}, {"method": "snip", "allocation": "global", "mask_draw": None, "rate": None}),
+        ({"method": "random_erk"}, {"method": "random_erk", "allocation": "erk", "mask_draw": 0}),
+        ({"method": "random_snip_ratio"}, {"method": "random_snip_ratio", "allocation": None, "mask_draw": 0}),
+        ({"method": "imp", "rate": 0.3}, {"method": "imp", "rate": 0.3, "rewind_fraction": 0.0, "mask_draw": None}),
+        ({"method": "imp_rewind"}, {"rate": 0.2, "rewind_fraction": 0.02, "allocation": "global"}),
+        ({"method": "lr_rewind"}, {"rate": 0.2, "rewind_fraction": None}),
+    ],
+)
+def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Whether the space of the arm says it, or the study does, or the method that one of them names."""
+    others = {
+        "kinds": {"kind": {"choices": ["node", "weight"]}, "pattern": {"choices": ["unstructured", "2:4", "4x4"]}},
+        "methods": {"method": {"choices": ["random", "snip"]}, "draw": {"low": 0, "high": 9}},
+        "allocations": {"allocation": {"choices": ["uniform", "global"]}, "sparsity": {"low": 0.1, "high": 0.9}},
+        "chains": {
+            "method": "imp_rewind",
+            "rate": {"low": 0.1, "high": 0.5},
+            "rewind_fraction": {"low": 0.06, "high": 0.5},
+        },
+    }
+    arms: dict[str, Any] = {name: {"space": {"masks": masks}} for name, masks in others.items()}
+    arms["asked"] = {"space": {"masks": fixed}}
+    training = {"steps": 100, "batch_size": 32}
+    study = made(space={"training": {"lr": LR}}, masks={"sparsity": 0.5}, training=training, arms=arms)
+    (arm,) = (arm for arm in study.design().arms if arm.name == "asked")
+    found = arm.fixed.values(arm.space.settings({"lr": 0.01}))
+    assert {name: found.get(name) for name in expected} == expected
+    assert "lr" not in found
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_replay_knows_every_candidate_that_is_on_record(tmp_path: Path) -> None:
+    """By its point, whatever of it takes effect: those that were stopped have no other curve than their own."""
+    arms = {"random": {"rungs": {"kind": "asha", "min_steps": 6}}}
+    study = made(arms=arms, replicates=1)
+    run_search(study, tmp_path / "study")
+    results = sparsefront.load(tmp_path / "study")
+    assert isinstance(results.design, SearchDesign)
+    replayed = LedgerObjective(results.to_arrow(), results.design)
+    dataset = load_dataset("digits")
+    (arm,), describe = study.design(dataset).arms, study._describer(dataset)
+    rows = results.to_arrow(where="stage == 'rung'")
+    for row, point in zip(rows.to_pylist(), points_from_rows(rows, arm.space, lambda _: b""), strict=True):
+        query = Query(arm, 0, point, describe(0, point, arm.space), row["steps"])
+        assert replayed(query) == (row["val_loss"], row["val_error"])
 
 
 def test_what_a_front_asks_for_is_something_that_the_search_has(tmp_path: Path) -> None:

@@ -309,6 +309,7 @@ def decided_rows(
 
 def _decision_row(one: Decision, recipe: Recipe) -> dict[str, Any]:
     row: dict[str, Any] = {
+        **one.fixed,
         **point_columns(one.point or {}, one.settings, recipe),
         "stage": "trained",
         "arm": one.arm,
@@ -330,7 +331,7 @@ def _decision_row(one: Decision, recipe: Recipe) -> dict[str, Any]:
         described = one.described
         row |= {"candidate": described.id, "n_params": described.n_params, "macs": described.macs}
         row |= {"weight_sparsity": described.weight_sparsity, "node_sparsity": _known(described.node_sparsity)}
-    return row
+    return {**row, **one.network}
 
 
 def lane_name(lane: SearchLane) -> str:
@@ -346,6 +347,7 @@ def name_in_pack(candidate: str, arm: str, slot: int) -> str:
 def lane_columns(lane: SearchLane, recipe: Recipe) -> dict[str, Any]:
     """The columns that say which candidate a lane carries."""
     return {
+        **lane.fixed,
         **point_columns(lane.point, lane.settings, recipe),
         "candidate": lane.id,
         "arm": lane.arm,

@@ -127,7 +127,7 @@ def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
 def judge_runs(attainment: Attainment, design: SearchDesign) -> SearchVerdict:
     """Judge what :func:`attainment.attain` has read; see :func:`compare_arms`."""
     names = [arm.name for arm in design.arms]
-    judged = [(arm.name, other) for arm in design.arms for other in arm.against if other in names and other != arm.name]
+    judged = [(arm.name, other) for arm in design.arms for other in arm.opponents if other in names]
     comparisons = _compare([_pair(attainment, *pair) for pair in judged], attainment, design)
     arms = arm_outcomes(attainment, design)
     spent = _spent(attainment, design)
@@ -459,6 +459,8 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
     if not judged:
         paired = [c.note or ONE_PAIR for c in comparisons if c.n]
         why = paired[0] if paired else "no replicate has runs of two arms that are held against each other"
+        if not any(arm.opponents for arm in design.arms):
+            why = "no arm is held against another one"
         return f"{question} Not judged: {why}"
     metric = judged[0].metric
     margin = f"{design.equivalence_margin * (100 if is_share(metric) else 1):.4g}{unit_of(metric)}"
@@ -531,6 +533,9 @@ def _sentences(
         if arm.stopped:
             parts = [f"{100 * share:.0f}% at rung {rung}" for rung, share in sorted(arm.stopped.items())]
             found.append(f"Stopped early of {arm.arm}'s candidates: {', '.join(parts)}")
+    opposed = {name for arm in design.arms for name in arm.opponents}
+    if alone := [arm.name for arm in design.arms if not arm.opponents and arm.name not in opposed]:
+        found.append(f"Judged against nobody: {', '.join(alone)}")
     failed = [
         f"{n:,} {outcome.replace('_', ' ')} ({s.arm})"
         for s in spent

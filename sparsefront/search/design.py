@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsefront.search.fixed import Fixed
 from sparsefront.search.metrics import METRIC_OF_TASK
 from sparsefront.spaces.space import Space
 
@@ -110,7 +111,7 @@ class ChainSettings:
 class SearchArm:
     """One contender of a search: a strategy on a space, with its budget and rungs, and whom it is judged against.
 
-    Where its candidates are pruning chains, `chain` says of which.
+    Where its candidates are pruning chains, `chain` says of which. `fixed` is what it trains with where others search.
     """
 
     name: str
@@ -122,6 +123,12 @@ class SearchArm:
     rungs: RungSettings = RungSettings()
     against: tuple[str, ...] = ("random",)
     chain: ChainSettings | None = None
+    fixed: Fixed = field(default_factory=Fixed)
+
+    @property
+    def opponents(self) -> tuple[str, ...]:
+        """Whom it is held against: of `against` all but itself, which stands for nobody."""
+        return tuple(name for name in self.against if name != self.name)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from sparsefront.errors import SparsefrontError
 from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.packing import PackCost, plan_packs
-from sparsefront.search.run import Candidate, Measures, Run
+from sparsefront.search.run import Candidate, Measures, Run, networks_in
+from sparsefront.search.schema import OF_NETWORKS
 from sparsefront.search.work import Decision, Describe, SearchLane, SegmentWork
 
 #: Columns that tell what a row is about; the first five are its key.
@@ -74,7 +75,7 @@ class Exploration:
         #: Runs that are not over.
         self._open = dict(self._runs)
         #: Columns that `absorb` reads.
-        self.columns = (*_COLUMNS, *self._measures.columns)
+        self.columns = tuple(dict.fromkeys((*_COLUMNS, *self._measures.columns, *OF_NETWORKS)))
 
     def resize(self, *, workers: int, max_lanes: int) -> None:
         """Divide work that is not queued yet into packs of another size, once it is known where it runs."""
@@ -94,13 +95,13 @@ class Exploration:
             return
         values = np.column_stack([numbers_in(rows, column) for column in self._measures.columns]).tolist()
         columns = [rows.column(column).to_numpy(zero_copy_only=False).tolist() for column in _COLUMNS]
-        for measured, *row in zip(values, *columns, strict=True):
+        for measured, network, *row in zip(values, networks_in(rows), *columns, strict=True):
             stage, arm, replicate, level, slot, outcome, identity, checkpoint = row
             run = self._runs[arm, replicate]
             if stage == "rung":
                 run.reached(slot, int(level), measured, checkpoint, identity)
             elif stage == "trained" and not run.has_ended(slot):
-                run.ended(slot, outcome, measured, identity)
+                run.ended(slot, outcome, measured, identity, network)
 
     def is_new(self, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows are not committed yet, by key: (n,) bool."""
@@ -347,6 +348,7 @@ def _lane(candidate: Candidate) -> SearchLane:
         candidate.start_step,
         candidate.checkpoint,
         tuple((step, name, _data_fraction(candidate, step) if grows else None) for step, name in candidate.behind),
+        run.arm.fixed.values(settings),
     )
 
 

@@ -34,6 +34,9 @@ ALIASES = {"sparsity": "target_sparsity", "params": "n_params", "level": "target
 ALIASES_OF_SEARCHES = {"params": "n_params"}
 COMPLEMENTS = {"val_accuracy": "val_error", "test_accuracy": "test_error"}
 
+#: As TOML and JSON write them, beside Python's own.
+_BOOLEANS = {"true": True, "false": False}
+
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -113,7 +116,8 @@ def where_columns(text: str) -> list[str]:
     >>> where_columns("val_accuracy > 0.6 and arm != 'lr' and 0.1 < lr < 0.5 and val_error < 1")
     ['val_error', 'arm', 'lr']
     """
-    names = [node for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)]
+    nodes = ast.walk(ast.parse(text.strip(), mode="eval"))
+    names = [node for node in nodes if isinstance(node, ast.Name) and node.id not in _BOOLEANS]
     names.sort(key=lambda node: (node.lineno, node.col_offset))
     return list(dict.fromkeys(COMPLEMENTS.get(node.id, node.id) for node in names))
 
@@ -226,6 +230,8 @@ class _Parser:
     def operand(self, node: ast.expr) -> _Operand:
         text = ast.unparse(node)
         match node:
+            case ast.Name(id="true" | "false" as name):
+                return _Operand(pc.scalar(_BOOLEANS[name]), "boolean", text, literal=True, value=_BOOLEANS[name])
             case ast.Name(id=name):
                 return self.column(name)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)):

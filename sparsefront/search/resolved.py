@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsefront.errors import SpaceError
 from sparsefront.search.design import ChainSettings, Design, RungSettings, SearchArm, SearchDesign
+from sparsefront.search.fixed import Fixed
 from sparsefront.search.methods import arm_names, tables_for
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
@@ -143,6 +144,7 @@ def search_design_of(
                 ),
                 against=_against(arm),
                 chain=_chain(spaces[name].constants.get("masks.method", masks.get("method")), masks["sparsity"]),
+                fixed=Fixed.of(spaces[name], spaces, identity),
             )
             for name, arm in _ordered(identity["arms"])
         ),

@@ -21,10 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparsefront.errors import LedgerError, SparsefrontError
+from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import ChainSettings, SearchArm, SearchDesign
 from sparsefront.search.objective import OBJECTIVES, losses, objectives_named
 from sparsefront.search.rungs import RUNGS, Halving, RungDecision, bracket_of, rung_steps
-from sparsefront.search.schema import OUTCOMES
+from sparsefront.search.schema import OF_NETWORKS, OUTCOMES, SCHEMA
 from sparsefront.search.strategies import (
     COMPLETED,
     FAILED,
@@ -51,6 +52,27 @@ _CODES = {"completed": COMPLETED, "stopped": STOPPED, "infeasible": INFEASIBLE}
 _NO_OUTCOME = -1
 #: What a strategy is told instead of an infinite violation.
 _MAX_VIOLATION = 1e12
+#: What is kept of every network for those that repeat it: hex digits and names as text, all else as a number.
+_NETWORK = np.dtype([(n, {"mask_kind": "S6", "mask_digest": "S32"}.get(n, "f8")) for n in OF_NETWORKS])
+_NOTHING = {"S": b"", "f": np.nan}
+_NO_NETWORK: Any = np.array(tuple(_NOTHING[_NETWORK[n].kind] for n in OF_NETWORKS), dtype=_NETWORK)[()]
+
+
+def networks_in(rows: pa.Table | pa.RecordBatch) -> npt.NDArray[np.void]:
+    """What `OF_NETWORKS` says of each row, (n,); empty text and NaN where it is null, or rows lack the column.
+
+    >>> found = networks_in(pa.table({"mask_kind": ["weight", None], "n_params": [8, 9]}))
+    >>> found["mask_kind"].tolist(), found["n_params"].tolist(), found["macs"].tolist()
+    ([b'weight', b''], [8.0, 9.0], [nan, nan])
+    """
+    found = np.full(rows.num_rows, _NO_NETWORK, dtype=_NETWORK)
+    for name in OF_NETWORKS:
+        if name not in rows.schema.names:
+            continue
+        column = rows.column(name)
+        is_text = _NETWORK[name].kind == "S"
+        found[name] = column.fill_null("").to_numpy(zero_copy_only=False) if is_text else numbers_in(rows, name)
+    return found
 
 
 class Measures:
@@ -170,6 +192,7 @@ class Run:
         self._losses, self._partial = np.empty((0, m)), np.empty((0, m))
         self._fidelity, self._violations = np.empty(0), np.empty(0)
         self._codes, self._kinds = np.empty(0, dtype=np.int8), np.empty(0, dtype=np.int8)
+        self._networks = np.empty(0, dtype=_NETWORK)
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -446,8 +469,15 @@ class Run:
         candidate = self.unfinished[number]
         self._decide(number, candidate, "stopped", rung=candidate.rungs[candidate.n_reached - 1])
 
-    def ended(self, number: int, outcome: str, values: Sequence[float], identity: str | None) -> None:
-        """Learn what became of a candidate, with what was measured, (c,).
+    def ended(
+        self,
+        number: int,
+        outcome: str,
+        values: Sequence[float],
+        identity: str | None,
+        network: np.void = _NO_NETWORK,
+    ) -> None:
+        """Learn what became of a candidate, with what was measured, (c,), and what its network is (`networks_in`).
 
         Raises:
             LedgerError: the record is not of this run.
@@ -470,6 +500,7 @@ class Run:
             self._codes[number] = code
             self.n_failed += code == FAILED
         else:
+            self._networks[number] = network
             self._conclude(candidate, code, values, identity)
         for copied in self._copied.pop(number, ()):
             self._decide_copy(copied, number)
@@ -559,14 +590,16 @@ class Run:
     def refuse(self, candidate: Candidate, error: str) -> None:
         """Decide that a candidate failed because there can be no such network."""
         self._recall(candidate)
+        settings = self.arm.space.settings(candidate.point)
         self._decisions[candidate.number] = Decision(
             self.arm.name,
             self.replicate,
             candidate.number,
             "failed",
             candidate.point,
-            self.arm.space.settings(candidate.point),
+            settings,
             None,
+            fixed=self.arm.fixed.values(settings),
             error=error,
         )
 
@@ -579,17 +612,19 @@ class Run:
         rung: int | None = None,
         error: str | None = None,
     ) -> None:
+        settings = {} if candidate is None else self.arm.space.settings(candidate.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             None if candidate is None else candidate.point,
-            {} if candidate is None else self.arm.space.settings(candidate.point),
+            settings,
             None if candidate is None else candidate.described,
             rung=rung,
             steps=0 if candidate is None else candidate.start_step,
             values=self._known_values(number),
+            fixed={} if candidate is None else self.arm.fixed.values(settings),
             error=error,
         )
 
@@ -607,18 +642,21 @@ class Run:
             described = copy.described
         except SparsefrontError:
             described = None
+        settings = self.arm.space.settings(copy.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             copy.point,
-            self.arm.space.settings(copy.point),
+            settings,
             described,
             rung=rung,
             steps=steps,
             reused_from=first,
             values=self._known_values(first),
+            network=self._known_network(first),
+            fixed=self.arm.fixed.values(settings),
             error=None if outcome == "completed" else f"repeats candidate {first}",
         )
 
@@ -627,19 +665,29 @@ class Run:
         known = zip(self._measures.columns, values, self._measures.is_cost, strict=True)
         return {column: value for column, value, is_cost in known if not is_cost and math.isfinite(value)}
 
+    def _known_network(self, number: int) -> dict[str, Any]:
+        """What is on record of a candidate's network, by ledger column."""
+        known: dict[str, Any] = {}
+        for name, value in zip(OF_NETWORKS, self._networks[number].item(), strict=True):
+            if isinstance(value, bytes):
+                known |= {name: value.decode()} if value else {}
+            elif not math.isnan(value):
+                known[name] = pa.scalar(value).cast(SCHEMA.field(name).type).as_py()
+        return known
+
     def _grow(self, n: int) -> None:
         """Make room for n candidates."""
         if n <= len(self._codes):
             return
         size = max(n, 2 * len(self._codes), 64)
-        for name in ("_values", "_losses", "_partial", "_fidelity", "_violations", "_codes", "_kinds"):
+        for name in ("_values", "_losses", "_partial", "_fidelity", "_violations", "_codes", "_kinds", "_networks"):
             old = getattr(self, name)
             new = np.full((size, *old.shape[1:]), _EMPTY[name], dtype=old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
 
 
-_EMPTY: Mapping[str, float] = {
+_EMPTY: Mapping[str, Any] = {
     "_values": np.nan,
     "_losses": np.nan,
     "_partial": np.nan,
@@ -647,6 +695,7 @@ _EMPTY: Mapping[str, float] = {
     "_violations": 0.0,
     "_codes": PENDING,
     "_kinds": _NO_OUTCOME,
+    "_networks": _NO_NETWORK,
 }
 
 

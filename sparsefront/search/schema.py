@@ -160,6 +160,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("committed_at", pa.timestamp("us", tz="UTC"), "when the driver committed the row"),
 )
 
+#: What a network is, once it is trained: a candidate that repeats another one has the same.
+OF_NETWORKS = (
+    *("mask_kind", "mask_digest", "node_sparsity", "weight_sparsity", "n_params", "macs"),
+    *(column.name for column in _DIAGNOSTICS if column.name != "quality_passes"),
+)
+
 SCHEMA = pa.schema([pa.field(c.name, c.type) for c in COLUMNS])
 #: All values of the columns that have few.
 VALUES: Mapping[str, tuple[str, ...]] = {column.name: column.values for column in COLUMNS if column.values}

@@ -233,7 +233,8 @@ class LedgerObjective:
                 points_of_curve = sorted((step, *measured) for step, measured in curves[key].items())
                 known = np.array(points_of_curve, dtype=np.float64).reshape(-1, 3)
                 one = _OnRecord(known, row["outcome"], row["steps"] or 0)
-                self._own.setdefault((key[1], arm.space.digest(point)), {}).setdefault(arm.name, one)
+                # Exact: the space of a record does not know what of a point takes effect, and that of a study does.
+                self._own.setdefault((key[1], arm.space.digest(point, exact=True)), {}).setdefault(arm.name, one)
                 if one.ended == "completed" and len(known):
                     self._completed.setdefault(key[1], []).append((arm, point, one))
         missing = [r for r in range(design.replicates) if r not in self._completed]
@@ -244,7 +245,7 @@ class LedgerObjective:
 
     def __call__(self, query: Query, /) -> tuple[float, float]:
         """Loss and error at the step, of the candidate itself or of the nearest one."""
-        own = self._own.get((query.replicate, query.arm.space.digest(query.point)), {})
+        own = self._own.get((query.replicate, query.arm.space.digest(query.point, exact=True)), {})
         same = own.get(query.arm.name) or next(iter(own.values()), None)
         found = None if same is None else same.at(query.step)
         if found is None:
@@ -482,8 +483,8 @@ class ArmSimulation:
         quality: mean hypervolume at the end, as a fraction of the box; with one objective, the best value.
         low: of the interval over replicates; NaN for one.
         high: of that interval.
-        passes: forward and backward passes of a replicate, mean.
-        candidates: trained at least in part, all replicates.
+        passes: forward and backward passes; of a replicate as the mean over all, as are the next three.
+        candidates: trained at least in part.
         reused: proposals that repeated an earlier one.
         infeasible: proposals that no network could follow from within the constraints.
         stopped_fraction: of the candidates, by rung.
@@ -496,9 +497,9 @@ class ArmSimulation:
     low: float
     high: float
     passes: float
-    candidates: int
-    reused: int
-    infeasible: int
+    candidates: float
+    reused: float
+    infeasible: float
     stopped_fraction: Mapping[int, float]
     cost: Floats
     curve: Floats
@@ -511,9 +512,10 @@ class StudySimulation:
     simulated: Simulated
     arms: tuple[ArmSimulation, ...]
     metric: str
+    replicates: int
 
     def as_table(self) -> list[dict[str, object]]:
-        """One row for each arm."""
+        """One row for each arm; all but shares and the quality's interval are means over replicates."""
         return [
             {
                 "arm": arm.arm,
@@ -521,10 +523,10 @@ class StudySimulation:
                 "low": arm.low,
                 "high": arm.high,
                 "passes": arm.passes,
-                "candidates": arm.candidates,
+                "candidates": _count(arm.candidates),
                 "stopped_fraction": sum(arm.stopped_fraction.values()),
-                "reused": arm.reused,
-                "infeasible": arm.infeasible,
+                "reused": _count(arm.reused),
+                "infeasible": _count(arm.infeasible),
             }
             for arm in self.arms
         ]
@@ -592,12 +594,17 @@ def simulate_study(
                 low=ends[1],
                 high=ends[2],
                 passes=float(np.mean([curve.total_cost for curve in curves])),
-                candidates=known.n_candidates,
-                reused=known.n_duplicates,
-                infeasible=known.n_infeasible,
+                candidates=known.n_candidates / design.replicates,
+                reused=known.n_duplicates / design.replicates,
+                infeasible=known.n_infeasible / design.replicates,
                 stopped_fraction=known.stopped,
                 cost=mean.cost,
                 curve=mean.mean,
             )
         )
-    return StudySimulation(simulated, tuple(arms), attainment.box.metric)
+    return StudySimulation(simulated, tuple(arms), attainment.box.metric, design.replicates)
+
+
+def _count(mean: float) -> float:
+    """A mean of whole numbers, as such a number where it is one."""
+    return int(mean) if mean.is_integer() else mean

@@ -6,10 +6,10 @@ Workers import this module and none that proposes: what draws points takes them 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sparsefront.spaces.domains import Point
+from sparsefront.spaces.domains import Point, Value
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.space import Space
 
@@ -70,6 +70,8 @@ class Decision:
         steps: optimiser steps that it was trained for.
         reused_from: number of the candidate of the same run that it repeats, else None.
         values: what was measured last, by ledger column, costs left out.
+        network: what the network that it repeats is, by ledger column; empty if it repeats none.
+        fixed: columns of dimensions that its arm does not search (`SearchArm.fixed`).
         error: why, where it is not obvious: constraints that it violates, or a traceback.
     """
 
@@ -84,6 +86,8 @@ class Decision:
     steps: int = 0
     reused_from: int | None = None
     values: Mapping[str, float] | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -102,6 +106,7 @@ class SearchLane:
         behind: all rungs that it reached, ascending: (step, name of the checkpoint, share of the training examples
             used on the way there if it grows from rung to rung). Should its checkpoint be lost, it goes on from the one
             before.
+        fixed: columns of dimensions that its arm does not search (`SearchArm.fixed`).
     """
 
     id: str
@@ -112,6 +117,7 @@ class SearchLane:
     start_step: int
     checkpoint: str | None
     behind: tuple[tuple[int, str | None, float | None], ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

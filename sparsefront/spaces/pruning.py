@@ -197,6 +197,14 @@ class Pruning:
             return round(self.retrain_fraction * steps)
         return steps - self.rewind_step(steps) if self.needs_parent else steps
 
+    def n_activating(self, n_removed: int) -> int:
+        """How many of a level's removals activating-while-pruning takes: its share of them, rounded down.
+
+        >>> Pruning("levels", rate=0.2, ap_fraction=0.05).n_activating(10)
+        2
+        """
+        return int(n_removed * self.ap_fraction / self.rate + 1e-9)
+
     def gradual_steps(self, steps: int) -> tuple[int, int, int]:
         """First and last step of a training of `steps` at which 'gradual' changes masks, and the steps between.
 

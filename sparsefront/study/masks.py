@@ -31,6 +31,7 @@ from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import SCALING
 from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error, shown
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
@@ -221,7 +222,22 @@ class MaskStudy(Study):
         each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
         return method.needs_parent + n_networks * (each + making / self.training.steps)
 
+    def _patterns(self) -> list[tuple[str, str]]:
+        """Patterns of arms, each with the key that says so, or the arm whose method does."""
+        tables, methods = self._arm_tables(), self._methods()
+        return [
+            (f"arms.{arm}.pattern" if "pattern" in table else f"arms.{arm}: pattern", method.method.pattern)
+            for arm, table in tables.items()
+            if isinstance(method := methods[arm], Pruned)
+        ]
+
     def _remarks(self, dataset: Dataset) -> list[str]:
+        """Patterns that some layers are too small for, and what random search takes beside a longer arm."""
+        structures = [self._parent(dataset).structure]
+        remarks = (remark_on_pattern(key, pattern, structures) for key, pattern in self._patterns())
+        return [*(remark for remark in remarks if remark is not None), *self._remarks_on_draws(dataset)]
+
+    def _remarks_on_draws(self, dataset: Dataset) -> list[str]:
         """What random search takes, where it has the budget of a longer arm at every level."""
         draws = self._draws
         if max(draws) <= _USUAL_DRAWS or draws != self._draws_at_budget():
@@ -586,6 +602,8 @@ class MaskStudy(Study):
         self._check_module(
             model, dataset, has_node_masks=self.masks.kind == "node", has_small_dense=bool(self._scaling)
         )
+        for key, pattern in self._patterns():
+            check_pattern_fits(key, pattern, [model.structure])
         for arm, method in self._methods().items():
             if isinstance(method, Pruned) and (densities := method.method.densities):
                 sizes = model.structure.section_sizes(self.masks.kind)

@@ -39,10 +39,11 @@ from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import SEARCHED, Space
 from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
 from sparsefront.study.sections import Fraction, Section, TrainingSection
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
-from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
+from sparsefront.trainables.data import DATASETS, Dataset, held_out_counts, load_dataset, n_used
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import CHAINED, DRAWN, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
@@ -154,7 +155,7 @@ class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
     It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
-    whose strategy is random.
+    whose strategy is random, which itself is judged against nobody. So is an arm with an empty list.
     """
 
     strategy: str = "random"
@@ -172,9 +173,9 @@ class ArmSection(Section):
         against = values.get("against", "") if isinstance(values, dict) else ""
         if isinstance(against, str):
             return values
-        if not isinstance(against, list | tuple) or not against or not all(isinstance(name, str) for name in against):
+        if not isinstance(against, list | tuple) or not all(isinstance(name, str) for name in against):
             raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
-        return {**values, "against": tuple(against) if len(against) > 1 else against[0]}
+        return {**values, "against": against[0] if len(against) == 1 else tuple(against)}
 
 
 class SearchVerdictSection(Section):
@@ -238,15 +239,17 @@ class SearchStudy(Study):
         if not all(isinstance(table, dict) for table in (arms, search, rungs)):
             return values  # what is of a wrong type is refused as such
         defaults = {key: search.get(key, SearchSection.model_fields[key].default) for key in ("candidates", "batch")}
-        drawn = [
-            name for name, arm in arms.items() if isinstance(arm, dict) and arm.get("strategy", "random") == "random"
-        ]
-        defaults["against"] = "random" if "random" in arms or not drawn else min(drawn)
+        strategies = {
+            name: arm.get("strategy", "random") if isinstance(arm, dict) else "" for name, arm in arms.items()
+        }
+        defaults["against"] = _usual_opponent(strategies)
         completed = {}
         for name, arm in arms.items():
             own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}
             both = {**rungs, **own_rungs} if isinstance(own_rungs, dict) else own_rungs
             completed[name] = {**defaults, **arm, "rungs": both} if isinstance(arm, dict) else arm
+            if isinstance(arm, dict) and name == defaults["against"] and arm.get("against") in ([], ()):
+                completed[name]["against"] = name  # as where nothing is said: both are the same study
             if isinstance(arm, dict) and isinstance(arm.get("space"), Space):
                 completed[name]["space"] = _table_of(arm["space"], where=f"arms.{name}.")
         return {**values, "arms": completed}
@@ -580,11 +583,18 @@ class SearchStudy(Study):
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
         opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
+        is_usual = name == _usual_opponent({key: other.strategy for key, other in self.arms.items()})
         for other in opponents:
             if other not in self.arms:
                 raise ConfigError(
                     f"arms.{name}.against={other!r}: {nearest(other, self.arms)}; it is the arm that this one is "
-                    "judged against"
+                    "judged against, and [] is nobody"
+                )
+            # Of the arm that all others are held against by default, it is how nobody is written down.
+            if other == name and not (is_usual and len(opponents) == 1):
+                raise ConfigError(
+                    f"arms.{name}.against={other!r}: must be another arm, for nothing is judged against itself; write "
+                    "[] if it is to be judged against nobody"
                 )
         if len(set(opponents)) != len(opponents):
             raise ConfigError(f"arms.{name}.against={list(opponents)}: every value may appear once")
@@ -717,7 +727,14 @@ class SearchStudy(Study):
         # Of node masks that keep fixed counts, all would be the same.
         is_weight = recorded["resolved"]["bits"] is not None and self.masks.kind == "weight"
         structure = networks.describe(0, {}).structure if is_weight else None
-        return search_design_of(recorded, structure=structure, effect=lambda settings: effective(networks, settings))
+        (n_held_out,) = held_out_counts([dataset.n_train], fraction=self.data.validation_fraction)
+        data_grow = any(
+            a.rungs.fidelity == "data_fraction" and RUNGS[a.rungs.kind].has_rungs for a in self.arms.values()
+        )
+        n_train = None if data_grow else dataset.n_train - int(n_held_out)
+        return search_design_of(
+            recorded, structure=structure, effect=lambda settings: effective(networks, settings, n_train=n_train)
+        )
 
     @property
     def _validated(self) -> tuple[str, ...]:
@@ -731,7 +748,9 @@ class SearchStudy(Study):
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
-            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS},
+            # A candidate may name the study's own method, and means that.
+            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in _METHODS}
+            | ({} if self._pruning is None else {str(self.masks.method): self._pruning}),
             probe_size=self.search.probe_size,
             pattern=self.masks.pattern,
         )
@@ -818,6 +837,8 @@ class SearchStudy(Study):
             for model in {id(model): model for model in map(networks.model, ends)}.values():
                 kinds = _values_of(arm.space, "masks.kind", self.masks.kind)
                 self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
+            for key, pattern in self._patterns_of(arm):
+                check_pattern_fits(key, pattern, [end.structure for end in ends])
             batch_size = max(end.batch_size for end in ends)
             longest = longest_training(arm.space, design.steps, arm.chain)
             try:
@@ -845,7 +866,7 @@ class SearchStudy(Study):
             fraction = min(end.data_fraction for end in ends)
             if arm.rungs.fidelity == "data_fraction":
                 fraction *= min([*rung_steps(arm.rungs, longest), longest]) / longest
-            if math.ceil(round(fraction * n_train, 9)) < batch_size:
+            if n_used(fraction, n_train) < batch_size:
                 raise ConfigError(
                     f"arms.{arm.name}: trains on as little as {fraction:.3g} of the {n_train} training examples, which "
                     f"is less than a batch of {batch_size}; raise the data fraction or rungs.min_steps, or take "
@@ -888,7 +909,28 @@ class SearchStudy(Study):
         where = f"arms.{arm.name}.space" if "constraints" in self.arms[arm.name].space else "space"
         return f"{where}.constraints={[str(c) for c in arm.space.constraints]}"
 
+    def _patterns_of(self, arm: SearchArm) -> list[tuple[str, str]]:
+        """Patterns of weight masks that candidates of an arm may have, each with the key that says so."""
+        space = arm.space
+        is_drawn = space.bits is None and DRAWN in self._methods_of(space)
+        if not is_drawn or "weight" not in _values_of(space, "masks.kind", self.masks.kind):
+            return []
+        named = _given(space, "masks.pattern")
+        key = f"{self._place_of_space(arm.name)}.masks.pattern" if named else "masks.pattern"
+        return [(key, str(pattern)) for pattern in named or [self.masks.pattern]]
+
     def _remarks(self, dataset: Dataset) -> list[str]:
+        """Patterns that some layers are too small for, and arms whose runs may end as failed, for what is left."""
+        networks = self._networks(dataset)
+        remarks = dict[str, None]()
+        for arm in self.design(dataset).arms:
+            structures = [networks.describe(0, arm.space.settings(point)).structure for point in corners(arm.space)]
+            for key, pattern in self._patterns_of(arm):
+                if (remark := remark_on_pattern(key, pattern, structures)) is not None:
+                    remarks[remark] = None
+        return [*remarks, *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""
         describe, found = self._describer(dataset), dict[str, list[str]]()
         known: dict[tuple[int, int], tuple[int, int] | None] = {}
@@ -1004,6 +1046,12 @@ class SearchStudy(Study):
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
 
 
+def _usual_opponent(strategies: Mapping[str, str]) -> str:
+    """The arm that others are judged against where they do not say, of arms with these strategies."""
+    drawn = [name for name, strategy in strategies.items() if strategy == "random"]
+    return "random" if "random" in strategies or not drawn else min(drawn)
+
+
 def _table_of(space: Space, where: str = "") -> dict[str, Any]:
     """A space made in Python as it would be written; `where` says whose it is."""
     try:
@@ -1054,15 +1102,20 @@ _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
 _UNUSED_BY = {"adam": ("training.momentum", "training.nesterov"), "sgd": ("training.beta1", "training.beta2")}
 
 
-def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def effective(networks: Networks, settings: Mapping[str, Any], *, n_train: int | None) -> Mapping[str, Any]:
     """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
 
     Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
-    nothing is removed. What is rounded to steps (a warmup, a rewind) is those steps. A drawn mask is what it is drawn
-    from, however that was written: its pattern, the counts that remain, the sparsity and the number of the draw. The
-    sparsity counts even where another rounds to the same counts: its random numbers are its own, so that the two keep
-    other entries. Of a mask that a method cuts, the number counts where positions are random, and the allocation where
-    the method finds no ratios of its own.
+    nothing is removed. What is rounded is what it is rounded to: a warmup or a rewind so many steps, a share of the
+    data so many examples. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
+    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
+    its random numbers are its own, so that the two keep other entries. Of masks that a method cuts by scores, the
+    counts of every round or level are enough (see `Networks.cut`).
+
+    Args:
+        networks: of the study.
+        settings: study keys that the candidate sets.
+        n_train: training examples of a replicate; None where the share that is used grows from rung to rung.
     """
     recipe = networks.recipe
     unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
@@ -1072,23 +1125,20 @@ def effective(networks: Networks, settings: Mapping[str, Any]) -> Mapping[str, A
     steps = found.get("training.steps", recipe.schedule.steps)
     if "training.warmup_fraction" in found:
         found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
+    if "training.data_fraction" in found and n_train is not None:
+        found["training.data_fraction"] = n_used(found["training.data_fraction"], n_train)
     if "masks.bits" in found:
         return found
     try:
-        method, mask = networks.method(settings), networks.drawn(settings)
+        cut, drawn = networks.cut(settings), networks.drawn(settings)
     except SparsefrontError:  # there is no such network: whoever trains it will say so
         return found
-    if method is not None and settings.get("masks.sparsity", recipe.sparsity):
-        if "masks.rewind_fraction" in found:
-            rewound = replace(method, rewind_fraction=found["masks.rewind_fraction"])
-            found["masks.rewind_fraction"] = rewound.rewind_step(steps)
-        if method.when != "init":
-            return found
-        idle = {"masks.draw": method.score != "random", "masks.allocation": method.counts_of is not None}
-        return {key: value for key, value in found.items() if not idle.get(key)}
+    method = found.get("masks.method")
     found = {key: value for key, value in found.items() if not key.startswith("masks.")}
-    if mask is not None:
-        found["masks.drawn"] = [repr(mask.pattern), *mask.kept, level_key(mask.sparsity), mask.number]
+    if cut is not None:
+        found["masks.cut"] = [method, *cut]
+    if drawn is not None:
+        found["masks.drawn"] = [repr(drawn.pattern), *drawn.kept, level_key(drawn.sparsity), drawn.number]
     return found
 
 

@@ -114,6 +114,18 @@ def n_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(dim=-1) != labels).sum(dim=-1)
 
 
+def n_errors_by_class(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The same of (classes, batch) and (batch,): a scalar. On a CPU an argmax takes several times as long.
+
+    >>> n_errors_by_class(torch.tensor([[1.0, 2.0, 0.0], [1.0, 1.0, 3.0]]), torch.tensor([1, 0, 1]))
+    tensor(1)
+    """
+    top = logits.amax(dim=0)
+    if int((logits == top).sum()) != len(labels):  # ties, or what is no number
+        return n_errors(logits.t(), labels)
+    return (logits.gather(0, labels[None])[0] != top).sum()
+
+
 def scale_free_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ the allocation fixes, its mask.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -25,7 +26,7 @@ from sparsefront.spaces.candidate import canonical_json, level_key
 from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
 from sparsefront.spaces.patterns import Pattern, drawn_counts, parse_pattern
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.spaces.schedules import levels
+from sparsefront.spaces.schedules import geometric, levels
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
@@ -346,15 +347,8 @@ class Networks:
             ),
         )
 
-    def method(self, settings: Mapping[str, Any]) -> Pruning | None:
-        """How a candidate comes to its mask; None where that is drawn or searched.
-
-        Raises:
-            ConfigError: a method that the recipe does not know.
-        """
-        return self._method({"method": settings["masks.method"]} if "masks.method" in settings else {})
-
     def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
+        """How a candidate comes to its mask; None where that is drawn or searched."""
         name = masks.get("method")
         if name is None or name == DRAWN:
             return self.recipe.pruning if name is None else None
@@ -490,6 +484,41 @@ class Networks:
         found = self._drawn(structure, masks)
         is_whole = found is not None and sum(found.kept) == sum(structure.section_sizes(found.pattern.kind))
         return None if is_whole else found
+
+    def cut(self, settings: Mapping[str, Any]) -> list[Any] | None:
+        """What the masks of a candidate that a method cuts depend on; None where none does, or nothing is removed.
+
+        All but the method's name, the parent and the examples: of two candidates that are equal in these, masks with
+        equal numbers here are cut from equal scores. Sparsities, rates and allocations are the counts they lead to.
+
+        Raises:
+            ConfigError, SpaceError: as `describe`.
+        """
+        model, masks = (
+            {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section)}
+            for section in ("model.", "masks.")
+        )
+        method, sparsity = self._method(masks), masks.get("sparsity", self.recipe.sparsity)
+        if method is None or "bits" in masks or not sparsity:
+            return None
+        structure, kind = self._architecture_of(model).structure, masks.get("kind", self.recipe.mask_kind)
+        n_entries = sum(structure.section_sizes(kind))
+        if method.when == "levels":
+            chain = self._chain(method, masks, int(settings.get("training.steps", self.recipe.schedule.steps)))
+            allocation = chain.method.allocation or self.recipe.allocation
+            of_levels = [kept_counts(structure, kind, s, allocation) for s in chain.sparsities]
+            n_late = [chain.method.n_activating(sum(a) - sum(b)) for a, b in itertools.pairwise(of_levels)]
+            return [kind, chain.rewind_step, *of_levels, *n_late]
+        # Ratios that a score finds divide the same total.
+        allocation = (
+            "global" if method.counts_of else masks.get("allocation", method.allocation or self.recipe.allocation)
+        )
+        if sum(kept_counts(structure, kind, sparsity, allocation)) == n_entries:
+            return None
+        densities = [geometric(1 - sparsity, i, method.rounds) for i in range(1, method.rounds + 1)]
+        of_rounds = [kept_counts(structure, kind, 1 - density, allocation) for density in densities]
+        is_random = method.score == "random"  # the random numbers are those of the sparsity and the draw
+        return [kind, *of_rounds, *([level_key(sparsity), int(masks.get("draw", 0))] if is_random else [])]
 
     def _drawn(self, structure: Structure, masks: Mapping[str, Any]) -> DrawnMask | None:
         recipe = self.recipe

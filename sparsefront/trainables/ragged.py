@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.trainables.lanes import LaneStack, Layout
-from sparsefront.trainables.losses import cross_entropy, cross_entropy_gradient, n_errors
+from sparsefront.trainables.losses import cross_entropy, n_errors_by_class
 from sparsefront.trainables.models.model import Perceptron
 
 _ATEN = torch.ops.aten
@@ -164,8 +164,12 @@ class RaggedLanes:
         if self._blocks is None:
             self._blocks = self._cut_into_blocks()
         self._x[: self._layers[0][0].n_in].copy_(x.flatten(1).t())
+        goals = one_hot
+        if smoothing is not None:
+            eps = smoothing[:, None, None]
+            goals = one_hot * (1 - eps) + eps / len(one_hot)
         for block in self._blocks:
-            block.differentiate(one_hot, smoothing)
+            block.differentiate(goals)
         if self._keep is not None:
             self._gradient.mul_(self._keep)
         return self._gradient
@@ -201,20 +205,22 @@ class RaggedLanes:
             b = min(n, a + _EXAMPLES_AT_ONCE)
             inputs = torch.ones(self._x.shape[0], b - a)
             inputs[: self._layers[0][0].n_in] = x[a:b].flatten(1).t()
+            most = [max(layer.n_columns for layer in behind) for behind in zip(*self._layers, strict=True)]
+            buffers = [torch.empty(rows, b - a) for rows in most[1:]]
             for i, layers in enumerate(self._layers):
-                logits = self._outputs(layers, inputs).t()
-                losses[i] += cross_entropy(logits, one_hot[:, a:b]) * (b - a)
-                wrong[i] += n_errors(logits, labels[a:b])
+                logits = self._outputs(layers, inputs, buffers)
+                losses[i] += cross_entropy(logits.t(), one_hot[:, a:b]) * (b - a)
+                wrong[i] += n_errors_by_class(logits, labels[a:b])
         return (losses / n).numpy(), (wrong / n).numpy()
 
-    def _outputs(self, layers: Sequence[_Layer], inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of one lane: (inputs, n) -> (classes, n)."""
+    def _outputs(self, layers: Sequence[_Layer], inputs: torch.Tensor, buffers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits of one lane: (inputs, n) -> (classes, n); what the other layers get is put into the buffers."""
         flat, h = self.flat.view(-1), inputs
-        for layer, behind in itertools.pairwise(layers):
-            buffer = torch.ones(behind.n_columns, inputs.shape[1])
+        for (layer, behind), buffer in zip(itertools.pairwise(layers), buffers, strict=True):
             z = torch.mm(layer.of(flat), h, out=buffer[: layer.n_out])
             self._activation.forward(z, z)
-            h = buffer
+            buffer[layer.n_out : behind.n_columns].fill_(1.0)
+            h = buffer[: behind.n_columns]
         return torch.mm(layers[-1].of(flat), h)
 
 
@@ -262,8 +268,8 @@ class _Block:
                 self._of_inputs.append(list(zip(inner, slopes, input_slopes, strict=True)))
             inputs, input_slopes = inputs_behind, slopes_behind
 
-    def differentiate(self, one_hot: torch.Tensor, smoothing: torch.Tensor | None) -> None:
-        """Put the gradients of these lanes in their places."""
+    def differentiate(self, goals: torch.Tensor) -> None:
+        """Put the gradients of these lanes in their places, given the probabilities wanted: (C, B) or (L, C, B)."""
         mm = torch.mm
         for products, hidden in zip(self._forward[:-1], self._hidden, strict=True):
             for weights, inputs, outputs in products:
@@ -271,9 +277,10 @@ class _Block:
             hidden.activate()
         for weights, inputs, outputs in self._forward[-1]:
             mm(weights, inputs, out=outputs)
-        eps = None if smoothing is None else smoothing[self._numbers]
-        slope = cross_entropy_gradient(self._logits.transpose(1, 2), one_hot, eps)
-        self._slope.copy_(slope.transpose(1, 2))
+        # What `cross_entropy_gradient` says, without a tensor more.
+        torch.softmax(self._logits, dim=1, out=self._slope)
+        own = goals if goals.dim() == 2 else goals[self._numbers]
+        self._slope.sub_(own).mul_(1 / self._slope.shape[2])
         for number in range(len(self._forward) - 1, 0, -1):
             for slopes, inputs, place in self._of_weights[number]:
                 mm(slopes, inputs, out=place)

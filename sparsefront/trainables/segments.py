@@ -34,7 +34,7 @@ from sparsefront.spaces.masks import Mask, Remains, mask_digest, pack_bits, rema
 from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, OnTheWay, read_checkpoint, write_checkpoint
-from sparsefront.trainables.data import Dataset
+from sparsefront.trainables.data import Dataset, n_used
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of_memory, psnr_columns
@@ -269,9 +269,8 @@ class SegmentShop:
     def _used(self, replicate: int, data_fraction: float) -> npt.NDArray[np.int64]:
         """Which training examples a candidate sees, ascending."""
         n_train = len(self._examples(replicate)[0])
-        n_used = math.ceil(round(data_fraction * n_train, 9))
         used: npt.NDArray[np.int64] = np.sort(
-            generator(self.recipe.seed, "fraction", replicate).permutation(n_train)[:n_used]
+            generator(self.recipe.seed, "fraction", replicate).permutation(n_train)[: n_used(data_fraction, n_train)]
         )
         return used
 
@@ -336,9 +335,6 @@ class SegmentShop:
     def _restore(self, jobs: Sequence[_Job]) -> None:
         """Give every lane the last good state it has; one whose states are lost, or are not its own, begins anew."""
         waiting = [job for job in jobs if job.network is not None]
-        if OnTheWay.exist(self._folder):
-            for job in waiting:
-                self._restore_on_the_way(job)
         for n_back in itertools.count():
             by_name: dict[str, list[_Job]] = {}
             waiting = [job for job in waiting if job.state is None and n_back < len(_ends_behind(job.spec))]
@@ -358,12 +354,16 @@ class SegmentShop:
                     state = states[job.spec.id]
                     if state.step == _ends_behind(job.spec)[n_back][0] and _fits(job.network, state):
                         job.state = state
+        if OnTheWay.exist(self._folder):
+            for job in jobs:
+                if job.network is not None:
+                    self._restore_on_the_way(job)
 
     def _restore_on_the_way(self, job: _Job) -> None:
-        spec = job.spec
+        """Go on from further on, if it was left on the way to the same end: maybe where its segment had begun anew."""
         assert job.network is not None
         for state in job.way.states():
-            if spec.start_step < state.step < spec.stop_step and _fits(job.network, state):
+            if job.start_step < state.step < job.spec.stop_step and _fits(job.network, state):
                 job.state, job.earlier_passes, job.earlier_s = state, state.passes, state.seconds
                 job.flops = state.flops
                 break

@@ -192,6 +192,21 @@ def test_arms_are_held_against_the_arm_that_they_name() -> None:
     assert {"verdict/random_difference", "verdict/tpe_difference"} <= record["both"]["metrics"].keys()
 
 
+def test_an_arm_that_is_held_against_nobody_is_said() -> None:
+    """Not so the one that others are held against, which is held against itself where nothing is said."""
+    arms: dict[str, Any] = {"random": {}, "tpe": {}, "alone": {"against": ()}}
+    design = make_search_design(arms=arms, replicates=4)
+    found = compare_arms(make_search_table(design), design)
+    assert [(c.arm, c.against) for c in found.comparisons] == [("tpe", "random")]
+    assert [said for said in found.sentences if "nobody" in said] == ["Judged against nobody: alone"]
+    for only in ({"alone": {"against": ()}}, {"random": {}}):
+        design = make_search_design(arms=only, replicates=4)
+        found = compare_arms(make_search_table(design), design)
+        assert found.comparisons == ()
+        assert found.headline.endswith("Not judged: no arm is held against another one")
+        assert f"Judged against nobody: {next(iter(only))}" in found.sentences
+
+
 def test_p_values_are_corrected_over_all_comparisons(verdict: SearchVerdict) -> None:
     p, adjusted = ([getattr(c, name) for c in verdict.comparisons] for name in ("p_value", "p_adjusted"))
     assert min(adjusted) == pytest.approx(2 * min(p))

@@ -320,3 +320,10 @@ def test_words_say_of_the_box_and_of_runs_what_is_so(changes: dict[str, Any], sa
     if unsaid != "can move":
         assert unsaid not in meaning[1]
     assert "independent search" not in render_search_page(numbers, provenance={})
+
+
+def test_a_page_says_whom_an_arm_is_held_against() -> None:
+    design = make_search_design(arms={"alone": {"against": ()}}, replicates=2)
+    page = page_of(make_search_table(design), design)
+    assert "No arm is held against another one: there is nothing to judge." in page.text
+    assert "nobody" in page.text

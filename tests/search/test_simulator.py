@@ -105,7 +105,7 @@ def test_an_arm_that_trains_nothing_attains_nothing() -> None:
         design_of(*arms), describe, SYNTHETIC["tradeoff"].objective, workers=2, max_lanes=8, pack_cost=CPU_COST
     )
     none, plain = found.arms
-    assert (none.quality, none.low, none.high, none.passes, none.infeasible) == (0.0, 0.0, 0.0, 0.0, 400)
+    assert (none.quality, none.low, none.high, none.passes, none.infeasible) == (0.0, 0.0, 0.0, 0.0, 200)
     assert plain.quality > 0
 
 
@@ -125,7 +125,9 @@ def test_arms_are_compared_as_those_of_a_real_study() -> None:
     assert study.metric == "hypervolume"
     random, asha = study.as_table()
     assert [random["arm"], asha["arm"]] == ["random", "asha"]
+    # Of a replicate, all of them.
     assert random["passes"] == 54 * STEPS * 10
+    assert [row["candidates"] for row in (random, asha)] == [54, 54]
     assert asha["passes"] < random["passes"] / 2  # type: ignore[operator]
     assert random["stopped_fraction"] == 0
     assert 0.6 < asha["stopped_fraction"] < 1  # type: ignore[operator]

@@ -439,3 +439,18 @@ def test_settings_of_a_chain_are_those_of_its_method(shop_of):
         networks.describe(0, {"masks.ap_fraction": 0.5})
     with pytest.raises(SpaceError, match=r"^masks.sparsity=1.5: must lie in \[0, 1\)"):
         networks.describe(0, {"masks.sparsity": 1.5})
+
+
+@pytest.mark.parametrize("name", ["imp", "ap"])
+def test_chains_that_are_told_to_be_cut_alike_are_one(name, shop_of):
+    """Two rates with as many levels, and two sparsities with as many weights at each of them."""
+    shop = shop_of()
+    base = settings_of(UNLIKE["mlp"][1], CASES[name])
+    others = [{"masks.rate": 0.2999, "masks.sparsity": base["masks.sparsity"] + delta} for delta in (0.0, 1e-5, 0.05)]
+    chains = [base, *({**base, **other} for other in others)]
+    told = [shop.networks.cut(settings) for settings in chains]
+    assert [told.index(each) for each in told] == [0, 0, 0, 3]
+    results = run(shop, [LaneSpec(str(i), settings, 0, steps_of(shop, settings)) for i, settings in enumerate(chains)])
+    assert results["0"].mask_digest == results["1"].mask_digest == results["2"].mask_digest != results["3"].mask_digest
+    assert results["0"].curve_val_loss == pytest.approx(results["1"].curve_val_loss, abs=TOLERANCE)
+    assert results["0"].curve_val_loss == pytest.approx(results["2"].curve_val_loss, abs=TOLERANCE)

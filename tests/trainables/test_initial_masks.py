@@ -238,3 +238,23 @@ def test_what_cannot_be_described_is_refused():
     assert (drawn.scored, drawn.mask_kind) == (None, "weight")
     assert drawn.mask is not None
     assert np.count_nonzero(drawn.mask) == sum(drawn.kept)
+
+
+@pytest.mark.parametrize("name", AT_INIT)
+def test_candidates_that_are_told_to_be_cut_alike_have_one_mask(name, shop_of):
+    """And those with random numbers of their own, or other counts on the way, are told apart."""
+    shop = shop_of()
+    sparsities = [0.6 + 0.0002 * i for i in range(40)]
+    found = {}
+    for sparsity in sparsities:
+        settings = {"masks.method": name, "masks.sparsity": sparsity}
+        network = shop.networks.describe(0, settings)
+        told = str(shop.networks.cut(settings))
+        mask = shop._cut_initial(network.architecture, 0, "weight", network.scored, 1.0).mask
+        found.setdefault(told, []).append(mask)
+    for masks in found.values():
+        assert all((mask == masks[0]).all() for mask in masks)
+    if METHODS[name].score == "random":
+        assert len(found) == len(sparsities)
+    else:
+        assert 1 < len(found) < len(sparsities)

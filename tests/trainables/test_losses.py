@@ -13,6 +13,7 @@ from sparsefront.trainables.losses import (
     OUTPUT_GRADIENTS,
     cross_entropy,
     n_errors,
+    n_errors_by_class,
     scale_free_cross_entropy,
 )
 
@@ -157,3 +158,11 @@ def test_a_lane_that_is_not_finite_spoils_no_other():
     losses, _, _ = scale_free_cross_entropy(lanes, LABELS)
     assert torch.isnan(losses[1])
     assert losses[[0, 2]].tolist() == pytest.approx(expected[[0, 2]].tolist(), abs=2e-6)
+
+
+def test_errors_are_the_same_counted_by_class():
+    rng = np.random.default_rng(5)
+    for values in (rng.standard_normal((4, 300)), rng.integers(0, 3, (4, 300)), np.full((4, 300), np.nan)):
+        logits = torch.from_numpy(values.astype(np.float32))
+        labels = torch.from_numpy(rng.integers(0, 4, 300))
+        assert int(n_errors_by_class(logits, labels)) == int(n_errors(logits.t(), labels))

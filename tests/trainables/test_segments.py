@@ -471,6 +471,33 @@ def test_a_training_that_is_cut_off_goes_on_from_its_way(start, optimizer, shop_
         OnTheWay.clear(shop._folder)
 
 
+@pytest.mark.parametrize("fractions", [None, GROWING], ids=["steps", "data_fraction"])
+def test_a_segment_that_is_trained_again_leaves_checkpoints_on_its_way_too(fractions, shop_of):
+    """Those from before its own begin are gone on from as well: what was lost twice is not trained thrice."""
+    more = {"methods": {"snip": PRUNERS["snip"].method}, "probe_size": 60}
+    shop = shop_of(every_s=0.0, **more)
+    spec = LaneSpec("a", {"masks.method": "snip", "masks.sparsity": 0.5}, 0, STEPS)
+    whole = segment_by_segment(shop, [spec], fractions)["a"]
+    (last,) = later_specs([spec], {"a": whole[:2]}, STEPS, fractions)
+    for lost in whole[:2]:
+        damage(shop._folder / f"{lost.checkpoint}.safetensors")
+    way = OnTheWay(shop._folder, "a", STEPS)
+    # Steps 10 and 20 are on the way to rungs that lie behind, 40 is on that of the segment itself.
+    for n_points, n_damaged, at in ((2, 1, 10), (2, 0, 20), (4, 0, 40)):
+        OnTheWay.clear(shop._folder)
+        cut_off(shop, last, 1 + n_points)  # its mask comes first
+        by_age = sorted(way._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        for path in by_age[2 - n_damaged :]:
+            damage(path)
+        assert next(way.states()).step == at
+        points = list(shop_of(**more).train([last], 0))[2:]
+        assert len(points) == len([step for step in whole[-1].curve_step if step > at])
+        (again,) = points[-1]
+        assert_same(again, whole[-1])
+        assert again.passes == pytest.approx(sum(one.passes for one in whole))
+        assert again.flops == pytest.approx(sum(one.flops for one in whole))
+
+
 def test_of_two_checkpoints_on_the_way_the_last_good_one_counts(shop_of):
     shop = shop_of(every_s=0.0)
     spec = specs_of("mlp")[0]

@@ -123,7 +123,7 @@ def _arms(design: SearchDesign) -> list[Record]:
             "rungs": _rungs_text(arm.rungs),
             "candidates": arm.candidates,
             "batch": arm.batch,
-            "against": [name for name in arm.against if name != arm.name],
+            "against": list(arm.opponents),
             "space": arm.space.describe(),
         }
         for arm in design.arms
@@ -269,9 +269,11 @@ def _points(
             columns[name] += _short(rows["slot" if name == "number" else name].to_pylist())
         for name in values:
             values[name] += _short(natural(losses(rows, [name]), [name])[:, 0].tolist())
-        active = active_values(rows, design.arms[position].space)
+        arm = design.arms[position]
+        active = active_values(rows, arm.space)
         for name in dims:
-            dims[name] += _short(active.get(name, [None] * rows.num_rows))
+            known = active[name] if name in active else rows[name].to_pylist() if name in arm.fixed.columns else None
+            dims[name] += _short(known or [None] * rows.num_rows)
     shown_on_front = on_front[chosen]
     points: Record = {**columns, "values": values, "dims": dims, "on_front": shown_on_front.tolist()}
     first = natural(matrix, design.objectives)[chosen, 0]

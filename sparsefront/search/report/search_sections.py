@@ -66,7 +66,7 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
                 arm["rungs"],
                 whole(arm["candidates"]),
                 whole(arm["batch"]),
-                Markup(", ".join(arm_name(numbers, name) for name in arm["against"]) or UNKNOWN),
+                Markup(", ".join(arm_name(numbers, name) for name in arm["against"]) or "nobody"),
             ]
             for arm in numbers["arms"]
         ],
@@ -115,6 +115,8 @@ def comparison_section(numbers: Record) -> Markup:
     """Show what each arm came to against the one that it is held against."""
     title = "1. Verdict: each arm at equal budget"
     rows = numbers["verdict"]["comparisons"]
+    if not any(arm["against"] for arm in numbers["arms"]):
+        return section("verdict", title, note_of("No arm is held against another one: there is nothing to judge."))
     if not any(row["n"] for row in rows):
         why = "Nothing to compare yet: it takes two arms that are held against each other in the same replicate."
         return section("verdict", title, note_of(why))

@@ -9,6 +9,7 @@ from sparsefront.spaces.patterns.registry import (
     pattern_counts,
     random_masks,
     select,
+    untouched,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "pattern_counts",
     "random_masks",
     "select",
+    "untouched",
 ]

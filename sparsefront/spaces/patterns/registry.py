@@ -15,7 +15,7 @@ from sparsefront.spaces.patterns.block import Block
 from sparsefront.spaces.patterns.free import Free
 from sparsefront.spaces.patterns.n_m import NM
 from sparsefront.spaces.patterns.pattern import Pattern, Scores
-from sparsefront.spaces.structure import Structure
+from sparsefront.spaces.structure import Structure, Tensor
 
 
 @dataclass(frozen=True)
@@ -178,3 +178,14 @@ def drawn_counts(
 
 def _pattern(pattern: str | Pattern, options: Mapping[str, int]) -> Pattern:
     return parse_pattern(pattern, **options) if isinstance(pattern, str) else pattern
+
+
+def untouched(pattern: Pattern, structure: Structure) -> tuple[Tensor, ...]:
+    """The prunable tensors of which no weight mask of a pattern removes anything, whatever is asked for.
+
+    >>> net = Structure((Tensor("a", (4, 8), True), Tensor("b", (2, 4), True)), ())
+    >>> [t.name for t in untouched(parse_pattern("4x4"), net)], [t.name for t in untouched(parse_pattern("1:8"), net)]
+    (['b'], ['b'])
+    """
+    least = pattern.counts(structure, [1] * len(structure.prunable))
+    return tuple(t for t, k in zip(structure.prunable, least, strict=True) if k == t.size)

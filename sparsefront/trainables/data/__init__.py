@@ -8,7 +8,7 @@ from sparsefront.trainables.data.registry import (
     load_dataset,
     resolve_dataset_options,
 )
-from sparsefront.trainables.data.splits import Split, split
+from sparsefront.trainables.data.splits import Split, held_out_counts, n_used, split
 
 __all__ = [
     "DATASETS",
@@ -19,7 +19,9 @@ __all__ = [
     "Split",
     "default_cache",
     "fresh_options",
+    "held_out_counts",
     "load_dataset",
+    "n_used",
     "resolve_dataset_options",
     "split",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,15 @@ def held_out_counts(class_counts: npt.ArrayLike, *, fraction: float) -> IntArray
     counts, remainders = np.divmod(sizes * n_held_out, max(n, 1))
     counts[np.argsort(-remainders, kind="stable")[: n_held_out - int(counts.sum())]] += 1
     return np.asarray(counts, dtype=np.int64)
+
+
+def n_used(fraction: float, n_train: int) -> int:
+    """How many training examples a share of them is: rounded up.
+
+    >>> n_used(0.1, 30), n_used(0.11, 30)
+    (3, 4)
+    """
+    return math.ceil(round(fraction * n_train, 9))
 
 
 def held_out(labels: IntArray, counts: IntArray, *, bit_generator: np.random.BitGenerator) -> npt.NDArray[np.bool_]:

@@ -128,7 +128,7 @@ class Cutter:
         counts = self._counts_before(method, sparsity, later)
         if not self._is_free(method):
             return CutMask(self._select(method, sparsity, scores, counts), passes)
-        n_late = self._n_activating(method, scores, counts)
+        n_late = method.n_activating(int(scores.isfinite().sum()) - sum(counts))
         if not n_late:
             kept = keep_best(scores, self.structure.section_sizes(self.kind), counts)
             return CutMask(kept[0].cpu().numpy(), passes)
@@ -170,11 +170,6 @@ class Cutter:
         return found
 
     # Activating while pruning ----------------------------------------------------------------------------------------
-
-    def _n_activating(self, method: Pruning, scores: torch.Tensor, counts: Sequence[int]) -> int:
-        """How many of the level's removals activating-while-pruning takes: its share of them, rounded down."""
-        n_removed = int(scores.isfinite().sum()) - sum(counts)
-        return int(n_removed * method.ap_fraction / method.rate + 1e-9)
 
     def _activating(
         self, method: Pruning, state: ScoringState, scores: torch.Tensor, counts: Sequence[int], n_late: int
