@@ -160,6 +160,14 @@ def test_what_was_not_measured_is_no_objective(results: Results) -> None:
     ("changes", "message"),
     [
         ({"quality": ["calibrated"]}, r"quality=\['calibrated'\]: 'calibrated' is none, .*calibration"),
+        (
+            {"quality": ["ood", "fresh"], "verdict": {}},
+            r"quality=\['ood', 'fresh'\]: 'fresh' needs data that are drawn anew \('digits' is the same under every",
+        ),
+        (
+            {"data": {"name": "mnist1d"}, "quality": ["fresh"], "verdict": {"objectives": ["val_fresh_error"]}},
+            "verdict.objectives: 'val_fresh_error' must be one of",
+        ),
         ({"quality": ["ood", "ood"]}, r"quality=\['ood', 'ood'\]: every name must be there once"),
         ({"quality": "ood"}, "quality='ood'"),
         (
@@ -181,8 +189,41 @@ def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], message: st
         study_of(**changes)
 
 
+@pytest.fixture
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_networks_are_tested_on_a_sample_that_is_drawn_anew(tmp_path: Path) -> None:
+    changes = {"data": {"name": "mnist1d", "num_samples": 400}, "quality": ["fresh"], "verdict": {}}
+    study = study_of(**changes)
+    run_inline(study, tmp_path / "fresh", masks_per_pack=8, lanes_per_pack=8)
+    results = load(tmp_path / "fresh")
+    rows = trained(results)
+    assert rows
+    assert {row["error"] for row in rows} == {None}
+    for row in rows:
+        assert row["fresh_error"] - row["fresh_error_increase"] == pytest.approx(row["test_error"], abs=1e-12)
+        assert 80 * row["fresh_error"] == pytest.approx(round(80 * row["fresh_error"]))  # as many as in the test part
+        assert row["quality_passes"] == pytest.approx((64 + 2 * 80) / 3)  # 64 validation examples are watched
+    assert any(row["fresh_error_increase"] for row in rows)
+    # Of another sample, other errors of the same networks.
+    run_inline(study_of(**changes, seed=8), tmp_path / "other", masks_per_pack=8, lanes_per_pack=8)
+    assert [row["fresh_error"] for row in trained(load(tmp_path / "other"))] != [row["fresh_error"] for row in rows]
+    page = results.report().read_text(encoding="utf-8")
+    assert "<h3>Fresh sample</h3>" in page
+    numbers = json.loads(page.partition('id="sparsefront-data">')[2].partition("</script>")[0])["fresh_sample"]
+    assert sum(cell["n_networks"] for cell in numbers) == len(rows)
+    for cell in numbers:
+        own = [r for r in rows if (r["arm"], r["target_sparsity"]) == (cell["arm"], cell["sparsity"])]
+        for name in ("test_error", "fresh_error", "fresh_error_increase"):
+            assert cell[name] == pytest.approx(np.mean([row[name] for row in own]))
+
+
 def test_the_report_has_a_section_about_them(results: Results) -> None:
     page = results.report().read_text(encoding="utf-8")
+    assert "Fresh sample" not in page
     section = page[page.index('<section id="diagnostics">') : page.index('<section id="words">')]
     assert 'id="chart-silence"' in section
     assert "What masks and training left" in section

@@ -12,6 +12,7 @@ import pytest
 
 import sparsefront
 from sparsefront.cli import main
+from sparsefront.errors import ConfigError
 from sparsefront.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -148,11 +149,8 @@ draws = 8
 """
 
 
-@pytest.mark.parametrize("masks", ["weight", "node"])
-@pytest.mark.parametrize("kind", ["search", "masks"])
-def test_a_parent_with_running_statistics_is_refused_before_anything_is_written(
-    studies: Path, kind: str, masks: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def write_normed(studies: Path, *, kind: str, masks: str, norm: str) -> None:
+    """A study of masks, or a search of networks under masks, of a parent with a layer `norm`."""
     common = TOML[: TOML.index("[masks]")] + TOML[TOML.index("[training]") : TOML.index("[space.training]")]
     head, tail = MASKS.split("[masks]")
     text = TOML.replace('[arms.own]\nstrategy = "mystrategy:NearTheBest"\n', "")
@@ -160,19 +158,67 @@ def test_a_parent_with_running_statistics_is_refused_before_anything_is_written(
         text = common.replace("[data]", f"{head}[data]") + "[masks]" + tail
     text = text.replace('kind = "weight"\n', "").replace("[masks]\n", f'[masks]\nkind = "{masks}"\n')
     (studies / "normed.toml").write_text(text, encoding="utf-8")
-    (studies / "own_parent.py").write_text(NORMED.replace("{norm}", "nn.BatchNorm1d(16)"), encoding="utf-8")
+    (studies / "own_parent.py").write_text(NORMED.replace("{norm}", norm), encoding="utf-8")
+    sys.modules.pop("own_parent", None)
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of the study, which leaves nothing behind."""
     assert main(["run", "studies/normed.toml", "--dir", "out"]) == 2
+    assert not Path("out").exists()
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("masks", ["weight", "node"])
+@pytest.mark.parametrize("kind", ["search", "masks"])
+def test_a_parent_with_running_statistics_is_refused_before_anything_is_written(
+    studies: Path, kind: str, masks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_normed(studies, kind=kind, masks=masks, norm="nn.BatchNorm1d(16)")
     # Of kept nodes there may be other numbers than groups divide.
     other = {"weight": "LayerNorm or GroupNorm", "node": "LayerNorm over what no node group cuts,"}[masks]
     assert (
         "model.name='own_parent:FAMILY': every forward pass changes the buffer 'norm.num_batches_tracked' (running "
         "statistics?), and the networks of a pack share it, so that none would have its own; use a layer without such "
         f"state, {other} in place of BatchNorm"
-    ) in " ".join(capsys.readouterr().err.split())
-    assert not Path("out").exists()
-    del sys.modules["own_parent"]
-    (studies / "own_parent.py").write_text(NORMED.replace("{norm}", "nn.LayerNorm(16)"), encoding="utf-8")
-    Study.from_toml("studies/normed.toml")._checked_data()  # buffers that are only read are no matter
+    ) in refusal(capsys)
+
+
+@pytest.mark.parametrize("kind", ["search", "masks"])
+def test_a_layer_that_does_not_run_with_fewer_nodes_is_refused_under_node_masks_alone(
+    studies: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_normed(studies, kind=kind, masks="node", norm="nn.LayerNorm(16)")
+    said = refusal(capsys)
+    assert "model.name='own_parent:FAMILY': layer 'norm' (LayerNorm) (Expected weight to be of same" in said
+    assert (
+        "does not run with fewer nodes than it was made for, and networks under node masks have the kept nodes alone; "
+        "normalise only what no node group cuts, or use masks.kind='weight'"
+    ) in said
+    write_normed(studies, kind=kind, masks="weight", norm="nn.LayerNorm(16)")
+    study = Study.from_toml("studies/normed.toml")
+    if kind == "masks":
+        message = r"made for, and small dense networks have fewer; .* cuts, or leave 'small_dense' out"
+        with pytest.raises(ConfigError, match=message):
+            study._checked_data()
+        study = Study.from_dict({**study.identity(), "arms": ["random"]})
+    study._checked_data()  # buffers that are only read are no matter
+
+
+@pytest.mark.parametrize("masks", ["weight", "node"])
+@pytest.mark.parametrize("kind", ["search", "masks"])
+def test_a_layer_that_draws_random_numbers_is_refused(
+    studies: Path, kind: str, masks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = "nn.Sequential(nn.LayerNorm(16), nn.Dropout(0.1))"
+    text = NORMED.replace("norm.weight", "norm.0.weight").replace("norm.bias", "norm.0.bias")
+    write_normed(studies, kind=kind, masks=masks, norm="")
+    (studies / "own_parent.py").write_text(text.replace("{norm}", noisy), encoding="utf-8")
+    assert (
+        "model.name='own_parent:FAMILY': layer 'norm.1' (Dropout) draws random numbers in every forward pass, which "
+        "the networks of a pack would share and no seed of the study reaches; remove it (training.weight_decay and "
+        "training.label_smoothing regularise here)"
+    ) in refusal(capsys)
 
 
 @pytest.mark.ray

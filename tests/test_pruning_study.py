@@ -113,7 +113,9 @@ class Done:
             self.rows = self.table.to_pylist()
             self.blobs = {d: ledger.get_blob(d) for d in {self._stored(row) for row in self.rows} if d is not None}
         options = study.model.options
-        self.structure: Structure = build_model("mlp", options, input_shape=(8, 8), n_classes=10).structure
+        self.structure: Structure = build_model(
+            "mlp", options, input_shape=(8, 8), n_classes=10, prune_biases=study.masks.prune_biases
+        ).structure
         self.kind = study.recipe().mask_kind
         design = study.design()
         self.methods = methods_of(design.methods)  # type: ignore[union-attr, arg-type]
@@ -233,6 +235,47 @@ def test_masks_have_exact_counts_at_every_level(done: Done) -> None:
             if method.pattern in ("unstructured", "node"):
                 assert (found if len(wanted) == len(found) else [sum(found)]) == list(wanted), (arm, sparsity)
             assert min(found) > 0
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_biases_are_pruned_where_a_study_says_so_and_counted_exactly(allocation: str, tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {
+        "imp": {"allocation": allocation, "controls": list(CONTROLS)},
+        "lr_rewind": {"allocation": allocation, "score": "lamp"},
+        "searched": {"controls": ["small_dense", "fresh_weights"]},
+        "snip": {"controls": ["shuffled_layers"]},
+        "ratio": {"method": "random_snip_ratio"},
+        "mine": {"method": "grasp", "allocation": "uniform"},
+    }
+    masks = {"kind": "weight", "allocation": allocation, "prune_biases": True}
+    study = study_of(arms, masks=masks, model={"name": "mlp", "widths": [16, 12], "init": "torch"})
+    run_inline(study, tmp_path / "study", masks_per_pack=8, lanes_per_pack=64)
+    done = Done(study, tmp_path / "study")
+    assert {row["error"] for row in done.rows} == {None}
+    assert done.structure.section_sizes("weight") == (16 * 65, 12 * 17, 10 * 13)
+    for arm in ("imp", "lr_rewind", "snip", "mine", "imp_shuffled_layers", "imp_fresh_weights", "snip_shuffled_layers"):
+        mine = {"mine": "uniform", "snip": "global", "snip_shuffled_layers": "global"}.get(arm, allocation)
+        for sparsity, row in done.of(arm).items():
+            wanted, found = kept_counts(done.structure, "weight", sparsity, mine), done.survivors(done.mask(row))
+            assert (found if len(wanted) > 1 else [sum(found)]) == list(wanted), (arm, sparsity)
+    for row in done.rows:
+        if row["stage"] == "trained" and row["mask_digest"] is not None:
+            n_kept = int(done.mask(row).sum()) if row["mask_draw"] is None or allocation == "uniform" else None
+            # All parameters of an mlp are weights and biases.
+            assert n_kept in (None, row["n_params"])
+            assert row["density_total"] == row["density_prunable"] == pytest.approx(row["n_params"] / 1374)
+            assert row["weight_sparsity"] == pytest.approx(1 - row["n_params"] / 1374)
+    weights_and_biases = np.split(done.mask(done.of("imp")[0.7]), np.cumsum(done.structure.tensor_sizes)[:-1])
+    assert not all(part.all() for part in weights_and_biases[1::2])
+    one, small = (done.of(arm)[0.5] for arm in ("imp", "imp_small_dense"))
+    assert small["n_params"] == pytest.approx(one["n_params"], rel=0.05)
+
+
+def test_a_study_that_prunes_no_biases_is_what_it_was_before_it_could() -> None:
+    kept = {"kind": "weight", "allocation": "uniform", "prune_biases": False}
+    assert study_of({}, masks=kept).digest == study_of({}).digest
+    assert study_of({}, masks={**kept, "prune_biases": True}).digest != study_of({}).digest
+    assert study_of({}).identity()["masks"] == {"kind": "weight", "allocation": "uniform"}
 
 
 def test_chains_bring_nothing_back_and_are_cut_from_their_own_networks(done: Done) -> None:
@@ -524,21 +567,29 @@ def test_replicates_and_levels_have_masks_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arms", "search", "draws"),
     [
-        ({"snip": {}}, {}, 8),
-        ({"imp": {}}, {}, 1 + 13),
-        ({"imp": {"rate": 0.1}}, {}, 1 + 23),
-        ({"late": {"method": "imp", "score": "fisher"}}, {}, 1 + 13 + 1),
-        ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, 1 + 20),
-        ({"imp": {}, "searched": {}}, {"draws": 10}, 10),
-        ({"imp": {}}, {"random_draws": 3}, 3),
+        ({"snip": {}}, {}, (8, 8, 8)),
+        ({"imp": {}}, {}, (8, 1 + 4 + 5, 1 + 13)),
+        ({"imp": {"rate": 0.1}}, {}, (1 + 7, 1 + 16, 1 + 23)),
+        ({"late": {"method": "imp", "score": "fisher"}}, {}, (8, 1 + 9 + 1, 1 + 13 + 1)),
+        ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, (1 + 20,) * 3),
+        ({"imp": {}, "searched": {}}, {"draws": 9}, (8, 9, 9)),
+        ({"imp": {}}, {"random_draws": 3}, (3, 3, 3)),
+        ({"imp": {}}, {"random_draws_by_level": [2, 5, 4]}, (2, 5, 4)),
     ],
 )
 def test_random_search_has_the_budget_of_the_longest_arm_unless_told_otherwise(
-    arms: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any], draws: int
+    arms: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any], draws: tuple[int, ...]
 ) -> None:
     """To 50% it takes four levels of 20%, from there to 80% five, to 90% four more."""
     study = study_of(arms, search=search, sparsities=[0.5, 0.8, 0.9], training={"steps": 1500})
-    assert study.identity()["search"]["random_draws"] == draws
+    written = study.identity()["search"]
+    assert (written["random_draws"], tuple(written.get("random_draws_by_level", draws))) == (max(draws), draws)
+    assert ("random_draws_by_level" in written) == (len(set(draws)) > 1)
+    design = study.design()
+    assert tuple(design.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
+    if "random_draws_by_level" not in search:  # numbers belong to levels, in whatever order these are written
+        turned = study_of(arms, search=search, sparsities=[0.9, 0.5, 0.8], training={"steps": 1500}).design()
+        assert tuple(turned.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
     assert Study.from_dict(study.identity()).digest == study.digest
 
 
@@ -546,12 +597,12 @@ def test_it_is_said_beforehand_what_share_of_a_study_random_search_is() -> None:
     dataset = load_dataset("digits")
     changes: dict[str, Any] = {"sparsities": [0.5, 0.8, 0.99], "replicates": 2}
     study = study_of({"imp": {"rate": 0.05}}, search={}, **changes)
-    draws = 1 + 91  # the parent, and the levels to 99%
+    draws = (1 + 14, 1 + 32, 1 + 91)  # the parent, and the levels to each
     (said,) = study._remarks(dataset)
     assert said == (
-        "search.random_draws=92: what the longest arm takes, at each of 3 sparsities in each of 2 replicates; "
-        f"{2 * 3 * draws:,} of {2 * (3 * draws + draws):,} networks (75%) are of the random arm; write a smaller "
-        "number to train fewer"
+        "search.random_draws_by_level=[15, 33, 92]: what the longest arm takes to each sparsity, in each of 2 "
+        f"replicates; {2 * sum(draws)} of {2 * (sum(draws) + 92)} networks (60%) are of the random arm; write "
+        "search.random_draws, a smaller number, to train fewer"
     )
     assert study_of({"imp": {"rate": 0.05}}, search={"random_draws": 4}, **changes)._remarks(dataset) == []
     assert study_of({"snip": {}}, search={}, **changes)._remarks(dataset) == []
@@ -572,11 +623,14 @@ def test_blocks_that_are_larger_than_layers_are_refused_or_told() -> None:
 
 
 def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:
-    study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.95], replicates=2)
+    study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.9, 0.95], replicates=2)
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=16)
     with Ledger.read(tmp_path / "tiny") as ledger:
         verdict = judge(ledger.table(), study.design())
-    (found,) = (c for c in verdict.comparisons if (c.arm, c.metric) == ("imp", "accuracy"))
-    assert study.identity()["search"]["random_draws"] == 1 + 14
-    assert found.random_draws_at_equal_budget == pytest.approx(1 + 14)
+        trained = [(row["arm"], row["target_sparsity"]) for row in ledger.table().to_pylist()]
+    found = {c.sparsity: c for c in verdict.comparisons if (c.arm, c.metric) == ("imp", "accuracy")}
+    # Eleven levels of 20% to 90%, and four more: what is granted at a level is what is trained there.
+    for sparsity, draws in ((0.9, 1 + 11), (0.95, 1 + 15)):
+        assert trained.count(("random", sparsity)) == 2 * draws
+        assert found[sparsity].random_draws_at_equal_budget == pytest.approx(draws)
     assert {c.n_short for c in verdict.comparisons} == {0}

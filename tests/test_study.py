@@ -209,6 +209,14 @@ def arm(name: str, kind: str = "node", **table: Any) -> dict[str, Any]:
     return {"arms": {"random": {}, name: table}, "masks": {"kind": kind}}
 
 
+def biases(name: str = "imp", *, allocation: str = "uniform", **table: Any) -> dict[str, Any]:
+    """The same under masks that cover biases; `allocation` is of the arm, or of the study if that is `imp`."""
+    own = {"allocation": allocation} if name != "imp" else {}
+    general = allocation if name == "imp" else "uniform"
+    masks = {"kind": "weight", "prune_biases": True, "allocation": general}
+    return {"arms": {"random": {}, name: {**own, **table}}, "masks": masks}
+
+
 #: Tables of arms with which something is wrong.
 WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     ({"arms": 5}, "arms=5: must be a list of names, or a section for each arm"),
@@ -351,6 +359,25 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("gmp", "weight", drop_fraction=0.1), "arms.gmp.drop_fraction=0.1: has no effect on an arm with"),
     (arm("edge_popup", "weight", every=3), "arms.edge_popup.every=3: has no effect on an arm with when='during'"),
     (
+        {"search": {"random_draws_by_level": [3, 3, 3, 3, 3, 3]}},
+        "search.random_draws_by_level=[3, 3, 3, 3, 3, 3]: ",
+    ),
+    (
+        {"sparsities": [0.5, 0.9], "search": {"random_draws_by_level": [3, 4], "random_draws": 3}},
+        "search.random_draws=3: search.random_draws_by_level has the numbers of all levels; leave one of the two out",
+    ),
+    ({"search": {"random_draws_by_level": [0]}}, "search.random_draws_by_level"),
+    ({"masks": {"prune_biases": True}}, "masks.prune_biases=true: is of weight masks, and masks.kind is 'node', whose"),
+    (
+        biases(allocation="erk"),
+        "masks.allocation='erk': has no density for biases, which masks.prune_biases=true prunes",
+    ),
+    (biases("snip", allocation="erk"), "prunes, too; use one of uniform, global, explicit"),
+    (biases("magnitude", pattern="4x4"), "arms.magnitude.pattern='4x4': is of weights, and masks.prune_biases=true"),
+    (biases("rigl", allocation="uniform"), "arms.rigl.update='rigl': changes masks of weights, and masks.prune_biases"),
+    (biases("gmp", allocation="uniform"), "use an arm whose mask is made before or after training"),
+    (biases("synflow"), "arms.synflow.score='synflow': is the same of every bias, and masks.prune_biases=true prunes"),
+    (
         {"replicates": 100_000, **arm("imp", rate=0.05)},
         "must be at most 1,000,000 levels and 1,000,000,000 masks",
     ),
@@ -454,6 +481,10 @@ def test_files_that_are_no_studies(tmp_path: Path) -> None:
 RUN_WRONG: list[tuple[dict[str, Any], str]] = [
     # 1,438 training examples, of which floor(0.2 x 1438 + 1/2) = 288 validate.
     ({"training": {"steps": 10, "batch_size": 1151}}, "training.batch_size=1151: must be at most 1150, the training"),
+    (
+        {"masks": {"kind": "weight", "prune_biases": True}, "model": {"name": "mlp", "bias": False}},
+        "model.name='mlp': cannot be the parent here (masks.prune_biases=true: its layers have no biases; leave it out",
+    ),
     ({"search": {"probe_size": 1151}}, "search.probe_size=1151: must be at most 1150, the training examples"),
     (
         {"data": {"name": "digits", "validation_fraction": 0.001}},

@@ -23,7 +23,8 @@ class Design:
     is that of the degraded test images under the worst degradation; None for classification. ``keeps_parents`` says
     that all candidates are compared with the trained parent of their replicate, which is therefore trained first;
     ``mask_sections`` are the entries of each section of a mask, empty if they are unknown. ``making_steps`` are the
-    optimiser steps that one mask of an arm costs before it is trained, where it costs any.
+    optimiser steps that one mask of an arm costs before it is trained, where it costs any. ``random_draws`` is the
+    largest of ``random_draws_by_level``, where these differ: one number for each of ``sparsities``.
     """
 
     name: str
@@ -51,6 +52,13 @@ class Design:
     making_steps: Mapping[str, int] = field(default_factory=dict)
     task: str = "classification"
     untouched_psnr: float | None = None
+    random_draws_by_level: tuple[int, ...] = ()
+
+    def random_draws_at(self, sparsity: float) -> int:
+        """Masks that the random arm trains at a level."""
+        if not self.random_draws_by_level or sparsity not in self.sparsities:
+            return self.random_draws
+        return self.random_draws_by_level[self.sparsities.index(sparsity)]
 
     @property
     def metric(self) -> str:

@@ -219,7 +219,7 @@ class Plan:
         return Context(
             replicate,
             sparsity,
-            self._design.random_draws,
+            self._design.random_draws_at(sparsity),
             self._design.steps,
             self._sparsities,
             level.best() if sparsity in self._design.sparsities else None,

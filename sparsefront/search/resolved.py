@@ -36,6 +36,7 @@ def design_of(identity: Mapping[str, Any]) -> Design | SearchDesign:
         methods=tables_for(tables, masks["kind"]),
         draws=search["draws"],
         random_draws=search["random_draws"],
+        random_draws_by_level=tuple(search.get("random_draws_by_level", ())),
         probe_size=search["probe_size"],
         steps=identity["training"]["steps"],
         mask_kind=masks["kind"],

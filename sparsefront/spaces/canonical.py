@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.masks import Mask, pack_bits, split_sections, unpack_bits
+from sparsefront.spaces.masks import Mask, pack_bits, split_sections, split_tensors, unpack_bits
 from sparsefront.spaces.structure import Structure, Tensor
 
 #: For each group, the colour of each node, from 0; and a permutation of the nodes.
@@ -64,7 +64,7 @@ def canonical_bits(structure: Structure, kind: str, packed: bytes) -> bytes:
 
 def permuted(structure: Structure, mask: Mask, orders: Sequence[npt.NDArray[np.int64]]) -> bytes:
     """Packed weight mask with node `orders[g][i]` of each group g in place i."""
-    parts = split_sections(structure, "weight", mask)
+    parts = split_tensors(structure, mask)
     out = []
     for tensor, part in zip(structure.prunable, parts, strict=True):
         entries = part.reshape(tensor.shape)
@@ -104,7 +104,7 @@ class _Search:
     def __init__(self, structure: Structure, mask: Mask) -> None:
         self.structure = structure
         self.mask = mask
-        parts = split_sections(structure, "weight", mask)
+        parts = split_tensors(structure, mask)
         self.sides = [
             side for t, part in zip(structure.prunable, parts, strict=True) for side in _sides(structure, t, part)
         ]

@@ -183,13 +183,13 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
     """Count what `mask` leaves.
 
     A node mask is counted as its compact network. A weight mask removes weights only: node sparsity is the share of
-    hidden nodes that lost every incoming or every outgoing weight.
+    hidden nodes that lost every incoming or every outgoing weight (a bias is neither).
     """
     if kind == "node":
         edges = np.cumsum([0, *structure.section_sizes("node")])
         kept = [int(np.count_nonzero(mask[a:b])) for a, b in itertools.pairwise(edges)]
         return remains_of(structure, structure.compact(kept))
-    parts = dict(zip((t.name for t in structure.prunable), split_sections(structure, "weight", mask), strict=True))
+    parts = dict(zip((t.name for t in structure.prunable), split_tensors(structure, mask), strict=True))
     n_kept = int(np.count_nonzero(mask))
     parts |= {t.name: np.ones(t.size, dtype=np.bool_) for t in structure.multiplied if not t.prunable}
     kept_weights = {name: int(np.count_nonzero(part)) for name, part in parts.items()}
@@ -198,9 +198,9 @@ def remains(structure: Structure, kind: str, mask: Mask) -> Remains:
         incoming = np.zeros(group.size, dtype=np.bool_)
         outgoing = np.zeros(group.size, dtype=np.bool_)
         for axis in group.axes:
-            if axis.tensor not in parts:
+            shape = next((t.shape for t in structure.multiplied if t.name == axis.tensor), ())
+            if len(shape) < 2:
                 continue
-            shape = next(t.shape for t in structure.multiplied if t.name == axis.tensor)
             per_entry = (
                 np.moveaxis(parts[axis.tensor].reshape(shape), axis.dim, 0).reshape(shape[axis.dim], -1).any(axis=1)
             )
@@ -231,4 +231,10 @@ def remains_of(parent: Structure, compact: Structure) -> Remains:
 def split_sections(structure: Structure, kind: str, mask: Mask) -> list[Mask]:
     """The mask cut into its sections, each flat."""
     edges = np.cumsum([0, *structure.section_sizes(kind)])
+    return [mask[..., a:b] for a, b in itertools.pairwise(edges)]
+
+
+def split_tensors(structure: Structure, mask: Mask) -> list[Mask]:
+    """A weight mask cut into its tensors, each flat: sections, but for biases that are pruned with their weights."""
+    edges = np.cumsum([0, *structure.tensor_sizes])
     return [mask[..., a:b] for a, b in itertools.pairwise(edges)]

@@ -31,9 +31,10 @@ class Tensor:
     """One parameter tensor.
 
     `positions` is how often each entry is used in one example's forward pass (1 in a Linear layer, the output length
-    in a convolution), so that multiply-accumulates are entries x positions. Biases and norms are not `prunable`; they
-    cost no multiply-accumulates by convention. A tensor that is not `trained` (a fixed random projection) stays as it
-    was drawn: it multiplies like any other, but is no parameter, for a seed restores it.
+    in a convolution), so that multiply-accumulates are entries x positions. Norms are not `prunable`, nor are biases
+    (but see `Structure.with_prunable_biases`); they cost no multiply-accumulates by convention. A tensor that is not
+    `trained` (a fixed random projection) stays as it was drawn: it multiplies like any other, but is no parameter, for
+    a seed restores it.
     """
 
     name: str
@@ -46,6 +47,11 @@ class Tensor:
     def size(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added, and multiplies nothing, where it is prunable."""
+        return len(self.shape) == 1 and not self.positions
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,24 @@ class Structure:
 
     @cached_property
     def n_weights(self) -> int:
-        """Prunable weights."""
-        return sum(self._weight_sizes)
+        """Prunable weights, and biases where these are prunable."""
+        return sum(self.tensor_sizes)
 
     @cached_property
-    def _weight_sizes(self) -> tuple[int, ...]:
+    def tensor_sizes(self) -> tuple[int, ...]:
+        """Entries of a weight mask in each prunable tensor."""
         return tuple(t.size for t in self.prunable)
+
+    @cached_property
+    def _layer_sizes(self) -> tuple[int, ...]:
+        """Entries of a weight mask in each layer: a bias is of the layer of the weights before it."""
+        sizes: list[int] = []
+        for tensor in self.prunable:
+            if tensor.is_bias:
+                sizes[-1] += tensor.size
+            else:
+                sizes.append(tensor.size)
+        return tuple(sizes)
 
     @cached_property
     def n_nodes(self) -> int:
@@ -115,12 +133,38 @@ class Structure:
         """Multiply-accumulates of one example's forward pass."""
         return sum(t.size * t.positions for t in self.multiplied)
 
+    @property
+    def has_prunable_biases(self) -> bool:
+        """Whether weight masks act on biases, too."""
+        return any(t.is_bias for t in self.prunable)
+
+    def with_prunable_biases(self) -> Structure:
+        """The same network, in which the bias of every layer whose weights are prunable is prunable with them.
+
+        A bias then follows its layer's weights, and is of the same section of a mask.
+
+        >>> net = Structure((Tensor("a.weight", (3, 2), True), Tensor("a.bias", (3,), False)), ())
+        >>> both = net.with_prunable_biases()
+        >>> net.section_sizes("weight"), both.section_sizes("weight"), both.tensor_sizes, both.macs
+        ((6,), (9,), (6, 3), 6)
+        """
+        names = {t.name.removesuffix("weight") + "bias" for t in self.prunable}
+        biases = {t.name: t for t in self.tensors if t.name in names and len(t.shape) == 1 and t.trained}
+        tensors: list[Tensor] = []
+        for tensor in self.tensors:
+            if tensor.name in biases:
+                continue
+            tensors.append(tensor)
+            bias = biases.get(tensor.name.removesuffix("weight") + "bias") if tensor.prunable else None
+            tensors += [] if bias is None else [replace(bias, prunable=True, positions=0)]
+        return replace(self, tensors=tuple(tensors))
+
     def section_sizes(self, kind: str) -> tuple[int, ...]:
-        """Sizes of what a mask of `kind` is divided into: node groups, or prunable tensors."""
+        """Sizes of what a mask of `kind` is divided into: node groups, or the prunable tensors of each layer."""
         if kind == "node":
             return tuple(g.size for g in self.groups)
         if kind == "weight":
-            return self._weight_sizes
+            return self._layer_sizes
         raise SpaceError(f"mask kind={kind!r}: must be 'node' or 'weight'")
 
     def compact(self, kept: Sequence[int]) -> Structure:

@@ -128,6 +128,13 @@ class MaskStudy(Study):
                 f"masks.allocation={self.masks.allocation!r}: divides {' and '.join(kinds)} masks only, and "
                 f"masks.kind is {self.masks.kind!r}; change one of the two"
             )
+        if self.masks.prune_biases:
+            if self.masks.kind != "weight":
+                raise ConfigError(
+                    f"masks.prune_biases=true: is of weight masks, and masks.kind is {self.masks.kind!r}, whose nodes "
+                    "leave with their biases; leave it out"
+                )
+            self._check_divides_biases("masks", self.masks.allocation)
         methods = self._methods()
         if "random" not in methods:
             raise ConfigError(f"arms={list(self.arms)}: 'random' must be among them; every verdict is against it")
@@ -147,10 +154,11 @@ class MaskStudy(Study):
                     "set it in [arms.NAME], or leave the objective out"
                 )
         needs_scores = any(method.needs_scores for method in methods.values())
-        is_said = "random_draws" in self.search.model_fields_set
-        if needs_scores and is_said and self.search.draws < self.search.random_draws:
+        is_said = bool({"random_draws", "random_draws_by_level"} & self.search.model_fields_set)
+        self._check_draws_by_level()
+        if needs_scores and is_said and self.search.draws < max(self._draws):
             raise ConfigError(
-                f"search.draws={self.search.draws}: must be at least search.random_draws={self.search.random_draws}; "
+                f"search.draws={self.search.draws}: must be at least search.random_draws={max(self._draws)}; "
                 "the random arm trains the first of them"
             )
         n_sparsities = len(
@@ -168,24 +176,49 @@ class MaskStudy(Study):
     @model_validator(mode="after")
     def _grant(self) -> Self:
         """Write down how many random masks the budget of the longest arm pays for, where the study does not say."""
-        if "random_draws" not in self.search.model_fields_set:
-            search = self.search.model_copy(update={"random_draws": self._draws_at_budget()})
-            object.__setattr__(self, "search", search)  # frozen for everybody else
+        if not {"random_draws", "random_draws_by_level"} & self.search.model_fields_set:
+            draws = self._draws_at_budget()
+            by_level = draws if len(set(draws)) > 1 else ()
+            update = {"random_draws": max(draws), "random_draws_by_level": by_level}
+            object.__setattr__(self, "search", self.search.model_copy(update=update))  # frozen for everybody else
+        elif self.search.random_draws_by_level:
+            update = {"random_draws": max(self.search.random_draws_by_level)}
+            object.__setattr__(self, "search", self.search.model_copy(update=update))
         return self
 
-    def _draws_at_budget(self) -> int:
-        """How many random masks the budget of the longest arm pays for, at least the usual number."""
-        methods = self._methods().values()
-        trainings = [self._trainings(method) for method in methods if isinstance(method, Pruned)]
-        draws = max([_USUAL_DRAWS, *(math.ceil(round(n, 6)) for n in trainings)])
-        if any(method.needs_scores for method in methods):  # the random arm trains the first of those that are scored
-            draws = min(draws, self.search.draws)
-        return draws
+    def _check_draws_by_level(self) -> None:
+        """Refuse numbers of draws that are not those of the levels, or that another number contradicts."""
+        by_level = self.search.random_draws_by_level
+        if not by_level:
+            return
+        if len(by_level) != len(self.sparsities):
+            raise ConfigError(
+                f"search.random_draws_by_level={shown(list(by_level))}: {len(self.sparsities)} are needed, one for "
+                "each of sparsities"
+            )
+        if "random_draws" in self.search.model_fields_set and self.search.random_draws != max(by_level):
+            raise ConfigError(
+                f"search.random_draws={self.search.random_draws}: search.random_draws_by_level has the numbers of all "
+                "levels; leave one of the two out"
+            )
 
-    def _trainings(self, method: Pruned) -> float:
-        """What an arm's last network takes, everything before it included, in trainings of a random mask."""
+    def _draws_at_budget(self) -> tuple[int, ...]:
+        """How many random masks the budget of each level's longest arm pays for, at least the usual number."""
+        methods = self._methods().values()
+        pruned = [method for method in methods if isinstance(method, Pruned)]
+        # The random arm trains the first of those that are scored.
+        most = self.search.draws if any(method.needs_scores for method in methods) else math.inf
+        return tuple(
+            int(min(most, max([_USUAL_DRAWS, *(math.ceil(round(self._trainings(m, s), 6)) for m in pruned)])))
+            for s in self.sparsities
+        )
+
+    def _trainings(self, method: Pruned, sparsity: float) -> float:
+        """What an arm's network of a level takes, everything before it included, in trainings of a random mask."""
         pruning, levels = method.method, method.levels(self._ascending)
-        n_networks = len(levels) if method.goes_alone else 1
+        if sparsity not in levels:
+            return 0.0
+        n_networks = levels.index(sparsity) + 1 if method.goes_alone else 1
         making = budget_steps(passes, self.training.batch_size) if (passes := self._scoring_passes(pruning)) else 0
         each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
         return method.needs_parent + n_networks * (each + making / self.training.steps)
@@ -207,17 +240,23 @@ class MaskStudy(Study):
 
     def _remarks_on_draws(self, dataset: Dataset) -> list[str]:
         """What random search takes, where it has the budget of a longer arm at every level."""
-        draws = self.search.random_draws
-        if draws <= _USUAL_DRAWS or draws != self._draws_at_budget():
+        draws = self._draws
+        if max(draws) <= _USUAL_DRAWS or draws != self._draws_at_budget():
             return []
-        n_random = self.replicates * len(self.sparsities) * draws
+        n_random = self.replicates * sum(draws)
         n_trained = self._counts(self._plan(dataset, 1, "cpu"))[3]
+        key = f"_by_level={shown(list(draws))}" if len(set(draws)) > 1 else f"={draws[0]}"
         remark = (
-            f"search.random_draws={draws}: what the longest arm takes, at each of {len(self.sparsities)} sparsities in "
-            f"each of {self.replicates} replicates; {n_random:,} of {n_trained:,} networks "
-            f"({n_random / n_trained:.0%}) are of the random arm; write a smaller number to train fewer"
+            f"search.random_draws{key}: what the longest arm takes to each sparsity, in each of {self.replicates} "
+            f"replicates; {n_random:,} of {n_trained:,} networks ({n_random / n_trained:.0%}) are of the random arm; "
+            "write search.random_draws, a smaller number, to train fewer"
         )
         return [remark]
+
+    @property
+    def _draws(self) -> tuple[int, ...]:
+        """Random masks that are trained at each of the sparsities."""
+        return self.search.random_draws_by_level or (self.search.random_draws,) * len(self.sparsities)
 
     def _check_claim(self) -> None:
         """Refuse tests that this study cannot answer."""
@@ -377,6 +416,8 @@ class MaskStudy(Study):
                 f"{where}.pattern={method.pattern!r}: blocks that are chosen in training need a count for each layer, "
                 f"and allocation {allocation!r} has one for all; name another for this arm, such as allocation='erk'"
             )
+        if self.masks.prune_biases:
+            self._check_prunes_biases(where, method, allocation)
         if method.ap_fraction and (kind != "weight" or allocation != "global"):
             raise ConfigError(
                 f"{where}.ap_fraction={method.ap_fraction!r}: removes single weights wherever they are; it needs "
@@ -388,6 +429,35 @@ class MaskStudy(Study):
                 f"{where}.ap_fraction={method.ap_fraction!r}: removes negative weights to keep rectified units active; "
                 f"it needs model.activation='relu', which is {activation!r}"
             )
+
+    def _check_divides_biases(self, where: str, allocation: str) -> None:
+        """Refuse an allocation that says nothing of biases."""
+        if allocation != EXPLICIT and not ALLOCATIONS[allocation].of_biases:
+            able = [name for name, row in ALLOCATIONS.items() if row.of_biases]
+            raise ConfigError(
+                f"{where}.allocation={allocation!r}: has no density for biases, which masks.prune_biases=true prunes, "
+                f"too; use one of {', '.join([*able, EXPLICIT])}"
+            )
+
+    def _check_prunes_biases(self, where: str, method: Pruning, allocation: str) -> None:
+        """Refuse what an arm cannot do to biases."""
+        self._check_divides_biases(where, allocation)
+        if method.pattern != "unstructured":
+            raise ConfigError(
+                f"{where}.pattern={method.pattern!r}: is of weights, and masks.prune_biases=true prunes biases, too; "
+                "use 'unstructured'"
+            )
+        if method.when == "during":
+            raise ConfigError(
+                f"{where}.update={method.update!r}: changes masks of weights, and masks.prune_biases=true prunes "
+                "biases, too; use an arm whose mask is made before or after training"
+            )
+        for key in ("score", "counts_of"):
+            if (score := getattr(method, key)) is not None and not SCORES[score].of_biases:
+                raise ConfigError(
+                    f"{where}.{key}={score!r}: is the same of every bias, and masks.prune_biases=true prunes them, "
+                    "too; use another score"
+                )
 
     def base(self) -> dict[str, object]:
         """What candidate ids hash besides the candidate: what all candidates of the study share."""
@@ -434,7 +504,11 @@ class MaskStudy(Study):
 
     def _parent(self, dataset: Dataset) -> Model:
         return build_model(
-            self.model.name, self.model.options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            self.model.name,
+            self.model.options,
+            input_shape=dataset.example_shape,
+            n_classes=dataset.n_classes,
+            prune_biases=self.masks.prune_biases,
         )
 
     def _measured(self) -> dict[str, Any]:
@@ -476,7 +550,10 @@ class MaskStudy(Study):
     def recipe(self) -> Recipe:
         """How every candidate is made and trained."""
         return self._recipe(
-            mask_kind=self.masks.kind, allocation=self.masks.allocation, probe_size=self.search.probe_size
+            mask_kind=self.masks.kind,
+            allocation=self.masks.allocation,
+            probe_size=self.search.probe_size,
+            prune_biases=self.masks.prune_biases,
         )
 
     def _check_task(self) -> None:
@@ -501,7 +578,9 @@ class MaskStudy(Study):
                 kept_counts(model.structure, self.masks.kind, sparsity, self.masks.allocation)
         except (ConfigError, SpaceError) as error:
             raise ConfigError(f"model.name={self.model.name!r}: cannot be the parent here ({error})") from error
-        self._check_module(model, dataset, has_node_masks=self.masks.kind == "node")
+        self._check_module(
+            model, dataset, has_node_masks=self.masks.kind == "node", has_small_dense=bool(self._scaling)
+        )
         for key, pattern in self._patterns():
             check_pattern_fits(key, pattern, [model.structure])
         for arm, method in self._methods().items():
@@ -529,7 +608,8 @@ class MaskStudy(Study):
         levels = self.replicates * len(self.sparsities)
         # About four packs of masks and two of networks for each worker.
         masks = -(-levels * self.search.draws // (workers * 4))
-        lanes = -(-levels * (self.search.random_draws + len(self.arms)) // (workers * 2))
+        n_networks = self.replicates * sum(self._draws) + levels * len(self.arms)
+        lanes = -(-n_networks // (workers * 2))
         largest = 128 if device == "cpu" else 4096
         return {
             "masks_per_pack": self.compute.masks_per_pack or min(4096, max(256, masks)),

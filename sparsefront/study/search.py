@@ -916,7 +916,7 @@ class SearchStudy(Study):
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
                 kinds = values_of(arm.space, "masks.kind", self.masks.kind)
-                self._check_module(model, dataset, has_node_masks="node" in kinds)
+                self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
             for key, pattern in self._patterns_of(arm):
                 check_pattern_fits(key, pattern, [end.structure for end in ends])
             batch_size = max(end.batch_size for end in ends)

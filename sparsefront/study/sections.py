@@ -86,10 +86,16 @@ class ModelSection(Section):
 
 
 class MasksSection(Section):
-    """What masks remove, and how a sparsity is divided over layers."""
+    """What masks remove, and how a sparsity is divided over layers; with `prune_biases` masks of weights cover biases.
+
+    The biases of a layer then compete with its weights for one count, and prunable weights include them wherever they
+    are counted.
+    """
 
     kind: Literal["node", "weight"] = "node"
     allocation: str = "uniform"
+    # Not written where it is not set: studies from before it was there stay what they were.
+    prune_biases: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class ArmSection(Section):
@@ -117,12 +123,18 @@ class ArmSection(Section):
 class SearchSection(Section):
     """How many masks are scored (draws), on how many training examples (probe), and how many are trained unseen.
 
-    `random_draws` left out: 8, or as many trainings as the longest arm takes, so that random search has its budget.
+    Left out, `random_draws` is 8, or at each level as many trainings as the longest arm takes to come there, so that
+    random search has its budget: `random_draws_by_level` says so then, one number for each of `sparsities`, in their
+    order. It may be written in place of the other.
     """
 
     draws: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     probe_size: Annotated[int, Field(ge=1)] = 512
     random_draws: Annotated[int, Field(ge=1, le=100_000)] = 8
+    # Not written where it is empty: studies from before it was there stay what they were.
+    random_draws_by_level: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100_000)], ...], Field(strict=False, exclude_if=lambda value: not value)
+    ] = ()
 
 
 class TrainingSection(Section):

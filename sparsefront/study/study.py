@@ -47,8 +47,8 @@ from sparsefront.study.sections import (
     Section,
     TrainingSection,
 )
-from sparsefront.trainables.data import DATASETS, Dataset, load_dataset, split
-from sparsefront.trainables.models import Model, changing_buffers, model_family
+from sparsefront.trainables.data import DATASETS, Dataset, fresh_options, load_dataset, split
+from sparsefront.trainables.models import Model, changing_buffers, model_family, random_layer, uncuttable_layer
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.quality import QUALITIES
@@ -114,6 +114,23 @@ class Study(Section):
                 f"name={self.name!r}: must be 1-128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_fresh(self) -> Self:
+        self._fresh_options()
+        return self
+
+    def _fresh_options(self) -> dict[str, int]:
+        """Options under which the data are drawn anew, where a quality asks for that."""
+        asking = [name for name in self.quality if name in QUALITIES and QUALITIES[name].needs_fresh]
+        if not asking:
+            return {}
+        try:
+            return fresh_options(self.data.name, self.data.options, self.seed)
+        except ConfigError as error:
+            raise ConfigError(
+                f"quality={list(self.quality)}: {asking[0]!r} needs data that are drawn anew ({error}); leave it out"
+            ) from error
 
     # Making one ------------------------------------------------------------------------------------------------------
 
@@ -208,6 +225,7 @@ class Study(Section):
             precision=t.precision,
             lanes_at_once=self.compute.lanes_at_once or None,
             quality=self.quality,
+            fresh=self._fresh_options(),
             validated=self._validated,
             **of_kind,
         )
@@ -419,15 +437,34 @@ class Study(Section):
         self._check_data(dataset, n_train)
         return dataset
 
-    def _check_module(self, model: Model, dataset: Dataset, *, has_node_masks: bool) -> None:
-        """Refuse a parent whose state would be that of all networks of a pack."""
-        if changing := changing_buffers(model.module, dataset.example_shape):
+    def _check_module(self, model: Model, dataset: Dataset, *, has_node_masks: bool, has_small_dense: bool) -> None:
+        """Refuse a parent that the networks of a pack cannot share, or that does not run at their sizes."""
+        where, shape = f"model.name={self.model.name!r}", dataset.example_shape
+        if changing := changing_buffers(model.module, shape):
             # Groups do not divide what is left of nodes, and a norm over fewer of them is another one.
             other = "LayerNorm over what no node group cuts," if has_node_masks else "LayerNorm or GroupNorm"
             raise ConfigError(
-                f"model.name={self.model.name!r}: every forward pass changes the buffer {changing[0]!r} (running "
+                f"{where}: every forward pass changes the buffer {changing[0]!r} (running "
                 "statistics?), and the networks of a pack share it, so that none would have its own; use a layer "
                 f"without such state, {other} in place of BatchNorm"
+            )
+        if layer := random_layer(model.module, shape):
+            raise ConfigError(
+                f"{where}: layer {layer} draws random numbers in every forward pass, which the networks of a pack "
+                "would share and no seed of the study reaches; remove it (training.weight_decay and "
+                "training.label_smoothing regularise here)"
+            )
+        if not has_node_masks and not has_small_dense:
+            return
+        if layer := uncuttable_layer(model, shape):
+            what, other = (
+                ("networks under node masks have the kept nodes alone", "use masks.kind='weight'")
+                if has_node_masks
+                else ("small dense networks have fewer", "leave 'small_dense' out")
+            )
+            raise ConfigError(
+                f"{where}: layer {layer} does not run with fewer nodes than it was made for, and {what}; normalise "
+                f"only what no node group cuts, or {other}"
             )
 
     def _check_task(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparsefront.spaces.masks import split_sections
+from sparsefront.spaces.masks import split_sections, split_tensors
 from sparsefront.spaces.structure import Structure
 
 
@@ -115,7 +115,7 @@ def weight_masked_lanes(
     """
     layout = Layout.of(structure)
     device = next(iter(parent.values())).device
-    by_tensor = dict(zip((t.name for t in structure.prunable), split_sections(structure, "weight", masks), strict=True))
+    by_tensor = dict(zip((t.name for t in structure.prunable), split_tensors(structure, masks), strict=True))
     ones = np.ones((len(masks), 1), dtype=np.float32)
     parts = [
         by_tensor[n].astype(np.float32) if n in by_tensor else np.broadcast_to(ones, (len(masks), size))

@@ -10,11 +10,13 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
+from sparsefront.trainables.data import Dataset, load_dataset
 from sparsefront.trainables.diagnostics import RealSize, diagnose, instability
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.mask_updates import Nodes, sections_of
@@ -36,6 +38,13 @@ _VALIDATED = "val_"
 _FORWARD_PASS = 1 / 3  # of a forward and backward pass, in multiply-accumulates
 
 
+def fresh_examples(options: Mapping[str, int], dataset: Dataset, device: torch.device) -> Callable[[], Examples] | None:
+    """Gives the test part of a data set that is drawn anew under `options`; None without any."""
+    if not options:
+        return None
+    return cache(lambda: Examples.test(load_dataset(dataset.name, options), device))
+
+
 class Measurer:
     """Measures the lanes of one recipe that end together."""
 
@@ -47,6 +56,7 @@ class Measurer:
         *,
         validated: Sequence[str] = (),
         is_search: bool = False,
+        fresh: Callable[[], Examples] | None = None,
     ) -> None:
         """Prepare for measuring; noise and shuffles are drawn under `seed`.
 
@@ -57,8 +67,9 @@ class Measurer:
             validated: columns of these qualities that are measured on validation examples too, as 'val_' and their
                 name. Of a search they are left out of `quality_passes`: see `search_passes`.
             is_search: whether what they took is charged to the candidates.
+            fresh: gives as many examples that the data set's generator draws anew, for qualities that need them.
         """
-        self._quality, self._seed, self._test = tuple(quality), seed, test
+        self._quality, self._seed, self._test, self._fresh = tuple(quality), seed, test, fresh
         self._validated, self._is_search = tuple(validated), is_search
         wanted = {column.removeprefix(_VALIDATED) for column in validated}
         self._on_validation = tuple(name for name in quality if wanted & QUALITIES[name].columns.keys())
@@ -209,7 +220,8 @@ class Measurer:
         if not names:
             return
         reference = None if parent is None else (model, parent())
-        _write(rows, {**measure(names, model, lanes, self._test, parent=reference, seed=self._seed)})
+        found = measure(names, model, lanes, self._test, parent=reference, seed=self._seed, fresh_examples=self._fresh)
+        _write(rows, {**found})
         for row in rows:
             row["quality_passes"] += passes(names, len(self._test))
         if names := possible(self._on_validation):

@@ -35,6 +35,8 @@ class Recipe:
         methods: those that single candidates may name, each with its own allocation or None for the recipe's.
         pattern: of weight masks, in searches: 'unstructured', N:M as '2:4', or blocks as '4x4'.
         quality: names of `sparsefront.trainables.quality.QUALITIES` that completed candidates are measured by.
+        fresh: options under which the data set is drawn anew, for qualities that need it.
+        prune_biases: whether weight masks act on biases, too, a layer's together with its weights.
         validated: columns of these (with the prefix 'val_') that are measured on validation examples too.
     """
 
@@ -55,4 +57,6 @@ class Recipe:
     methods: Mapping[str, Pruning] = field(default_factory=dict)
     quality: tuple[str, ...] = ()
     pattern: str = "unstructured"
+    prune_biases: bool = False
+    fresh: Mapping[str, int] = field(default_factory=dict)
     validated: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ from sparsefront.trainables.data import Dataset, n_used
 from sparsefront.trainables.diagnostics import RealSize
 from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.mask_updates import MaskUpdates
-from sparsefront.trainables.measuring import Measurer, is_out_of_memory, psnr_columns
+from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of_memory, psnr_columns
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.networks import (
     Architecture,
@@ -266,7 +266,14 @@ class SegmentShop:
         self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated, is_search=True)
+        self._measurer = Measurer(
+            recipe.quality,
+            recipe.seed,
+            self._test,
+            validated=recipe.validated,
+            is_search=True,
+            fresh=fresh_examples(recipe.fresh, dataset, device),
+        )
         self._examples = lru_cache(maxsize=4)(self._split)
         self._order = lru_cache(maxsize=4)(self._make_order)
         self._scored = lru_cache(maxsize=_KEPT_MASKS)(self._cut_initial)

@@ -37,7 +37,7 @@ from sparsefront.trainables.checkpoints import WEIGHTS, LaneState, read_checkpoi
 from sparsefront.trainables.data import Dataset, split
 from sparsefront.trainables.lanes import LaneStack, dense_lanes, kept_nodes, node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.mask_updates import UPDATES, MaskUpdates, full_size_lanes
-from sparsefront.trainables.measuring import Measurer, is_out_of_memory
+from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of_memory
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate, runs
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
@@ -182,10 +182,20 @@ class Workshop:
         self.recipe, self.device, self._folder = recipe, device, checkpoint_dir
         self._dataset = dataset
         self._model = build_model(
-            recipe.model, recipe.model_options, input_shape=dataset.example_shape, n_classes=dataset.n_classes
+            recipe.model,
+            recipe.model_options,
+            input_shape=dataset.example_shape,
+            n_classes=dataset.n_classes,
+            prune_biases=recipe.prune_biases,
         )
         self._test = Examples.test(dataset, device)
-        self._measurer = Measurer(recipe.quality, recipe.seed, self._test, validated=recipe.validated)
+        self._measurer = Measurer(
+            recipe.quality,
+            recipe.seed,
+            self._test,
+            validated=recipe.validated,
+            fresh=fresh_examples(recipe.fresh, dataset, device),
+        )
         self._training = Examples.training(dataset, np.arange(len(dataset.x_train)), device)
         self._replicate = lru_cache(maxsize=_KEPT_REPLICATES)(self._make_replicate)
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)

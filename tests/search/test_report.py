@@ -382,6 +382,7 @@ class Batched:
     def __init__(self, rows: pa.Table, size: int) -> None:
         self._rows = rows
         self._size = size
+        self.schema = rows.schema
 
     def scan(self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[Any]:
         for batch in self._rows.to_batches(max_chunksize=self._size):

@@ -41,6 +41,8 @@ def residual(width):
 
 
 NETS = [perceptron(2, 4, 2), perceptron(2, 3, 3, 2), convolutional(3, 3), residual(4), perceptron(3, 12, 8, 2)]
+#: A node's bias trades places with it.
+NETS += [perceptron(2, 3, 3, 2).with_prunable_biases()]
 
 
 @st.composite

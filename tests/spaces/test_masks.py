@@ -255,10 +255,14 @@ def test_what_a_node_mask_leaves_is_what_can_be_counted(family, bias, allocation
 
 
 @pytest.mark.parametrize("family", SMALL)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias", [True, False, "pruned"])
 @pytest.mark.parametrize("kept_fraction", [0.5, 0.1, 0.03])
 def test_what_a_weight_mask_leaves_is_what_can_be_counted(family, bias, kept_fraction):
-    structure = small_model(family, bias=bias).structure
+    structure = small_model(family, bias=bool(bias)).structure
+    if bias == "pruned":
+        n_layers, structure = len(structure.prunable), structure.with_prunable_biases()
+        assert len(structure.section_sizes("weight")) == n_layers
+        assert [t.name.rpartition(".")[2] for t in structure.prunable] == ["weight", "bias"] * n_layers
     sizes = structure.section_sizes("weight")
     positions = {t.name: t.positions for t in structure.prunable}
     for mask in draw(sizes, [max(len(sizes), int(kept_fraction * sum(sizes)))], KEY, start=0, stop=5):

@@ -70,10 +70,10 @@ def _shared_models():
     """Workshops of one model share its module, and with it the recordings of gradients: half a second each."""
     built = {}
 
-    def build_once(name, options, *, input_shape, n_classes):
-        key = (name, repr(options), input_shape, n_classes)
+    def build_once(name, options, **data):
+        key = (name, repr(options), *data.values())
         if key not in built:
-            built[key] = build_model(name, options, input_shape=input_shape, n_classes=n_classes)
+            built[key] = build_model(name, options, **data)
         return built[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -212,11 +212,13 @@ def test_candidates_of_several_replicates_and_levels_share_packs(family, kind, a
         assert connected[0] is None or connected[0] == pytest.approx(connected[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["node", "weight"])
+@pytest.mark.parametrize("kind", ["node", "weight", "biases"])
 @pytest.mark.parametrize("family", oracle.SMALL)
 def test_a_candidate_is_what_plain_torch_makes_of_it(family, kind, blobs):
     """From the recipe's seeds to the test loss, with nothing of the product but its draws."""
-    workshop = workshop_of(blobs, model=family, model_options=oracle.SMALL[family], mask_kind=kind)
+    are_biases_pruned, kind = kind == "biases", kind.replace("biases", "weight")
+    changes = {"model": family, "model_options": oracle.SMALL[family], "prune_biases": are_biases_pruned}
+    workshop = workshop_of(blobs, mask_kind=kind, **changes)
     structure = workshop.structure
     parts = split(blobs, validation_fraction=0.25, generator=generator(9, "split", 2))
     training = Examples.of(blobs.x_train[parts.train_indices], blobs.y_train[parts.train_indices], 4, CPU)
@@ -236,6 +238,7 @@ def test_a_candidate_is_what_plain_torch_makes_of_it(family, kind, blobs):
         small = structure.scaled_to(remains(structure, "weight", mask).n_params)
         bits = slow.weight_parts(structure, mask.tolist())
         keep = {n: torch.from_numpy(bits[n]).float() if n in bits else torch.ones_like(w) for n, w in parent.items()}
+        assert any(n.endswith("bias") for n in bits) == are_biases_pruned
         masked = parent
     fresh = initial_weights(small, init, generator(9, "small_dense", 2, 500_000_000))
     for each, weights, kept_weights in (
@@ -710,14 +713,27 @@ def arms_of(kind):
     }
 
 
-@pytest.mark.parametrize("kind", ["node", "weight"])
+def is_for_biases(method):
+    """Whether studies that prune biases, too, take the method."""
+    is_plain = method.pattern == "unstructured" and method.allocation in (None, "uniform", "global")
+    scores = [SCORES[name] for name in (method.score, method.counts_of) if name is not None]
+    return is_plain and method.when != "during" and all(score.of_biases for score in scores)
+
+
+@pytest.mark.parametrize("kind", ["node", "weight", "biases"])
 def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blobs, tmp_path):
-    workshop = shop_with_checkpoints(blobs, tmp_path, mask_kind=kind)
-    methods = pruners_of(kind)
+    changes = {"mask_kind": kind}
+    if kind == "biases":
+        kind = "weight"
+        changes = {"mask_kind": kind, "prune_biases": True, "model_options": {**oracle.SMALL["mlp"], "init": "torch"}}
+    workshop = shop_with_checkpoints(blobs, tmp_path, **changes)
+    are_biases_pruned = workshop.recipe.prune_biases
+    methods = {n: m for n, m in pruners_of(kind).items() if not are_biases_pruned or is_for_biases(m)}
+    assert len(methods) >= 9
     cuts = [CutOrder(n, 0.5, method) for n, method in methods.items() if method.needs_parent]
     parent = kept_parent(workshop, *cuts)
     assert [d.arm for d in parent.derived] == [cut.arm for cut in cuts]
-    orders = arms_of(kind)
+    orders = {name: order for name, order in arms_of(kind).items() if name in methods}
     for derived in parent.derived:
         method = methods[derived.arm]
         if method.survivors == "trained":
@@ -731,7 +747,7 @@ def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blo
     together = train(workshop, unique)
     alone = {}
     for order in unique:
-        alone |= train(shop_with_checkpoints(blobs, tmp_path, mask_kind=kind, lanes_at_once=1), [order])
+        alone |= train(shop_with_checkpoints(blobs, tmp_path, lanes_at_once=1, **changes), [order])
     for name, order in orders.items():
         found = together[order.candidate]
         assert_same(found, alone[order.candidate])
@@ -746,6 +762,8 @@ def test_every_arm_in_one_pack_is_what_it_is_alone_and_revives_nothing(kind, blo
         if kind == "weight":  # a compact network has no place for what is gone
             weights, keep = weights_of(workshop, found), keep_of(workshop, mask)
             assert all((weights[n][keep[n] == 0] == 0).all() for n in keep), name
+            assert any((keep[n] == 0).any() for n in keep if n.endswith("bias")) == are_biases_pruned
+            assert found.remains.n_params == sum(int(part.sum()) for part in keep.values())
         elif method.when == "during":
             assert_nodes_are_gone(workshop, found.result.parameters, mask)
             assert found.columns["density_prunable"] == pytest.approx(1 - found.remains.weight_sparsity)

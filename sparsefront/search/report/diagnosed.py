@@ -46,6 +46,8 @@ DIAGNOSED = (
     *("arm", "target_sparsity", "replicate", "slot", "mask_draw", "mask_digest", "is_collapsed", *_AVERAGED),
     *("instability_error", "instability_loss"),
 )
+#: The same, where the study tested on a sample that was drawn anew.
+FRESH = ("arm", "target_sparsity", "replicate", "test_error", "fresh_error", "fresh_error_increase")
 
 
 def diagnosed(trained: pa.Table, arms: Sequence[str], sections: Sequence[int], masks: Masks | None) -> Record:
@@ -135,6 +137,28 @@ def stability(trained: pa.Table, arms: Sequence[str], design: Design) -> Record:
         if len({row["rewind_step"] for row in tried}) > 1
     ]
     return {"rows": rows, "smallest_stable": found}
+
+
+def fresh_sample(trained: pa.Table, arms: Sequence[str]) -> list[Record]:
+    """Errors of every arm and level on the test part and on one that was drawn anew, as means over replicates.
+
+    Args:
+        trained: trained rows with the columns `FRESH`; those that were not tested on either are left out.
+        arms: in the order of the tables.
+    """
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for row in trained.to_pylist():
+        if row["fresh_error"] is not None and row["test_error"] is not None:
+            cells.setdefault((row["arm"], row["target_sparsity"]), []).append(row)
+    return [
+        {
+            "arm": arm,
+            "sparsity": sparsity,
+            "n_networks": len(members),
+            **{name: _mean_of_replicates(members, name) for name in FRESH[3:]},
+        }
+        for (arm, sparsity), members in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1]))
+    ]
 
 
 def smallest_stable(tried: Iterable[tuple[int, float]]) -> int | None:

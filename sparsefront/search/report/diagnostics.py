@@ -60,8 +60,44 @@ def diagnostics_section(numbers: Record) -> Markup:
     described = "Share of silent activations of each arm against sparsity; the table has the same numbers."
     drawn = chart("silence", described) if several else ""
     return section(
-        "diagnostics", title, paragraph(words), drawn, listed, _stability_table(numbers), _overlap_table(numbers)
+        "diagnostics",
+        title,
+        paragraph(words),
+        drawn,
+        listed,
+        _fresh_table(numbers),
+        _stability_table(numbers),
+        _overlap_table(numbers),
     )
+
+
+def _fresh_table(numbers: Record) -> str:
+    """Show errors on a sample that was drawn anew; nothing if there is none."""
+    rows = numbers["fresh_sample"]
+    if not rows:
+        return ""
+    words = (
+        "All networks of a study are tested on the same examples. A fresh sample is as large, and the same generator "
+        "draws it under another seed: what a result loses there was of these examples. Means over networks, then "
+        "replicates."
+    )
+    listed = table(
+        "Test errors, and those on a fresh sample",
+        ["arm", "level", "#networks", "#test error", "#on the fresh sample", "#increase"],
+        [
+            [
+                arm_name(numbers, row["arm"]),
+                level_name(numbers, row["sparsity"]),
+                whole(row["n_networks"]),
+                percent(row["test_error"], digits=2),
+                percent(row["fresh_error"], digits=2),
+                percent(row["fresh_error_increase"], digits=2),
+            ]
+            for row in rows
+        ],
+        grouped=True,
+    )
+    return f"<h3>Fresh sample</h3>\n{paragraph(words)}{listed}"
 
 
 def _stability_table(numbers: Record) -> str:

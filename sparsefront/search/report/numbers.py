@@ -22,7 +22,7 @@ from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.objective import objectives_named
-from sparsefront.search.report.diagnosed import DIAGNOSED, Masks, diagnosed, stability
+from sparsefront.search.report.diagnosed import DIAGNOSED, FRESH, Masks, diagnosed, fresh_sample, stability
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
@@ -60,6 +60,10 @@ _BY = ("arm", "target_sparsity")
 
 class Scannable(Protocol):
     """Anything that gives its rows batch by batch, as the ledger does."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns that there are: ``SCHEMA``, and what the study has besides."""
 
     def scan(self, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[Any]:
         """Yield the record batches of the rows that pass ``where``, in commit order."""
@@ -126,7 +130,7 @@ def report_numbers(
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``metric`` (of ``METRICS``),
         ``accuracy`` (test accuracy of each arm and level, fractions, or what the metric has in its place),
         ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
-        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics``, ``stability`` and
+        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics``, ``stability``, ``fresh_sample`` and
         ``failures``.
     """
     trained = _trained(rows)
@@ -155,6 +159,9 @@ def report_numbers(
             "correlation_texts": _correlation_texts(verdict),
             "diagnostics": diagnosed(networks, arms, design.mask_sections, masks),
             "stability": stability(networks, arms, design),
+            "fresh_sample": (
+                fresh_sample(_read(rows, FRESH, is_trained), arms) if set(FRESH) <= set(rows.schema.names) else []
+            ),
             "failures": failures(rows),
         }
     )
@@ -259,7 +266,7 @@ def ledger_batches(
 
 def _read(rows: Scannable | pa.Table, columns: Sequence[str], where: pc.Expression) -> pa.Table:
     """Some columns of some rows as a table."""
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    schema = pa.schema([rows.schema.field(name) for name in columns])
     return pa.Table.from_batches(ledger_batches(rows, columns=columns, where=where), schema=schema)
 
 

@@ -62,9 +62,9 @@ def run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
         "Arms": ", ".join(study["arms"]) or "none",
         "Replicates": f"{study['replicates']:,}, each shared by all arms",
         "Random masks for each replicate and level": (
-            f"{study['draws']:,} drawn and scored, {study['random_draws']:,} trained"
-            if study["scores_masks"]
-            else f"{study['random_draws']:,} trained"
+            (f"{study['draws']:,} drawn and scored, " if study["scores_masks"] else "")
+            + ", ".join(f"{n:,}" for n in study["random_draws_by_level"] or [study["random_draws"]])
+            + " trained"
         ),
         "Examples that masks are scored on": f"{study['probe_size']:,}",
         "Training of one network": f"{study['steps']:,} optimiser steps",

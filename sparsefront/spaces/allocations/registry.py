@@ -22,18 +22,28 @@ class Densities(Protocol):
 
 @dataclass(frozen=True)
 class Allocation:
-    """One row of the registry; `densities` is None where sections share a single count (global)."""
+    """One row of the registry.
+
+    `densities` is None where sections share a single count (global); `of_biases` says whether biases that are pruned
+    have one.
+    """
 
     summary: str
     source: str
     kinds: tuple[str, ...]
     densities: Densities | None
     exact_total: bool
+    of_biases: bool = False
 
 
 ALLOCATIONS: Mapping[str, Allocation] = {
     "uniform": Allocation(
-        "the same density in every layer", "convention", ("node", "weight"), uniform, exact_total=False
+        "the same density in every layer",
+        "convention",
+        ("node", "weight"),
+        uniform,
+        exact_total=False,
+        of_biases=True,
     ),
     "global": Allocation(
         "one count over all layers; at least one survivor in each",
@@ -41,6 +51,7 @@ ALLOCATIONS: Mapping[str, Allocation] = {
         ("node", "weight"),
         None,
         exact_total=True,
+        of_biases=True,
     ),
     "er": Allocation(
         "Erdos-Renyi: density ~ (n_in + n_out) / (n_in n_out)", "Mocanu et al. 2018", ("weight",), er, exact_total=True
@@ -112,6 +123,11 @@ def kept_counts(
     if kind not in rule.kinds:
         raise SpaceError(
             f"allocation={allocation!r} with mask kind={kind!r}: it divides {' and '.join(rule.kinds)} masks only"
+        )
+    if kind == "weight" and structure.has_prunable_biases and not rule.of_biases:
+        raise SpaceError(
+            f"allocation={allocation!r}: has no density for biases; use one of "
+            f"{', '.join(name for name, row in ALLOCATIONS.items() if row.of_biases)} where they are pruned"
         )
     sizes = structure.section_sizes(kind)
     density = 1 - sparsity

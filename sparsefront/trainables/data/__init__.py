@@ -4,6 +4,7 @@ from sparsefront.trainables.data.cache import DatasetCacheWarning, default_cache
 from sparsefront.trainables.data.dataset import Dataset, DatasetSource, Option
 from sparsefront.trainables.data.registry import (
     DATASETS,
+    fresh_options,
     load_dataset,
     resolve_dataset_options,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Option",
     "Split",
     "default_cache",
+    "fresh_options",
     "held_out_counts",
     "load_dataset",
     "n_used",

@@ -7,6 +7,8 @@ from sparsefront.trainables.models.model import (
     SizedFamily,
     changing_buffers,
     initial_weights,
+    random_layer,
+    uncuttable_layer,
 )
 from sparsefront.trainables.models.registry import MODELS, build_model, model_family
 
@@ -20,4 +22,6 @@ __all__ = [
     "changing_buffers",
     "initial_weights",
     "model_family",
+    "random_layer",
+    "uncuttable_layer",
 ]

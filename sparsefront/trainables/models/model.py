@@ -11,13 +11,15 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsefront.spaces.structure import Structure
 
@@ -139,7 +141,7 @@ def initial_weights(
         elif init == "kaiming":
             drawn = (
                 generator.standard_normal(tensor.shape) * math.sqrt(2 / n)
-                if tensor.prunable
+                if tensor.prunable and len(tensor.shape) > 1
                 else np.zeros(tensor.shape)
             )
         else:
@@ -169,10 +171,7 @@ def changing_buffers(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[s
     before = {name: (buffer, buffer._version) for name, buffer in probe.named_buffers()}
     if not before:
         return ()
-    try:
-        with torch.no_grad():
-            probe(torch.empty(2, *input_shape, device="meta"))
-    except Exception:  # the user's module may raise anything, and need not run where there are no numbers
+    if _run_on_meta(probe, {}, input_shape) is not None:
         return ()
     after = dict(probe.named_buffers())
     return tuple(
@@ -180,6 +179,90 @@ def changing_buffers(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[s
         for name, (buffer, version) in before.items()
         if after.get(name) is not buffer or buffer._version != version
     )
+
+
+class _RandomOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context that notes what `layer` says at the first operation that draws random numbers."""
+
+    def __init__(self, layer: Callable[[], str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.layer, self.found = layer, ""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to be told to leave this mode alone (1 s a process)."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Look at one operation."""
+        if not self.found and torch.Tag.nondeterministic_seeded in func.tags:
+            self.found = self.layer()
+        return func(*args, **(kwargs or {}))
+
+
+def random_layer(module: nn.Module, input_shape: tuple[int, ...]) -> str:
+    """The first layer of a module, as it is, whose forward pass draws random numbers; "" if none does.
+
+    Found as `changing_buffers` finds what it does.
+
+    >>> random_layer(nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.1)), (3,))
+    "'1' (Dropout)"
+    >>> random_layer(nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.1)).eval(), (3,))
+    ''
+    """
+    probe = copy.deepcopy(module).to("meta")
+    running = _watched(probe)
+    operations = _RandomOperations(lambda: running[-1] if running else "itself")
+    with operations:
+        _run_on_meta(probe, {}, input_shape)
+    return operations.found
+
+
+def uncuttable_layer(model: Model, input_shape: tuple[int, ...]) -> str:
+    """The layer that does not run with one node less in every group, and why; "" if all do.
+
+    Found as `changing_buffers` finds what it does; a parent that does not run uncut tells nothing.
+    """
+    structure = model.structure
+    whole = {t.name: t.shape for t in structure.tensors}
+    cut = {t.name: t.shape for t in structure.compact([max(1, g.size - 1) for g in structure.groups]).tensors}
+    probe = copy.deepcopy(model.module).to("meta")
+    if cut == whole or _run_on_meta(probe, whole, input_shape) is not None:
+        return ""
+    running = _watched(probe)
+    error = _run_on_meta(probe, cut, input_shape)
+    if error is None:
+        return ""
+    why = str(error).strip().splitlines()[:1] or [type(error).__name__]
+    return f"{running[-1] if running else 'itself'} ({why[0]})"
+
+
+def _watched(module: nn.Module) -> list[str]:
+    """Layers that are running, by name and kind, outermost first: kept up to date by hooks."""
+    running: list[str] = []
+
+    def leave(*_: object) -> None:
+        running.pop()
+
+    for name, layer in module.named_modules():
+        if name:
+            called = f"{name!r} ({type(layer).__name__})"
+            layer.register_forward_pre_hook(lambda *_, called=called: running.append(called))
+            layer.register_forward_hook(leave)
+    return running
+
+
+def _run_on_meta(
+    module: nn.Module, shapes: Mapping[str, tuple[int, ...]], input_shape: tuple[int, ...]
+) -> Exception | None:
+    """What a forward pass raises, without any numbers; with tensors of these shapes in place of the module's own."""
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        with torch.no_grad():
+            functional_call(module, tensors, (torch.empty(2, *input_shape, device="meta"),))
+    except Exception as error:  # the user's module may raise anything, and need not run where there are no numbers
+        return error
+    return None
 
 
 def meta_module(module: StagedModule) -> StagedModule:

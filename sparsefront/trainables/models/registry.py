@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from sparsefront.errors import ConfigError, nearest
@@ -45,7 +46,24 @@ def model_family(name: str) -> ModelFamily:
         ) from error
 
 
-def build_model(name: str, options: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-    """The parent `name` with `options` (as `ModelFamily.options` takes them) for data of this shape."""
+def build_model(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    prune_biases: bool = False,
+) -> Model:
+    """The parent `name` with `options` (as `ModelFamily.options` takes them) for data of this shape.
+
+    Raises:
+        ConfigError: `prune_biases` of a parent that has none.
+    """
     family = model_family(name)
-    return family.build(family.options.model_validate(dict(options)), input_shape=input_shape, n_classes=n_classes)
+    model = family.build(family.options.model_validate(dict(options)), input_shape=input_shape, n_classes=n_classes)
+    if not prune_biases:
+        return model
+    model = replace(model, structure=model.structure.with_prunable_biases())
+    if not model.structure.has_prunable_biases:
+        raise ConfigError("masks.prune_biases=true: its layers have no biases; leave it out, or give them some")
+    return model

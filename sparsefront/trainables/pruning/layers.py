@@ -34,8 +34,8 @@ def layer_of(model: Model, tensor: str) -> tuple[str, nn.Module]:
 
 
 def prunable_layers(model: Model) -> dict[str, nn.Module]:
-    """The layers of the prunable tensors by name."""
-    return dict(layer_of(model, tensor.name) for tensor in model.structure.prunable)
+    """The layers of the prunable weights by name."""
+    return dict(layer_of(model, tensor.name) for tensor in model.structure.prunable if len(tensor.shape) > 1)
 
 
 def for_each_lane(

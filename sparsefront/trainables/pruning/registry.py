@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,16 @@ ScoreFunction = Callable[[ScoringState], torch.Tensor]
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
+class Rounds(Protocol):
+    """Lanes that are scored, lose some of what they have, and are scored again."""
+
+    def scores(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (L, entries) >= 0, zero for what is gone, and their sum; until the next call."""
+
+    def remove(self, masks: torch.Tensor, kind: str) -> None:
+        """Go on without what `masks` (L, entries) bool remove."""
+
+
 @dataclass(frozen=True)
 class Score:
     """One row of the registry.
@@ -49,6 +60,8 @@ class Score:
         passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
         ranks_in_training: whether a training step has at hand all that it reads (`in_training`).
+        in_rounds: makes of a state what scores it again and again, where that takes less than to begin anew.
+        of_biases: whether it tells the biases of a layer apart, where weight masks cover them.
     """
 
     summary: str
@@ -60,6 +73,8 @@ class Score:
     passes_each: float = 0.0
     is_data_free: bool = False
     ranks_in_training: bool = False
+    in_rounds: Callable[[ScoringState], Rounds] | None = None
+    of_biases: bool = True
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -81,6 +96,15 @@ class Score:
             SpaceError: a kind that it does not score, something that it needs is missing, or a lane with scores that
                 are not finite.
         """
+        self.check(state, kind)
+        function = self.nodes if self.weights is None or kind == "node" else self.weights
+        scores = function(state)
+        _check_finite("weights", state.lanes.flat)
+        _check_finite("scores", scores)
+        return state.without_gone(scores, kind)
+
+    def check(self, state: ScoringState, kind: str) -> None:
+        """Refuse a kind that it does not score, and a state without something that it needs."""
         if kind not in self.kinds:
             raise SpaceError(
                 f"mask kind={kind!r}: this score ({self.summary}) is of {' and '.join(self.kinds)} masks only"
@@ -91,16 +115,11 @@ class Score:
                 raise SpaceError(
                     f"{need}: must be given for every lane to score by {self.summary!r}; see {self.source}"
                 )
-        function = self.nodes if self.weights is None or kind == "node" else self.weights
-        scores = function(state)
-        _check_finite("weights", state.lanes.flat)
-        _check_finite("scores", scores)
-        return state.without_gone(scores, kind)
 
 
-def _check_finite(what: str, values: torch.Tensor) -> None:
+def _check_finite(what: str, values: torch.Tensor, total: torch.Tensor | None = None) -> None:
     # A sum is finite if every term is, unless it overflows: then entry by entry.
-    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
+    if not bool((values.sum() if total is None else total).isfinite()) and not bool(values.isfinite().all()):
         lanes = (~values.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
         raise SpaceError(f"{what} of lanes={lanes}: must be finite; a diverged network cannot be pruned")
 
@@ -174,6 +193,8 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         passes_each=1.0,
         is_data_free=True,
+        in_rounds=synflow.Flow,
+        of_biases=False,
     ),
     # Gradients by the layers' outputs, and at most as much again for their squares (`derivatives`).
     "fisher": Score(
@@ -255,10 +276,22 @@ def iterative_mask(
         parts = torch.split(kept, list(sizes), dim=1) if len(final) == len(sizes) else [kept]
         counts = [int(part.sum(dim=1).min()) for part in parts]
     masks: torch.Tensor | None = None
+    anew = None
+    if score.in_rounds is not None and kept is None:
+        score.check(state, kind)
+        _check_finite("weights", state.lanes.flat)
+        anew = score.in_rounds(state)
     for i in range(1, rounds + 1):
         # Apportioned counts can rise by one from a density to a lower one.
         wanted = zip(counts, counts_of(geometric(density, i, rounds)), final, strict=True)
         counts = [min(before, max(now, last)) for before, now, last in wanted]
+        if anew is not None:
+            if masks is not None:
+                anew.remove(masks, kind)
+            scores, total = anew.scores(kind)
+            _check_finite("scores", scores, total)
+            masks = keep_best(scores, sizes, counts, left=masks)
+            continue
         if masks is not None:
             state = state.masked(masks, kind)
         masks = keep_best(score.of(state, kind), sizes, counts)

@@ -10,13 +10,16 @@ from sparsefront.errors import SpaceError
 from sparsefront.trainables.select import keep_sections_and_lows
 
 
-def keep_best(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+def keep_best(
+    scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int], *, left: torch.Tensor | None = None
+) -> torch.Tensor:
     """`keep_sections` of scores that may be minus infinity, for what is gone; what cannot be is refused.
 
     Args:
         scores: (L, sum of sizes); minus infinity for what is gone already and cannot be kept.
         sizes: (s,) entries of each section.
         counts: (s,) survivors of each section; or (1,) survivors over all, of which each section keeps at least one.
+        left: (L, sum of sizes) bool: what is not gone, where `scores` are not negative and zero of what is gone.
 
     Returns:
         (L, sum of sizes) bool.
@@ -36,6 +39,8 @@ def keep_best(scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int])
     if len(counts) < len(sizes) and counts[0] < len(sizes):
         raise SpaceError(f"counts={list(counts)}: at least one survivor in each of {len(sizes)} sections is needed")
     masks, lows = keep_sections_and_lows(scores, sizes, counts)
+    if left is not None and not bool((torch.cat(lows, dim=1) > 0).all()):  # zeros are kept: what is gone must be told
+        return keep_best(scores.where(left, -torch.inf), sizes, counts)
     is_gone = torch.cat(lows, dim=1) == -torch.inf
     if bool(is_gone.any()):
         lanes = is_gone.any(dim=1).nonzero()[:, 0].tolist()

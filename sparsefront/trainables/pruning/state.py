@@ -82,19 +82,21 @@ class ScoringState:
         entries: Entries,
         *,
         factors: Entries | None = None,
-        of: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        of: Callable[[torch.Tensor], object] | None = None,
+        into: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What `entries` hold for the prunable weights: (L, W), a copy in a weight mask's order.
 
         Args:
             entries: by name.
             factors: what they are multiplied by first, by name.
-            of: function of the entries, element by element, which overwrites them.
+            of: is given some entries after the others; it may overwrite them, element by element.
+            into: (L, W) to write to; None makes it.
         """
         tensors = self.structure.prunable
         first = entries[tensors[0].name]
-        joined = first.new_empty(len(self.lanes), self.structure.n_weights)
-        parts = torch.split(joined, list(self.structure.section_sizes("weight")), dim=1)
+        joined = first.new_empty(len(self.lanes), self.structure.n_weights) if into is None else into
+        parts = torch.split(joined, list(self.structure.tensor_sizes), dim=1)
         for tensor, part in zip(tensors, parts, strict=True):
             values = entries[tensor.name].flatten(1)
             others = None if factors is None else factors[tensor.name].flatten(1)
@@ -163,7 +165,7 @@ class ScoringState:
         if kind == "node":
             return scores.sub_(self.over_nodes(self.lanes.keep).sign_().reciprocal_().sub_(1))
         views = self.lanes.layout.views(self.lanes.keep)
-        parts = torch.split(scores, list(self.structure.section_sizes(kind)), dim=1)
+        parts = torch.split(scores, list(self.structure.tensor_sizes), dim=1)
         for tensor, part in zip(self.structure.prunable, parts, strict=True):
             keep = views[tensor.name].flatten(1)
             for rows in blocks(part):
@@ -173,20 +175,28 @@ class ScoringState:
 
     def masked(self, masks: torch.Tensor, kind: str) -> ScoringState:
         """The same lanes without what `masks` (L, entries) bool of `kind` remove; their size stays."""
-        layout, structure = self.lanes.layout, self.structure
+        layout = self.lanes.layout
         keep = torch.ones_like(self.lanes.flat) if self.lanes.keep is None else self.lanes.keep.clone()
-        views = layout.views(keep)
-        parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
-        if kind == "weight":
-            for tensor, part in zip(structure.prunable, parts, strict=True):
-                # Booleans are not multiplied by in vector operations, small integers are.
-                views[tensor.name].mul_(part.view(torch.int8).view_as(views[tensor.name]))
-        else:
-            for group, part in zip(structure.groups, parts, strict=True):
-                for axis in group.axes:
-                    view = views[axis.tensor]
-                    along = part.repeat_interleave(axis.repeat, dim=1)
-                    sizes = [len(masks)] + [1] * (view.dim() - 1)
-                    sizes[axis.dim + 1] = along.shape[1]
-                    view.mul_(along.view(sizes))
+        self.remove(layout.views(keep), masks, kind)
         return replace(self, lanes=LaneStack(layout, self.lanes.flat * keep, keep))
+
+    def remove(self, entries: Entries, masks: torch.Tensor, kind: str) -> None:
+        """Set `entries`, by name, to zero in place where `masks` (L, entries) bool of `kind` remove them."""
+        structure = self.structure
+        if kind == "weight":
+            parts = torch.split(masks, list(structure.tensor_sizes), dim=1)
+            for tensor, part in zip(structure.prunable, parts, strict=True):
+                into, kept = entries[tensor.name], part.view_as(entries[tensor.name])
+                if into.device.type == "cpu":  # by numpy in vector operations, which torch has for small integers alone
+                    np.multiply(into.numpy(), kept.numpy(), out=into.numpy())
+                else:
+                    into.mul_(kept)
+            return
+        parts = torch.split(masks, list(structure.section_sizes(kind)), dim=1)
+        for group, part in zip(structure.groups, parts, strict=True):
+            for axis in group.axes:
+                view = entries[axis.tensor]
+                along = part.repeat_interleave(axis.repeat, dim=1)
+                sizes = [len(masks)] + [1] * (view.dim() - 1)
+                sizes[axis.dim + 1] = along.shape[1]
+                view.mul_(along.view(sizes))

@@ -12,7 +12,7 @@ that a network was chosen for telling from the data would be the noise that it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from sparsefront.errors import ConfigError, nearest
 from sparsefront.trainables.lanes import LaneStack, Layout
 from sparsefront.trainables.models import Model
 from sparsefront.trainables.pack import Examples
-from sparsefront.trainables.quality import adversarial, calibration, corruption, ood, shift
+from sparsefront.trainables.quality import adversarial, calibration, corruption, fresh, ood, shift
 from sparsefront.trainables.quality.subject import Column, Inputs, Observed, Quality, Subject, lanes_at_once
 
 QUALITIES: Mapping[str, Quality] = {
@@ -31,6 +31,7 @@ QUALITIES: Mapping[str, Quality] = {
     "adversarial": adversarial.QUALITY,
     "ood": ood.QUALITY,
     "shift": shift.QUALITY,
+    "fresh": fresh.QUALITY,
 }
 
 #: Every column of every quality, by name.
@@ -78,6 +79,7 @@ def measure(
     parent: tuple[Model, torch.Tensor] | None,
     seed: int,
     use: str = "quality",
+    fresh_examples: Callable[[], Examples] | None = None,
 ) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:
     """Columns of every lane.
 
@@ -93,6 +95,7 @@ def measure(
         parent: the parent's model and its trained weights (P,), in the order of its own layout; None if there is none.
         seed: of noise and shuffles, which are the same for all lanes, and the same again under the same seed.
         use: of the seed: under another one they are drawn independently.
+        fresh_examples: gives as many others of the same source, for qualities that need them.
 
     Returns:
         (L,) float64 for each of the qualities' columns; `fragile_indices` is (L, 16) int64.
@@ -105,7 +108,7 @@ def measure(
         raise ConfigError(
             f"quality={list(names)}: are measured on classes, and these examples are images to restore; leave them out"
         )
-    inputs = Inputs(examples, seed=seed, use=use)
+    inputs = Inputs(examples, seed=seed, use=use, fresh=fresh_examples)
     parents: dict[str, Observed] = {}
     if parent is not None:
         subject = Subject(parent[0], Layout.of(parent[0].structure), parent[1][None], inputs)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from sparsefront.errors import ConfigError
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.gradients import forward
 from sparsefront.trainables.lanes import Layout
@@ -21,15 +22,31 @@ _ACTIVATIONS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 class Inputs:
     """Examples, and random tables of their shape that are the same for all lanes, on any machine and device."""
 
-    def __init__(self, examples: Examples, *, seed: int, use: str = "quality") -> None:
-        """Derive inputs from `examples` under `seed`; under another `use` they are drawn independently."""
+    def __init__(
+        self, examples: Examples, *, seed: int, use: str = "quality", fresh: Callable[[], Examples] | None = None
+    ) -> None:
+        """Derive inputs from `examples` under `seed`; under another `use` they are drawn independently.
+
+        `fresh` gives as many examples that the data set's generator drew anew.
+        """
         self.examples = examples
+        self._fresh = fresh
         self._seed, self._use = seed, use
 
     @property
     def x(self) -> torch.Tensor:
         """The examples as they are: (n, ...) float32."""
         return self.examples.x
+
+    def fresh(self) -> Examples:
+        """As many examples of the same source that are not in the data set.
+
+        Raises:
+            ConfigError: there is nothing to draw them.
+        """
+        if self._fresh is None:
+            raise ConfigError("quality: 'fresh' needs a data set that is generated; leave it out")
+        return self._fresh()
 
     @cached_property
     def mean(self) -> float:
@@ -162,6 +179,7 @@ class Quality:
         compare: columns of lanes from what was seen of them and of their parent (one lane, None if there is none);
             without it the columns are what was seen.
         needs_parent: whether there are no columns without a parent.
+        needs_fresh: whether it looks at examples that the data set's generator draws anew.
     """
 
     summary: str
@@ -171,3 +189,4 @@ class Quality:
     observe: Callable[[Subject], Observed]
     compare: Callable[[Observed, Observed | None], Observed] | None = None
     needs_parent: bool = False
+    needs_fresh: bool = False

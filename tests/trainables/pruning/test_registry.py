@@ -164,6 +164,26 @@ def test_rounds_shrink_to_the_exact_counts(state_of, name, kind, allocation):
     assert torch.equal(one_shot, keep_best(SCORES[name].of(state, kind), sizes, rule(0.1)))
 
 
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_rounds_of_flow_that_keep_zeros_are_those_of_scoring_anew(state_of, allocation):
+    """SynFlow knows what is gone by its score of zero, and most weights here have that score from the beginning."""
+    state = state_of("mlp")
+    few = torch.zeros_like(state.lanes.flat)
+    few[:, ::7] = state.lanes.flat[:, ::7]
+    state = replace(state, lanes=replace(state.lanes, flat=few))
+    rule = counts_of(state.structure, "weight", allocation)
+    anew = replace(SCORES["synflow"], in_rounds=None)
+    found, expected = (
+        iterative_mask(score, state, "weight", density=0.4, counts_of=rule, rounds=3)
+        for score in (SCORES["synflow"], anew)
+    )
+    assert torch.equal(found, expected)
+    assert (found.sum(dim=1) > torch.count_nonzero(few, dim=1)).all()
+    broken = replace(state, lanes=replace(state.lanes, flat=few / 0))
+    with pytest.raises(SpaceError, match=r"weights of lanes=.*: must be finite; a diverged network cannot be pruned"):
+        iterative_mask(SCORES["synflow"], broken, "weight", density=0.4, counts_of=rule, rounds=3)
+
+
 def test_rounds_go_on_from_a_mask(state_of):
     state = state_of("mlp")
     rule, size = counts_of(state.structure, "weight", "global"), state.structure.n_weights

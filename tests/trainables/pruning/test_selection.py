@@ -57,3 +57,15 @@ def test_counts_that_no_long_row_can_have_are_refused():
             keep_best(scores.to(dtype), [200_000, 50_000, 50_000], [3])
         with pytest.raises(SpaceError, match=r"lanes=\[1\]: fewer entries are left than are to be kept"):
             keep_best(scores.to(dtype), [200_000, 50_000, 50_000], [1, 1, 2])
+
+
+@pytest.mark.parametrize("counts", [[2], [2, 1]])
+def test_what_scores_zero_and_is_left_goes_before_what_is_gone(counts):
+    scores = torch.tensor([[0.0, 0.0, 5.0, 0.0, 3.0]])
+    left = torch.tensor([[False, True, True, False, True]])
+    sizes = [5] if len(counts) == 1 else [4, 1]
+    expected = [[False, False, True, False, True]] if len(counts) == 1 else [[False, True, True, False, True]]
+    assert keep_best(scores, sizes, counts, left=left).tolist() == expected
+    assert keep_best(scores, sizes, [3], left=left).tolist() == [[False, True, True, False, True]]
+    with pytest.raises(SpaceError, match="fewer entries are left than are to be kept"):
+        keep_best(scores, sizes, [4], left=left)

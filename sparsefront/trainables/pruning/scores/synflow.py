@@ -20,19 +20,17 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sparsefront.trainables.pruning.derivatives import gradient_of
-from sparsefront.trainables.pruning.state import Entries, ScoringState, blocks
+from sparsefront.trainables.pruning.state import ScoringState, blocks
 
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    gradients, magnitudes = _flow(state)
-    return state.over_weights(gradients, factors=magnitudes)
+    return Flow(state).scores("weight")[0]
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    gradients, magnitudes = _flow(state)
-    return state.over_nodes(gradients, factors=magnitudes)
+    return Flow(state).scores("node")[0]
 
 
 #: What is passed over: activations and norms.
@@ -53,22 +51,39 @@ class _Linearised(TorchFunctionMode):
         return args[0] if func in _BYPASSED else func(*args, **(kwargs or {}))
 
 
-def _flow(state: ScoringState) -> tuple[Entries, Entries]:
-    """The gradient of R, and |w|, both by name."""
-    assert state.examples is not None
-    module, layout = state.model.module, state.lanes.layout
-    flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
-    for columns in blocks(flat):
-        flat[:, columns] = state.lanes.flat[:, columns].abs()
-    tensors = layout.views(flat)
-    for tensor in state.structure.tensors:
-        if len(tensor.shape) == 1:
-            tensors[tensor.name].zero_()
-    ones = torch.ones(1, *state.examples.x.shape[1:], dtype=flat.dtype, device=flat.device)
+class Flow:
+    """The flow through lanes from which more and more is removed: what it runs through is made once, for all rounds."""
 
-    def total(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    def __init__(self, state: ScoringState) -> None:
+        assert state.examples is not None
+        self._state, layout = state, state.lanes.layout
+        flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
+        for columns in blocks(flat):
+            flat[:, columns] = state.lanes.flat[:, columns].abs()
+        self._magnitudes = layout.views(flat)
+        for tensor in state.structure.tensors:
+            if len(tensor.shape) == 1:
+                self._magnitudes[tensor.name].zero_()
+        self._joined: torch.Tensor | None = None
+        self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=flat.dtype, device=flat.device)
+
+    def scores(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (L, entries) float64 >= 0, zero for what was removed, and their sum; until the next call."""
+        gradients = gradient_of(self._total, self._magnitudes)
+        if kind == "node":
+            nodes = self._state.over_nodes(gradients, factors=self._magnitudes)
+            return nodes, nodes.sum()
+        sums: list[torch.Tensor] = []
+        self._joined = self._state.over_weights(
+            gradients, factors=self._magnitudes, of=lambda block: sums.append(block.sum()), into=self._joined
+        )
+        return self._joined, torch.stack(sums).sum()
+
+    def remove(self, masks: torch.Tensor, kind: str) -> None:
+        """Go on without what `masks` (L, entries) bool remove."""
+        self._state.remove(self._magnitudes, masks, kind)
+
+    def _total(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         with _Linearised():
-            logits: torch.Tensor = functional_call(module, parameters, (ones,))
+            logits: torch.Tensor = functional_call(self._state.model.module, parameters, (self._ones,))
         return logits.sum()
-
-    return gradient_of(total, tensors), tensors
