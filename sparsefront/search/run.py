@@ -428,7 +428,8 @@ class Run:
         if candidate is None or candidate.next_rung != rung:
             raise LedgerError(
                 f"candidate {number} of {self}: the record has it at rung {rung}, where it cannot be: the ledger is "
-                "damaged or of another study; start a new one in another folder"
+                "of another version, of another study, or damaged; it can be read still, but to go on start a new one "
+                "in another folder"
             )
         self._check_identity(candidate, identity)
         is_on_its_way = self.is_scheduled and candidate.is_away

@@ -140,7 +140,7 @@ class Architecture:
         positions: uses of each of them in a forward pass; 0 for biases.
         group: names what packs of this architecture have in common.
         skeleton: options that the group's module is built with.
-        is_perceptron: whether that module says that it is one (`Model.perceptron`), and trains with others.
+        is_perceptron: whether that module says that it is one (`StagedModule.perceptron`), and trains with others.
     """
 
     key: _Key
@@ -629,7 +629,7 @@ class Networks:
         family, options = self._options(key)
         if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
-            skeleton = _skeleton_of(key[0], options, model.structure, is_perceptron=model.perceptron is not None)
+            skeleton = _skeleton_of(key[0], options, model.structure, is_perceptron=model.module.perceptron is not None)
             structure, init = model.structure, model.init
         else:
             structure = family.structure(options, **self._data)
@@ -655,7 +655,7 @@ class Networks:
         family: Any = model_family(name)
         known = kind.model_validate_json(options)
         model = family.build(known, **self._data)
-        return _skeleton_of(name, known, model.structure, is_perceptron=model.perceptron is not None)
+        return _skeleton_of(name, known, model.structure, is_perceptron=model.module.perceptron is not None)
 
     def _options(self, key: _Key) -> tuple[Any, Options]:
         name, options = key

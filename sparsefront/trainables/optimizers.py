@@ -121,9 +121,8 @@ class Adam:
             name: np.array([[getattr(h, name)] for h in self._hyper]) for name in ("lr", "beta1", "beta2", "eps")
         }
         self._columns = columns
-        self._weight1 = self._column(1 - columns["beta1"])
-        self._beta2 = self._column(columns["beta2"])
-        self._weight2 = self._column(1 - columns["beta2"])
+        # As wide as the weights of lanes one behind the other, and needed only where the kernel is not.
+        self._betas: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def _column(self, values: np.ndarray) -> torch.Tensor:
         """(L, 1) as it is broadcast over the weights."""
@@ -198,8 +197,12 @@ class Adam:
         own = _spread(self.rate, self._lengths) if isinstance(self.rate, torch.Tensor) else None
         factor = self.rate if isinstance(self.rate, float) else 1.0
         rate = self._columns["lr"] * factor * roots / (1 - self._columns["beta1"] ** step)
-        self._first.lerp_(gradient, self._weight1)
-        self._second.mul_(self._beta2).addcmul_(gradient * self._weight2, gradient)
+        if self._betas is None:
+            beta1, beta2 = self._columns["beta1"], self._columns["beta2"]
+            self._betas = self._column(1 - beta1), self._column(beta2), self._column(1 - beta2)
+        weight1, second, weight2 = self._betas
+        self._first.lerp_(gradient, weight1)
+        self._second.mul_(second).addcmul_(gradient * weight2, gradient)
         _square_root(self._second, out=gradient)
         gradient.add_(self._column(self._columns["eps"] * roots))
         torch.div(self._first, gradient, out=gradient)

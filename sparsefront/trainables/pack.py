@@ -293,8 +293,9 @@ class Pack:
         optimizer = OPTIMIZERS[self._schedule.optimizer]
         if self._real is None:
             return None, optimizer(self._trained(self._lanes.flat), self._hyper, None)
-        assert self._model.perceptron is not None
-        ragged = RaggedLanes(self._model.perceptron, self._lanes, self._real, self._schedule.batch_size)
+        perceptron = self._model.module.perceptron
+        assert perceptron is not None
+        ragged = RaggedLanes(perceptron, self._lanes, self._real, self._schedule.batch_size)
         return ragged, optimizer(ragged.flat, self._hyper, ragged.lengths)
 
     def _restore_optimizer(self, step: int, slots: Mapping[str, torch.Tensor]) -> None:
@@ -534,13 +535,22 @@ class Pack:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, lanes: LaneStack, examples: Examples
+    model: Model,
+    lanes: LaneStack,
+    examples: Examples,
+    real: Sequence[Mapping[str, tuple[int, ...]]] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Loss and error of every lane on `examples`: two (L,) float64 arrays.
+
+    Lanes that were trained without padding are evaluated so, too, where `real` are the shapes of their own tensors.
 
     Of classes: mean cross-entropy (nats) and misclassified fraction. Of restored images: mean absolute difference of
     intensities, and the mean squared difference under the degradation that is restored worst.
     """
+    if real is not None:
+        assert model.module.perceptron is not None
+        ragged = RaggedLanes(model.module.perceptron, lanes, real, batch_size=1)
+        return ragged.evaluate(examples.x, examples.one_hot, examples.labels)
     losses, errors, _ = evaluate_each(model, lanes, examples)
     return losses, errors
 

@@ -6,8 +6,8 @@ product of its own for each lane costs about a microsecond to start. Here every 
 goes entry by entry (activations, masks, the optimiser) is done for many lanes at once, over buffers in which they lie
 one behind the other.
 
-A lane's arithmetic touches its own memory alone, in the same order and equally aligned whatever its neighbours are: it
-comes to the same bits in any pack.
+A lane's arithmetic touches its own memory alone, in the same order and equally aligned whatever its neighbours are:
+with one thread it comes to the same bits in any pack.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _ATEN = torch.ops.aten
 
 #: Activations (float32) of one block of lanes, as many as a core's own cache holds beside their gradients.
 _BLOCK = 1 << 18
-#: Entries to which lanes' tensors are aligned (64 bytes, the widest vector): products may round otherwise elsewhere.
-_ALIGNED = 16
+#: Entries to which lanes' tensors are aligned (two of the widest vectors): products may round otherwise elsewhere, and
+#: so do activations, which go by two vectors at once, in what is left over.
+_ALIGNED = 32
 #: Examples that are evaluated at once.
 _EXAMPLES_AT_ONCE = 4096
 

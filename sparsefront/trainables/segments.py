@@ -63,6 +63,8 @@ from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS, lanes_at_once, split_examples
 
+#: Parameters, padded, of lanes that train together without padding: 15 to 30 times as much memory (1 to 2 GiB).
+_RAGGED_ENTRIES = 1 << 24
 #: Longest text of a failure that is kept.
 _ERROR_CHARACTERS = 8000
 #: Floating-point operations of a whole pass, for each multiply-accumulate: two forward, and twice as many backward.
@@ -463,6 +465,8 @@ class SegmentShop:
     def _lanes_at_once(self, jobs: Sequence[_Job], padded: Sequence[tuple[int, ...]] | None) -> int:
         networks = [job.network for job in jobs if job.network is not None]
         layout = padded_layout(networks, padded)
+        if self.device.type == "cpu" and networks[0].shape.ragged:  # divided by what a core's caches hold as they train
+            return max(1, _RAGGED_ENTRIES // layout.width)
         positions = networks[0].shape.positions
         n_outputs = sum(shape[0] * n for shape, n in zip(layout.shapes, positions, strict=True))
         return lanes_at_once(layout.width, networks[0].batch_size * n_outputs, self.device)
@@ -516,6 +520,7 @@ class SegmentShop:
             padded = None
         lanes = stack(networks, [each.weights for each in built], [each.keep for each in built], padded, self.device)
         model = self.networks.model(first)
+        shapes = self._real_shapes(networks) if train.images is None else None
         pack = Pack(
             model,
             lanes,
@@ -537,7 +542,7 @@ class SegmentShop:
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),
             updates=self._updates(jobs, model, lanes),
-            real=self._real_shapes(networks) if train.images is None else None,
+            real=shapes,
         )
         before, start = spent.passes, pack.step
         measured_at = start
@@ -568,7 +573,8 @@ class SegmentShop:
             test: dict[int, tuple[float, float]] = {}
             if finished:
                 final = LaneStack(lanes.layout, torch.stack([r.parameters for r in finished]), None)
-                losses, errors = evaluate(model, final, self._test)
+                own = None if shapes is None else [shapes[r.lane] for r in finished]
+                losses, errors = evaluate(model, final, self._test, own)
                 test = {r.lane: (float(a), float(b)) for r, a, b in zip(finished, losses, errors, strict=True)}
             states = {jobs[r.lane].spec.id: _state(jobs[r.lane], r, leg, lanes.layout, offset) for r in pausing}
             checkpoint = write_checkpoint(self._folder, states) if pausing else None

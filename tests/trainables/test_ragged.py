@@ -8,6 +8,7 @@ import torch
 
 from sparsefront.trainables.lanes import LaneStack, Layout
 from sparsefront.trainables.models import build_model
+from sparsefront.trainables.models.mlp import MLP
 from sparsefront.trainables.models.model import ACTIVATIONS
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Examples, Feed, Pack, Schedule
@@ -72,7 +73,7 @@ def test_gradients_and_losses_are_those_of_plain_torch(activation, bias, smoothe
     model, data = model_of(activation, bias), examples(BATCH, 1)
     lanes, real = lanes_of(WIDTHS, bias=bias)
     smoothing = torch.linspace(0, 0.3, len(WIDTHS)) * smoothed
-    ragged = RaggedLanes(model.perceptron, lanes, real, BATCH)
+    ragged = RaggedLanes(model.module.perceptron, lanes, real, BATCH)
     # Twice: buffers are used again.
     for _ in range(2):
         gradient = ragged.gradient(data.x, data.one_hot, smoothing if smoothed else None)
@@ -92,7 +93,7 @@ def test_blocks_of_lanes_and_of_examples_change_nothing(monkeypatch):
     lanes, real = lanes_of(WIDTHS)
 
     def everything():
-        ragged = RaggedLanes(model.perceptron, lanes, real, BATCH)
+        ragged = RaggedLanes(model.module.perceptron, lanes, real, BATCH)
         gradient = ragged.gradient(data.x, data.one_hot, None).clone()
         return ragged, gradient, *ragged.evaluate(data.x, data.one_hot, data.labels)
 
@@ -108,7 +109,7 @@ def test_blocks_of_lanes_and_of_examples_change_nothing(monkeypatch):
 
 def test_only_real_entries_are_gathered_and_come_back():
     lanes, real = lanes_of(WIDTHS, masked=False)
-    ragged = RaggedLanes(model_of().perceptron, lanes, real, BATCH)
+    ragged = RaggedLanes(model_of().module.perceptron, lanes, real, BATCH)
     assert ragged._keep is None
     assert sum(ragged.lengths) == ragged.flat.numel() < lanes.flat.numel()
     assert torch.equal(ragged.scatter(ragged.flat, torch.full_like(lanes.flat, 7.0)) == 7.0, lanes.keep == 0)
@@ -116,14 +117,14 @@ def test_only_real_entries_are_gathered_and_come_back():
         ragged.gathered(torch.zeros(2, 3))
 
 
-def trained(numbers, optimizer, *, lr_schedule="constant", stop=None, resumed=None):
+def trained(numbers, optimizer, *, lr_schedule="constant", stop=None, activation="relu", batch=BATCH):
     """Results of some of the lanes by number, trained in one pack without padding."""
-    model, train, validation = model_of(), examples(60, 2), examples(30, 3)
+    model, train, validation = model_of(activation), examples(60, 2), examples(30, 3)
     own = {"weight_decay": 0.01, "momentum": 0.9, "label_smoothing": 0.1}
     hyper = [Hyperparameters(lr=RATES[i], **(own if i % 2 else {})) for i in numbers]
     lanes, real = lanes_of([WIDTHS[i] for i in numbers])
-    order = torch.from_numpy(np.random.default_rng(4).integers(0, 60, (STEPS, BATCH)))
-    schedule = Schedule(optimizer, STEPS, BATCH, 5, lr_schedule=lr_schedule, warmup_fraction=0.2)
+    order = torch.from_numpy(np.random.default_rng(4).integers(0, 60, (STEPS, batch)))
+    schedule = Schedule(optimizer, STEPS, batch, 5, lr_schedule=lr_schedule, warmup_fraction=0.2)
 
     def stop_rule(step, left, losses, errors):
         return {i: 0 for i in left if numbers[i] == stop and step == 10}
@@ -156,6 +157,34 @@ def test_a_lane_comes_to_the_same_bits_whatever_its_neighbours(optimizer, lr_sch
             torch.testing.assert_close(weights, together[i][2], rtol=0, atol=0)
             # Lanes without momentum have no velocities of their own.
             torch.testing.assert_close(slots, {n: together[i][3][n] for n in slots}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 48])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_so_it_does_with_every_activation_and_batches_of_any_size(activation, batch):
+    together = trained([0, 1, 2, 3, 4], "adam", activation=activation, batch=batch)
+    for numbers in ([1], [3, 0], [4, 2]):
+        for i, (_, curve, weights, _) in trained(numbers, "adam", activation=activation, batch=batch).items():
+            assert curve == together[i][1]
+            torch.testing.assert_close(weights, together[i][2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", ["class", "layer", "activation", "options"])
+def test_a_module_that_is_more_than_a_perceptron_is_none(change):
+    class Own(MLP):
+        pass
+
+    model = model_of("gelu")
+    assert model.module.perceptron is not None
+    sizes = (INPUTS, 1, 1, CLASSES)
+    module = Own(sizes, activation="gelu", bias=True) if change == "class" else MLP(sizes, activation="gelu", bias=True)
+    if change == "layer":
+        module.layers[1] = torch.nn.Sequential(module.layers[1])
+    elif change == "activation":
+        module.activation = torch.nn.LeakyReLU()
+    elif change == "options":
+        module.activation = torch.nn.GELU(approximate="tanh")
+    assert module.perceptron is None
 
 
 def test_a_lane_that_leaves_changes_no_bit_of_the_others():

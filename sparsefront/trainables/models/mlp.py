@@ -35,6 +35,19 @@ class MLP(StagedModule):
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
 
+    @property
+    def perceptron(self) -> Perceptron | None:
+        """What it computes; None of a class of one's own, and where a part was exchanged for another."""
+        name = next((name for name, kind in ACTIVATIONS.items() if type(self.activation) is kind), None)
+        is_plain = type(self) is MLP and all(type(layer) is nn.Linear for layer in self.layers)
+        if not is_plain or name is None or self.activation.extra_repr() != ACTIVATIONS[name]().extra_repr():
+            return None
+        return Perceptron(
+            tuple(f"layers.{i}.weight" for i in range(len(self.layers))),
+            tuple(f"layers.{i}.bias" if layer.bias is not None else None for i, layer in enumerate(self.layers)),
+            name,
+        )
+
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, ...) -> (batch, first hidden width)."""
         hidden: torch.Tensor = self.activation(self.layers[0](x.flatten(1)))
@@ -82,13 +95,7 @@ class MLPFamily:
         sizes = (math.prod(input_shape), *options.widths, n_classes)
         module = MLP(sizes, activation=options.activation, bias=options.bias)
         structure = self.structure(options, input_shape=input_shape, n_classes=n_classes)
-        numbers = range(len(sizes) - 1)
-        perceptron = Perceptron(
-            tuple(f"layers.{i}.weight" for i in numbers),
-            tuple(f"layers.{i}.bias" if options.bias else None for i in numbers),
-            options.activation,
-        )
-        return Model(meta_module(module), structure, options.init, perceptron=perceptron)
+        return Model(meta_module(module), structure, options.init)
 
 
 class LeNet300100Options(MLPOptions):

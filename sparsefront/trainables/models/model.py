@@ -34,6 +34,21 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+@dataclass(frozen=True)
+class Perceptron:
+    """What a module computes that is linear layers one after the other with one activation between them, and no more.
+
+    Attributes:
+        weights: names of the layers' weights, (outputs, inputs) each; the first takes flattened examples.
+        biases: names of their biases; None for none.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    weights: tuple[str, ...]
+    biases: tuple[str | None, ...]
+    activation: str
+
+
 class StagedModule(nn.Module):
     """A module whose forward pass is ``head(stem(x))``.
 
@@ -43,6 +58,15 @@ class StagedModule(nn.Module):
 
     #: Prefixes of the parameters that the stem owns; without any, masks are scored by the whole forward pass.
     stem_prefixes: tuple[str, ...] = ()
+
+    @property
+    def perceptron(self) -> Perceptron | None:
+        """What it computes, if it says that it is a perceptron; None if the module itself has to be run.
+
+        A module that says so is never run in a search on a CPU: candidates of it are trained without padding
+        (`sparsefront.trainables.ragged`).
+        """
+        return None
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """First layer with its activation: (batch, ...) -> (batch, nodes of group 0, ...)."""
@@ -58,34 +82,17 @@ class StagedModule(nn.Module):
 
 
 @dataclass(frozen=True)
-class Perceptron:
-    """What a module computes that is linear layers one after the other with one activation between them.
-
-    Attributes:
-        weights: names of the layers' weights, (outputs, inputs) each; the first takes flattened examples.
-        biases: names of their biases; None for none.
-        activation: a name of `ACTIVATIONS`.
-    """
-
-    weights: tuple[str, ...]
-    biases: tuple[str | None, ...]
-    activation: str
-
-
-@dataclass(frozen=True)
 class Model:
     """A parent: its module, its structure, and how its weights are initialised.
 
     `check_mask`, if given, is called with every mask (bool, flat) before its candidate is trained; a candidate for
-    which it raises is recorded as failed, with the message. `perceptron`, if given, says that the module is one, which
-    saves the candidates of a search their padding (`sparsefront.trainables.ragged`).
+    which it raises is recorded as failed, with the message.
     """
 
     module: StagedModule
     structure: Structure
     init: str
     check_mask: Callable[[npt.NDArray[np.bool_]], None] | None = None
-    perceptron: Perceptron | None = None
 
 
 class ModelFamily(Protocol):
