@@ -76,6 +76,7 @@ def driver_seconds(strategy: str, n: int, place: Path) -> tuple[float, int, int]
                     id=lane_name(lane),
                     outcome="completed",
                     steps=stop,
+                    flops=0.0,
                     val_loss=loss,
                     val_error=error,
                     curve_step=[stop],

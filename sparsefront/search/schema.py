@@ -51,7 +51,7 @@ _DIAGNOSTICS: tuple[Column, ...] = (
     Column("density_macs", pa.float64(), "multiply-accumulates of what is kept, as a fraction of the parent's"),
     Column("effective_density", pa.float64(), "prunable weights on a path from an input to an output, likewise"),
     Column("effective_params", pa.int64(), "trained parameters on such a path"),
-    Column("is_collapsed", pa.bool_(), "a prunable tensor has no survivor, or no path leads from input to output"),
+    Column("is_collapsed", pa.bool_(), "a layer has no weight left, or no path leads from input to output"),
     Column("n_dead_units", pa.int64(), "hidden units that the mask left but that are on no path"),
     Column("n_constant_units", pa.int64(), "those of them that nothing reaches from the inputs"),
     Column("static_dead_fraction", pa.float64(), "hidden activations that are constant by the mask, and silent"),

@@ -495,7 +495,8 @@ class SearchStudy(Study):
                 "another allocation"
             )
         for key in sorted(keys):
-            if key == "masks.allocation" and space.constants.get(key) == self._allocation_of(pruned[0]):
+            brought = {self._allocation_of(pruned[0], str(kind)) for kind in kinds}
+            if key == "masks.allocation" and space.constants.get(key) in brought:
                 continue  # in place of what a ready space brings
             if key == "masks.draw" and space.constants.get(key) == 0:
                 continue  # in place of the draws of other arms
@@ -506,9 +507,11 @@ class SearchStudy(Study):
                     f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
                 )
         for name in pruned:
-            allocations = values_of(space, "masks.allocation", self._allocation_of(name))
-            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, allocations)
-            self._check_pattern_of(where, name, space, allocations)
+            of_nodes, of_weights = (
+                values_of(space, "masks.allocation", self._allocation_of(name, kind)) for kind in ("node", "weight")
+            )
+            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, of_nodes)
+            self._check_pattern_of(where, name, space, of_weights)
             self._check_score_of(where, name, space, kinds)
         has_own = kinds == ["weight"] and None not in {parse_pattern(p).density for p in self._patterns_beside(space)}
         if not has_own and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
@@ -560,11 +563,11 @@ class SearchStudy(Study):
             for kind in kinds:
                 check_scores(f"{where}.masks", replace(method, score=score), str(kind))
 
-    def _allocation_of(self, name: str) -> str:
-        """The allocation of a method where a space does not name one."""
+    def _allocation_of(self, name: str, kind: str) -> str:
+        """The allocation of a method's masks of a kind where a space does not name one."""
         if name == self.masks.method:
             return self.masks.allocation
-        return PRUNERS[name].for_masks(self.masks.kind).allocation or self.masks.allocation
+        return PRUNERS[name].for_masks(kind).allocation or self.masks.allocation
 
     def _check_chain(self, where: str, space: Space, name: str, chains: Sequence[str]) -> None:
         """What a space may say of the chains of a method, one of `chains`."""
@@ -829,7 +832,7 @@ class SearchStudy(Study):
             data_fraction=self.training.data_fraction,
             pruning=self._pruning,
             # A candidate may name the study's own method, and means that.
-            methods={name: PRUNERS[name].for_masks(self.masks.kind) for name in PRUNERS}
+            methods={name: row.method for name, row in PRUNERS.items()}
             | ({} if self._pruning is None else {str(self.masks.method): self._pruning}),
             probe_size=self.search.probe_size,
             pattern=self.masks.pattern,

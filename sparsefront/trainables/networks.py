@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 
 from sparsefront.errors import ConfigError, SpaceError, nearest
-from sparsefront.spaces.allocations import kept_counts
+from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
 from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
@@ -389,7 +389,10 @@ class Networks:
         if method is None:
             return None
         own = {field: masks[field] for field in METHOD_FIELDS if field in masks and method.reads(field)}
-        is_weight = masks.get("kind", recipe.mask_kind) == "weight"
+        kind = masks.get("kind", recipe.mask_kind)
+        is_weight = kind == "weight"
+        if method.allocation is not None and kind not in ALLOCATIONS[method.allocation].kinds:
+            own["allocation"] = None  # it gives way to the study's, as in a study of masks
         try:
             method = replace(method, **own) if own else method
             return method.under(masks.get("pattern", recipe.pattern)) if is_weight else method

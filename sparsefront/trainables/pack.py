@@ -413,6 +413,9 @@ class Pack:
         losses, errors, squared = self._validate()
         is_last = self.step == self._schedule.steps
         finite = np.isfinite(losses)
+        if self._updates is not None:  # of scores that are no numbers any more no mask can be told
+            for state in self._updates.slots().values():
+                finite &= torch.isfinite(state).all(dim=1).cpu().numpy()
         stopped: dict[int, int] = {}
         if self._stop_rule is not None and not is_last:
             alive = [i for i in self._rows if finite[i]]

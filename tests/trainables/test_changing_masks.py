@@ -311,3 +311,17 @@ def test_what_cannot_be_described_is_refused():
     assert (dense.changing, dense.mask_kind, dense.n_params) == (None, "none", dense.structure.n_params)
     groups = {networks.describe(0, settings_for("gmp", **{"training.steps": n})).shape.group for n in (50, 60)}
     assert len(groups) == 2
+
+
+@pytest.mark.parametrize("masks", [{}, NODES], ids=["weights", "nodes"])
+def test_scores_that_are_no_numbers_any_more_are_a_divergence(masks, shop_of):
+    """No mask can be told of them, though the weights themselves are fixed; the neighbour loses nothing."""
+    shop = shop_of()
+    good, bad = (
+        settings_of(UNLIKE["mlp"][0], {"masks.method": "edge_popup", "masks.sparsity": 0.5, "training.lr": lr, **masks})
+        for lr in (0.01, 1e38)
+    )
+    alone, both = whole(shop, good), run(shop, [LaneSpec("a", good, 0, STEPS), LaneSpec("b", bad, 0, STEPS)])
+    assert (alone.outcome, both["a"].outcome, both["b"].outcome) == ("completed", "completed", "diverged")
+    assert whole(shop, bad).outcome == "diverged"
+    assert both["a"].mask_digest == alone.mask_digest

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from sparsefront.errors import ConfigError, SpaceError
+from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.masks import mask_digest, pack_bits, remains, remains_of, unpack_bits
 from sparsefront.spaces.patterns import parse_pattern
@@ -443,3 +444,15 @@ def test_a_users_family_needs_no_more_than_to_build(blobs):
     refusing = networks_of("tests.trainables.fragile_family:FAMILY", {"widths": (5,), "refused": (digest,)})
     with pytest.raises(ArithmeticError, match=f"mask {digest} has no inverse"):
         refusing.build(refusing.describe(0, {"masks.sparsity": 0.5}))
+
+
+@pytest.mark.parametrize("name", ["random_erk", "set", "rigl"])
+def test_a_methods_own_allocation_is_of_the_candidates_kind_of_mask(name):
+    """Whatever kind the study's masks are of: weights are divided by the method's, nodes by the study's."""
+    for kind in ("node", "weight"):
+        networks = networks_of("mlp", mask_kind=kind, methods={name: PRUNERS[name].method})
+        of_weights = networks.describe(0, {"masks.method": name, "masks.kind": "weight", "masks.sparsity": 0.6})
+        assert of_weights.kept == kept_counts(of_weights.structure, "weight", 0.6, "erk")
+        if "node" in PRUNERS[name].kinds and PRUNERS[name].method.counts_of is None:
+            of_nodes = networks.describe(0, {"masks.method": name, "masks.kind": "node", "masks.sparsity": 0.6})
+            assert of_nodes.kept == kept_counts(of_nodes.structure, "node", 0.6, "uniform")

@@ -31,7 +31,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "effective_density": ("prunable weights on a path from an input to an output, of the parent's", "fraction"),
     "effective_params": ("trained parameters on such a path; biases of constant units are folded away", "parameters"),
     "macs": ("multiply-accumulates of kept weights in one example's forward pass", "operations"),
-    "is_collapsed": ("a prunable tensor has no survivor, or no path leads from an input to an output", "bool"),
+    "is_collapsed": ("a layer has no weight left, or no path leads from an input to an output", "bool"),
     "n_dead_units": ("hidden units that the mask left but that are on no path", "units"),
     "n_constant_units": ("those of them that nothing reaches from the inputs", "units"),
     "static_dead_fraction": ("hidden activations that are constant by the mask, and silent", "fraction"),
@@ -95,17 +95,18 @@ def diagnose(
     n_effective = {name: _count(entries) for name, entries in paths.effective.items()}
     weights = [t.name for t in structure.prunable]
     trained = [t.name for t in structure.tensors if t.trained]
+    multiplying = [t.name for t in structure.prunable if not t.is_bias]
     is_collapsed = ~paths.is_connected
     if real is not None:
         exists = _existing_really(structure, lanes, real)
-        for name in weights:
+        for name in multiplying:
             place = lanes.layout.names.index(name)
             is_there = torch.tensor([0 not in r.shapes[place] for r in real], device=lanes.flat.device)
             is_collapsed = is_collapsed | (is_there & (n_kept[name] == 0))
     else:
         exists = _existing(structure, paths, kind)
         if kind == "weight":  # a node mask leaves a node in every group; what is empty then is padding
-            for name in weights:
+            for name in multiplying:
                 is_collapsed = is_collapsed | (n_kept[name] == 0)
     sizes = real or [RealSize((), structure.n_weights, structure.n_params, structure.macs)] * len(lanes)
     n_weights, n_params, parent_macs = torch.tensor(

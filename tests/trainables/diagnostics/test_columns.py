@@ -175,6 +175,14 @@ def test_collapse(mask, is_collapsed):
     assert (found["effective_density"][0] == 0) == is_collapsed
 
 
+def test_biases_that_are_pruned_are_no_collapse():
+    model = build_model("mlp", {"widths": [2, 2]}, input_shape=(2,), n_classes=2)
+    model = replace(model, structure=model.structure.with_prunable_biases())
+    mask = np.concatenate([np.full(tensor.size, not tensor.is_bias) for tensor in model.structure.prunable])[None]
+    lanes = weight_masked_lanes(model.structure, parent_weights(model), mask)
+    assert diagnose(model, lanes, None, kind="weight")["is_collapsed"].tolist() == [False]
+
+
 def test_collapse_of_one_branch_only():
     """A skip carries the path past an empty layer; the layer has collapsed all the same."""
     model = small_model("residual_mlp")
