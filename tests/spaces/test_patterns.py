@@ -110,7 +110,8 @@ def test_of_what_is_left_as_many_blocks_are_kept_as_the_count_pays_for(structure
     wanted = counts_for(data, structure, "unstructured")
     fewer = tuple(data.draw(st.integers(1, k)) for k in wanted)
     left = select(pattern, scores_for(data, structure, "weight"), structure, wanted)
-    limits, alone, found = pattern.kept(structure, wanted), pattern.kept(structure, fewer), None
+    # A mask is of the count that its blocks come to: of several choices, that may be another than what was paid for.
+    limits, alone = pattern.kept(structure, pattern.counts(structure, wanted)), pattern.kept(structure, fewer)
     found = pattern.kept(structure, fewer, left)
     numbers = iter(zip(limits, alone, found, strict=True))
     for tensor, count, most in zip(structure.prunable, pattern.counts(structure, fewer), fewer, strict=True):
