@@ -14,7 +14,8 @@ from sparsefront.trainables.models.model import Model, Options
 
 class Family(MLPFamily):
     def build(self, options: Options, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-        if ray.is_initialized():
+        # The driver builds a small one, too, to see what it computes.
+        if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
             seen = {
                 "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "assigned": ray.get_runtime_context().get_assigned_resources(),
