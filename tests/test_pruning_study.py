@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sparsefront.errors import ConfigError
+from sparsefront.search.design import Design
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.methods import METHODS, PRUNERS, methods_of
 from sparsefront.search.plan import Plan
@@ -586,10 +587,12 @@ def test_random_search_has_the_budget_of_the_longest_arm_unless_told_otherwise(
     assert (written["random_draws"], tuple(written.get("random_draws_by_level", draws))) == (max(draws), draws)
     assert ("random_draws_by_level" in written) == (len(set(draws)) > 1)
     design = study.design()
-    assert tuple(design.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
+    assert isinstance(design, Design)
+    assert tuple(design.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws
     if "random_draws_by_level" not in search:  # numbers belong to levels, in whatever order these are written
         turned = study_of(arms, search=search, sparsities=[0.9, 0.5, 0.8], training={"steps": 1500}).design()
-        assert tuple(turned.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws  # type: ignore[union-attr]
+        assert isinstance(turned, Design)
+        assert tuple(turned.random_draws_at(s) for s in (0.5, 0.8, 0.9)) == draws
     assert Study.from_dict(study.identity()).digest == study.digest
 
 

@@ -6,13 +6,11 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pytest
-import torch
 
 import sparsefront
 from sparsefront.cli import main
@@ -23,6 +21,8 @@ from sparsefront.spaces.constraints import Constraint
 from sparsefront.study import MaskStudy, SearchStudy, Study
 from tests.faults.inline_search import Died, MortalDisk, run_search
 from tests.test_study import as_toml
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
 
 Capture = pytest.CaptureFixture[str]
 BASE: dict[str, Any] = {
@@ -41,15 +41,6 @@ BASE: dict[str, Any] = {
     "arms": {"random": {}, "other": {"strategy": "qmc"}},
     "record": {"enabled": False},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a worker has, however many cores are free."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -1417,14 +1416,6 @@ class Halving:
     def make(self, task, options):
         return Asked(task, options)
 """
-
-
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker has, however many cores are free
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("_one_thread")

@@ -3,8 +3,8 @@
 A lane's losses do not depend on the pack it travels in: lanes share the batches of their replicate and nothing else,
 and lanes of several replicates see the batches of their own.
 Lanes that diverge or are stopped leave at the next validation point, and the pack shrinks when that is worth a new
-recording. A pack can begin where another ended: `LaneResult` holds the weights and the optimiser's state, and that of
-masks which change in training.
+recording, or at once where nothing is recorded (`sparsefront.trainables.ragged`). A pack can begin where another
+ended: `LaneResult` holds the weights and the optimiser's state, and that of masks which change in training.
 """
 
 from __future__ import annotations

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import torch
 
 from sparsefront.errors import ConfigError
 from sparsefront.search.methods import PRUNERS
@@ -18,6 +16,8 @@ from sparsefront.trainables.data import load_dataset
 from tests.faults.inline_search import rows_of, run_search
 from tests.faults.test_search_crash import LR, assert_same_study, run_with_deaths, study_of, trained
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
 #: Of which 2%, to which one method rewinds, are a step.
 STEPS = 26
 ARMS = [(name, kind) for name, row in PRUNERS.items() for kind in row.kinds]
@@ -25,15 +25,6 @@ ARMS = [(name, kind) for name, row in PRUNERS.items() for kind in row.kinds]
 REFUSED = {("random_snip_ratio", "node"), ("random_grasp_ratio", "node")}
 AT_ONCE = [name for name, row in PRUNERS.items() if not row.method.needs_parent and "weight" in row.kinds]
 CHAINS = [name for name, row in PRUNERS.items() if row.method.needs_parent and "weight" in row.kinds]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a worker has, however many cores are free."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rungs_of(*names: str) -> dict[str, Any]:

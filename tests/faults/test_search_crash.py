@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sparsefront.search.ledger import Ledger
 from sparsefront.search.strategies import STRATEGIES
@@ -24,6 +23,8 @@ from sparsefront.search.work import SegmentWork
 from sparsefront.study import Study
 from tests.faults.inline_search import CIRCUMSTANCES, CutOff, Died, MortalDisk, rows_of, run_search
 from tests.test_study import as_toml
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
 
 HERE = Path(__file__).parent
 TINY: dict[str, Any] = {
@@ -86,15 +87,6 @@ def strategy_study(name: str) -> Study:
     kind, changes = CASES[name]
     arm = {"strategy": name, "options": OPTIONS.get(name, {}), "rungs": {"kind": kind}}
     return study_of({"random": arm} if name == "random" else {"random": {"candidates": 2}, name: arm}, **changes)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a worker has, however many cores are free."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> None:

@@ -20,6 +20,7 @@ from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from sparsefront.trainables.workshop import CutOrder, LaneOrder, Workshop
 from tests.trainables.test_networks import UNLIKE, networks_of, recipe_of, settings_of
+from tests.trainables.test_segments import run
 
 CPU = torch.device("cpu")
 #: Steps of a level, and of its validation points.
@@ -40,12 +41,6 @@ def shop_of(blobs, tmp_path):
         return SegmentShop(recipe, blobs, CPU, tmp_path / folder, checkpoint_every_s=every_s)
 
     return make
-
-
-def run(shop, specs, replicate=0, padded=None):
-    results = list(itertools.chain.from_iterable(shop.train(specs, replicate, padded)))
-    assert sorted(r.id for r in results) == sorted(s.id for s in specs)
-    return {r.id: r for r in results}
 
 
 @pytest.mark.parametrize(("n_levels", "n_points"), [(1, 5), (2, 7)])  # one point in the level after those

@@ -16,6 +16,7 @@ from sparsefront.trainables.pack import Schedule
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from sparsefront.trainables.workshop import LaneOrder, Workshop
 from tests.trainables.test_networks import UNLIKE, networks_of, recipe_of, settings_of
+from tests.trainables.test_segments import run
 
 CPU = torch.device("cpu")
 STEPS, EVERY, BATCH = 40, 16, 32
@@ -35,12 +36,6 @@ def shop_of(blobs, tmp_path):
         return SegmentShop(recipe, blobs, CPU, tmp_path / folder, checkpoint_every_s=every_s)
 
     return make
-
-
-def run(shop, specs, replicate=0, padded=None):
-    results = list(itertools.chain.from_iterable(shop.train(specs, replicate, padded)))
-    assert sorted(r.id for r in results) == sorted(s.id for s in specs)
-    return {r.id: r for r in results}
 
 
 def whole(shop, settings, replicate=0):

@@ -188,11 +188,11 @@ def changing_buffers(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[s
     )
 
 
-class _RandomOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _RandomOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Context that notes what `layer` says at the first operation that draws random numbers."""
 
     def __init__(self, layer: Callable[[], str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.layer, self.found = layer, ""
 
     @classmethod
