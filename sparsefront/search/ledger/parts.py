@@ -253,9 +253,10 @@ def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
 
 def _completed(group: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows with all columns of the ledger: those that came later than their part are null."""
+    # Asked for once: PyArrow makes the names of all columns anew at each question.
+    present = dict(zip(group.column_names, group.columns, strict=True))
     columns = [
-        group[field.name] if field.name in group.column_names else pa.nulls(group.num_rows, field.type)
-        for field in schema
+        present[field.name] if field.name in present else pa.nulls(group.num_rows, field.type) for field in schema
     ]
     return pa.table(columns, names=schema.names).cast(schema)
 
