@@ -245,64 +245,61 @@ class WholeHistory(_Bridge):
 
 
 class _Breeding:
-    """Children of the parents of one batch, to the bit those of Optuna's NSGAIISampler with uniform crossover.
+    """Children of given parents, to the bit those of Optuna's NSGAIISampler with uniform crossover.
 
     At every child the sampler asks all parents for their constraints, makes its scales anew, and puts two parents on
     them and takes the child off: four fifths of its time. What that comes to is found once for each parent here.
 
     Args:
-        parents: completed trials, at least two.
-        inherited: what children have from them.
+        inherited: what children have from their parents.
         arguments: of the sampler.
-        seed: of the sampler.
     """
 
-    def __init__(
-        self,
-        parents: Sequence[FrozenTrial],
-        inherited: Mapping[str, BaseDistribution],
-        arguments: Mapping[str, Any],
-        seed: int,
-    ) -> None:
-        self._n = len(parents)
-        # Optuna's generators: one that chooses, and one of the same seed for what is drawn anew.
-        self._rng = np.random.RandomState(seed)
-        self._random = optuna.samplers.RandomSampler(seed=seed)
+    def __init__(self, inherited: Mapping[str, BaseDistribution], arguments: Mapping[str, Any]) -> None:
         self._crossover, self._swapping = arguments["crossover_prob"], arguments["swapping_prob"]
         mutation = arguments["mutation_prob"]
         self._mutation = 1 / max(1, len(inherited)) if mutation is None else mutation
         self._names = tuple(inherited)
-        self._whole = [[parent.params[name] for name in self._names] for parent in parents]
         # A crossover takes choices first, and then numbers, which go over its scales.
         choices = [name for name, d in inherited.items() if isinstance(d, CategoricalDistribution)]
         numbers = {name: d for name, d in inherited.items() if name not in choices}
+        self._numbers, self._crossed_names = tuple(numbers), (*choices, *numbers)
         self._sizes = [n for n in (len(choices), len(numbers)) if n]
-        self._crossed_names = (*choices, *numbers)
-        scales = _SearchSpaceTransform(numbers) if numbers else None
-        self._crossed = []
-        for parent in parents:
-            values = (
-                {} if scales is None else scales.untransform(scales.transform({n: parent.params[n] for n in numbers}))
-            )
-            self._crossed.append([*(parent.params[name] for name in choices), *(values[name] for name in numbers)])
+        self._scales = _SearchSpaceTransform(numbers) if numbers else None
+        #: Parents of the last batch, each with what a crossover takes of it.
+        self._crossed: list[tuple[FrozenTrial, list[Any]]] = []
+
+    def begin(self, parents: Sequence[FrozenTrial], seed: int) -> None:
+        """Take up the parents of a batch, completed trials and at least two, and the seed of its sampler."""
+        before = {id(parent): crossed for parent, crossed in self._crossed}
+        self._crossed = [(p, before[id(p)] if id(p) in before else self._crossed_values(p)) for p in parents]
         losses = np.array([parent.values for parent in parents])
         broken = np.array([sum(v for v in parent.constraints.values() if v > 0) for parent in parents])
         is_better = (losses[:, None] <= losses).all(axis=2) & (losses[:, None] != losses).any(axis=2)
         #: Whether a parent is preferred to another: (n, n).
         self._wins = ((broken[:, None] < broken) | ((broken[:, None] == broken) & (broken == 0) & is_better)).tolist()
+        # Optuna's generators: one that chooses, and one of the same seed for what is drawn anew.
+        self._rng = np.random.RandomState(seed)
+        self._random = optuna.samplers.RandomSampler(seed=seed)
+
+    def _crossed_values(self, parent: FrozenTrial) -> list[Any]:
+        values = dict(parent.params)
+        if self._scales is not None:
+            values |= self._scales.untransform(self._scales.transform({name: values[name] for name in self._numbers}))
+        return [values[name] for name in self._crossed_names]
 
     def child(self, study: optuna.Study, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> Point:
         """The next child, with a value of every distribution; of study and trial the answer takes no notice."""
         rng = self._rng
         if rng.rand() < self._crossover:
-            first = self._winner(self._n)
-            second = self._winner(self._n - 1, without=first)
-            parents = self._crossed[first], self._crossed[second]
-            takes_second = [takes for n in self._sizes for takes in (rng.rand(n) >= self._swapping).tolist()]
-            names = self._crossed_names
-            values = [parents[takes][i] for i, takes in enumerate(takes_second)]
+            first = self._winner(len(self._crossed))
+            second = self._winner(len(self._crossed) - 1, without=first)
+            parents = self._crossed[first][1], self._crossed[second][1]
+            is_second = [is_second for n in self._sizes for is_second in (rng.rand(n) >= self._swapping).tolist()]
+            names, values = self._crossed_names, [parents[k][i] for i, k in enumerate(is_second)]
         else:
-            names, values = self._names, self._whole[rng.randint(self._n)]
+            parent, _ = self._crossed[rng.randint(len(self._crossed))]
+            names, values = self._names, [parent.params[name] for name in self._names]
         stays = (rng.rand(len(names)) >= self._mutation).tolist()
         found = {name: value for name, value, is_kept in zip(names, values, stays, strict=True) if is_kept}
         return {
@@ -336,7 +333,8 @@ class Population(_Bridge):
         #: The parents of the last batch by number, with what they were made from.
         self._told: dict[int, tuple[tuple[dict[str, Value], list[float], float], FrozenTrial]] = {}
         #: What has but one value is not inherited, but drawn.
-        self._inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
+        inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
+        self._breeding = _Breeding(inherited, arguments)
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The next points; the first population, and all until there are parents, are those of random search."""
@@ -366,9 +364,9 @@ class Population(_Bridge):
 
     def _children(self, parents: Sequence[FrozenTrial], numbers: range) -> list[Point]:
         """What asks would give: most of an ask is keeping books, and the books are ours."""
-        breeding = _Breeding(parents, self._inherited, self._arguments, self._seed(numbers.start))
+        self._breeding.begin(parents, self._seed(numbers.start))
         clip = self._task.space.clip
-        return [clip(breeding.child(self._directed, parents[0], self._distributions)) for _ in numbers]
+        return [clip(self._breeding.child(self._directed, parents[0], self._distributions)) for _ in numbers]
 
 
 class Distribution(_Bridge):

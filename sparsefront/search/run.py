@@ -79,6 +79,8 @@ def networks_in(rows: pa.Table | pa.RecordBatch) -> npt.NDArray[np.void]:
         if name not in present:
             continue
         column = rows.column(name)
+        if column.null_count == rows.num_rows:
+            continue
         is_text = _NETWORK[name].kind == "S"
         found[name] = column.fill_null("").to_numpy(zero_copy_only=False) if is_text else numbers_in(rows, name)
     return found

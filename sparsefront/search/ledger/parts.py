@@ -244,7 +244,7 @@ def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         # A fault of the disk since the part was opened must not be sealed under a new digest.
         part.verify_bytes()
         for group in part.groups():
-            own_bytes = group.nbytes
+            own_bytes = group.get_total_buffer_size()
             if waiting and (n_rows + group.num_rows > GROUP_ROWS or n_bytes + own_bytes > GROUP_BYTES):
                 yield pa.concat_tables(waiting)
                 waiting, n_rows, n_bytes = [], 0, 0
@@ -257,6 +257,8 @@ def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
 
 def _completed(group: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows with all columns of the ledger: those that came later than their part are null."""
+    if group.schema.equals(schema):
+        return group
     # Asked for once: PyArrow makes the names of all columns anew at each question.
     present = dict(zip(group.column_names, group.columns, strict=True))
     columns = [
