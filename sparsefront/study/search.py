@@ -31,6 +31,7 @@ from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames, level_key
 from sparsefront.spaces.domains import Choice, Point, shown
+from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
@@ -311,6 +312,9 @@ class SearchStudy(Study):
                     f"{where}.{key}: sets one number, and {key} is a list; say how long it is beside the range, as in "
                     f"{option} = {{ low = 8, high = 128, depth = 2 }}, or give a list"
                 )
+            is_scalar = isinstance(self.model.options.get(option), str | int | float)
+            if section == "model" and isinstance(value, list | tuple) and is_scalar:
+                raise ConfigError(f"{where}.{key}={shown(list(value))}: {one_value(value)}")
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
         for name in _NAMED_TRAINING:

@@ -192,9 +192,9 @@ class MaskRules:
         """What a space must and may say of how candidates are pruned."""
         keys = {*space.constants, *(d.key for d in space.dimensions)}
         names = self.methods_of(space)
-        for name in names:
-            if name not in (DRAWN, *PRUNERS):
-                raise ConfigError(f"{where}.masks.method={name!r}: {nearest(name, (DRAWN, *PRUNERS))}")
+        for value in values_of(space, "masks.method", DRAWN):
+            if value not in (DRAWN, *PRUNERS):
+                raise ConfigError(f"{where}.masks.method={shown(value)}: {nearest(str(value), (DRAWN, *PRUNERS))}")
         chains = [name for name in names if name in CHAINS]
         pruned = [name for name in names if name != DRAWN]
         read = {field for field in METHOD_FIELDS if any(PRUNERS[name].method.reads(field) for name in pruned)}
@@ -227,6 +227,11 @@ class MaskRules:
                 continue  # in place of the draws of other arms
             if key == "masks.pattern" and space.constants.get(key) == "unstructured":
                 continue  # in place of the patterns of other arms
+            if key == "masks.draw" and key.removeprefix("masks.") not in able:
+                raise ConfigError(
+                    f"{where}.{key}: numbers masks that are drawn, and those of {told} are not; remove it, or add "
+                    "'random' to the methods"
+                )
             if key.startswith("masks.") and key.removeprefix("masks.") not in able:
                 raise ConfigError(
                     f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
