@@ -1580,6 +1580,8 @@ def test_what_an_arm_fixes_is_found_where_other_arms_search(tmp_path: Path) -> N
         ({"method": "imp", "rate": 0.3}, {"method": "imp", "rate": 0.3, "rewind_fraction": 0.0, "mask_draw": None}),
         ({"method": "imp_rewind"}, {"rate": 0.2, "rewind_fraction": 0.02, "allocation": "global"}),
         ({"method": "lr_rewind"}, {"rate": 0.2, "rewind_fraction": None}),
+        # An allocation of weights gives way to the study's where nodes are pruned.
+        ({"method": "set", "kind": "node"}, {"method": "set", "kind": "node", "allocation": "uniform"}),
     ],
 )
 def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -1602,6 +1604,22 @@ def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], ex
     found = arm.fixed.values(arm.space.settings({"lr": 0.01}))
     assert {name: found.get(name) for name in expected} == expected
     assert "lr" not in found
+
+
+def test_a_methods_own_allocation_is_of_the_kind_of_mask_that_an_arm_has() -> None:
+    """Recorded of a study of nodes, SET divides weights as it does: by ERK."""
+    arms = {
+        "searching": {"space": {"masks": {"kind": "weight", "allocation": {"choices": ["uniform", "erk"]}}}},
+        "nodes": {"space": {"masks": {"method": "set"}}},
+        "weights": {"space": {"masks": {"method": "set", "kind": "weight"}}},
+    }
+    study = made(space={"training": {"lr": LR}}, masks={"kind": "node", "sparsity": 0.5}, arms={"random": {}} | arms)
+    found = {arm.name: arm.fixed.values(arm.space.settings({"lr": 0.01})) for arm in study.design().arms}
+    assert {name: found[name]["allocation"] for name in ("random", "nodes", "weights")} == {
+        "random": "uniform",
+        "nodes": "uniform",
+        "weights": "erk",
+    }
 
 
 @pytest.mark.usefixtures("_one_thread")

@@ -440,8 +440,8 @@ class SearchStudy(Study):
             resolved["method"] = pruning.resolved(allocation=self.masks.allocation)
         named = {n for s in unresolved.values() for n in self._mask_rules.methods_of(s)} - {DRAWN, self.masks.method}
         if named:
-            rows = {name: PRUNERS[name].for_masks(self.masks.kind) for name in sorted(named)}
-            resolved["methods"] = {n: row.resolved(allocation=self.masks.allocation) for n, row in rows.items()}
+            usual = self.masks.allocation
+            resolved["methods"] = {name: PRUNERS[name].method.resolved(allocation=usual) for name in sorted(named)}
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
             for column, kind in space.columns:
