@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from sparsefront.cluster.halving import RayHalving
@@ -21,8 +20,8 @@ from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
-from sparsefront.search.resolved import search_design_of, spaces_of, values_of
-from sparsefront.search.run import MAX_PROPOSALS_EACH, ends_of, longest_training
+from sparsefront.search.resolved import search_design_of, spaces_of
+from sparsefront.search.run import MAX_PROPOSALS_EACH, longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
@@ -30,7 +29,7 @@ from sparsefront.search.strategies import strategy_family
 from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames, level_key
-from sparsefront.spaces.domains import Choice, Point, shown
+from sparsefront.spaces.domains import Point, shown
 from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
@@ -38,7 +37,7 @@ from sparsefront.spaces.space import Space
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
-from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules, given
+from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
 from sparsefront.study.search_sections import (
     SEARCHED_OBJECTIVES,
     ArmSection,
@@ -279,7 +278,7 @@ class SearchStudy(Study):
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
         for constraint in space.constraints:
-            if constraint.quantity == "node_sparsity" and "weight" in values_of(space, "masks.kind", self.masks.kind):
+            if constraint.quantity == "node_sparsity" and "weight" in space.choices_of("masks.kind", self.masks.kind):
                 raise ConfigError(
                     f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
                     "constrain weight_sparsity, or use node masks"
@@ -304,8 +303,8 @@ class SearchStudy(Study):
 
     def _check_space(self, where: str, space: Space) -> None:
         """What keys of a space ask of the study."""
-        keys = {*space.constants, *(d.key for d in space.dimensions)}
-        for key, value in {**space.constants, **space.settings(corners(space)[0])}.items():
+        keys = space.keys
+        for key, value in {**space.constants, **space.settings(space.corners()[0])}.items():
             section, _, option = key.partition(".")
             if section == "model" and isinstance(self.model.options.get(option), list) and not isinstance(value, list):
                 raise ConfigError(
@@ -318,13 +317,13 @@ class SearchStudy(Study):
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
         for name in _NAMED_TRAINING:
-            for value in given(space, f"training.{name}"):
+            for value in space.given(f"training.{name}"):
                 try:
                     SearchTrainingSection.model_validate({"steps": 1, name: value})
                 except ValidationError as error:
                     raise ConfigError(f"{where}.training.{first_error(error, SearchTrainingSection)}") from error
-        is_ahead = any(values_of(space, "training.nesterov", self.training.nesterov))
-        if is_ahead and not ends_of(space, "training.momentum", self.training.momentum)[1]:
+        is_ahead = any(space.choices_of("training.nesterov", self.training.nesterov))
+        if is_ahead and not space.ends_of("training.momentum", self.training.momentum)[1]:
             raise ConfigError(
                 f"{where}.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is "
                 "none to look ahead by"
@@ -419,15 +418,15 @@ class SearchStudy(Study):
         n_sections = max(
             len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(str(kind)))
             for name, space in unresolved.items()
-            for kind in values_of(space, "masks.kind", self.masks.kind)
-            for model in (_model_of(space.settings(point)) for point in corners(space))
+            for kind in space.choices_of("masks.kind", self.masks.kind)
+            for model in (_model_of(space.settings(point)) for point in space.corners())
         )
         bits: dict[str, list[int]] | None = None
         if any(space.bits is not None for space in unresolved.values()):
             structure = networks.describe(0, {}).structure
             sections = structure.section_sizes(self.masks.kind)
             for name, space in unresolved.items():
-                models = [_model_of(space.settings(point)) for point in corners(space) if space.bits is not None]
+                models = [_model_of(space.settings(point)) for point in space.corners() if space.bits is not None]
                 if any(networks.describe(0, m).structure.section_sizes(self.masks.kind) != sections for m in models):
                     raise ConfigError(
                         f"{self._place_of_space(name)}.masks.bits=true: needs the architecture of [model]; set or "
@@ -468,7 +467,7 @@ class SearchStudy(Study):
         if DATASETS[self.data.name].task == "classification":
             return
         for name, space in spaces_of(self._written()).items():
-            if "training.label_smoothing" in {*space.constants, *(d.key for d in space.dimensions)}:
+            if "training.label_smoothing" in space.keys:
                 raise ConfigError(
                     f"{self._place_of_space(name)}.training.label_smoothing: data set {self.data.name!r} has no labels "
                     "to smooth; remove it"
@@ -487,9 +486,9 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         for arm in design.arms:
             where = self._place_of_space(arm.name)
-            ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
+            ends = [_network_at(where, networks, arm.space.settings(point)) for point in arm.space.corners()]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
-                kinds = values_of(arm.space, "masks.kind", self.masks.kind)
+                kinds = arm.space.choices_of("masks.kind", self.masks.kind)
                 self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
             for key, pattern in self._patterns_of(arm):
                 check_pattern_fits(key, pattern, [end.structure for end in ends])
@@ -539,7 +538,7 @@ class SearchStudy(Study):
         if not bounds:
             return
         n_drawn = min(N_DRAWN, MAX_PROPOSALS_EACH * arm.candidates)
-        points = [*corners(arm.space), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
+        points = [*arm.space.corners(), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
         costs: dict[str, list[float]] = {c.quantity: [] for c in bounds}
         for point in points:
             try:
@@ -568,15 +567,15 @@ class SearchStudy(Study):
     def _patterns_of(self, arm: SearchArm) -> list[tuple[str, str]]:
         """Patterns of weight masks that candidates of an arm may have, each with the key that says so."""
         space = arm.space
-        if space.bits is not None or "weight" not in values_of(space, "masks.kind", self.masks.kind):
+        if space.bits is not None or "weight" not in space.choices_of("masks.kind", self.masks.kind):
             return []
-        named = given(space, "masks.pattern")
+        named = space.given("masks.pattern")
         key = f"{self._place_of_space(arm.name)}.masks.pattern" if named else "masks.pattern"
         said = [str(pattern) for pattern in named or [self.masks.pattern]]
         own = [PRUNERS[name].method.pattern for name in self._mask_rules.methods_of(space) if name != DRAWN]
         found = [(key, pattern) for pattern in said]
         if "unstructured" in said:
-            place = f"{self._place_of_space(arm.name)}." if given(space, "masks.method") else ""
+            place = f"{self._place_of_space(arm.name)}." if space.given("masks.method") else ""
             found += [(f"{place}masks.method, whose pattern", pattern) for pattern in own if pattern != "unstructured"]
         return found
 
@@ -585,7 +584,7 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         remarks = dict[str, None]()
         for arm in self.design(dataset).arms:
-            structures = [networks.describe(0, arm.space.settings(point)).structure for point in corners(arm.space)]
+            structures = [networks.describe(0, arm.space.settings(point)).structure for point in arm.space.corners()]
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
@@ -775,19 +774,3 @@ def effective(networks: Networks, settings: Mapping[str, Any], *, n_train: int |
 def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that say what the parent is: a mask can be described only once its sections are known."""
     return {key: value for key, value in settings.items() if key.startswith("model.")}
-
-
-def corners(space: Space) -> list[Point]:
-    """Points that show whether a space fits: all at their lowest, all at their highest, and every choice once."""
-    rows = [np.zeros(space.n_cube), np.ones(space.n_cube)]
-    for column, dimension in enumerate(space.cube):
-        if isinstance(dimension.domain, Choice):
-            for value in dimension.domain.values[:-1]:  # the last is the highest
-                rows.append(np.ones(space.n_cube))
-                rows[-1][column] = dimension.domain.encode(value)
-    masks = None
-    if space.bits is not None:
-        drawn = space.draw(philox_key(0, "corner"), 0, 1)[0][space.bits.name]
-        assert isinstance(drawn, bytes)
-        masks = [drawn] * len(rows)
-    return space.decode(np.stack(rows), masks)

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 
 from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.search.methods.pruners import PRUNERS
-from sparsefront.search.resolved import values_of
-from sparsefront.search.run import ends_of
 from sparsefront.spaces.allocations import ALLOCATIONS
-from sparsefront.spaces.domains import Choice, shown
+from sparsefront.spaces.domains import shown
 from sparsefront.spaces.entries import checked_pattern
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
@@ -60,11 +58,11 @@ class MaskRules:
 
     def methods_of(self, space: Space) -> list[str]:
         """Methods by which candidates of a space may come to their masks; 'random' where they are drawn."""
-        return [str(name) for name in values_of(space, "masks.method", self.masks.method or DRAWN)]
+        return [str(name) for name in space.choices_of("masks.method", self.masks.method or DRAWN)]
 
     def _patterns_beside(self, space: Space) -> list[str]:
         """Patterns that weight masks of a space may have: of a method its own, where none is said."""
-        said = [str(pattern) for pattern in values_of(space, "masks.pattern", self.masks.pattern)]
+        said = [str(pattern) for pattern in space.choices_of("masks.pattern", self.masks.pattern)]
         names = self.methods_of(space)
         return list(dict.fromkeys(_pattern_beside(name, pattern) for name in names for pattern in said))
 
@@ -73,7 +71,7 @@ class MaskRules:
         for name in self.methods_of(space):
             if name in AT_INIT:
                 return True
-            scores = values_of(space, "masks.score", PRUNERS[name].method.score) if name in CHAINS else []
+            scores = space.choices_of("masks.score", PRUNERS[name].method.score) if name in CHAINS else []
             if any(score in SCORES and "examples" in SCORES[str(score)].needs for score in scores):
                 return True
         return False
@@ -120,10 +118,10 @@ class MaskRules:
 
     def _check_kinds(self, where: str, space: Space) -> None:
         """Refuse kinds, patterns, sparsities and allocations of a space that do not fit each other."""
-        kinds = values_of(space, "masks.kind", self.masks.kind)
+        kinds = space.choices_of("masks.kind", self.masks.kind)
         patterns = self._patterns_beside(space)
         searched = {d.key for d in space.dimensions}
-        structured = [p for p in given(space, "masks.pattern") if p != "unstructured"]
+        structured = [p for p in space.given("masks.pattern") if p != "unstructured"]
         if structured and "weight" not in kinds:
             raise ConfigError(
                 f"{where}.masks.pattern={structured[0]!r}: is one of weight masks, and masks.kind is 'node'; write "
@@ -138,7 +136,7 @@ class MaskRules:
                         f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it, or write "
                         f"{fixed} where the pattern is"
                     )
-            if SEARCHED in values_of(space, "masks.allocation", self.masks.allocation):
+            if SEARCHED in space.choices_of("masks.allocation", self.masks.allocation):
                 raise ConfigError(
                     f"{where}.masks.allocation='searched': has nothing to divide where masks.pattern={named} alone; "
                     "write 'uniform'"
@@ -147,19 +145,19 @@ class MaskRules:
             if asked and any(asked != 1 - (d or 0.0) for d in densities.values()):
                 raise ConfigError(f"{where}.masks.sparsity={asked!r}: masks.pattern={named} alone; write 0")
         blocks = [p for p in structured if densities[str(p)] is None]
-        if blocks and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+        if blocks and not space.ends_of("masks.sparsity", self.masks.sparsity)[1]:
             raise ConfigError(
                 f"{where}.masks.pattern={blocks[0]!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
                 "nothing is removed"
             )
-        for value in given(space, "masks.allocation"):
+        for value in space.given("masks.allocation"):
             if value not in (*ALLOCATIONS, SEARCHED):
                 known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
                 raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
             for kind in kinds:
                 self._check_allocation(f"{where}.masks", str(value), str(kind))
         allocation = self.masks.allocation
-        if "node" in kinds and "node" not in ALLOCATIONS[allocation].kinds and not given(space, "masks.allocation"):
+        if "node" in kinds and "node" not in ALLOCATIONS[allocation].kinds and not space.given("masks.allocation"):
             raise ConfigError(
                 f"{where}.masks.kind='node': masks.allocation={allocation!r} divides weight masks only; set another "
                 "allocation, here or in [masks]"
@@ -190,9 +188,9 @@ class MaskRules:
 
     def _check_methods(self, where: str, space: Space) -> None:
         """What a space must and may say of how candidates are pruned."""
-        keys = {*space.constants, *(d.key for d in space.dimensions)}
+        keys = space.keys
         names = self.methods_of(space)
-        for value in values_of(space, "masks.method", DRAWN):
+        for value in space.choices_of("masks.method", DRAWN):
             if value not in (DRAWN, *PRUNERS):
                 raise ConfigError(f"{where}.masks.method={shown(value)}: {nearest(str(value), (DRAWN, *PRUNERS))}")
         chains = [name for name in names if name in CHAINS]
@@ -208,13 +206,13 @@ class MaskRules:
         if not pruned:
             return
         told = f"masks.method={pruned[0]!r}"
-        kinds = values_of(space, "masks.kind", self.masks.kind)
+        kinds = space.choices_of("masks.kind", self.masks.kind)
         able = {"kind", "sparsity", "method", *read} | ({"pattern"} if "weight" in kinds else set())
         if "node" in kinds or not any(PRUNERS[name].method.when == "levels" for name in pruned):
             able.add("allocation")
         if any(name == DRAWN or PRUNERS[name].method.draws_positions for name in names):
             able.add("draw")
-        if SEARCHED in values_of(space, "masks.allocation", ""):
+        if SEARCHED in space.choices_of("masks.allocation", ""):
             raise ConfigError(
                 f"{where}.masks.allocation={SEARCHED!r}: divides masks that are drawn, and not those of {told}; name "
                 "another allocation"
@@ -238,13 +236,13 @@ class MaskRules:
                 )
         for name in pruned:
             of_nodes, of_weights = (
-                values_of(space, "masks.allocation", self._allocation_of(name, kind)) for kind in ("node", "weight")
+                space.choices_of("masks.allocation", self._allocation_of(name, kind)) for kind in ("node", "weight")
             )
             self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, of_nodes)
             self._check_pattern_of(where, name, space, of_weights)
             self._check_score_of(where, name, space, kinds)
         has_own = kinds == ["weight"] and None not in {parse_pattern(p).density for p in self._patterns_beside(space)}
-        if not has_own and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
+        if not has_own and not space.ends_of("masks.sparsity", self.masks.sparsity)[1]:
             raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
         for name in chains:
             self._check_chain(where, space, name, chains)
@@ -252,9 +250,9 @@ class MaskRules:
     def _check_pattern_of(self, where: str, name: str, space: Space, allocations: Sequence[object]) -> None:
         """Refuse patterns that a method cannot keep to, or that leave sizes to training."""
         method = PRUNERS[name].method
-        is_own = any(key == "masks.pattern" for key in (*space.constants, *(d.key for d in space.dimensions)))
-        ap_fraction = ends_of(space, "masks.ap_fraction", method.ap_fraction)[1]
-        for pattern in map(str, values_of(space, "masks.pattern", self.masks.pattern)):
+        is_own = "masks.pattern" in space.keys
+        ap_fraction = space.ends_of("masks.ap_fraction", method.ap_fraction)[1]
+        for pattern in map(str, space.choices_of("masks.pattern", self.masks.pattern)):
             if pattern == "unstructured":
                 continue
             key = f"{f'{where}.' if is_own else ''}masks.pattern={pattern!r}"
@@ -286,7 +284,7 @@ class MaskRules:
     def _check_score_of(self, where: str, name: str, space: Space, kinds: Sequence[object]) -> None:
         """Refuse scores that a method cannot rank by."""
         method = PRUNERS[name].method
-        scores = values_of(space, "masks.score", None)
+        scores = space.choices_of("masks.score", None)
         for score in scores if scores != [None] and method.reads("score") else ():
             if not isinstance(score, str):
                 raise ConfigError(f"{where}.masks.score={shown(score)}: must be text in quotes")
@@ -301,7 +299,7 @@ class MaskRules:
 
     def _check_chain(self, where: str, space: Space, name: str, chains: Sequence[str]) -> None:
         """What a space may say of the chains of a method, one of `chains`."""
-        method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
+        method, keys = PRUNERS[name].method, space.keys
         if all(PRUNERS[each].method.survivors == "trained" for each in chains) and "masks.ap_fraction" in keys:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: is of levels that are rewound, and those of masks.method={name!r} go on "
@@ -310,20 +308,20 @@ class MaskRules:
         self._check_rewind(where, space, name)
         if not method.reads("ap_fraction"):
             return
-        if "node" in values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
+        if "node" in space.choices_of("masks.kind", self.masks.kind) and space.ends_of("masks.ap_fraction", 0.0)[1]:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out"
             )
         rate, share = (
-            ends_of(space, "masks.rate", method.rate)[0],
-            ends_of(space, "masks.ap_fraction", method.ap_fraction),
+            space.ends_of("masks.rate", method.rate)[0],
+            space.ends_of("masks.ap_fraction", method.ap_fraction),
         )
         if share[1] >= rate:
             raise ConfigError(
                 f"{where}.masks.ap_fraction: up to {share[1]:g} must be less than every masks.rate, from {rate:g} on; "
                 "it is part of what a level removes"
             )
-        activations = values_of(space, "model.activation", self.model.options.get("activation", "relu"))
+        activations = space.choices_of("model.activation", self.model.options.get("activation", "relu"))
         if share[1] and (others := [value for value in activations if value != "relu"]):
             key = "model.activation"
             raise ConfigError(
@@ -335,13 +333,13 @@ class MaskRules:
     def _check_rewind(self, where: str, space: Space, name: str) -> None:
         """Refuse one rewind for all candidates that is none, or leaves nothing to train."""
         key, method = "masks.rewind_fraction", PRUNERS[name].method
-        low, fraction = ends_of(space, key, method.rewind_fraction)
+        low, fraction = space.ends_of(key, method.rewind_fraction)
         # Where trainings are of several lengths, the longest.
-        steps = int(ends_of(space, "training.steps", self.training.steps)[1])
+        steps = int(space.ends_of("training.steps", self.training.steps)[1])
         if low != fraction or not fraction or not method.reads("rewind_fraction"):
             return
         step = replace(method, rewind_fraction=fraction).rewind_step(steps)
-        is_own = key not in {*space.constants, *(d.key for d in space.dimensions)}
+        is_own = key not in space.keys
         what = f"masks.method={name!r}: rewind_fraction={fraction!r}" if is_own else f"{where}.{key}={fraction!r}:"
         if step >= steps:
             raise ConfigError(
@@ -366,12 +364,3 @@ class MaskRules:
 def _pattern_beside(name: str, pattern: str) -> str:
     """The pattern of weight masks that a method of this name makes beside a pattern that is said."""
     return pattern if name == DRAWN or pattern != "unstructured" else PRUNERS[name].method.pattern
-
-
-def given(space: Space, key: str) -> list[object]:
-    """What a space says of a key: its choices, the ends of its range, its one value, or nothing."""
-    for dimension in space.dimensions:
-        if dimension.key == key:
-            domain = dimension.domain
-            return list(domain.values) if isinstance(domain, Choice) else [getattr(domain, "low", None)]
-    return [space.constants[key]] if key in space.constants else []
