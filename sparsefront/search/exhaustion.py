@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.run import MAX_PROPOSALS_EACH
+from sparsefront.search.schema import SCHEMA
 from sparsefront.search.strategies import STRATEGIES
 
 _COLUMNS = ("stage", "arm", "replicate", "slot", "candidate", "outcome", "reused")
@@ -60,7 +61,7 @@ def exhausted_runs(rows: Iterable[pa.RecordBatch], design: SearchDesign) -> list
         for replicate in range(design.replicates):
             run = of_arm.filter(pc.field("replicate") == replicate)
             is_trained = pc.and_(pc.not_equal(run["outcome"], "infeasible"), pc.invert(run["reused"]))
-            has_failed = _n_failures(run, arm) > 0
+            has_failed = _has_failed(run, arm)
             n_trained = (pc.sum(is_trained).as_py() or 0) - has_failed
             why = None
             # Of one that was proposed the outcome may be still to come.
@@ -87,12 +88,15 @@ def exhaustion_clauses(found: Iterable[Exhausted]) -> list[str]:
     ]
 
 
-def _n_failures(run: pa.Table, arm: SearchArm) -> int:
-    """Rows that say that a run could not go on: they failed and are of no point; one of no network has a point."""
+def _has_failed(run: pa.Table, arm: SearchArm) -> bool:
+    """Whether a row says that the run could not go on: it failed and is of no point; one of no network has a point.
+
+    Columns that all ledgers have are no help: they say how it would have been trained.
+    """
     of_none = run.filter((pc.field("outcome") == "failed") & pc.is_null(pc.field("candidate")))
-    for name, _ in arm.space.columns:
+    for name in (name for name, _ in arm.space.columns if name not in SCHEMA.names):
         of_none = of_none.filter(pc.is_null(pc.field(name)))
-    return of_none.num_rows
+    return bool(of_none.num_rows)
 
 
 def _why(run: pa.Table, arm: SearchArm) -> str | None:

@@ -50,9 +50,9 @@ Floats = npt.NDArray[np.float64]
 #: Proposals for each candidate to be trained, beyond which a run ends: constraints or repetitions leave too little.
 MAX_PROPOSALS_EACH = 50
 
-#: Repetitions in a row after which a strategy that learns is not asked again: whole batches of them, and at least so
-#: many. Of a strategy every other proposal of which is new, one row in a million of twenty is.
-MAX_REPEATED_BATCHES, MIN_REPEATS = 3, 20
+#: Repetitions after which a strategy that learns is not asked again: so many batches of them, and at least so many
+#: proposals. A new one makes up for four: a strategy may repeat itself half of the time for as long as it likes.
+MAX_REPEATED_BATCHES, MIN_REPEATS, REPEATS_FOR_A_NEW_ONE = 3, 20, 4
 
 #: Keys of a space that say how many levels a chain has, beside the steps of each.
 _LENGTHS_OF_CHAINS = ("masks.method", "masks.pattern", "masks.sparsity", "masks.rate")
@@ -200,7 +200,7 @@ class Run:
         self._violating: dict[int, float] = {}
         self._decisions: dict[int, Decision] = {}
         self._announced: set[int] = set()
-        #: Repetitions since the last new proposal; once they are too many, draws at random take the strategy's place.
+        #: Repetitions that no new proposal made up for; once they are too many, random draws take the strategy's place.
         self._n_repeats = 0
         self._is_stuck = False
         self.n_proposed = self.n_accepted = self.n_terminal = 0
@@ -264,11 +264,11 @@ class Run:
             self._is_stuck = self.is_adaptive
         try:
             if self._is_stuck:
-                points = random_points(self._task_of_strategy(), numbers.start, numbers.stop)
+                proposed = random_points(self._task_of_strategy(), numbers.start, numbers.stop)
             else:
-                points = self._make_strategy().propose(self._history(), numbers)
-            # Copies: they are ours, whatever the strategy does with its own.
-            points = [dict(point) for point in points]
+                proposed = self._make_strategy().propose(self._history(), numbers)
+            # Copies are ours, whatever the strategy does with its own.
+            points = [dict(point) for point in proposed]
             for point in points:
                 self.arm.space.check(point)
             if len(points) > len(numbers):
@@ -347,7 +347,7 @@ class Run:
             else:
                 self._decide_copy(number, first)
         else:
-            self._n_repeats = 0
+            self._n_repeats = max(0, self._n_repeats - REPEATS_FOR_A_NEW_ONE)
             self._enter(candidate)
         if self._met is not None:
             self._met.add(bytes.fromhex(space.digest(point, exact=True)))
