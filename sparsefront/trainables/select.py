@@ -84,11 +84,11 @@ class Row(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Those at some places, ascending; a copy."""
+    def every(self, step: int) -> npt.NDArray[np.floating]:
+        """The first of each `step` of them; not written to."""
 
-    def blocks(self) -> Iterator[npt.NDArray[np.floating]]:
-        """All of them, one block after the other, each until the next is asked for."""
+    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+        """All of them, one block after the other, each until the next is asked for; what is below `low` is not kept."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,25 @@ class _Held:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        return self.scores[places]
+    def every(self, step: int) -> npt.NDArray[np.floating]:
+        return self.scores[::step]
 
-    def blocks(self) -> Iterator[npt.NDArray[np.floating]]:
+    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
         for start in range(0, len(self.scores), _BLOCK):
             yield self.scores[start : start + _BLOCK]
+
+
+@dataclass(frozen=True)
+class TopOfRow:
+    """What is kept of a long row.
+
+    Attributes:
+        lowest: the lowest score that is kept.
+        close: (m,) places, ascending, of all that is not kept though it is not below what `Row.blocks` was told.
+    """
+
+    lowest: float
+    close: npt.NDArray[np.int64]
 
 
 def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.bool_]) -> float:
@@ -114,25 +127,25 @@ def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.boo
     Returns:
         The lowest score that is kept; not a number if any of the row is not.
     """
-    lowest = _top_by_sample(_Held(row), k, kept)
-    if lowest is None:
-        kept[:], lowest = _top_of_row(row, k)
-        return math.nan if np.isnan(row.max()) else lowest
-    return lowest
+    top = _top_by_sample(_Held(row), k, kept)
+    if top is not None:
+        return top.lowest
+    kept[:], lowest = _top_of_row(row, k)
+    return math.nan if np.isnan(row.max()) else lowest
 
 
-def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> float | None:
+def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | None:
     """Write the k highest of one long row, 0 < k < n, to `kept` (n,), if a sample tells which they are.
 
     Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
     it. All others are only compared with these.
 
     Returns:
-        The lowest score that is kept; None if the sample does not tell, or a score is not a number.
+        None if the sample does not tell, or a score is not a number.
     """
     n = len(row)
     # An odd step meets all columns of a matrix whose rows are a power of two.
-    ordered = -row.at(np.arange(0, n, n // _SAMPLED | 1))  # of the negative, as below
+    ordered = -row.every(n // _SAMPLED | 1)  # of the negative, as below
     place = k / n * len(ordered)
     margin = 3 * (place * (1 - k / n)) ** 0.5 + 1
     first, last = int(place - margin) - 1, int(place + margin) + 1
@@ -146,23 +159,23 @@ def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> float | Non
     # What is gone (minus infinity) is no candidate: late rounds of pruning have little else below the threshold.
     # In this order of arguments neither is what is not a number.
     low = max(finite.min, -ordered[last]) if last < len(ordered) else finite.min
-    n_above, start, parts = 0, 0, []
-    for block in row.blocks():
+    n_above, start, places, parts = 0, 0, [], []
+    for block in row.blocks(float(low)):
         stop = start + len(block)
         above = np.greater(block, high, out=kept[start:stop])
         n_above += int(np.count_nonzero(above))
         is_open = block < low
         np.equal(is_open, above, out=is_open)  # neither; so is all that is not a number
-        parts.append(np.flatnonzero(is_open) + start)
+        found = np.flatnonzero(is_open)
+        places.append(found + start)
+        parts.append(block[found])
         start = stop
-    candidates = np.concatenate(parts)
-    if not 0 < k - n_above <= len(candidates):
+    candidates, values = np.concatenate(places), np.concatenate(parts)
+    if not 0 < k - n_above <= len(candidates) or np.isnan(values.max()):
         return None
-    values = row.at(candidates)
-    if np.isnan(values.max()):
-        return None
-    kept[candidates], lowest = _top_of_row(values, k - n_above)
-    return lowest
+    stay, lowest = _top_of_row(values, k - n_above)
+    kept[candidates] = stay
+    return TopOfRow(lowest, candidates[~stay])
 
 
 def _top_of_row(row: npt.NDArray[np.floating], k: int) -> tuple[npt.NDArray[np.bool_], float]:
@@ -234,20 +247,20 @@ def keep_sections_and_lows(
     return _top_of_lifted(scores, edges, counts[0])
 
 
-def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, float] | None:
-    """`keep_sections` of one count over all for a long row that never exists at once.
+def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, TopOfRow] | None:
+    """`keep_sections` of one count over all, of a long row that need not exist at once.
 
     Returns:
-        What is kept, (1, n) bool, and its lowest score; None where that takes all scores at once: of a short row, where
-        a section would keep nothing, where many scores are equal, or one is not a number.
+        What is kept, (1, n) bool, and more about it; None where that takes all scores at once: of a short row, where a
+        section would keep nothing, where many scores are equal, or one is not a number.
     """
     if len(row) < _MANY or not 0 < k < len(row):
         return None
     kept = np.empty(len(row), dtype=np.bool_)
-    lowest = _top_by_sample(row, k, kept)
-    if lowest is None or not all(kept[a:b].any() for a, b in _edges(sizes)):
+    top = _top_by_sample(row, k, kept)
+    if top is None or not all(kept[a:b].any() for a, b in _edges(sizes)):
         return None
-    return torch.from_numpy(kept)[None], lowest
+    return torch.from_numpy(kept)[None], top
 
 
 def _edges(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ formed. What is made goes into a core's own cache, and what compares it there re
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,17 @@ class Product:
     weights: torch.Tensor
     gradient: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
 
+    def is_finite(self) -> bool:
+        """Whether all products with weights that float32 can hold certainly are finite numbers."""
+        if self.gradient is None or not self.weights.numel():
+            return True
+        factors = (self.gradient,) if isinstance(self.gradient, torch.Tensor) else self.gradient
+        bound = float(torch.finfo(torch.float32).max)
+        for factor in factors:
+            lowest, highest = torch.aminmax(factor)
+            bound *= float(torch.maximum(-lowest, highest))
+        return math.isfinite(bound)
+
     def of(self, rows: slice) -> torch.Tensor:
         """The products of some rows."""
         weights = self.weights[rows]
@@ -40,47 +52,59 @@ class Product:
         outputs, inputs = self.gradient
         return (outputs[rows, None] * inputs).mul_(weights)
 
-    def at(self, places: torch.Tensor) -> torch.Tensor:
+    def at(self, places: npt.NDArray[np.int64]) -> torch.Tensor:
         """The products of some entries, by flat index: the same numbers."""
-        weights = self.weights.flatten()[places]
+        at = torch.from_numpy(places)
+        weights = self.weights.flatten()[at]
         if self.gradient is None:
             return torch.zeros_like(weights)
         if isinstance(self.gradient, torch.Tensor):
-            return self.gradient.flatten()[places] * weights
+            return self.gradient.flatten()[at] * weights
         outputs, inputs = self.gradient
-        rows = places.div(len(inputs), rounding_mode="floor")
-        return (outputs[rows] * inputs[places - rows * len(inputs)]).mul_(weights)
+        rows = torch.from_numpy(places // len(inputs))
+        return (outputs[rows] * inputs[at - rows * len(inputs)]).mul_(weights)
 
 
 class Products:
-    """The products of several tensors, one behind the other: a `select.Row`, on a CPU.
-
-    Attributes:
-        total: sum of what `blocks` has made.
-    """
+    """The products of several tensors, one behind the other: a `select.Row`, on a CPU."""
 
     def __init__(self, parts: Sequence[Product]) -> None:
-        self.total = 0.0
         self._parts = parts
         self._edges = np.cumsum([0, *(part.weights.numel() for part in parts)])
 
     def __len__(self) -> int:
         return int(self._edges[-1])
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Those at some places, ascending."""
-        cuts = itertools.pairwise(np.searchsorted(places, self._edges))
-        parts = zip(self._parts, self._edges, cuts, strict=False)
-        found = [part.at(torch.from_numpy(places[a:b] - start)) for part, start, (a, b) in parts]
+    def are_finite(self) -> bool:
+        """Whether all certainly are finite numbers."""
+        return all(part.is_finite() for part in self._parts)
+
+    def every(self, step: int) -> npt.NDArray[np.floating]:
+        """The first of each `step` of them."""
+        places = np.arange(0, len(self), step)
+        found = [part.at(places[cut] - start) for part, start, cut in self._cuts(places)]
         return np.asarray(torch.cat(found).numpy())
 
-    def blocks(self) -> Iterator[npt.NDArray[np.floating]]:
-        """All of them, in order."""
+    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+        """All of them, in order; weights with a product below `low` are set to zero."""
+        below = math.nextafter(low, -math.inf)
         for part in self._parts:
             for rows in blocks(part.weights[None]):
-                block = part.of(rows).flatten().numpy()
-                self.total += float(block.sum())
-                yield block
+                block, weights = part.of(rows), part.weights[rows]
+                # Where a product is not above `below`; a multiplication by what a comparison finds takes twice as long.
+                torch.ops.aten.threshold_backward.grad_input(weights, block, below, grad_input=weights)
+                yield block.flatten().numpy()
+
+    def remove(self, places: npt.NDArray[np.int64]) -> None:
+        """Set some weights, ascending, to zero."""
+        for part, start, cut in self._cuts(places):
+            part.weights.view(-1)[torch.from_numpy(places[cut] - start)] = 0
+
+    def _cuts(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[Product, int, slice]]:
+        """Each tensor, where it begins, and which of `places`, ascending, are of it."""
+        cuts = itertools.pairwise(np.searchsorted(places, self._edges))
+        for part, start, (a, b) in zip(self._parts, self._edges, cuts, strict=False):
+            yield part, int(start), slice(a, b)
 
     def joined(self) -> torch.Tensor:
         """All of them, (n,), on the device of the weights."""

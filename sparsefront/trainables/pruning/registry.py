@@ -39,15 +39,17 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 class Rounds(Protocol):
     """Lanes that are scored, lose some of what they have, and are scored again."""
 
-    def keep_best(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
-        """Masks (L, entries) bool of what scores best of what is left, as `selection.keep_best` selects it.
+    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
+        """Masks (L, entries) bool of what scores best of what is `left`, as `selection.keep_best` selects it.
+
+        Args:
+            kind: 'node' or 'weight'.
+            counts: what to keep.
+            left: the masks of the round before; None in the first.
 
         Raises:
             SpaceError: scores that are not finite.
         """
-
-    def remove(self, masks: torch.Tensor, kind: str) -> None:
-        """Go on without what `masks` (L, entries) bool remove."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +285,7 @@ def iterative_mask(
         wanted = zip(counts, counts_of(geometric(density, i, rounds)), final, strict=True)
         counts = [min(before, max(now, last)) for before, now, last in wanted]
         if anew is not None:
-            if masks is not None:
-                anew.remove(masks, kind)
-            masks = anew.keep_best(kind, counts, left=masks)
+            masks = anew.cut(kind, counts, left=masks)
             continue
         if masks is not None:
             state = state.masked(masks, kind)

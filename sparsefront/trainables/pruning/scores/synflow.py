@@ -11,7 +11,6 @@ Reference: Tanaka et al., Pruning neural networks without any data by iterativel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,15 +131,10 @@ class Flow:
 
     def __init__(self, state: ScoringState) -> None:
         assert state.examples is not None
-        self._state = state
-        flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
-        for columns in blocks(flat):
-            flat[:, columns] = state.lanes.flat[:, columns].abs()
-        self._magnitudes = state.lanes.layout.views(flat)
-        for tensor in state.structure.tensors:
-            if len(tensor.shape) == 1:
-                self._magnitudes[tensor.name].zero_()
-        self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=flat.dtype, device=flat.device)
+        self._state, self._magnitudes = state, _magnitudes(state)
+        #: The mask beyond which they are zero.
+        self._left: torch.Tensor | None = None
+        self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64, device=state.lanes.flat.device)
 
     def scores(self, kind: str) -> torch.Tensor:
         """Scores (L, entries) float64 >= 0, zero for what was removed."""
@@ -149,34 +143,37 @@ class Flow:
             return torch.stack([self._of_nodes(lane) for lane in lanes])
         return torch.stack([self._products(lane).joined() for lane in lanes])
 
-    def keep_best(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
-        """Masks of the best (L, entries) bool, as `selection.keep_best` selects them; `left` as it has it."""
+    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
+        """Masks (L, entries) bool of the best of what is `left` of lanes, as `selection.keep_best` selects them."""
+        if left is not None and left is not self._left:
+            self._state.remove(self._magnitudes, left, kind)
         sizes = self._state.structure.section_sizes(kind)
         if kind == "weight" and len(counts) == len(self._state.lanes) == 1 and self._ones.device.type == "cpu":
             products = self._products(0)
-            found = keep_row(products, sizes, counts[0])
+            found = keep_row(products, sizes, counts[0]) if products.are_finite() else None
             # What is gone has a score of zero, and is no better than what is left and has it, too.
-            if found is not None and math.isfinite(products.total) and (left is None or found[1] > 0):
-                return found[0]
+            if found is not None and (left is None or found[1].lowest > 0):
+                self._left, top = found
+                products.remove(top.close)
+                return self._left
+            self._magnitudes = _magnitudes(self._state)
+            if left is not None:
+                self._state.remove(self._magnitudes, left, kind)
         scores = self.scores(kind)
         check_finite("scores", scores)
         return keep_best(scores, sizes, counts, left=left)
-
-    def remove(self, masks: torch.Tensor, kind: str) -> None:
-        """Go on without what `masks` (L, entries) bool remove."""
-        self._state.remove(self._magnitudes, masks, kind)
 
     def _products(self, lane: int) -> Products:
         """The scores of one lane's weights."""
         run = self._run(lane, of_one_example=True)
         parts: list[Product] = []
         for tensor in self._state.structure.prunable:
-            gradient: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = run.gradients.get(tensor.name)
-            if tensor.name in run.layers:
-                layer = run.layers[tensor.name]
-                rank_one = run.by_output[tensor.name].flatten(), layer.given.detach().flatten()
-                gradient = rank_one if gradient is None else torch.outer(*rank_one) + gradient
-            parts.append(Product(self._magnitudes[tensor.name][lane], gradient))
+            weights, gradient = self._magnitudes[tensor.name][lane], run.gradients.get(tensor.name)
+            if tensor.name not in run.layers:
+                parts.append(Product(weights, gradient))
+                continue
+            rank_one = run.by_output[tensor.name].flatten(), run.layers[tensor.name].given.detach().flatten()
+            parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
         return Products(parts)
 
     def _of_nodes(self, lane: int) -> torch.Tensor:
@@ -218,3 +215,15 @@ class Flow:
             by[end][name] = torch.zeros_like(tensor) if gradient is None else gradient
         others = zip(weights, found[len(ends) :], strict=True)
         return _Run(layers, by["output"], by["given"], {name: g for name, g in others if g is not None})
+
+
+def _magnitudes(state: ScoringState) -> dict[str, torch.Tensor]:
+    """Absolute weights (L, *shape) float64 by name; zero where they are biases or norms."""
+    flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
+    for columns in blocks(flat):
+        flat[:, columns] = state.lanes.flat[:, columns].abs()
+    views = state.lanes.layout.views(flat)
+    for tensor in state.structure.tensors:
+        if len(tensor.shape) == 1:
+            views[tensor.name].zero_()
+    return views
