@@ -52,17 +52,16 @@ class Product:
         outputs, inputs = self.gradient
         return (outputs[rows, None] * inputs).mul_(weights)
 
-    def at(self, places: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The products of some entries, by flat index: the same numbers."""
-        at = torch.from_numpy(places)
-        weights = self.weights.flatten()[at]
+    def every(self, first: int, step: int) -> npt.NDArray[np.floating]:
+        """The products of the entries `first`, `first` + `step`, ... by flat index: the same numbers."""
+        weights = self.weights.flatten()[first::step].numpy()
         if self.gradient is None:
-            return torch.zeros_like(weights)
+            return np.zeros_like(weights)
         if isinstance(self.gradient, torch.Tensor):
-            return self.gradient.flatten()[at] * weights
-        outputs, inputs = self.gradient
-        rows = torch.from_numpy(places // len(inputs))
-        return (outputs[rows] * inputs[at - rows * len(inputs)]).mul_(weights)
+            return np.asarray(self.gradient.flatten()[first::step].numpy() * weights)
+        outputs, inputs = (factor.numpy() for factor in self.gradient)
+        rows, columns = np.divmod(np.arange(first, self.weights.numel(), step), len(inputs))
+        return np.asarray(outputs[rows] * inputs[columns] * weights)
 
 
 class Products:
@@ -81,9 +80,9 @@ class Products:
 
     def every(self, step: int) -> npt.NDArray[np.floating]:
         """The first of each `step` of them."""
-        places = np.arange(0, len(self), step)
-        found = [part.at(places[cut] - start) for part, start, cut in self._cuts(places)]
-        return np.asarray(torch.cat(found).numpy())
+        return np.concatenate(
+            [part.every(-start % step, step) for part, start in zip(self._parts, self._edges, strict=False)]
+        )
 
     def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
         """All of them, in order; weights with a product below `low` are set to zero."""
@@ -97,14 +96,9 @@ class Products:
 
     def remove(self, places: npt.NDArray[np.int64]) -> None:
         """Set some weights, ascending, to zero."""
-        for part, start, cut in self._cuts(places):
-            part.weights.view(-1)[torch.from_numpy(places[cut] - start)] = 0
-
-    def _cuts(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[Product, int, slice]]:
-        """Each tensor, where it begins, and which of `places`, ascending, are of it."""
         cuts = itertools.pairwise(np.searchsorted(places, self._edges))
         for part, start, (a, b) in zip(self._parts, self._edges, cuts, strict=False):
-            yield part, int(start), slice(a, b)
+            part.weights.view(-1)[torch.from_numpy(places[a:b] - start)] = 0
 
     def joined(self) -> torch.Tensor:
         """All of them, (n,), on the device of the weights."""
