@@ -190,8 +190,13 @@ def test_rounds_of_flow_that_keep_zeros_are_those_of_scoring_anew(state_of, allo
 @pytest.mark.parametrize("family", oracle.SMALL)
 @pytest.mark.parametrize("density", [0.5, 0.1])
 @pytest.mark.parametrize("zeros", [0.0, 0.7])
-def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(state_of, monkeypatch, family, density, zeros):
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(
+    state_of, monkeypatch, family, density, zeros, has_ties
+):
     state = state_of(family, 1)
+    if has_ties:
+        state = replace(state, lanes=replace(state.lanes, flat=state.lanes.flat.sign()))
     gone = torch.rand(state.lanes.flat.shape, generator=torch.Generator().manual_seed(0)) < zeros
     state = replace(state, lanes=replace(state.lanes, flat=state.lanes.flat.masked_fill(gone, 0)))
     rule = counts_of(state.structure, "weight", "global")
@@ -211,7 +216,21 @@ def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(state_of, monk
             patch.setattr(synflow, "keep_row", keep_row)
             assert torch.equal(cut(rounds=rounds), expected)
     assert len(found) == 15
-    assert zeros or sum(masks is not None for masks in found) > 5
+    assert zeros or has_ties or sum(masks is not None for masks in found) > 5
+
+
+def test_a_round_of_flow_keeps_what_is_left_and_scores_zero_before_what_is_gone(state_of, monkeypatch):
+    state = state_of("mlp", 1)
+    sparse = replace(state, lanes=replace(state.lanes, flat=torch.zeros_like(state.lanes.flat)))
+    sparse.lanes.flat[:, ::3] = state.lanes.flat[:, ::3]
+    left = torch.arange(state.structure.n_weights)[None] % 2 == 1
+    monkeypatch.setattr(select, "_MANY", 1)
+    flow = synflow.Flow(sparse)
+    for k in (int(left.sum()) - 5, int(left.sum()) - 10):
+        masks = flow.cut("weight", [k], left=left)
+        assert masks.sum() == k
+        assert not (masks & ~left).any()
+        left = masks
 
 
 def test_rounds_go_on_from_a_mask(state_of):
