@@ -37,9 +37,8 @@ class Product:
             return True
         factors = (self.gradient,) if isinstance(self.gradient, torch.Tensor) else self.gradient
         bound = float(torch.finfo(torch.float32).max)
-        for factor in factors:
-            lowest, highest = torch.aminmax(factor)
-            bound *= float(torch.maximum(-lowest, highest))
+        for factor in factors:  # none of its entries is above its norm
+            bound *= math.sqrt(float(torch.dot(factor.flatten(), factor.flatten())))
         return math.isfinite(bound)
 
     def of(self, rows: slice) -> torch.Tensor:
