@@ -910,12 +910,27 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         scored({"choices": ["magnitude", "snip"]}) | {"rungs": {"kind": "asha"}},
         "arms.random.rungs.kind='asha': compares candidates at one step, and those of masks.method='magnitude' train",
     ),
-    # What is of single networks.
+    # What is of studies of masks, and of single networks.
+    ({"masks": {"sparsity": 0.5, "prune_biases": True}}, "masks.prune_biases=true: is of studies of masks; masks of a"),
     (
         arms_with(controls=["shuffled"], space={"masks": {"method": "snip"}}),
         'arms.b.controls=["shuffled"]: is held against single networks, and an arm of a search is judged by all of its',
     ),
     (arms_with(siblings=True), "arms.b.siblings=true: is held against single networks, and an arm of a search is judg"),
+    # Lists where there can be one value, and what is no name.
+    (
+        {"space": {"masks": {"method": ["imp", "snip"]}}},
+        "space.masks.method=['imp', 'snip']: is one value of all candidates; to search these, write { choices = [\"",
+    ),
+    (
+        {"space": {"training": {"lr": [0.1, 0.2]}}},
+        "space.training.lr=[0.1, 0.2]: is one value of all candidates; to search these, write { choices = [0.1, 0.2] }",
+    ),
+    (
+        {"space": {"model": {"activation": ["relu", "tanh"]}}},
+        "space.model.activation=['relu', 'tanh']: is one value of all candidates; to search these, write { choices =",
+    ),
+    (scored(True), "space.masks.method=True: must be one of random, magnitude,"),
     # Scores.
     (scored("set", score="l1"), "space.masks.score: is of pruning methods, and not of masks.method='set'; set masks."),
     ({"space": {"masks": {"score": "l1"}}}, "space.masks.score: is of pruning methods; set masks.method = 'imp', or"),
@@ -994,7 +1009,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         scored("snip", draw={"low": 0, "high": 9}),
-        "space.masks.draw: cannot be set beside masks.method='snip', which says",
+        "space.masks.draw: numbers masks that are drawn, and those of masks.method='snip' are not; remove it, or",
     ),
     (
         scored("snip", allocation={"choices": ["erk", "searched"]}),
@@ -1027,7 +1042,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "space.constraints: macs of a convolution that prunes itself are known only once its masks are cut; constrain",
     ),
     (chained({"sparsity": 0.0}), "masks.method='imp': needs masks.sparsity > 0, in [masks] or in the space; else"),
-    (chained({"draw": 3}), "space.masks.draw: cannot be set beside masks.method='imp', which says what is removed"),
+    (
+        chained({"draw": 3}),
+        "space.masks.draw: numbers masks that are drawn, and those of masks.method='imp' are not; remove",
+    ),
     (chained({"allocation": "uniform"}), "space.masks.allocation: cannot be set beside masks.method='imp', which says"),
     (chained({"bits": True}), "space.masks.bits: cannot be set beside masks.method='imp'"),
     (chained({"rate": {"low": 0.0, "high": 0.5}}), "space.masks.rate.low=0.0: must lie in [0.001, 0.999]"),
@@ -1562,6 +1580,8 @@ def test_what_an_arm_fixes_is_found_where_other_arms_search(tmp_path: Path) -> N
         ({"method": "imp", "rate": 0.3}, {"method": "imp", "rate": 0.3, "rewind_fraction": 0.0, "mask_draw": None}),
         ({"method": "imp_rewind"}, {"rate": 0.2, "rewind_fraction": 0.02, "allocation": "global"}),
         ({"method": "lr_rewind"}, {"rate": 0.2, "rewind_fraction": None}),
+        # An allocation of weights gives way to the study's where nodes are pruned.
+        ({"method": "set", "kind": "node"}, {"method": "set", "kind": "node", "allocation": "uniform"}),
     ],
 )
 def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -1584,6 +1604,22 @@ def test_what_is_fixed_is_what_a_candidate_trains_with(fixed: dict[str, Any], ex
     found = arm.fixed.values(arm.space.settings({"lr": 0.01}))
     assert {name: found.get(name) for name in expected} == expected
     assert "lr" not in found
+
+
+def test_a_methods_own_allocation_is_of_the_kind_of_mask_that_an_arm_has() -> None:
+    """Recorded of a study of nodes, SET divides weights as it does: by ERK."""
+    arms = {
+        "searching": {"space": {"masks": {"kind": "weight", "allocation": {"choices": ["uniform", "erk"]}}}},
+        "nodes": {"space": {"masks": {"method": "set"}}},
+        "weights": {"space": {"masks": {"method": "set", "kind": "weight"}}},
+    }
+    study = made(space={"training": {"lr": LR}}, masks={"kind": "node", "sparsity": 0.5}, arms={"random": {}} | arms)
+    found = {arm.name: arm.fixed.values(arm.space.settings({"lr": 0.01})) for arm in study.design().arms}
+    assert {name: found[name]["allocation"] for name in ("random", "nodes", "weights")} == {
+        "random": "uniform",
+        "nodes": "uniform",
+        "weights": "erk",
+    }
 
 
 @pytest.mark.usefixtures("_one_thread")

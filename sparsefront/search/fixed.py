@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sparsefront.spaces.allocations import ALLOCATIONS
 from sparsefront.spaces.describing import column_type
 from sparsefront.spaces.dimensions import Listed, parts_of
 from sparsefront.spaces.domains import Bits, Value
@@ -79,8 +80,8 @@ class Fixed:
         method = self._said("masks.method", settings) or _DRAWN
         is_drawn = method == _DRAWN and "masks.bits" not in settings
         of_method = {} if method == _DRAWN else self._of_method(method)
-        pattern = None
-        if self._said("masks.kind", settings) == "weight":
+        pattern, kind = None, self._said("masks.kind", settings)
+        if kind == "weight":
             said = None if "masks.bits" in settings else self._said("masks.pattern", settings)
             pattern = said if said not in (None, "unstructured") else of_method.get("pattern", "unstructured")
         density = None if pattern is None else parse_pattern(pattern).density  # of N:M, whatever sparsity is asked for
@@ -92,8 +93,11 @@ class Fixed:
         if name == "sparsity":
             return value if density is None else 1 - density
         if name == "allocation":
-            own = settings.get("masks.allocation", of_method.get("allocation", value))
-            return None if density is not None or "counts_of" in of_method else own
+            if density is not None or "counts_of" in of_method:
+                return None
+            own = of_method.get("allocation")
+            is_fit = own is not None and kind in ALLOCATIONS[own].kinds  # else it gives way to the study's
+            return own if is_fit and "masks.allocation" not in settings else value
         if name == "draw":
             is_random = of_method.get("score") == "random" or of_method.get("update") in ("set", "rigl")
             return (value or 0) if is_drawn or is_random else None

@@ -11,7 +11,7 @@ from sparsefront.search.fixed import Fixed
 from sparsefront.search.methods import arm_names, tables_for
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
-from sparsefront.spaces.domains import Bits, Choice
+from sparsefront.spaces.domains import Bits
 from sparsefront.spaces.space import Effect, Space
 from sparsefront.spaces.structure import Structure
 
@@ -165,8 +165,8 @@ def search_design_of(
 
 def _chain(space: Space, masks: Mapping[str, Any]) -> ChainSettings | None:
     """What the pruning chains of a space are; None where there are none."""
-    names = values_of(space, "masks.method", masks.get("method"))
-    patterns = values_of(space, "masks.pattern", masks.get("pattern", "unstructured"))
+    names = space.choices_of("masks.method", masks.get("method"))
+    patterns = space.choices_of("masks.pattern", masks.get("pattern", "unstructured"))
     methods = [PRUNERS[str(name)].method for name in names if name in PRUNERS]
     chains = [method.under(str(pattern)) for method in methods for pattern in patterns if method.needs_parent]
     return ChainSettings(masks["sparsity"], tuple(chains)) if chains else None
@@ -174,15 +174,7 @@ def _chain(space: Space, masks: Mapping[str, Any]) -> ChainSettings | None:
 
 def _mask_kinds(space: Space, usual: str) -> tuple[str, ...]:
     """Kinds of masks in a space; `usual` where it does not say."""
-    return tuple(map(str, values_of(space, "masks.kind", usual)))
-
-
-def values_of(space: Space, key: str, usual: object) -> list[object]:
-    """Choices that a space has for a key, or the one value that it sets; `usual` where it does not say."""
-    for dimension in space.dimensions:
-        if dimension.key == key and isinstance(dimension.domain, Choice):
-            return list(dimension.domain.values)
-    return [space.constants.get(key, usual)]
+    return tuple(map(str, space.choices_of("masks.kind", usual)))
 
 
 def _set_by_spaces(section: str, spaces: Iterable[Space]) -> dict[str, str]:

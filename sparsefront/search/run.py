@@ -39,7 +39,7 @@ from sparsefront.search.strategies import (
 )
 from sparsefront.search.work import Decision, Describe, Described
 from sparsefront.spaces.candidate import canonical_json
-from sparsefront.spaces.domains import Choice, Float, Integer, Point
+from sparsefront.spaces.domains import Point
 from sparsefront.spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
@@ -720,25 +720,12 @@ def longest_training(space: Space, steps: int, chain: ChainSettings | None = Non
     >>> longest_training(space, 500, ChainSettings(sparsity=0.5, methods=(Pruning("levels"), Pruning("trained"))))
     2500
     """
-    longest = int(ends_of(space, "training.steps", steps)[1])
+    longest = int(space.ends_of("training.steps", steps)[1])
     if chain is None:
         return longest
-    sparsity = ends_of(space, "masks.sparsity", chain.sparsity)[1]
-    slowest = [replace(m, rate=ends_of(space, "masks.rate", m.rate)[0], ap_fraction=0.0) for m in chain.methods]
+    sparsity = space.ends_of("masks.sparsity", chain.sparsity)[1]
+    slowest = [replace(m, rate=space.ends_of("masks.rate", m.rate)[0], ap_fraction=0.0) for m in chain.methods]
     return longest * max(len(method.chain(sparsity)) for method in slowest)
-
-
-def ends_of(space: Space, key: str, usual: float) -> tuple[float, float]:
-    """Smallest and largest number that a space sets a key to; `usual` where it does not say."""
-    for dimension in space.dimensions:
-        if dimension.key == key:
-            if isinstance(dimension.domain, Integer | Float):
-                return dimension.domain.low, dimension.domain.high
-            if isinstance(dimension.domain, Choice):
-                numbers = [float(v) for v in dimension.domain.values if isinstance(v, int | float)]
-                return min(numbers), max(numbers)
-    value = space.constants.get(key, usual)
-    return value, value
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -127,6 +127,15 @@ def checked_pattern(where: str, value: object) -> Pattern:
     return pattern
 
 
+def one_value(values: Sequence[object]) -> str:
+    """What to do about a list of values where there can be one.
+
+    >>> one_value(["adam", "sgd"])
+    'is one value of all candidates; to search these, write { choices = ["adam", "sgd"] }'
+    """
+    return f"is one value of all candidates; to search these, write {{ choices = {toml(list(values))} }}"
+
+
 def constant_of(where: str, value: object) -> Any:
     """A bare value: a scalar, or a list of scalars as a tuple."""
     if isinstance(value, list | tuple):

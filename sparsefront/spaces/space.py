@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from sparsefront.errors import SpaceError, nearest
@@ -43,9 +44,10 @@ from sparsefront.spaces.dimensions import (
     check_dimensions,
     parts_of,
 )
-from sparsefront.spaces.domains import Bits, Point, Value, shown
+from sparsefront.spaces.domains import Bits, Choice, Float, Integer, Point, Value, shown
 from sparsefront.spaces.entries import entry_of, toml
 from sparsefront.spaces.masks import mask_digest
+from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.structure import Structure
 from sparsefront.spaces.tables import Context, Effect, TableReader, merged_tables
 
@@ -182,6 +184,38 @@ class Space:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self.fixed}
 
     @cached_property
+    def keys(self) -> frozenset[str]:
+        """Study keys that the space searches or fixes."""
+        return frozenset(key for key, _ in self.fixed) | {d.key for d in self.dimensions}
+
+    def given(self, key: str) -> list[object]:
+        """What is said of a study key: its choices, the ends of its range, its one value, or nothing.
+
+        >>> space = Space.from_table({"training": {"lr": {"low": 0.1, "high": 1.0}, "steps": 5}})
+        >>> space.given("training.lr"), space.given("training.steps"), space.given("masks.kind")
+        ([0.1, 1.0], [5], [])
+        """
+        for dimension in self.dimensions:
+            if dimension.key == key:
+                domain = dimension.domain
+                if isinstance(domain, Choice):
+                    return list(domain.values)
+                return [domain.low, domain.high] if isinstance(domain, Integer | Float) else []
+        return [value for fixed, value in self.constants.items() if fixed == key]
+
+    def choices_of(self, key: str, usual: object) -> list[object]:
+        """Choices that there are for a study key, or its one value; `usual` where neither is said."""
+        for dimension in self.dimensions:
+            if dimension.key == key and isinstance(dimension.domain, Choice):
+                return list(dimension.domain.values)
+        return [self.constants.get(key, usual)]
+
+    def ends_of(self, key: str, usual: float) -> tuple[float, float]:
+        """Smallest and largest number that a study key is set to; `usual` where nothing is said."""
+        numbers = [value for value in self.given(key) if isinstance(value, int | float)] or [usual]
+        return min(numbers), max(numbers)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of all dimensions, in order."""
         return tuple(d.name for d in self.dimensions)
@@ -233,6 +267,21 @@ class Space:
         """Points number `start`..`stop` under `key`, each independent of the range it is drawn in."""
         bits = None if self.bits is None else draw_bits(self.bits, key, start, stop)
         return self.decode(self.draw_unit(key, start, stop), bits)
+
+    def corners(self) -> list[Point]:
+        """Points that show whether a space fits: all at their lowest, all at their highest, and every choice once."""
+        rows = [np.zeros(self.n_cube), np.ones(self.n_cube)]
+        for column, dimension in enumerate(self.cube):
+            if isinstance(dimension.domain, Choice):
+                for value in dimension.domain.values[:-1]:  # the last is the highest
+                    rows.append(np.ones(self.n_cube))
+                    rows[-1][column] = dimension.domain.encode(value)
+        masks = None
+        if self.bits is not None:
+            drawn = self.draw(philox_key(0, "corner"), 0, 1)[0][self.bits.name]
+            assert isinstance(drawn, bytes)
+            masks = [drawn] * len(rows)
+        return self.decode(np.stack(rows), masks)
 
     def encode(self, points: Sequence[Point]) -> Unit:
         """Coordinates of points: (n, n_cube) float64 in [0, 1], NaN where a dimension is inactive."""

@@ -14,7 +14,7 @@ from sparsefront.errors import SpaceError, nearest
 from sparsefront.spaces.constraints import Constraint
 from sparsefront.spaces.dimensions import MAX_DIMENSIONS, NAME, SEARCHED, SECTIONS, Condition, Dimension, singular
 from sparsefront.spaces.domains import Bits, Choice, Float, Integer, shown
-from sparsefront.spaces.entries import check_limits, constant_of, domain_of, shown_key
+from sparsefront.spaces.entries import check_limits, constant_of, domain_of, one_value, shown_key
 from sparsefront.spaces.ready import with_ready
 from sparsefront.spaces.structure import Structure
 
@@ -132,7 +132,10 @@ class TableReader:
                 named = "mask_draw" if key == "masks.draw" else name
                 self.dimensions.append(Dimension(named, key, domain, self._condition_of(key)))
         else:
-            self.fixed.append((key, constant_of(where, entry)))
+            constant = constant_of(where, entry)
+            if isinstance(constant, tuple) and section in ("masks", "training"):  # which have no lists
+                raise SpaceError(f"{where}={shown(entry)}: {one_value(constant)}")
+            self.fixed.append((key, constant))
             check_limits(where, key, [("", self.fixed[-1][1])])
         if key == "masks.allocation":
             self._read_shares(where)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from sparsefront.cluster.halving import RayHalving
@@ -22,33 +20,40 @@ from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES
 from sparsefront.search.packing import CPU_COST, GPU_COST
-from sparsefront.search.resolved import search_design_of, spaces_of, values_of
-from sparsefront.search.run import MAX_PROPOSALS_EACH, ends_of, longest_training
+from sparsefront.search.resolved import search_design_of, spaces_of
+from sparsefront.search.run import MAX_PROPOSALS_EACH, longest_training
 from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
 from sparsefront.search.strategies import strategy_family
 from sparsefront.search.work import Describe, Described
-from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
+from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames, level_key
-from sparsefront.spaces.domains import Choice, Point, shown
-from sparsefront.spaces.entries import checked_pattern, toml
-from sparsefront.spaces.patterns import parse_pattern
-from sparsefront.spaces.pruning import Pruning
+from sparsefront.spaces.domains import Point, shown
+from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
-from sparsefront.spaces.space import SEARCHED, Space
-from sparsefront.study.methods import check_scores
+from sparsefront.spaces.space import Space
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
-from sparsefront.study.sections import Fraction, Section, TrainingSection
+from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
+from sparsefront.study.search_sections import (
+    SEARCHED_OBJECTIVES,
+    ArmSection,
+    MasksSection,
+    RungsSection,
+    SearchSection,
+    SearchTrainingSection,
+    SearchVerdictSection,
+    check_at_rungs,
+    usual_opponent,
+)
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import DATASETS, Dataset, held_out_counts, load_dataset, n_used
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
-from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
 from sparsefront.trainables.quality import check_qualities
 from sparsefront.trainables.recipe import Recipe
@@ -61,14 +66,6 @@ _SEARCHED_TRAINING = (
 #: Those of them that are no numbers, and whose values no range can be of.
 _NAMED_TRAINING = ("lr_schedule", "nesterov", "precision")
 _SEARCHED_MASKS = ("method", "kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
-#: Methods whose candidates are chains of trainings, with a mask cut from one to the next, and those that cut masks of
-#: initial weights; masks of the others change while they train.
-_CHAINS = [name for name, p in PRUNERS.items() if p.method.needs_parent]
-_AT_INIT = [name for name, p in PRUNERS.items() if p.method.when == "init"]
-
-_OBJECTIVES = [name for name, o in OBJECTIVES.items() if o.is_searched]
-#: What is known at a rung.
-_AT_RUNGS = [name for name in _OBJECTIVES if not OBJECTIVES[name].at_end]
 
 #: Verdicts by one objective that is in decibels.
 _PSNR_ALONE = [[name] for name, o in OBJECTIVES.items() if o.unit == "dB"]
@@ -82,130 +79,6 @@ _RESERVED = {
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
 _MAX_CANDIDATES = 10**8
-
-
-class MasksSection(Section):
-    """What masks remove from every candidate, where the space does not say otherwise.
-
-    With a `method` they are not drawn: every candidate's mask is cut from its initial weights or changes while it
-    trains, or the candidate is trained, pruned once or level by level to its sparsity, and trained again. The method
-    brings its allocation. A `pattern` ('2:4', '4x4') is of weight masks; N:M is a sparsity of its own, whatever is
-    asked for.
-    """
-
-    method: str | None = None
-    kind: Literal["node", "weight"] = "weight"
-    pattern: str = "unstructured"
-    allocation: str = "uniform"
-    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class SearchTrainingSection(TrainingSection):
-    """How every candidate is trained, where the space does not say otherwise."""
-
-    data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
-class SearchSection(Section):
-    """How many candidates a run (an arm in one replicate) trains, and how many are proposed at once.
-
-    Methods that score examples do so on `probe_size` training examples, or on all if there are fewer.
-    """
-
-    candidates: Annotated[int, Field(ge=1, le=10_000_000)] = 256
-    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    probe_size: Annotated[int, Field(ge=1)] = 512
-
-
-def _check_at_rungs(key: str, chosen: Sequence[str]) -> None:
-    """Refuse what a rung cannot compare by."""
-    for name in chosen:
-        if name in _OBJECTIVES and name not in _AT_RUNGS:
-            raise ConfigError(
-                f"{key}: {name!r} is measured once a candidate has ended, and rungs compare before; name what is known "
-                "there, such as 'val_error'"
-            )
-    check_objectives(key, chosen, _AT_RUNGS, ())
-
-
-class RungsSection(Section):
-    """At which steps candidates are compared, and how many go on; every arm may change any key.
-
-    `objectives` are what they are compared by; empty: those of the verdict where the kind knows several, else val_loss.
-    With fidelity 'level' rungs are ends of a pruning chain's levels, and `min_steps` counts levels.
-    """
-
-    kind: str = "none"
-    eta: Annotated[int, Field(ge=2, le=100)] = 3
-    min_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
-    bracket: Annotated[int, Field(ge=2, le=1_000_000)] = 64
-    objectives: Annotated[tuple[str, ...], Field(max_length=4, strict=False)] = ()
-    bands: Annotated[tuple[Fraction, ...], Field(max_length=100, strict=False)] = ()
-    asynchronous: bool = False
-    fidelity: Literal["steps", "data_fraction", "level"] = "steps"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.kind not in RUNGS:
-            raise ConfigError(f"kind={self.kind!r}: {nearest(self.kind, RUNGS)}")
-        if list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"bands={list(self.bands)}: must ascend")
-        _check_at_rungs("objectives", self.objectives)
-        return self
-
-
-class ArmSection(Section):
-    """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
-
-    It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
-    whose strategy is random, which itself is judged against nobody. So is an arm with an empty list.
-    """
-
-    strategy: str = "random"
-    options: dict[str, Any] = Field(default_factory=dict)
-    candidates: Annotated[int, Field(ge=1, le=10_000_000)]
-    batch: Annotated[int, Field(ge=1, le=1_000_000)]
-    rungs: RungsSection
-    space: dict[str, Any] = Field(default_factory=dict)
-    against: str | tuple[str, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_known_elsewhere(cls, values: Any) -> Any:
-        """Refuse what arms of a study of masks have and those of a search cannot."""
-        for key in ("controls", "siblings"):
-            if isinstance(values, dict) and key in values:
-                raise ConfigError(
-                    f"{key}={toml(values[key])}: is held against single networks, and an arm of a search is judged "
-                    "by all of its candidates; take members of its front, with their widths and sparsities, into a "
-                    f"study of masks with {key}"
-                )
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_against(cls, values: Any) -> Any:
-        """A list of one name is that name: both are the same study."""
-        against = values.get("against", "") if isinstance(values, dict) else ""
-        if isinstance(against, str):
-            return values
-        if not isinstance(against, list | tuple) or not all(isinstance(name, str) for name in against):
-            raise ConfigError(f"against={shown(against)}: must be the name of an arm, or a list of names")
-        return {**values, "against": against[0] if len(against) == 1 else tuple(against)}
-
-
-class SearchVerdictSection(Section):
-    """What is minimised, and how the referee judges: by the hypervolume that is reached at equal budget.
-
-    `reference` is the corner that hypervolumes are measured from, in the units of the objectives; empty: the error of
-    guessing, and the largest network seen. `equivalence_margin` is a fraction of the box between ideal and reference;
-    of one objective alone, a difference of that: of a PSNR by default 0.1 dB.
-    """
-
-    objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=4, strict=False)] = ("val_error", "n_params")
-    reference: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05
 
 
 class SearchStudy(Study):
@@ -258,7 +131,7 @@ class SearchStudy(Study):
         strategies = {
             name: arm.get("strategy", "random") if isinstance(arm, dict) else "" for name, arm in arms.items()
         }
-        defaults["against"] = _usual_opponent(strategies)
+        defaults["against"] = usual_opponent(strategies)
         completed = {}
         for name, arm in arms.items():
             own_rungs = arm.get("rungs", {}) if isinstance(arm, dict) else {}
@@ -277,12 +150,7 @@ class SearchStudy(Study):
             raise ConfigError(
                 f"training.optimizer={self.training.optimizer!r}: {nearest(self.training.optimizer, OPTIMIZERS)}"
             )
-        allocation = self.masks.allocation
-        if allocation not in ALLOCATIONS:
-            raise ConfigError(f"masks.allocation={allocation!r}: {nearest(allocation, ALLOCATIONS)}")
-        self._check_allocation("masks", allocation, self.masks.kind)
-        self._check_method()
-        self._check_pattern()
+        self._mask_rules.check_section()
         check_qualities(self.quality, has_parent=False)
         chosen = self.verdict.objectives
         for name in chosen:
@@ -292,7 +160,7 @@ class SearchStudy(Study):
                     f"verdict.objectives: {name!r} compares a candidate with {with_what}, and in a search there is "
                     "none; leave it out, or make it a study of masks"
                 )
-        check_objectives("verdict.objectives", chosen, _OBJECTIVES, self.quality)
+        check_objectives("verdict.objectives", chosen, SEARCHED_OBJECTIVES, self.quality)
         if self.verdict.reference and len(self.verdict.reference) != len(chosen):
             raise ConfigError(
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
@@ -307,7 +175,7 @@ class SearchStudy(Study):
         if self.search.probe_size != type(self.search).model_fields["probe_size"].default and not self._scores:
             raise ConfigError(
                 f"search.probe_size={self.search.probe_size}: is of methods that prune at initialisation "
-                f"({', '.join(_AT_INIT[:3])}, ...) or by a score of examples, and no arm names one in masks.method; "
+                f"({', '.join(AT_INIT[:3])}, ...) or by a score of examples, and no arm names one in masks.method; "
                 "remove it"
             )
         if not any(space.dimensions for space in spaces):
@@ -323,311 +191,18 @@ class SearchStudy(Study):
         return self
 
     @property
-    def _pruning(self) -> Pruning | None:
-        """How candidates prune themselves, or are pruned at initialisation, where the space does not say."""
-        if self.masks.method is None:
-            return None
-        method = PRUNERS[self.masks.method].for_masks(self.masks.kind)
-        is_divided = self.masks.kind == "node" or (not method.needs_parent and method.counts_of is None)
-        return replace(method, allocation=self.masks.allocation) if is_divided else method
-
-    def _methods_of(self, space: Space) -> list[str]:
-        """Methods by which candidates of a space may come to their masks; 'random' where they are drawn."""
-        return [str(name) for name in values_of(space, "masks.method", self.masks.method or DRAWN)]
-
-    def _patterns_beside(self, space: Space) -> list[str]:
-        """Patterns that weight masks of a space may have: of a method its own, where none is said."""
-        said = [str(pattern) for pattern in values_of(space, "masks.pattern", self.masks.pattern)]
-        names = self._methods_of(space)
-        return list(dict.fromkeys(_pattern_beside(name, pattern) for name in names for pattern in said))
+    def _mask_rules(self) -> MaskRules:
+        return MaskRules(self.masks, self.training, self.model)
 
     @property
     def _scores(self) -> bool:
         """Whether masks of any arm are cut from initial weights, or by scores of examples."""
-        for space in spaces_of(self._written()).values():
-            for name in self._methods_of(space):
-                if name in _AT_INIT:
-                    return True
-                scores = values_of(space, "masks.score", PRUNERS[name].method.score) if name in _CHAINS else []
-                if any(score in SCORES and "examples" in SCORES[str(score)].needs for score in scores):
-                    return True
-        return False
-
-    def _check_method(self) -> None:
-        """Refuse what the study's method is not, and masks that it does not make."""
-        name = self.masks.method
-        if name is None:
-            return
-        if name == DRAWN:
-            raise ConfigError(f"masks.method={name!r}: masks are drawn where there is no method; leave it out")
-        if name not in PRUNERS:
-            raise ConfigError(f"masks.method={name!r}: {nearest(name, PRUNERS)}")
-        self._check_masks_of("", name, [self.masks.kind], [self.masks.allocation])
-        own = PRUNERS[name].method.allocation
-        is_fixed = PRUNERS[name].method.when == "levels" and self.masks.kind == "weight"
-        if is_fixed and own is not None and self.masks.allocation != own:
-            raise ConfigError(
-                f"masks.allocation={self.masks.allocation!r}: masks.method={name!r} divides a sparsity by {own!r}; "
-                "leave it out"
-            )
-
-    def _check_pattern(self) -> None:
-        """Refuse a pattern that the rest of [masks] contradicts."""
-        masks = self.masks
-        try:
-            checked_pattern("masks.pattern", masks.pattern)
-        except SpaceError as error:
-            raise ConfigError(str(error)) from error
-        named = _pattern_beside(masks.method or DRAWN, masks.pattern)
-        pattern = parse_pattern(named)
-        if masks.pattern != "unstructured" and masks.kind != "weight":
-            raise ConfigError(
-                f"masks.pattern={masks.pattern!r}: is one of weight masks, and masks.kind is {masks.kind!r}; change "
-                "one of the two"
-            )
-        if pattern.density is not None and masks.sparsity not in (0.0, 1 - pattern.density):
-            whose = (
-                f"masks.pattern={named!r}" if named == masks.pattern else f"{named!r} of masks.method={masks.method!r}"
-            )
-            raise ConfigError(
-                f"masks.sparsity={masks.sparsity!r}: {whose} is one of its own, {1 - pattern.density:g}; leave it out"
-            )
-
-    def _check_masks(self, where: str, space: Space) -> None:
-        """Refuse kinds, patterns, sparsities and allocations of a space that do not fit each other."""
-        kinds = values_of(space, "masks.kind", self.masks.kind)
-        patterns = self._patterns_beside(space)
-        searched = {d.key for d in space.dimensions}
-        structured = [p for p in _given(space, "masks.pattern") if p != "unstructured"]
-        if structured and "weight" not in kinds:
-            raise ConfigError(
-                f"{where}.masks.pattern={structured[0]!r}: is one of weight masks, and masks.kind is 'node'; write "
-                "'unstructured', or change the kind"
-            )
-        densities = {str(p): parse_pattern(str(p)).density for p in patterns}
-        if kinds == ["weight"] and None not in densities.values():
-            named = " and ".join(f"{name!r} has sparsity {1 - (d or 0.0):g}" for name, d in densities.items())
-            for key, fixed in (("masks.sparsity", "sparsity = 0.0"), ("masks.allocation", "allocation = 'uniform'")):
-                if key in searched:
-                    raise ConfigError(
-                        f"{where}.{key}: cannot be searched where masks.pattern={named} alone; remove it, or write "
-                        f"{fixed} where the pattern is"
-                    )
-            if SEARCHED in values_of(space, "masks.allocation", self.masks.allocation):
-                raise ConfigError(
-                    f"{where}.masks.allocation='searched': has nothing to divide where masks.pattern={named} alone; "
-                    "write 'uniform'"
-                )
-            asked = space.constants.get("masks.sparsity", 0.0)
-            if asked and any(asked != 1 - (d or 0.0) for d in densities.values()):
-                raise ConfigError(f"{where}.masks.sparsity={asked!r}: masks.pattern={named} alone; write 0")
-        blocks = [p for p in structured if densities[str(p)] is None]
-        if blocks and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
-            raise ConfigError(
-                f"{where}.masks.pattern={blocks[0]!r}: needs masks.sparsity > 0, in [masks] or in the space; else "
-                "nothing is removed"
-            )
-        for value in _given(space, "masks.allocation"):
-            if value not in (*ALLOCATIONS, SEARCHED):
-                known = nearest(str(value), (*ALLOCATIONS, SEARCHED))
-                raise ConfigError(f"{where}.masks.allocation={value!r}: {known}")
-            for kind in kinds:
-                self._check_allocation(f"{where}.masks", str(value), str(kind))
-        allocation = self.masks.allocation
-        if "node" in kinds and "node" not in ALLOCATIONS[allocation].kinds and not _given(space, "masks.allocation"):
-            raise ConfigError(
-                f"{where}.masks.kind='node': masks.allocation={allocation!r} divides weight masks only; set another "
-                "allocation, here or in [masks]"
-            )
-
-    def _check_masks_of(self, where: str, name: str, kinds: Sequence[object], allocations: Sequence[object]) -> None:
-        """Refuse kinds of masks that a method does not make, and sizes that are not known beforehand."""
-        kind, row = "node", PRUNERS[name]
-        if "weight" in kinds and "weight" not in row.kinds:
-            raise ConfigError(
-                f"masks.kind='weight': {where}masks.method={name!r} prunes nodes alone; set kind = 'node' and an "
-                "allocation such as 'uniform'"
-            )
-        if kind not in kinds:
-            return
-        if kind not in row.kinds or row.method.counts_of is not None:
-            able = [n for n in PRUNERS if kind in PRUNERS[n].kinds and PRUNERS[n].method.counts_of is None]
-            raise ConfigError(
-                f"masks.kind={kind!r}: {where}masks.method={name!r} makes no masks of {kind}s whose counts are known "
-                f"before a network is trained, as a search needs them; use one of {', '.join(able)}, or 'weight'"
-            )
-        if "global" in allocations:
-            raise ConfigError(
-                f"masks.allocation='global': leaves it to the scores of {where}masks.method={name!r} how many nodes a "
-                "layer keeps, and a search must know the size of a network before; write allocation = 'uniform' beside "
-                "the method, which brings 'global' unless something is said there"
-            )
-
-    def _check_methods(self, where: str, space: Space) -> None:
-        """What a space must and may say of how candidates are pruned."""
-        keys = {*space.constants, *(d.key for d in space.dimensions)}
-        names = self._methods_of(space)
-        for name in names:
-            if name not in (DRAWN, *PRUNERS):
-                raise ConfigError(f"{where}.masks.method={name!r}: {nearest(name, (DRAWN, *PRUNERS))}")
-        chains = [name for name in names if name in _CHAINS]
-        pruned = [name for name in names if name != DRAWN]
-        read = {field for field in METHOD_FIELDS if any(PRUNERS[name].method.reads(field) for name in pruned)}
-        for field in METHOD_FIELDS:
-            if f"masks.{field}" in keys and field not in read:
-                what = "pruning methods" if field == "score" else "pruning chains"
-                unread = f", and not of masks.method={pruned[0]!r}" if pruned else ""
-                raise ConfigError(
-                    f"{where}.masks.{field}: is of {what}{unread}; set masks.method = 'imp', or remove it"
-                )
-        if not pruned:
-            return
-        told = f"masks.method={pruned[0]!r}"
-        kinds = values_of(space, "masks.kind", self.masks.kind)
-        able = {"kind", "sparsity", "method", *read} | ({"pattern"} if "weight" in kinds else set())
-        if "node" in kinds or not any(PRUNERS[name].method.when == "levels" for name in pruned):
-            able.add("allocation")
-        if any(name == DRAWN or PRUNERS[name].method.draws_positions for name in names):
-            able.add("draw")
-        if SEARCHED in values_of(space, "masks.allocation", ""):
-            raise ConfigError(
-                f"{where}.masks.allocation={SEARCHED!r}: divides masks that are drawn, and not those of {told}; name "
-                "another allocation"
-            )
-        for key in sorted(keys):
-            brought = {self._allocation_of(pruned[0], str(kind)) for kind in kinds}
-            if key == "masks.allocation" and space.constants.get(key) in brought:
-                continue  # in place of what a ready space brings
-            if key == "masks.draw" and space.constants.get(key) == 0:
-                continue  # in place of the draws of other arms
-            if key == "masks.pattern" and space.constants.get(key) == "unstructured":
-                continue  # in place of the patterns of other arms
-            if key.startswith("masks.") and key.removeprefix("masks.") not in able:
-                raise ConfigError(
-                    f"{where}.{key}: cannot be set beside {told}, which says what is removed; remove one of them"
-                )
-        for name in pruned:
-            of_nodes, of_weights = (
-                values_of(space, "masks.allocation", self._allocation_of(name, kind)) for kind in ("node", "weight")
-            )
-            self._check_masks_of("" if "masks.method" not in keys else f"{where}.", name, kinds, of_nodes)
-            self._check_pattern_of(where, name, space, of_weights)
-            self._check_score_of(where, name, space, kinds)
-        has_own = kinds == ["weight"] and None not in {parse_pattern(p).density for p in self._patterns_beside(space)}
-        if not has_own and not ends_of(space, "masks.sparsity", self.masks.sparsity)[1]:
-            raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
-        for name in chains:
-            self._check_chain(where, space, name, chains)
-
-    def _check_pattern_of(self, where: str, name: str, space: Space, allocations: Sequence[object]) -> None:
-        """Refuse patterns that a method cannot keep to, or that leave sizes to training."""
-        method = PRUNERS[name].method
-        is_own = any(key == "masks.pattern" for key in (*space.constants, *(d.key for d in space.dimensions)))
-        ap_fraction = ends_of(space, "masks.ap_fraction", method.ap_fraction)[1]
-        for pattern in map(str, values_of(space, "masks.pattern", self.masks.pattern)):
-            if pattern == "unstructured":
-                continue
-            key = f"{f'{where}.' if is_own else ''}masks.pattern={pattern!r}"
-            if ap_fraction and method.reads("ap_fraction"):
-                raise ConfigError(
-                    f"{key}: masks.method={name!r} with ap_fraction up to {ap_fraction:g} removes single weights, and "
-                    "not by a pattern; leave one of them out"
-                )
-            if method.counts_of is not None:
-                raise ConfigError(
-                    f"{key}: masks.method={name!r} finds ratios of single weights, and not of a pattern; write "
-                    "'unstructured' beside it, or use 'random_erk'"
-                )
-            if parse_pattern(pattern).density is not None:
-                continue
-            if method.when == "levels" or method.rounds > 1:
-                raise ConfigError(
-                    f"{key}: of blocks that go little by little, as masks.method={name!r} has it, fewer may be left "
-                    "than at once, and a search must know the size of a network before; use N:M, or a method that "
-                    "prunes at once or in training"
-                )
-            if "global" in allocations:
-                raise ConfigError(
-                    f"{key}: masks.allocation='global' leaves it to the scores of masks.method={name!r} how many "
-                    "blocks a layer keeps, and a search must know the size of a network before; name an allocation "
-                    "with a count for each layer beside the method, such as 'erk'"
-                )
-
-    def _check_score_of(self, where: str, name: str, space: Space, kinds: Sequence[object]) -> None:
-        """Refuse scores that a method cannot rank by."""
-        method = PRUNERS[name].method
-        scores = values_of(space, "masks.score", None)
-        for score in scores if scores != [None] and method.reads("score") else ():
-            if not isinstance(score, str):
-                raise ConfigError(f"{where}.masks.score={shown(score)}: must be text in quotes")
-            for kind in kinds:
-                check_scores(f"{where}.masks", replace(method, score=score), str(kind))
-
-    def _allocation_of(self, name: str, kind: str) -> str:
-        """The allocation of a method's masks of a kind where a space does not name one."""
-        if name == self.masks.method:
-            return self.masks.allocation
-        return PRUNERS[name].for_masks(kind).allocation or self.masks.allocation
-
-    def _check_chain(self, where: str, space: Space, name: str, chains: Sequence[str]) -> None:
-        """What a space may say of the chains of a method, one of `chains`."""
-        method, keys = PRUNERS[name].method, {*space.constants, *(d.key for d in space.dimensions)}
-        if all(PRUNERS[each].method.survivors == "trained" for each in chains) and "masks.ap_fraction" in keys:
-            raise ConfigError(
-                f"{where}.masks.ap_fraction: is of levels that are rewound, and those of masks.method={name!r} go on "
-                "from the weights that were pruned; remove it"
-            )
-        self._check_rewind(where, space, name)
-        if not method.reads("ap_fraction"):
-            return
-        if "node" in values_of(space, "masks.kind", self.masks.kind) and ends_of(space, "masks.ap_fraction", 0.0)[1]:
-            raise ConfigError(
-                f"{where}.masks.ap_fraction: removes single weights, and masks.kind may be 'node'; leave it out"
-            )
-        rate, share = (
-            ends_of(space, "masks.rate", method.rate)[0],
-            ends_of(space, "masks.ap_fraction", method.ap_fraction),
-        )
-        if share[1] >= rate:
-            raise ConfigError(
-                f"{where}.masks.ap_fraction: up to {share[1]:g} must be less than every masks.rate, from {rate:g} on; "
-                "it is part of what a level removes"
-            )
-        activations = values_of(space, "model.activation", self.model.options.get("activation", "relu"))
-        if share[1] and (others := [value for value in activations if value != "relu"]):
-            key = "model.activation"
-            raise ConfigError(
-                f"{f'{where}.{key}' if key in keys else key}={others[0]!r}: masks.method={name!r} with "
-                f"ap_fraction up to {share[1]:g} removes negative weights to keep rectified units active, and needs "
-                "'relu'; use that alone, or ap_fraction = 0"
-            )
-
-    def _check_rewind(self, where: str, space: Space, name: str) -> None:
-        """Refuse one rewind for all candidates that is none, or leaves nothing to train."""
-        key, method = "masks.rewind_fraction", PRUNERS[name].method
-        low, fraction = ends_of(space, key, method.rewind_fraction)
-        # Where trainings are of several lengths, the longest.
-        steps = int(ends_of(space, "training.steps", self.training.steps)[1])
-        if low != fraction or not fraction or not method.reads("rewind_fraction"):
-            return
-        step = replace(method, rewind_fraction=fraction).rewind_step(steps)
-        is_own = key not in {*space.constants, *(d.key for d in space.dimensions)}
-        what = f"masks.method={name!r}: rewind_fraction={fraction!r}" if is_own else f"{where}.{key}={fraction!r}:"
-        if step >= steps:
-            raise ConfigError(
-                f"{what} goes back to the end of the training ({steps} steps), after which nothing is left to train; "
-                "lower it, or use masks.method = 'lr_rewind'"
-            )
-        if not step:
-            raise ConfigError(
-                f"{what} rounds to step 0 of a training of {steps} steps, which is initialisation; set {1 / steps:.3g} "
-                f"or more{f' as {where}.{key}' if is_own else ''}, train for more steps, or say that it is 0"
-            )
+        return any(map(self._mask_rules.scores, spaces_of(self._written()).values()))
 
     def _check_fidelity(self, name: str, arm: ArmSection, space: Space) -> None:
         """Refuse rungs that lie elsewhere than at the ends of levels, and levels where there are none."""
-        rungs, names = arm.rungs, self._methods_of(space)
-        method = next((name for name in names if name in _CHAINS), None)
+        rungs, names = arm.rungs, self._mask_rules.methods_of(space)
+        method = next((name for name in names if name in CHAINS), None)
         if method is None:
             if rungs.fidelity == "level":
                 raise ConfigError(
@@ -637,7 +212,7 @@ class SearchStudy(Study):
             return
         if not RUNGS[rungs.kind].has_rungs:
             return
-        if others := [other for other in names if other not in _CHAINS]:
+        if others := [other for other in names if other not in CHAINS]:
             raise ConfigError(
                 f"arms.{name}.rungs.kind={rungs.kind!r}: compares candidates at one step, and those of masks.method="
                 f"{method!r} train level by level, those of {others[0]!r} at once; give each an arm of its own, or set "
@@ -666,7 +241,7 @@ class SearchStudy(Study):
                 f"arms.{name!r}: must be letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
         opponents = (arm.against,) if isinstance(arm.against, str) else arm.against
-        is_usual = name == _usual_opponent({key: other.strategy for key, other in self.arms.items()})
+        is_usual = name == usual_opponent({key: other.strategy for key, other in self.arms.items()})
         for other in opponents:
             if other not in self.arms:
                 raise ConfigError(
@@ -695,15 +270,15 @@ class SearchStudy(Study):
             raise ConfigError(f"arms.{name}.options.{first_error(error, family.options)}") from error
         # Written down with those that were left to their defaults: another default is another study.
         arm.options.update(options.model_dump(mode="json"))
-        self._check_methods(self._place_of_space(name), space)
+        self._mask_rules.check(self._place_of_space(name), space)
         self._check_space(self._place_of_space(name), space)
         self._check_fidelity(name, arm, space)
         if RUNGS[arm.rungs.kind].is_multi_objective and not arm.rungs.objectives:
-            _check_at_rungs(
+            check_at_rungs(
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
         for constraint in space.constraints:
-            if constraint.quantity == "node_sparsity" and "weight" in values_of(space, "masks.kind", self.masks.kind):
+            if constraint.quantity == "node_sparsity" and "weight" in space.choices_of("masks.kind", self.masks.kind):
                 raise ConfigError(
                     f"arms.{name}.space.constraints: node_sparsity of weight masks is known only once they are drawn; "
                     "constrain weight_sparsity, or use node masks"
@@ -728,29 +303,31 @@ class SearchStudy(Study):
 
     def _check_space(self, where: str, space: Space) -> None:
         """What keys of a space ask of the study."""
-        keys = {*space.constants, *(d.key for d in space.dimensions)}
-        for key, value in {**space.constants, **space.settings(corners(space)[0])}.items():
+        keys = space.keys
+        for key, value in {**space.constants, **space.settings(space.corners()[0])}.items():
             section, _, option = key.partition(".")
             if section == "model" and isinstance(self.model.options.get(option), list) and not isinstance(value, list):
                 raise ConfigError(
                     f"{where}.{key}: sets one number, and {key} is a list; say how long it is beside the range, as in "
                     f"{option} = {{ low = 8, high = 128, depth = 2 }}, or give a list"
                 )
+            is_scalar = isinstance(self.model.options.get(option), str | int | float)
+            if section == "model" and isinstance(value, list | tuple) and is_scalar:
+                raise ConfigError(f"{where}.{key}={shown(list(value))}: {one_value(value)}")
         if self.training.nesterov and not self.training.momentum and "training.momentum" not in keys:
             raise ConfigError("training.nesterov=true: needs training.momentum > 0, or a space with training.momentum")
         for name in _NAMED_TRAINING:
-            for value in _given(space, f"training.{name}"):
+            for value in space.given(f"training.{name}"):
                 try:
                     SearchTrainingSection.model_validate({"steps": 1, name: value})
                 except ValidationError as error:
                     raise ConfigError(f"{where}.training.{first_error(error, SearchTrainingSection)}") from error
-        is_ahead = any(values_of(space, "training.nesterov", self.training.nesterov))
-        if is_ahead and not ends_of(space, "training.momentum", self.training.momentum)[1]:
+        is_ahead = any(space.choices_of("training.nesterov", self.training.nesterov))
+        if is_ahead and not space.ends_of("training.momentum", self.training.momentum)[1]:
             raise ConfigError(
                 f"{where}.training.nesterov: needs training.momentum > 0, in [training] or in the space; else there is "
                 "none to look ahead by"
             )
-        self._check_masks(where, space)
         if space.bits is not None:
             if not self.masks.sparsity:
                 raise ConfigError(
@@ -767,14 +344,6 @@ class SearchStudy(Study):
                     f"{where}.{others[0]}: cannot be set beside masks.bits=true; the bits are searched at the sparsity "
                     "and allocation of [masks]"
                 )
-
-    def _check_allocation(self, where: str, allocation: str, kind: str) -> None:
-        if allocation in ALLOCATIONS and kind not in ALLOCATIONS[allocation].kinds:
-            is_fixed = "is" if kind == self.masks.kind else "may be"
-            raise ConfigError(
-                f"{where}.allocation={allocation!r}: divides {ALLOCATIONS[allocation].kinds[0]} masks only, and "
-                f"masks.kind {is_fixed} {kind!r}"
-            )
 
     def _known_keys(self) -> set[str]:
         """Study keys that a space may set."""
@@ -825,15 +394,16 @@ class SearchStudy(Study):
 
     def recipe(self) -> Recipe:
         """How every candidate is made and trained, where its point of the space does not say otherwise."""
+        pruning = self._mask_rules.pruning
         return self._recipe(
             mask_kind=self.masks.kind,
             allocation=self.masks.allocation,
             sparsity=self.masks.sparsity,
             data_fraction=self.training.data_fraction,
-            pruning=self._pruning,
+            pruning=pruning,
             # A candidate may name the study's own method, and means that.
             methods={name: row.method for name, row in PRUNERS.items()}
-            | ({} if self._pruning is None else {str(self.masks.method): self._pruning}),
+            | ({} if pruning is None else {str(self.masks.method): pruning}),
             probe_size=self.search.probe_size,
             pattern=self.masks.pattern,
         )
@@ -848,15 +418,15 @@ class SearchStudy(Study):
         n_sections = max(
             len(_network_at(self._place_of_space(name), networks, model).structure.section_sizes(str(kind)))
             for name, space in unresolved.items()
-            for kind in values_of(space, "masks.kind", self.masks.kind)
-            for model in (_model_of(space.settings(point)) for point in corners(space))
+            for kind in space.choices_of("masks.kind", self.masks.kind)
+            for model in (_model_of(space.settings(point)) for point in space.corners())
         )
         bits: dict[str, list[int]] | None = None
         if any(space.bits is not None for space in unresolved.values()):
             structure = networks.describe(0, {}).structure
             sections = structure.section_sizes(self.masks.kind)
             for name, space in unresolved.items():
-                models = [_model_of(space.settings(point)) for point in corners(space) if space.bits is not None]
+                models = [_model_of(space.settings(point)) for point in space.corners() if space.bits is not None]
                 if any(networks.describe(0, m).structure.section_sizes(self.masks.kind) != sections for m in models):
                     raise ConfigError(
                         f"{self._place_of_space(name)}.masks.bits=true: needs the architecture of [model]; set or "
@@ -865,12 +435,12 @@ class SearchStudy(Study):
             kept = kept_counts(structure, self.masks.kind, self.masks.sparsity, self.masks.allocation)
             bits = {"sections": list(sections), "kept": list(kept)}
         resolved = {**super()._resolved(dataset), "n_sections": n_sections, "bits": bits}
-        if self._pruning is not None:
-            resolved["method"] = self._pruning.resolved(allocation=self.masks.allocation)
-        named = {n for s in unresolved.values() for n in self._methods_of(s)} - {DRAWN, self.masks.method}
+        if (pruning := self._mask_rules.pruning) is not None:
+            resolved["method"] = pruning.resolved(allocation=self.masks.allocation)
+        named = {n for s in unresolved.values() for n in self._mask_rules.methods_of(s)} - {DRAWN, self.masks.method}
         if named:
-            rows = {name: PRUNERS[name].for_masks(self.masks.kind) for name in sorted(named)}
-            resolved["methods"] = {n: row.resolved(allocation=self.masks.allocation) for n, row in rows.items()}
+            usual = self.masks.allocation
+            resolved["methods"] = {name: PRUNERS[name].method.resolved(allocation=usual) for name in sorted(named)}
         columns: dict[str, str] = {}
         for name, space in spaces_of({**self.identity(), "resolved": resolved}).items():
             for column, kind in space.columns:
@@ -897,7 +467,7 @@ class SearchStudy(Study):
         if DATASETS[self.data.name].task == "classification":
             return
         for name, space in spaces_of(self._written()).items():
-            if "training.label_smoothing" in {*space.constants, *(d.key for d in space.dimensions)}:
+            if "training.label_smoothing" in space.keys:
                 raise ConfigError(
                     f"{self._place_of_space(name)}.training.label_smoothing: data set {self.data.name!r} has no labels "
                     "to smooth; remove it"
@@ -916,9 +486,9 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         for arm in design.arms:
             where = self._place_of_space(arm.name)
-            ends = [_network_at(where, networks, arm.space.settings(point)) for point in corners(arm.space)]
+            ends = [_network_at(where, networks, arm.space.settings(point)) for point in arm.space.corners()]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
-                kinds = values_of(arm.space, "masks.kind", self.masks.kind)
+                kinds = arm.space.choices_of("masks.kind", self.masks.kind)
                 self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
             for key, pattern in self._patterns_of(arm):
                 check_pattern_fits(key, pattern, [end.structure for end in ends])
@@ -968,7 +538,7 @@ class SearchStudy(Study):
         if not bounds:
             return
         n_drawn = min(N_DRAWN, MAX_PROPOSALS_EACH * arm.candidates)
-        points = [*corners(arm.space), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
+        points = [*arm.space.corners(), *arm.space.draw(philox_key(self.seed, "propose", 0), 0, n_drawn)]
         costs: dict[str, list[float]] = {c.quantity: [] for c in bounds}
         for point in points:
             try:
@@ -997,15 +567,15 @@ class SearchStudy(Study):
     def _patterns_of(self, arm: SearchArm) -> list[tuple[str, str]]:
         """Patterns of weight masks that candidates of an arm may have, each with the key that says so."""
         space = arm.space
-        if space.bits is not None or "weight" not in values_of(space, "masks.kind", self.masks.kind):
+        if space.bits is not None or "weight" not in space.choices_of("masks.kind", self.masks.kind):
             return []
-        named = _given(space, "masks.pattern")
+        named = space.given("masks.pattern")
         key = f"{self._place_of_space(arm.name)}.masks.pattern" if named else "masks.pattern"
         said = [str(pattern) for pattern in named or [self.masks.pattern]]
-        own = [PRUNERS[name].method.pattern for name in self._methods_of(space) if name != DRAWN]
+        own = [PRUNERS[name].method.pattern for name in self._mask_rules.methods_of(space) if name != DRAWN]
         found = [(key, pattern) for pattern in said]
         if "unstructured" in said:
-            place = f"{self._place_of_space(arm.name)}." if _given(space, "masks.method") else ""
+            place = f"{self._place_of_space(arm.name)}." if space.given("masks.method") else ""
             found += [(f"{place}masks.method, whose pattern", pattern) for pattern in own if pattern != "unstructured"]
         return found
 
@@ -1014,7 +584,7 @@ class SearchStudy(Study):
         networks = self._networks(dataset)
         remarks = dict[str, None]()
         for arm in self.design(dataset).arms:
-            structures = [networks.describe(0, arm.space.settings(point)).structure for point in corners(arm.space)]
+            structures = [networks.describe(0, arm.space.settings(point)).structure for point in arm.space.corners()]
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
@@ -1136,32 +706,12 @@ class SearchStudy(Study):
         return {"workers": workers, "max_lanes": self.compute.lanes_per_pack or (128 if device == "cpu" else 4096)}
 
 
-def _usual_opponent(strategies: Mapping[str, str]) -> str:
-    """The arm that others are judged against where they do not say, of arms with these strategies."""
-    drawn = [name for name, strategy in strategies.items() if strategy == "random"]
-    return "random" if "random" in strategies or not drawn else min(drawn)
-
-
 def _table_of(space: Space, where: str = "") -> dict[str, Any]:
     """A space made in Python as it would be written; `where` says whose it is."""
     try:
         return space.to_table()
     except SpaceError as error:
         raise ConfigError(f"{where}{error}") from error
-
-
-def _pattern_beside(name: str, pattern: str) -> str:
-    """The pattern of weight masks that a method of this name makes beside a pattern that is said."""
-    return pattern if name == DRAWN or pattern != "unstructured" else PRUNERS[name].method.pattern
-
-
-def _given(space: Space, key: str) -> list[object]:
-    """What a space says of a key: its choices, the ends of its range, its one value, or nothing."""
-    for dimension in space.dimensions:
-        if dimension.key == key:
-            domain = dimension.domain
-            return list(domain.values) if isinstance(domain, Choice) else [getattr(domain, "low", None)]
-    return [space.constants[key]] if key in space.constants else []
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
@@ -1224,19 +774,3 @@ def effective(networks: Networks, settings: Mapping[str, Any], *, n_train: int |
 def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that say what the parent is: a mask can be described only once its sections are known."""
     return {key: value for key, value in settings.items() if key.startswith("model.")}
-
-
-def corners(space: Space) -> list[Point]:
-    """Points that show whether a space fits: all at their lowest, all at their highest, and every choice once."""
-    rows = [np.zeros(space.n_cube), np.ones(space.n_cube)]
-    for column, dimension in enumerate(space.cube):
-        if isinstance(dimension.domain, Choice):
-            for value in dimension.domain.values[:-1]:  # the last is the highest
-                rows.append(np.ones(space.n_cube))
-                rows[-1][column] = dimension.domain.encode(value)
-    masks = None
-    if space.bits is not None:
-        drawn = space.draw(philox_key(0, "corner"), 0, 1)[0][space.bits.name]
-        assert isinstance(drawn, bytes)
-        masks = [drawn] * len(rows)
-    return space.decode(np.stack(rows), masks)

@@ -5,6 +5,8 @@ Not here: the numbers (``diagnosed``), and the chart, which ``page.js`` draws.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 from sparsefront.search.report.diagnosed import STABLE_BELOW
 from sparsefront.search.report.markup import UNKNOWN, Markup, bullets, chart, paragraph, percent, section, table, whole
 from sparsefront.search.report.numbers import Record
@@ -25,36 +27,32 @@ def diagnostics_section(numbers: Record) -> Markup:
         "collapsed if a layer has no weight left or no path leads through it. Means over networks, then replicates."
     )
     is_dynamic = any(row["exploration_rate"] is not None for row in found["rows"])
-    listed = table(
+    listed = _table_by_level(
+        numbers,
         "What masks and training left",
         [
-            *("arm", "level", "#weights kept", "#of all parameters", "#of MACs", "#effective", "#effective parameters"),
+            *("#weights kept", "#of all parameters", "#of MACs", "#effective", "#effective parameters"),
             *("#collapsed", "#dead units"),
             *("#silent by the mask", "#silent activations"),
             *(("#overlap with first mask", "#ever active") if is_dynamic else ()),
         ],
-        [
-            [
-                arm_name(numbers, row["arm"]),
-                level_name(numbers, row["sparsity"]),
-                percent(row["density_prunable"], digits=2),
-                percent(row["density_total"], digits=2),
-                percent(row["density_macs"], digits=2),
-                percent(row["effective_density"], digits=2),
-                whole(row["effective_params"]),
-                f"{row['n_collapsed']:,} of {row['n_networks']:,}",
-                whole(row["n_dead_units"]),
-                percent(row["static_dead_fraction"], digits=1),
-                percent(row["dynamic_dead_fraction"], digits=1),
-                *(
-                    (percent(row["mask_overlap"], digits=1), percent(row["exploration_rate"], digits=1))
-                    if is_dynamic
-                    else ()
-                ),
-            ]
-            for row in found["rows"]
-        ],
-        grouped=True,
+        found["rows"],
+        lambda row: (
+            percent(row["density_prunable"], digits=2),
+            percent(row["density_total"], digits=2),
+            percent(row["density_macs"], digits=2),
+            percent(row["effective_density"], digits=2),
+            whole(row["effective_params"]),
+            f"{row['n_collapsed']:,} of {row['n_networks']:,}",
+            whole(row["n_dead_units"]),
+            percent(row["static_dead_fraction"], digits=1),
+            percent(row["dynamic_dead_fraction"], digits=1),
+            *(
+                (percent(row["mask_overlap"], digits=1), percent(row["exploration_rate"], digits=1))
+                if is_dynamic
+                else ()
+            ),
+        ),
     )
     several = len({row["sparsity"] for row in found["rows"] if row["sparsity"] > 0}) > 1
     described = "Share of silent activations of each arm against sparsity; the table has the same numbers."
@@ -71,6 +69,18 @@ def diagnostics_section(numbers: Record) -> Markup:
     )
 
 
+def _table_by_level(
+    numbers: Record,
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Record],
+    cells: Callable[[Record], Sequence[str]],
+) -> Markup:
+    """A table with one row for each arm and level."""
+    listed = [[arm_name(numbers, row["arm"]), level_name(numbers, row["sparsity"]), *cells(row)] for row in rows]
+    return table(caption, ["arm", "level", *columns], listed, grouped=True)
+
+
 def _fresh_table(numbers: Record) -> str:
     """Show errors on a sample that was drawn anew; nothing if there is none."""
     rows = numbers["fresh_sample"]
@@ -81,21 +91,17 @@ def _fresh_table(numbers: Record) -> str:
         "draws it under another seed: what a result loses there was of these examples. Means over networks, then "
         "replicates."
     )
-    listed = table(
+    listed = _table_by_level(
+        numbers,
         "Test errors, and those on a fresh sample",
-        ["arm", "level", "#networks", "#test error", "#on the fresh sample", "#increase"],
-        [
-            [
-                arm_name(numbers, row["arm"]),
-                level_name(numbers, row["sparsity"]),
-                whole(row["n_networks"]),
-                percent(row["test_error"], digits=2),
-                percent(row["fresh_error"], digits=2),
-                percent(row["fresh_error_increase"], digits=2),
-            ]
-            for row in rows
-        ],
-        grouped=True,
+        ["#networks", "#test error", "#on the fresh sample", "#increase"],
+        rows,
+        lambda row: (
+            whole(row["n_networks"]),
+            percent(row["test_error"], digits=2),
+            percent(row["fresh_error"], digits=2),
+            percent(row["fresh_error_increase"], digits=2),
+        ),
     )
     return f"<h3>Fresh sample</h3>\n{paragraph(words)}{listed}"
 
@@ -110,21 +116,17 @@ def _stability_table(numbers: Record) -> str:
         "validation error (loss) at the worst point on the straight line between the two exceeds the mean of its ends; "
         f"below {100 * STABLE_BELOW:g}% of error a network is stable. Means over networks, then replicates."
     )
-    listed = table(
+    listed = _table_by_level(
+        numbers,
         "Instability of networks with siblings",
-        ["arm", "level", "#rewound to step", "#instability", "#of the loss", "#stable"],
-        [
-            [
-                arm_name(numbers, row["arm"]),
-                level_name(numbers, row["sparsity"]),
-                UNKNOWN if row["rewind_step"] is None else whole(row["rewind_step"]),
-                percent(row["instability_error"], digits=2),
-                UNKNOWN if row["instability_loss"] is None else f"{row['instability_loss']:.4g}",
-                f"{row['n_stable']:,} of {row['n_networks']:,}",
-            ]
-            for row in rows
-        ],
-        grouped=True,
+        ["#rewound to step", "#instability", "#of the loss", "#stable"],
+        rows,
+        lambda row: (
+            UNKNOWN if row["rewind_step"] is None else whole(row["rewind_step"]),
+            percent(row["instability_error"], digits=2),
+            UNKNOWN if row["instability_loss"] is None else f"{row['instability_loss']:.4g}",
+            f"{row['n_stable']:,} of {row['n_networks']:,}",
+        ),
     )
     found = bullets(
         (
@@ -149,20 +151,16 @@ def _overlap_table(numbers: Record) -> str:
         "units; what such masks share is which inputs they look at. Drawn masks share what chance gives them, and are "
         "not listed."
     )
-    listed = table(
+    listed = _table_by_level(
+        numbers,
         "Overlap of masks between replicates",
-        ["arm", "level", "#masks", "#in common", "#by chance", "#beyond chance"],
-        [
-            [
-                arm_name(numbers, row["arm"]),
-                level_name(numbers, row["sparsity"]),
-                whole(row["n_masks"]),
-                percent(row["shared"], digits=2),
-                percent(row["expected"], digits=2),
-                percent(row["beyond_chance"], digits=2),
-            ]
-            for row in rows
-        ],
-        grouped=True,
+        ["#masks", "#in common", "#by chance", "#beyond chance"],
+        rows,
+        lambda row: (
+            whole(row["n_masks"]),
+            percent(row["shared"], digits=2),
+            percent(row["expected"], digits=2),
+            percent(row["beyond_chance"], digits=2),
+        ),
     )
     return f"<h3>Overlap of masks</h3>\n{paragraph(words)}{listed}"
