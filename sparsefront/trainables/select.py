@@ -66,9 +66,14 @@ def _top(scores: torch.Tensor, k: int | torch.Tensor) -> tuple[torch.Tensor, tor
     return kept, threshold
 
 
+def is_long(n: int) -> bool:
+    """Whether a row of n scores is long: worth a sample of it first."""
+    return n >= _MANY
+
+
 def _is_of_many(scores: torch.Tensor) -> bool:
     """Whether rows are long, real and on a CPU: each is selected from by itself."""
-    return scores.device.type == "cpu" and scores.shape[1] >= _MANY and scores.dtype in (torch.float32, torch.float64)
+    return scores.device.type == "cpu" and is_long(scores.shape[1]) and scores.dtype in (torch.float32, torch.float64)
 
 
 def _keep_from(scores: torch.Tensor, threshold: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
@@ -254,7 +259,7 @@ def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, TopO
         What is kept, (1, n) bool, and more about it; None where that takes all scores at once: of a short row, where a
         section would keep nothing, where many scores are equal, or one is not a number.
     """
-    if len(row) < _MANY or not 0 < k < len(row):
+    if not (is_long(len(row)) and 0 < k < len(row)):
         return None
     kept = np.empty(len(row), dtype=np.bool_)
     top = _top_by_sample(row, k, kept)

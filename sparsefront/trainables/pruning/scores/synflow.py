@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from sparsefront.trainables.pruning.products import Product, Products
 from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState, blocks
-from sparsefront.trainables.select import keep_row
+from sparsefront.trainables.select import is_long, keep_row
 
 
 def weights(state: ScoringState) -> torch.Tensor:
@@ -148,7 +148,7 @@ class Flow:
         if left is not None and left is not self._left:
             self._state.remove(self._magnitudes, left, kind)
         sizes = self._state.structure.section_sizes(kind)
-        if kind == "weight" and len(counts) == len(self._state.lanes) == 1 and self._ones.device.type == "cpu":
+        if kind == "weight" and len(counts) == 1 and self._is_long_row:
             products = self._products(0)
             found = keep_row(products, sizes, counts[0]) if products.are_finite() else None
             # What is gone has a score of zero, and is no better than what is left and has it, too.
@@ -156,12 +156,18 @@ class Flow:
                 self._left, top = found
                 products.remove(top.close)
                 return self._left
+            # Of all scores at once, then, and of what was there before.
             self._magnitudes = _magnitudes(self._state)
             if left is not None:
                 self._state.remove(self._magnitudes, left, kind)
         scores = self.scores(kind)
         check_finite("scores", scores)
         return keep_best(scores, sizes, counts, left=left)
+
+    @property
+    def _is_long_row(self) -> bool:
+        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu"
+        return is_row and is_long(self._state.structure.n_weights)
 
     def _products(self, lane: int) -> Products:
         """The scores of one lane's weights."""
