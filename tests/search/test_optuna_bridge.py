@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,7 +21,7 @@ from sparsefront.search.strategies.contract import example_history, example_task
 from sparsefront.search.strategies.gp import Gp, GpOptions
 from sparsefront.search.strategies.nsga2 import Nsga2, Nsga2Options
 from sparsefront.search.strategies.tpe import Tpe, TpeOptions
-from sparsefront.spaces.domains import Point
+from sparsefront.spaces.domains import Integer, Point
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
 
@@ -186,6 +189,76 @@ def test_children_are_those_that_asking_gives() -> None:
     distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
     asked = [task.space.clip(study.ask(distributions).params) for _ in range(20)]
     assert Population(task, arguments).propose(history, range(24, 44)) == asked
+
+
+class _Given(optuna.samplers.NSGAIISampler):
+    """Optuna's own breeding from given parents: of equal ones it would choose others itself."""
+
+    parents: Sequence[optuna.trial.FrozenTrial] = ()
+
+    def get_trial_generation(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> int:
+        return 1
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
+        return list(self.parents)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "tied", "pending"])
+@pytest.mark.parametrize("example", ["numbers", "conditions", "choices", "one choice"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"crossover_prob": 0.5, "swapping_prob": 0.2},
+        {"crossover_prob": 0.0, "mutation_prob": 0.0},
+        {"crossover_prob": 1.0, "mutation_prob": 0.0, "swapping_prob": 0.8},
+        {"mutation_prob": 1.0},
+    ],
+)
+def test_children_are_those_of_optunas_own_sampler(kind: str, example: str, changes: dict[str, float]) -> None:
+    tables: dict[str, Any] = {
+        "choices": {"training": {"optimizer": {"choices": ["adam", "sgd"]}, "nesterov": {"flag": True}}},
+        "one choice": {"training": {"optimizer": {"choices": ["sgd"]}, "steps": {"low": 10, "high": 50, "step": 20}}},
+    }
+    task = example_tasks()["conditions"]
+    task = replace(task, space=Space.from_table(tables[example])) if example in tables else example_tasks()[example]
+    history = example_history(task, kind)
+    arguments = {**_ARGUMENTS["NSGAIISampler"], "population_size": 6, **changes}
+    population = Population(task, arguments)
+    # Of another batch, some of whose parents stay: of what was found for them nothing may be kept that does not hold.
+    population.propose(example_history(task, "tied", history.points[:12]), range(12, 14))
+    parents = Population(task, arguments).parents(history)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        seed = int(philox_key(task.seed, "strategy", task.replicate, 24)[0] % 2**32)
+        sampler = _Given(**{**arguments, "population_size": len(parents)}, seed=seed)
+    sampler.parents = parents
+    study = optuna.create_study(directions=["minimize"] * len(task.objectives))
+    distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
+    inherited = {name: d for name, d in sorted(distributions.items()) if not d.single()}
+    asked = []
+    for _ in range(40):
+        found = sampler.sample_relative(study, parents[0], inherited)
+        for name, d in distributions.items():
+            if name not in found:
+                found[name] = sampler.sample_independent(study, parents[0], name, d)
+        asked.append(task.space.clip(found))
+    assert population.propose(history, range(24, 64)) == asked
+
+
+def test_an_inactive_dimension_has_one_value_whoever_is_asked_about_beside_it() -> None:
+    task = example_tasks()["conditions"]
+    numbers = [0, 63, 64, 200, 1000]
+    shallow = next(p for p in task.space.draw(philox_key(1, "shallow"), 0, 50) if p["depth"] == 1)
+    together, alone = (Population(task, _ARGUMENTS["NSGAIISampler"]) for _ in range(2))
+    values = together._complete([shallow] * len(numbers), numbers)
+    assert values == [alone._complete([shallow], [number])[0] for number in numbers]
+    key = philox_key(task.seed, "inactive", task.replicate)
+    column = [d.name for d in task.space.cube].index("width_3")
+    drawn = [task.space.draw_unit(key, number, number + 1)[0, column] for number in numbers]
+    domain = task.space.by_name["width_3"].domain
+    assert isinstance(domain, Integer)
+    assert [v["width_3"] for v in values] == [domain.decode(u) for u in drawn]
 
 
 def test_first_population_is_that_of_random_search() -> None:
