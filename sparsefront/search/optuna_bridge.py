@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -244,75 +243,18 @@ class WholeHistory(_Bridge):
         return study
 
 
-class _Breeding:
-    """Children of given parents, to the bit those of Optuna's NSGAIISampler with uniform crossover.
+class _Bred(optuna.samplers.NSGAIISampler):
+    """Optuna's NSGA-II, whose parents are given: it would look for them in the storage at each ask."""
 
-    At every child the sampler asks all parents for their constraints, makes its scales anew, and puts two parents on
-    them and takes the child off: four fifths of its time. What that comes to is found once for each parent here.
+    parents: Sequence[FrozenTrial] = ()
 
-    Args:
-        inherited: what children have from their parents.
-        arguments: of the sampler.
-    """
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        """Any but the first, which has no parents."""
+        return 1
 
-    def __init__(self, inherited: Mapping[str, BaseDistribution], arguments: Mapping[str, Any]) -> None:
-        self._crossover, self._swapping = arguments["crossover_prob"], arguments["swapping_prob"]
-        mutation = arguments["mutation_prob"]
-        self._mutation = 1 / max(1, len(inherited)) if mutation is None else mutation
-        self._names = tuple(inherited)
-        # A crossover takes choices first, and then numbers, which go over its scales.
-        choices = [name for name, d in inherited.items() if isinstance(d, CategoricalDistribution)]
-        numbers = {name: d for name, d in inherited.items() if name not in choices}
-        self._numbers, self._crossed_names = tuple(numbers), (*choices, *numbers)
-        self._sizes = [n for n in (len(choices), len(numbers)) if n]
-        self._scales = _SearchSpaceTransform(numbers) if numbers else None
-        #: Parents of the last batch, each with what a crossover takes of it.
-        self._crossed: list[tuple[FrozenTrial, list[Any]]] = []
-
-    def begin(self, parents: Sequence[FrozenTrial], seed: int) -> None:
-        """Take up the parents of a batch, completed trials and at least two, and the seed of its sampler."""
-        before = {id(parent): crossed for parent, crossed in self._crossed}
-        self._crossed = [(p, before[id(p)] if id(p) in before else self._crossed_values(p)) for p in parents]
-        losses = np.array([parent.values for parent in parents])
-        broken = np.array([sum(v for v in parent.constraints.values() if v > 0) for parent in parents])
-        is_better = (losses[:, None] <= losses).all(axis=2) & (losses[:, None] != losses).any(axis=2)
-        #: Whether a parent is preferred to another: (n, n).
-        self._wins = ((broken[:, None] < broken) | ((broken[:, None] == broken) & (broken == 0) & is_better)).tolist()
-        # Optuna's generators: one that chooses, and one of the same seed for what is drawn anew.
-        self._rng = np.random.RandomState(seed)
-        self._random = optuna.samplers.RandomSampler(seed=seed)
-
-    def _crossed_values(self, parent: FrozenTrial) -> list[Any]:
-        values = dict(parent.params)
-        if self._scales is not None:
-            values |= self._scales.untransform(self._scales.transform({name: values[name] for name in self._numbers}))
-        return [values[name] for name in self._crossed_names]
-
-    def child(self, study: optuna.Study, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> Point:
-        """The next child, with a value of every distribution; of study and trial the answer takes no notice."""
-        rng = self._rng
-        if rng.rand() < self._crossover:
-            first = self._winner(len(self._crossed))
-            second = self._winner(len(self._crossed) - 1, without=first)
-            parents = self._crossed[first][1], self._crossed[second][1]
-            is_second = [is_second for n in self._sizes for is_second in (rng.rand(n) >= self._swapping).tolist()]
-            names, values = self._crossed_names, [parents[k][i] for i, k in enumerate(is_second)]
-        else:
-            parent, _ = self._crossed[rng.randint(len(self._crossed))]
-            names, values = self._names, [parent.params[name] for name in self._names]
-        stays = (rng.rand(len(names)) >= self._mutation).tolist()
-        found = {name: value for name, value, is_kept in zip(names, values, stays, strict=True) if is_kept}
-        return {
-            name: found[name] if name in found else self._random.sample_independent(study, trial, name, d)
-            for name, d in distributions.items()
-        }
-
-    def _winner(self, n: int, *, without: int | None = None) -> int:
-        """The better of two parents drawn out of n, which are all but one."""
-        a, b = int(self._rng.randint(n)), int(self._rng.randint(n))
-        if without is not None:
-            a, b = a + (a >= without), b + (b >= without)
-        return a if self._wins[a][b] else b
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """Those that it was given."""
+        return list(self.parents)
 
 
 class Population(_Bridge):
@@ -333,8 +275,7 @@ class Population(_Bridge):
         #: The parents of the last batch by number, with what they were made from.
         self._told: dict[int, tuple[tuple[dict[str, Value], list[float], float], FrozenTrial]] = {}
         #: What has but one value is not inherited, but drawn.
-        inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
-        self._breeding = _Breeding(inherited, arguments)
+        self._inherited = {name: d for name, d in sorted(self._distributions.items()) if not d.single()}
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The next points; the first population, and all until there are parents, are those of random search."""
@@ -364,9 +305,22 @@ class Population(_Bridge):
 
     def _children(self, parents: Sequence[FrozenTrial], numbers: range) -> list[Point]:
         """What asks would give: most of an ask is keeping books, and the books are ours."""
-        self._breeding.begin(parents, self._seed(numbers.start))
-        clip = self._task.space.clip
-        return [clip(self._breeding.child(self._directed, parents[0], self._distributions)) for _ in numbers]
+        arguments = {**self._arguments, "population_size": len(parents)}
+        sampler = _Bred(**arguments, seed=self._seed(numbers.start))
+        sampler.parents = parents
+        study, trial = self._directed, parents[0]  # no part of the answer depends on the trial
+        points = []
+        for _ in numbers:
+            found = sampler.sample_relative(study, trial, self._inherited)
+            points.append(
+                self._task.space.clip(
+                    {
+                        name: found[name] if name in found else sampler.sample_independent(study, trial, name, domain)
+                        for name, domain in self._distributions.items()
+                    }
+                )
+            )
+        return points
 
 
 class Distribution(_Bridge):

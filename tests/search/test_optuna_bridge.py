@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -189,61 +186,6 @@ def test_children_are_those_that_asking_gives() -> None:
     distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
     asked = [task.space.clip(study.ask(distributions).params) for _ in range(20)]
     assert Population(task, arguments).propose(history, range(24, 44)) == asked
-
-
-class _Given(optuna.samplers.NSGAIISampler):
-    """Optuna's own breeding from given parents: of equal ones it would choose others itself."""
-
-    parents: Sequence[optuna.trial.FrozenTrial] = ()
-
-    def get_trial_generation(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> int:
-        return 1
-
-    def get_parent_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
-        return list(self.parents)
-
-
-@pytest.mark.parametrize("kind", ["mixed", "tied", "pending"])
-@pytest.mark.parametrize("example", ["numbers", "conditions", "choices", "one choice"])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"crossover_prob": 0.5, "swapping_prob": 0.2},
-        {"crossover_prob": 0.0, "mutation_prob": 0.0},
-        {"crossover_prob": 1.0, "mutation_prob": 0.0, "swapping_prob": 0.8},
-        {"mutation_prob": 1.0},
-    ],
-)
-def test_children_are_those_of_optunas_own_sampler(kind: str, example: str, changes: dict[str, float]) -> None:
-    tables: dict[str, Any] = {
-        "choices": {"training": {"optimizer": {"choices": ["adam", "sgd"]}, "nesterov": {"flag": True}}},
-        "one choice": {"training": {"optimizer": {"choices": ["sgd"]}, "steps": {"low": 10, "high": 50, "step": 20}}},
-    }
-    task = example_tasks()["conditions"]
-    task = replace(task, space=Space.from_table(tables[example])) if example in tables else example_tasks()[example]
-    history = example_history(task, kind)
-    arguments = {**_ARGUMENTS["NSGAIISampler"], "population_size": 6, **changes}
-    population = Population(task, arguments)
-    # Of another batch, some of whose parents stay: of what was found for them nothing may be kept that does not hold.
-    population.propose(example_history(task, "tied", history.points[:12]), range(12, 14))
-    parents = Population(task, arguments).parents(history)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        seed = int(philox_key(task.seed, "strategy", task.replicate, 24)[0] % 2**32)
-        sampler = _Given(**{**arguments, "population_size": len(parents)}, seed=seed)
-    sampler.parents = parents
-    study = optuna.create_study(directions=["minimize"] * len(task.objectives))
-    distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
-    inherited = {name: d for name, d in sorted(distributions.items()) if not d.single()}
-    asked = []
-    for _ in range(40):
-        found = sampler.sample_relative(study, parents[0], inherited)
-        for name, d in distributions.items():
-            if name not in found:
-                found[name] = sampler.sample_independent(study, parents[0], name, d)
-        asked.append(task.space.clip(found))
-    assert population.propose(history, range(24, 64)) == asked
 
 
 def test_an_inactive_dimension_has_one_value_whoever_is_asked_about_beside_it() -> None:
