@@ -51,14 +51,14 @@ class _SizeStratified:
         return points, np.array([self._size(point) for point in points])
 
     def _size(self, point: Point) -> float:
-        """Log n_params; NaN where there is no such network, or it would not be trained."""
+        """Log n_params; infinite where a constraint keeps it from being trained, NaN where there is no such network."""
         try:
             costs = self._task.costs(point)
         except SparsefrontError:
             return math.nan
         known = [c for c in self._task.space.constraints if c.is_known_before_training]
         if any(c.violation(float(costs[c.quantity])) > 0 for c in known):
-            return math.nan
+            return math.inf
         return math.log(max(1.0, costs["n_params"]))
 
     @cached_property
@@ -72,8 +72,8 @@ class _SizeStratified:
         """The 64 candidates of one block: for each a stratum drawn uniformly, and a draw of the pool that lies in it.
 
         A stratum without a draw left gives one of the nearest stratum that has some; no draw is given twice. When none
-        is left that exists and meets the constraints, the others follow: they count for nothing, and a run that has
-        proposed too many of them ends with the constraints that are to blame.
+        is left that exists and meets the constraints, those follow that do not meet them, which count for nothing: a
+        run that has proposed too many of them ends with the constraints that are to blame. Last come those of no network.
         """
         n_pool = _BLOCK * self._options.pool
         points, sizes = self._draw("size_pool", block * n_pool, (block + 1) * n_pool)
@@ -81,7 +81,7 @@ class _SizeStratified:
         rng = generator(self._task.seed, "size_stratum", self._task.replicate, block)
         targets = rng.integers(self._options.bins, size=_BLOCK)
         is_left = np.isfinite(sizes)
-        others = iter(np.flatnonzero(~is_left))
+        others = iter([*np.flatnonzero(np.isinf(sizes)), *np.flatnonzero(np.isnan(sizes))])
         found = []
         for target in targets:
             if not is_left.any():

@@ -86,6 +86,11 @@ def test_size_stratified_leaves_out_what_cannot_be_built() -> None:
 
     points = _propose("size_stratified", replace(_task(_WIDE), costs=costs), 64)
     assert max(float(p["width_1"]) for p in points) <= 10
+    # As long as there is another draw, be it one that breaks a constraint.
+    bounded = replace(_task({**_WIDE, "constraints": ["n_params <= 100"]}), costs=costs)
+    points = _propose("size_stratified", bounded, 64)
+    assert max(_costs(p)["n_params"] for p in points) > 100
+    assert max(float(p["width_1"]) for p in points) <= 10
 
 
 def test_qmc_fills_the_cube_more_evenly_than_draws() -> None:
