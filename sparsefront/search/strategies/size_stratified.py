@@ -73,7 +73,7 @@ class _SizeStratified:
 
         A stratum without a draw left gives one of the nearest stratum that has some; no draw is given twice. When none
         is left that exists and meets the constraints, those follow that do not meet them, which count for nothing: a
-        run that has proposed too many of them ends with the constraints that are to blame. Last comes what is no network.
+        run that has proposed too many of them ends with the constraints to blame. Those of no network come last.
         """
         n_pool = _BLOCK * self._options.pool
         points, sizes = self._draw("size_pool", block * n_pool, (block + 1) * n_pool)
