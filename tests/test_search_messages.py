@@ -209,6 +209,44 @@ def test_a_run_that_constraints_leave_nothing_for_ends_and_the_study_is_finished
     assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
 
 
+ENDS = """
+from sparsefront.search.strategies.random import Random, random_points
+
+
+class Ends(Random):
+    def make(self, task, options):
+        self.task = task
+        return self
+
+    def propose(self, history, numbers):
+        return random_points(self.task, numbers.start, max(numbers.start, min(numbers.stop, 5)))
+"""
+
+
+def test_a_users_strategy_that_has_no_more_points_is_finished_and_says_so(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "strategy_that_ends.py").write_text(ENDS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"strategy": "strategy_that_ends:Ends"}
+    study = Study(**BASE | {"search": {"candidates": 8, "batch": 4}, "arms": {"random": {}, "own": own}})
+    assert isinstance(study, SearchStudy)
+    folder = tmp_path / "ends"
+    run_search(study, folder, slots=2)
+    results = sparsefront.load(folder)
+    assert results.n_trained() == (26, 26)
+    assert results.exhausted() == ("own: the run failed: 10 of 16 candidates, in 2 replicates",)
+    assert main(["verdict", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "not finished" not in out
+    assert "own: the run failed: 10 of 16 candidates, in 2 replicates" in out
+    why = "strategy 'strategy_that_ends:Ends' proposed 1 of the 4 points that it was asked for"
+    assert why.replace("'", "&#x27;") in results.report().read_text("utf-8")
+    run_search(study, folder, slots=2)
+    assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
+
+
 def test_a_run_that_came_to_the_end_of_its_space_is_finished_and_says_so(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,7 +278,7 @@ def has_ended(attainment: Attainment, design: SearchDesign, *, exhausted: Collec
     """Whether the rows show that every run has ended.
 
     A run has when all of its candidates came to an outcome, it saw every point of a finite space, or it is one of the
-    `exhausted` (arm, replicate). Another that its strategy ended early looks like one that goes on: False.
+    `exhausted` (arm, replicate).
     """
     runs = {(run.arm, run.replicate): run for run in attainment.runs}
     return all(
