@@ -873,6 +873,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"masks": {"method": "ipm"}},
         "masks.method='ipm': must be one of magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind, ap, mirl, gmp,",
     ),
+    ({"masks": {"method": ["imp"]}}, "masks.method=['imp']: must be one value, that of all candidates; what is"),
+    (
+        {"masks": {"method": {"choices": ["imp", "snip"]}}},
+        "masks.method={'choices': ['imp', 'snip']}: must be one value, that of all candidates; what is searched, as { "
+        "low, high } or { choices }, is written in [space.masks]",
+    ),
+    ({"masks": {"sparsity": {"low": 0.1, "high": 0.9}}}, "masks.sparsity={'low': 0.1, 'high': 0.9}: must be one value"),
+    ({"training": {"steps": 18, "lr": [0.1, 0.2]}}, "training.lr=[0.1, 0.2]: must be one value, that of all candid"),
+    (
+        chained({"allocation": ["erk"]}),
+        "space.masks.allocation=['erk']: is one value of all candidates; to search these, write { choices = ",
+    ),
     (
         {"masks": {"method": "searched"}},
         "masks.method='searched': must be one of magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind, ap, mirl,",
@@ -1148,6 +1160,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"verdict": {"objectives": ["val_eror"]}}, "verdict.objectives: 'val_eror' must be one of val_error,"),
     ({"verdict": {"objectives": ["initial_loss"]}}, "verdict.objectives: 'initial_loss' must be one of val_error,"),
     ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
+    (
+        {"verdict": {"reference": [0, 0]}},
+        "verdict.reference=[0.0, 0.0]: that of 'val_error' must be greater than 0 and at most 1; a candidate counts "
+        "where it is better than the reference",
+    ),
+    ({"verdict": {"reference": [-1, 5]}}, "verdict.reference=[-1.0, 5.0]: that of 'val_error' must be greater than 0 a"),
+    ({"verdict": {"reference": [90, 5]}}, "verdict.reference=[90.0, 5.0]: that of 'val_error' must be greater than 0 a"),
+    ({"verdict": {"reference": [0.9, 1]}}, "verdict.reference=[0.9, 1.0]: that of 'n_params' must be greater than 1;"),
+    (
+        {"verdict": {"objectives": ["n_params"], "reference": [0]}},
+        "verdict.reference=[0.0]: that of 'n_params' must be greater than 0; a candidate counts where",
+    ),
+    (
+        {"verdict": {"objectives": ["val_accuracy", "macs"], "reference": [1, 5e3]}},
+        "verdict.reference=[1.0, 5000.0]: that of 'val_accuracy' must be less than 1 and at least 0; a candidate",
+    ),
     ({"verdict": {"reference": [1.0]}}, "verdict.reference=[1.0]: must have one number for each of the 2 objectives"),
     ({"verdict": {"equivalence_margin": 0}}, "verdict.equivalence_margin=0: must be greater than 0.0"),
     # The space: those that are wrong by themselves are in tests/spaces.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -34,7 +34,7 @@ from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
-from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.objectives import check_objectives, check_reference, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
 from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
@@ -115,6 +115,8 @@ class SearchStudy(Study):
                 own = values.get(section, {})
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
+        for section, keys in (("training", _SEARCHED_TRAINING), ("masks", (*_SEARCHED_MASKS, *METHOD_FIELDS))):
+            _check_one_value(section, values.get(section), keys)
         masks = values.get("masks")
         if isinstance(masks, dict) and masks.get("method") in PRUNERS:
             own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
@@ -166,6 +168,8 @@ class SearchStudy(Study):
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
                 f"{len(chosen)} objectives"
             )
+        if self.verdict.reference:
+            check_reference(chosen, self.verdict.reference)
         if len(self.arms) > 1 and "random" not in {arm.strategy for arm in self.arms.values()}:
             raise ConfigError(
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
@@ -712,6 +716,16 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
         return space.to_table()
     except SpaceError as error:
         raise ConfigError(f"{where}{error}") from error
+
+
+def _check_one_value(section: str, table: object, keys: Collection[str]) -> None:
+    """Refuse several values of one of `keys` in a section that says what all candidates have."""
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if key in keys and isinstance(value, dict | list | tuple):
+            raise ConfigError(
+                f"{section}.{key}={shown(value)}: must be one value, that of all candidates; what is searched, as "
+                f"{{ low, high }} or {{ choices }}, is written in [space.{section}]"
+            )
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
