@@ -788,6 +788,29 @@ def test_without_a_method_a_study_says_nothing_of_one() -> None:
     assert made(**pruning.identity()).identity() == pruning.identity()
 
 
+def test_draws_of_a_pattern_with_a_sparsity_of_its_own_are_searched() -> None:
+    patterns = {"choices": ["unstructured", "2:4"]}
+    study = made(space={"masks": {"pattern": patterns, "draw": {"low": 0, "high": 9}}}, masks={"sparsity": 0.0})
+    assert [d.name for d in study.design().arms[0].space.dimensions] == ["mask_draw", "pattern"]
+
+
+def test_times_may_decide_where_a_study_says_that_it_is_not_reproducible() -> None:
+    by_time = {"kind": "mo_asha", "objectives": ["val_error", "seconds"], "asynchronous": True}
+    study = made(**arms_with(rungs=by_time))
+    assert study.design().arms[1].rungs.objectives == ("val_error", "seconds")
+    made(**arms_with(rungs={"kind": "mo_asha", "objectives": ["val_error", "flops"]}))
+    made(**arms_with(rungs={"kind": "none", "objectives": ["seconds"]}))
+    timed = {"verdict": {"objectives": ["val_error", "seconds"]}}
+    learning = arms_with(strategy="nsga2")
+    dataset = load_dataset("digits")
+    assert made(**learning)._remarks(dataset) == []
+    assert made(**timed, **arms_with(strategy="qmc"))._remarks(dataset) == []
+    bounded = {"space": BASE["space"] | {"constraints": ["seconds <= 5"]}}
+    for study in (made(**learning, **timed), made(**learning, **bounded)):
+        (remark,) = study._remarks(dataset)
+        assert remark.startswith("arms.b.strategy='nsga2': learns from 'seconds', which is measured, and another when")
+
+
 def arms_with(**arm: Any) -> dict[str, Any]:
     return {"arms": {"random": {}, "b": arm}}
 
@@ -860,6 +883,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         arms_with(rungs={"kind": "hyperband", "asynchronous": True}),
         "arms.b.rungs.asynchronous=true with rungs.kind='hyperband': only asha, mo_asha decide",
     ),
+    # What is measured decides nothing, unless the study says that it cannot be repeated.
+    (
+        arms_with(rungs={"kind": "mo_asha", "objectives": ["val_error", "seconds"]}),
+        "arms.b.rungs.objectives: 'seconds' is measured, and another whenever a study is run, so that others would be",
+    ),
+    (
+        arms_with(rungs={"kind": "mo_asha"}) | {"verdict": {"objectives": ["val_error", "seconds"]}},
+        "arms.b.rungs.kind='mo_asha' compares by verdict.objectives: 'seconds' is measured, and another whenever",
+    ),
+    (
+        arms_with(rungs={"kind": "successive_halving", "objectives": ["seconds"]}),
+        "arms.b.rungs.objectives: 'seconds' is measured, and another whenever a study is run, so that others would be",
+    ),
     (
         arms_with(rungs={"kind": "ray_asha", "bands": [0.5]}),
         "arms.b.rungs.bands=[0.5] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps; leave",
@@ -876,8 +912,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"masks": {"method": ["imp"]}}, "masks.method=['imp']: must be one value, that of all candidates; what is"),
     (
         {"masks": {"method": {"choices": ["imp", "snip"]}}},
-        "masks.method={'choices': ['imp', 'snip']}: must be one value, that of all candidates; what is searched, as { "
-        "low, high } or { choices }, is written in [space.masks]",
+        "masks.method={'choices': ['imp', 'snip']}: must be one value, that of all candidates; what is searched,",
     ),
     ({"masks": {"sparsity": {"low": 0.1, "high": 0.9}}}, "masks.sparsity={'low': 0.1, 'high': 0.9}: must be one value"),
     ({"training": {"steps": 18, "lr": [0.1, 0.2]}}, "training.lr=[0.1, 0.2]: must be one value, that of all candid"),
@@ -1162,11 +1197,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
     (
         {"verdict": {"reference": [0, 0]}},
-        "verdict.reference=[0.0, 0.0]: that of 'val_error' must be greater than 0 and at most 1; a candidate counts "
-        "where it is better than the reference",
+        "verdict.reference=[0.0, 0.0]: that of 'val_error' must be greater than 0 and at most 1; a candidate counts",
     ),
-    ({"verdict": {"reference": [-1, 5]}}, "verdict.reference=[-1.0, 5.0]: that of 'val_error' must be greater than 0 a"),
-    ({"verdict": {"reference": [90, 5]}}, "verdict.reference=[90.0, 5.0]: that of 'val_error' must be greater than 0 a"),
+    (
+        {"verdict": {"reference": [-1, 5]}},
+        "verdict.reference=[-1.0, 5.0]: that of 'val_error' must be greater than 0 a",
+    ),
+    (
+        {"verdict": {"reference": [90, 5]}},
+        "verdict.reference=[90.0, 5.0]: that of 'val_error' must be greater than 0 a",
+    ),
     ({"verdict": {"reference": [0.9, 1]}}, "verdict.reference=[0.9, 1.0]: that of 'n_params' must be greater than 1;"),
     (
         {"verdict": {"objectives": ["n_params"], "reference": [0]}},
@@ -1338,6 +1378,44 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "arms.random.space.constraints: node_sparsity of weight masks is known only once they are drawn",
     ),
     ({"space": {"constraints": ["test_error <= 0.5"]}}, "space.constraints: "),
+    # Dimensions of masks that remove nothing.
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"allocation": "searched"}}},
+        "space.masks.allocation: is searched where masks.sparsity is 0, and no mask removes anything; set mas",
+    ),
+    (
+        {
+            "space": {"masks": {"allocation": {"choices": ["uniform", "erk"]}, "sparsity": 0.0}},
+            "masks": {"sparsity": 0.5},
+        },
+        "space.masks.allocation: is searched where masks.sparsity is 0",
+    ),
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"draw": {"low": 0, "high": 9}}}},
+        "space.masks.draw: is searched where masks.sparsity is 0",
+    ),
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"kind": {"choices": ["node", "weight"]}}}},
+        "space.masks.kind: is searched where masks.sparsity is 0",
+    ),
+    (
+        {
+            "space": {"masks": {"sparsity": {"low": 0.5, "high": 0.9}, "draw": {"low": 0, "high": 9}}},
+            **arms_with(space={"masks": {"sparsity": 0.0}}),
+        },
+        "arms.b.space.masks.draw: is searched where masks.sparsity is 0, and no mask removes anything; set masks.spars",
+    ),
+    (
+        {
+            "space": {
+                "masks": {
+                    "pattern": {"choices": ["unstructured", "2:4"]},
+                    "allocation": {"choices": ["uniform", "erk"]},
+                }
+            }
+        },
+        "space.masks.allocation: is searched where masks.sparsity is 0",
+    ),
     (BITS | {"masks": {}}, "space.masks.bits=true: needs masks.sparsity > 0 in [masks]"),
     (
         BITS | {"space": {"masks": {"bits": True, "sparsity": {"low": 0.1, "high": 0.9}}}},

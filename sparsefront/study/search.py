@@ -281,6 +281,7 @@ class SearchStudy(Study):
             check_at_rungs(
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
+        self._check_reproducible(name, arm.rungs)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and "weight" in space.choices_of("masks.kind", self.masks.kind):
                 raise ConfigError(
@@ -291,6 +292,20 @@ class SearchStudy(Study):
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
         return space
+
+    def _check_reproducible(self, name: str, rungs: RungsSection) -> None:
+        """Refuse rungs that compare measured times, where the study does not say that it cannot be repeated."""
+        kind = RUNGS[rungs.kind]
+        compared = rungs.objectives or (self.verdict.objectives if kind.is_multi_objective else ())
+        times = [objective for objective in compared if OBJECTIVES[objective].is_time]
+        if kind.has_rungs and times and not rungs.asynchronous:
+            said = "objectives" if rungs.objectives else f"kind={rungs.kind!r} compares by verdict.objectives"
+            other = "" if kind.record is not None else " with kind = 'asha' or 'mo_asha'"
+            raise ConfigError(
+                f"arms.{name}.rungs.{said}: {times[0]!r} is measured, and another whenever a study is run, so that "
+                "others would be stopped; name 'passes' or 'flops' in rungs.objectives, or set asynchronous = true"
+                f"{other}, for rungs that are not reproducible"
+            )
 
     def _written(self) -> dict[str, Any]:
         """What spaces are read from: as written, and not as recorded, for JSON has no NaN to complain about."""
@@ -584,7 +599,7 @@ class SearchStudy(Study):
         return found
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Patterns that some layers are too small for, and arms whose runs may end as failed, for what is left."""
+        """Patterns that some layers are too small for, and arms that cannot be repeated, or whose runs may fail."""
         networks = self._networks(dataset)
         remarks = dict[str, None]()
         for arm in self.design(dataset).arms:
@@ -592,7 +607,20 @@ class SearchStudy(Study):
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
-        return [*remarks, *self._remarks_on_constraints(dataset)]
+        return [*remarks, *self._remarks_on_times(), *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_times(self) -> list[str]:
+        """Arms whose strategies learn from what is measured anew whenever the study is run."""
+        remarks = []
+        for name, space in spaces_of(self._written()).items():
+            told = {*self.verdict.objectives, *(c.quantity for c in space.constraints)}
+            times = sorted(objective for objective in told if OBJECTIVES[objective].is_time)
+            if times and strategy_family(self.arms[name].strategy).is_adaptive:
+                remarks.append(
+                    f"arms.{name}.strategy={self.arms[name].strategy!r}: learns from {times[0]!r}, which is measured, "
+                    "and another whenever a study is run: what it proposes is not reproducible"
+                )
+        return remarks
 
     def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsefront.errors import ConfigError
-from sparsefront.study import SearchStudy, Study
+from sparsefront.study import Study
 
 Path_ = tuple[str, ...]
 
