@@ -1620,6 +1620,53 @@ def test_every_run_has_its_budget_and_says_what_was_infeasible(done: Path) -> No
     assert sparsefront.load(done).n_trained() == (48, 48)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicates": 3}, "replicates=3: must be at most 2, the replicates on record in DIR; there is nothing to re"),
+        ({"seed": 2}, "DIR=DIR: its candidates are of another study (seed: 1 -> 2); a replay needs the same data, mod"),
+        ({"training": {"steps": 17, "batch_size": 32}}, "DIR=DIR: its candidates are of another study (training.steps"),
+        (
+            {"model": {"bias": False}, "data": {"name": "digits", "validation_fraction": 0.3}},
+            "DIR=DIR: its candidates are of another study (data.validation_fraction: 0.2 -> 0.3, model.bias: true -> f",
+        ),
+        ({"data": {"name": "mnist1d"}}, "DIR=DIR: its candidates are of another study (data.name: "),
+        ({"masks": {"kind": "node"}}, 'DIR=DIR: its candidates are of another study (masks.kind: "weight" -> "node")'),
+        (
+            {"space": BASE["space"] | {"training": {"lr": LR | {"high": 1.0}}}},
+            "DIR=DIR: its candidates are of another study (space.training.lr.high: 0.1 -> 1.0); a replay needs",
+        ),
+        (
+            {"space": BASE["space"] | {"training": {}}},
+            "DIR=DIR: its candidates are of another study (space.training.lr.high: 0.1 -> (absent), space.tra",
+        ),
+        (
+            {"arms": {"random": {}, "other": {"space": {"training": {"beta1": {"low": 0.8, "high": 0.9}}}}}},
+            "DIR=DIR: its candidates are of another study (arms.other.space.training.beta1.high: (absent) -> 0.9, ",
+        ),
+    ],
+)
+def test_what_was_not_recorded_of_such_candidates_is_not_replayed(done: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(**changes).simulate(ledger=done)
+    said = str(caught.value)
+    assert said.replace(str(done), "DIR").startswith(message)
+    assert "\n" not in said
+
+
+def test_other_arms_rungs_and_budgets_are_replayed(done: Path) -> None:
+    arms = {
+        "random": {"candidates": 5},
+        "early": {"rungs": {"kind": "asha", "eta": 2, "min_steps": 4}},
+        "qmc": {"strategy": "qmc"},
+    }
+    training = {"steps": 18, "batch_size": 32, "eval_every": 3}
+    constrained = BASE["space"] | {"constraints": ["n_params <= 400"]}
+    study = made(arms=arms, replicates=1, training=training, space=constrained, verdict={"objectives": ["val_loss"]})
+    found = study.simulate(ledger=done, workers=1)
+    assert {arm.arm: arm.candidates for arm in found.arms} == {"random": 5, "early": 8, "qmc": 8}
+
+
 def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:
     results = sparsefront.load(done)
     front = results.front(where="lr < 0.03 and depth == 2 and width_2 > 2").to_pylist()

@@ -37,6 +37,7 @@ from sparsefront.spaces.space import Space
 from sparsefront.study.objectives import check_objectives, check_reference, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
+from sparsefront.study.replay import check_replay
 from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
 from sparsefront.study.search_sections import (
     SEARCHED_OBJECTIVES,
@@ -650,7 +651,8 @@ class SearchStudy(Study):
 
         Args:
             objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`; None for 'tradeoff'.
-            ledger: folder of a finished search on the same space, whose results are replayed instead.
+            ledger: folder of a search on the same space, whose results are replayed instead; its candidates must have
+                been trained as those of this study are.
             workers: packs at once; None as many as this machine has cores.
 
         Raises:
@@ -667,7 +669,8 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: the results of {str(ledger)!r} are replayed; leave one out")
         objective = objective or "tradeoff"
         dataset = self._checked_data()
-        for arm in self.design(dataset).arms:
+        design = self.design(dataset)
+        for arm in design.arms:
             if arm.rungs.kind == "ray_asha":
                 raise ConfigError(
                     f"arms.{arm.name}.rungs.kind='ray_asha': stops by Ray's own scheduler, which only runs with Ray; "
@@ -678,6 +681,10 @@ class SearchStudy(Study):
             results = Results(ledger)
             if not isinstance(results.design, SearchDesign):
                 raise ConfigError(f"DIR={ledger}: holds a study of masks; only searches can be simulated")
+            # With the defaults of keys that there were not yet when it was run.
+            identity = SearchStudy.from_dict(results.identity, source=f"DIR={ledger}").identity()
+            old = {**identity, "resolved": results.resolved}
+            check_replay(results.folder, old, self.recorded(dataset), then=results.design, now=design)
             measured = LedgerObjective(results.to_arrow(), results.design)
         elif objective in SYNTHETIC:
             measured = SYNTHETIC[objective].objective
@@ -685,7 +692,7 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
         return simulate_study(
-            self.design(dataset),
+            design,
             self._describer(dataset),
             measured,
             pack_cost=CPU_COST,
