@@ -200,6 +200,11 @@ def mutants(draw: Any) -> dict[str, Any]:
     return table
 
 
+def assert_one_line(said: str, of: object) -> None:
+    assert said.isprintable(), of  # which the end of a line is not
+    assert len(said) < 1000, of
+
+
 def verdict_on(table: dict[str, Any]) -> str:
     """'accepted', or the line in which the study is refused, before or once its data are there."""
     try:
@@ -217,10 +222,20 @@ def verdict_on(table: dict[str, Any]) -> str:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mutants())
 def test_a_study_is_accepted_or_refused_in_one_line(table: dict[str, Any]) -> None:
-    said = verdict_on(table)
-    assert len(said.splitlines()) == 1
-    assert said.isprintable()
-    assert len(said) < 1000
+    assert_one_line(verdict_on(table), table)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: str(study["name"]))
+def test_no_key_of_a_study_holds_what_is_not_expected(study: dict[str, Any]) -> None:
+    """Every key, of every type that a file may give it."""
+    for place in places(study):
+        for value in ([], ["a"], [[1]], {}, {"choices": ["a", "b"]}, "a", -1, 0.5, float("nan"), True):
+            table = copy.deepcopy(study)
+            held(table, place[:-1])[place[-1]] = copy.deepcopy(value)
+            try:
+                Study.from_dict(table)
+            except ConfigError as error:
+                assert_one_line(str(error), (place, value))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: str(study["name"]))
