@@ -60,7 +60,8 @@ class Results:
             self.digest = ledger.study_digest
         try:
             self.design = design_of(recorded)
-            self._resolved: dict[str, Any] = recorded.pop("resolved")
+            #: What follows from the study and its data.
+            self.resolved: dict[str, Any] = recorded.pop("resolved")
             #: The study, as `Study.from_dict` takes it.
             self.identity = recorded
         except (KeyError, TypeError, AttributeError) as error:
@@ -273,7 +274,7 @@ class Results:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "Digest of the study": self.digest[:16],
-            "Digest of the data": str(self._resolved.get("data_digest", "unknown"))[:16],
+            "Digest of the data": str(self.resolved.get("data_digest", "unknown"))[:16],
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }

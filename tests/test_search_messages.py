@@ -303,6 +303,7 @@ def test_a_simulation_says_where_its_results_come_from(
         out = " ".join(capsys.readouterr().out.split())
         assert f"what candidates reach {expected}" in out
         assert "passes, candidates, reused and infeasible are means over 2 replicates" in out
+        assert "not finished" not in out
         assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["replicates"] == 2
@@ -310,6 +311,20 @@ def test_a_simulation_says_where_its_results_come_from(
         is_replayed = "replayed" in expected
         assert found["ledger"] == (str(done) if is_replayed else None)
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
+
+
+def test_a_replay_of_what_is_not_finished_says_so(tmp_path: Path, capsys: Capture) -> None:
+    study = Study(**BASE | {"replicates": 1})
+    assert isinstance(study, SearchStudy)
+    with pytest.raises(Died):
+        run_search(study, tmp_path / "study", max_lanes=4, disk=MortalDisk(12))
+    trained, planned = sparsefront.load(tmp_path / "study").n_trained()
+    assert (0 < trained < planned, planned) == (True, 8)
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1"]) == 0
+    assert f"not finished: {trained} of 8 networks trained" in " ".join(capsys.readouterr().out.split())
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ledger_trained"], found["ledger_to_train"]) == (trained, 8)
 
 
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:
