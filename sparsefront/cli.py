@@ -431,10 +431,12 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.format == "json":
         of_what = {"objective": objective if ledger is None else None, "ledger": ledger and str(ledger)}
         numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
-        numbers["replicates"] = found.replicates
+        numbers |= {"replicates": found.replicates, "remarks": found.remarks}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
     console = _Console()
+    for remark in found.remarks:
+        console.print(Text(remark, style="yellow"))
     headings = [name for name in rows[0] if name not in ("low", "high")]
     _table(
         console,

@@ -160,6 +160,27 @@ def test_layers_that_are_too_small_for_a_pattern_are_told_before_anything_is_sta
     assert len(free._remarks(dataset)) == 1  # a layer of 4x4 is one block
 
 
+def test_a_strategy_that_never_sees_a_result_is_told_before_anything_is_started(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    arms = {
+        "random": {},
+        "qmc": {"strategy": "qmc"},
+        "tpe": {"strategy": "tpe"},
+        "one": {"strategy": "tpe", "batch": 2},
+    }
+    study = Study(**BASE | {"arms": arms})
+    assert isinstance(study, SearchStudy)
+    said = "arms.tpe: all 4 candidates are proposed at once (batch = 4), so that it never sees a result"
+    assert study._remarks(study._checked_data()) == [f"{said}; set arms.tpe.batch"]
+    (tmp_path / "t.toml").write_text(as_toml(BASE | {"arms": arms}), encoding="utf-8")
+    assert main(["simulate", str(tmp_path / "t.toml"), "--workers", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{said}; set arms.tpe.batch\n")
+    assert main(["simulate", str(tmp_path / "t.toml"), "--workers", "1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["remarks"] == [f"{said}; set arms.tpe.batch"]
+
+
 @pytest.mark.parametrize(
     ("own", "where", "who"),
     [

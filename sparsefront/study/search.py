@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -580,15 +581,24 @@ class SearchStudy(Study):
         return found
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Patterns that some layers are too small for, and arms whose runs may end as failed, for what is left."""
+        """Learning that cannot be, patterns that some layers are too small for, arms whose runs may end as failed."""
         networks = self._networks(dataset)
-        remarks = dict[str, None]()
+        remarks = dict.fromkeys(self._remarks_on_batches())
         for arm in self.design(dataset).arms:
             structures = [networks.describe(0, arm.space.settings(point)).structure for point in arm.space.corners()]
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
         return [*remarks, *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_batches(self) -> list[str]:
+        """Arms that are random search in disguise: with all candidates in one batch there is nothing to learn from."""
+        return [
+            f"arms.{name}: all {arm.candidates:,} candidates are proposed at once (batch = {arm.batch:,}), so that it "
+            f"never sees a result; set arms.{name}.batch"
+            for name, arm in self.arms.items()
+            if strategy_family(arm.strategy).is_adaptive and 1 < arm.candidates <= arm.batch
+        ]
 
     def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""
@@ -652,7 +662,7 @@ class SearchStudy(Study):
         else:
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
-        return simulate_study(
+        found = simulate_study(
             self.design(dataset),
             self._describer(dataset),
             measured,
@@ -660,6 +670,7 @@ class SearchStudy(Study):
             workers=sizes["workers"],
             max_lanes=sizes["max_lanes"],
         )
+        return dataclasses.replace(found, remarks=tuple(self._remarks(dataset)))
 
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
         cost = CPU_COST if device == "cpu" else GPU_COST
