@@ -307,7 +307,11 @@ def test_what_it_takes_to_catch_up_is_never_an_interval_that_says_nothing(
     [
         ({}, "Errors run from 0 to that of guessing", "can move"),
         ({"reference": (0.9, 1e5)}, "Its far corner is the reference that the study gives", "guessing"),
-        ({"candidates": 4, "replicates": 2}, "far corner", "fixed box"),
+        (
+            {"candidates": 4},
+            "on a log scale, to a tenth beyond the largest that completed, so that its far corner",
+            "-",
+        ),
     ],
 )
 def test_words_say_of_the_box_and_of_runs_what_is_so(changes: dict[str, Any], said: str, unsaid: str) -> None:
