@@ -295,6 +295,36 @@ def test_a_simulation_says_where_its_results_come_from(
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
 
 
+def test_a_search_without_its_space_is_told_so() -> None:
+    """Where nothing is wrong but that, a key of studies of masks seems to be missing."""
+    without = {key: value for key, value in BASE.items() if key not in ("space", "search")}
+    with pytest.raises(ConfigError, match=r"^sparsities: is missing and has no default; write it, or add \[space\] if"):
+        Study(**without)
+
+
+@pytest.mark.parametrize(
+    ("entry", "longest"),
+    [({"low": 2, "high": 9}, 9), ({"choices": [8, 3, 5]}, 8), (7, 7), ({"low": 2, "high": 8, "step": 2}, 8)],
+)
+def test_a_space_that_has_steps_says_how_long_candidates_train(entry: Any, longest: int) -> None:
+    space = BASE["space"] | {"training": BASE["space"]["training"] | {"steps": entry}}
+    left_out = Study(**BASE | {"space": space, "training": {"batch_size": 32}})
+    written = Study(**BASE | {"space": space, "training": {"batch_size": 32, "steps": longest}})
+    assert left_out.training.steps == longest
+    assert left_out.digest == written.digest
+    own = Study(**BASE | {"space": space, "training": {"batch_size": 32, "steps": 4}})
+    assert own.training.steps == 4
+    none = {key: value for key, value in BASE.items() if key != "training"}
+    assert Study(**none | {"space": space}).training.steps == longest
+
+
+@pytest.mark.parametrize("entry", [{"low": 2}, {"low": 2.0, "high": 9.5}, 0, {"choices": []}, {"choices": "x"}, True])
+def test_steps_of_a_space_that_are_none_leave_those_of_the_study_to_be_written(entry: Any) -> None:
+    space = BASE["space"] | {"training": {"steps": entry}}
+    with pytest.raises(ConfigError, match=r"^training\.steps: is missing"):
+        Study(**BASE | {"space": space, "training": {"batch_size": 32}})
+
+
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:
     shown = Study(**BASE).design().model
     assert "widths searched" in shown

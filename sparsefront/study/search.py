@@ -85,6 +85,8 @@ _MAX_CANDIDATES = 10**8
 class SearchStudy(Study):
     """Arms that search a space, each by its strategy, in every replicate anew."""
 
+    plural = "searches"
+
     training: SearchTrainingSection
     masks: MasksSection = MasksSection()
     space: dict[str, Any]
@@ -109,6 +111,10 @@ class SearchStudy(Study):
         if isinstance(space, Space):
             space = _table_of(space)
             values = {**values, "space": space}
+        longest = _longest_of(space)
+        training = values.get("training", {})
+        if longest is not None and isinstance(training, dict):
+            values = {**values, "training": {"steps": longest, **training}}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
             values = dict(values)
@@ -723,6 +729,17 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
         return space.to_table()
     except SpaceError as error:
         raise ConfigError(f"{where}{error}") from error
+
+
+def _longest_of(space: Any) -> int | None:
+    """Steps of the longest training that the table of a space asks for; None where it says nothing of them."""
+    training = space.get("training") if isinstance(space, dict) else None
+    entry = training.get("steps") if isinstance(training, dict) else None
+    if isinstance(entry, dict):
+        entry = entry.get("choices", entry.get("high"))
+    values = entry if isinstance(entry, list | tuple) else [entry]
+    # What is no number of steps is refused as an entry of the space.
+    return max(values) if values and all(type(value) is int and value > 0 for value in values) else None
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:

@@ -48,7 +48,11 @@ class MasksSection(Section):
 
 
 class SearchTrainingSection(TrainingSection):
-    """How every candidate is trained, where the space does not say otherwise."""
+    """How every candidate is trained, where the space does not say otherwise.
+
+    Where `[space.training]` has `steps`, they may be left out here, and are then its largest number. Networks are
+    validated every `eval_every` steps, or every `steps` if these are fewer.
+    """
 
     data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -120,6 +124,11 @@ class ArmSection(Section):
     @classmethod
     def _check_known_elsewhere(cls, values: Any) -> Any:
         """Refuse what arms of a study of masks have and those of a search cannot."""
+        if isinstance(values, dict) and "method" in values:
+            raise ConfigError(
+                f"method={toml(values['method'])}: is a key of studies of masks; an arm of a search has it in its "
+                "space: [arms.NAME.space.masks] method"
+            )
         for key in ("controls", "siblings"):
             if isinstance(values, dict) and key in values:
                 raise ConfigError(
