@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,14 @@ def test_steps_of_a_space_that_are_none_leave_those_of_the_study_to_be_written(e
     space = BASE["space"] | {"training": {"steps": entry}}
     with pytest.raises(ConfigError, match=r"^training\.steps: is missing"):
         Study(**BASE | {"space": space, "training": {"batch_size": 32}})
+
+
+def test_results_are_shown_as_what_they_are_of(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "copy")
+    results = sparsefront.load(tmp_path / "copy")
+    assert repr(results) == f"<Results of 'tiny' in '{tmp_path / 'copy'}': 16 of 16 networks trained>"
+    shutil.rmtree(tmp_path / "copy")
+    assert repr(results).startswith(f"<Results of 'tiny' in '{tmp_path / 'copy'}': unreadable: ")
 
 
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:

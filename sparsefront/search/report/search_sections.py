@@ -38,6 +38,7 @@ from sparsefront.search.report.sections import (
     judged_table,
     label_badge,
     note_of,
+    provenance_details,
     sample_note,
     shown_difference,
 )
@@ -81,9 +82,10 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
     return section(
         "run",
         "What was run",
-        fact_list(facts, provenance),
+        fact_list(facts),
         arms,
         details("The space that was searched", described),
+        provenance_details(provenance),
     )
 
 
