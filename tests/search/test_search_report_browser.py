@@ -129,4 +129,4 @@ def test_a_narrow_page_is_not_wider_than_its_window_when_everything_is_unfolded(
     browser._call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=False)
     browser.open(report(tmp_path), until=DRAWN)
     browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert browser.run("document.documentElement.scrollWidth") == 420
+    assert browser.run("document.documentElement.scrollWidth") <= 420
