@@ -72,7 +72,7 @@ def run_study(
 
 
 def busy_fraction(rows: pa.Table, wall_s: float) -> float:
-    """Share of the workers' time in which they trained."""
+    """Share of the workers' time in which they had a pack: built, trained, validated and checkpointed it."""
     return float(np.nansum(rows["seconds"].to_numpy())) / (WORKERS * wall_s)
 
 
@@ -219,7 +219,7 @@ def against_tune(n: int, kind: str = "weight") -> list[list[str]]:
         ["packs are faster by", spread(ratio), ">= 10"],
         ["packs are faster by, Ray's start included in both", spread(whole), ""],
         [
-            f"share of wall time in which {WORKERS} workers train, `asha` alone, from the first pack",
+            f"share of wall time in which {WORKERS} workers have a pack, `asha` alone, from the first pack",
             f"{spread([100 * v for v in own['busy']])}%",
             "",
         ],

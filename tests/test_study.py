@@ -351,7 +351,7 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
         {**arm("ap", "weight"), "model": {"name": "mlp", "activation": "tanh"}},
         "it needs model.activation='relu', which is 'tanh'",
     ),
-    (arm("snip", "weight", allocation="explicit"), "arms.snip.densities=[]: belong to allocation='explicit'"),
+    (arm("snip", "weight", allocation="explicit"), "arms.snip.densities=[]: allocation='explicit' needs the"),
     (arm("random_erk", "weight", allocation="explicit", densities=[1, True]), "densities=(1.0, True): must be a list"),
     ({"masks": {"allocation": "explicit"}}, "densities of your own are for an arm; give [arms.NAME] allocation and"),
     (arm("ap", "weight", ap_sign=0), "arms.ap.ap_sign=0: must be -1 or 1"),

@@ -36,9 +36,10 @@ class CheckpointKeeper:
 
     def learn(self, rows: pa.RecordBatch) -> None:
         """Look at committed rows; never raises for a file that cannot be removed."""
-        of_search = rows.filter(pc.is_in(rows.column("stage"), pa.array(["rung", "level", "trained"])))
+        own = rows.select(_COLUMNS)
+        of_search = own.filter(pc.is_in(own.column("stage"), pa.array(["rung", "level", "trained"])))
         any_on_the_way = OnTheWay.exist(self._folder)
-        for row in of_search.select(_COLUMNS).to_pylist():
+        for row in of_search.to_pylist():
             key = row["arm"], row["replicate"], row["slot"]
             before, now = self._of.pop(key, ()), row["checkpoint"]
             if now is not None:

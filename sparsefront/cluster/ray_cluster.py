@@ -44,8 +44,8 @@ _ENVIRONMENT = {
 }
 
 
-#: What a worker needs.
-_WORKER_MODULE = "sparsefront.cluster.worker"
+#: Loads what a worker needs.
+_WORKER_MODULE = "sparsefront.cluster.ahead"
 #: Workers that load it ahead, 240 MB each, whether there is work for all of them or not.
 _MOST_AHEAD = 16
 

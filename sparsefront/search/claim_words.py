@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sparsefront.search.claims import ClaimEffect, ClaimFinding
 from sparsefront.search.findings import as_written, plain_data
-from sparsefront.search.metrics import METRICS
+from sparsefront.search.metrics import METRIC_OF_TASK, METRICS
 from sparsefront.search.wording import shown_p, shown_pairs
 
 #: Lines between which a page holds the table.
@@ -97,7 +97,7 @@ def replaced(page: str, table: str) -> str:
 
 
 def _tested_cell(effect: ClaimEffect) -> str:
-    metric = "" if effect.metric in METRICS else f", `{effect.metric}`"
+    metric = "" if effect.metric in METRIC_OF_TASK.values() else f", `{effect.metric}`"
     return f"{difference_of(effect)}{metric} at {effect.sparsity:g}: {effect.expect}"
 
 

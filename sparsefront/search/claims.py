@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,13 @@ from sparsefront.errors import ConfigError, did_you_mean, nearest
 from sparsefront.search.columns import numbers_in
 from sparsefront.search.design import Design
 from sparsefront.search.methods import known_methods
+from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.schema import KEY
 from sparsefront.search.statistics import Floats, PairedEffect, paired_effects
 from sparsefront.search.verdict.families import mean_of
+from sparsefront.search.verdict.networks import Integers, Networks, networks_of
+from sparsefront.search.verdict.record import VERDICT_COLUMNS, read_record
 from sparsefront.spaces.seeds import generator
 
 Expectation = Literal["higher", "lower", "equivalent"]
@@ -33,8 +37,12 @@ Expectation = Literal["higher", "lower", "equivalent"]
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 
 
+#: The metric that says how fast networks come to the verdict's target, in steps; lower is faster.
+_CONVERGENCE = "convergence"
+
+
 def claim_metrics(design: Design, schema: pa.Schema) -> tuple[str, ...]:
-    """What networks may be compared by: the metric of their task, or a column of numbers of a study's ledger."""
+    """What networks may be compared by: their task's metric, steps to converge, or a column of the study's ledger."""
     types = pa.types
     numeric = [
         field.name
@@ -42,7 +50,7 @@ def claim_metrics(design: Design, schema: pa.Schema) -> tuple[str, ...]:
         if field.name not in KEY
         and (types.is_floating(field.type) or types.is_integer(field.type) or types.is_boolean(field.type))
     ]
-    return (design.metric, *numeric)
+    return (design.metric, _CONVERGENCE, *numeric)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class ClaimTest:
         sparsity: at which of the study's; all are tested together. Empty: at each of them.
         metric: a name of `claim_metrics`.
         expect: what the arm's value is: 'higher', 'lower' or 'equivalent'.
-        margin: the largest difference that does not matter; None for the study's (of other metrics than the task's:
+        margin: the largest difference that does not matter; None for the study's (of columns of the ledger:
             equivalence is not tested).
         than: name of another study whose difference between these arms is subtracted from this one's; empty for none.
     """
@@ -97,6 +105,11 @@ class Evidence:
 
     design: Design
     rows: pa.Table
+
+    @cached_property
+    def networks(self) -> Networks:
+        """All of them, as a verdict sees them."""
+        return networks_of(read_record(self.rows.to_batches(), self.design), self.design)
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,8 @@ class ClaimFinding:
 def claim_columns(claim: Claim) -> list[str]:
     """Columns of the ledger that judging a claim reads."""
     of_metrics = [test.metric for test in claim.tests if test.metric not in METRICS]
+    if any(test.metric == _CONVERGENCE for test in claim.tests):
+        of_metrics += VERDICT_COLUMNS
     return list(dict.fromkeys(["stage", "arm", "replicate", "target_sparsity", "outcome", "test_error", *of_metrics]))
 
 
@@ -156,8 +171,10 @@ def judge_claim(
     """Judge a claim by the study that tests it.
 
     In each replicate an arm is worth the mean over its networks there. A diverged network counts as guessing by the
-    metric of its task; by any other it has no value, like one that failed. Replicates without a value of both arms are
-    left out, and counted. The tests of a claim, one at each sparsity, are corrected together by Holm.
+    metric of its task, and by convergence like one that never came to the target: with all steps of a training; by any
+    other it has no value, like one that failed. Replicates without a value of both arms are left out, and counted; by
+    convergence those, too, in which nobody came to the target. The tests of a claim, one at each sparsity, are
+    corrected together by Holm.
 
     Args:
         claim: the claim.
@@ -300,8 +317,13 @@ def checked_test(test: ClaimTest, design: Design, schema: pa.Schema, *, where: s
     metrics = claim_metrics(design, schema)
     if test.metric not in metrics:
         raise ConfigError(
-            f"{where}.metric={test.metric!r}: must be {metrics[0]!r} or a column of numbers in the study's ledger"
+            f"{where}.metric={test.metric!r}: must be {metrics[0]!r}, {_CONVERGENCE!r} or a column of numbers in the "
+            f"study's ledger"
             f"{did_you_mean(test.metric, metrics)}"
+        )
+    if test.metric == _CONVERGENCE and "dense" not in design.arms:
+        raise ConfigError(
+            f"{where}.metric={test.metric!r}: needs the arm 'dense', whose accuracy is what the others come to; add it"
         )
     if test.expect == "equivalent" and _margin(test, design) is None:
         raise ConfigError(
@@ -336,6 +358,13 @@ def _pairs(test: ClaimTest, sparsity: float, evidence: Evidence, others: Mapping
         else:
             notes.append(f"study {test.than!r} is not among those given")
     replicates = sorted(arm.keys() & against.keys() & subtracted.keys())
+    if test.metric == _CONVERGENCE:
+        telling = [r for r in replicates if _came_to_target(test, sparsity, evidence, r)]
+        if len(telling) < len(replicates):
+            notes.append(
+                f"nobody came to the target in {len(replicates) - len(telling)} of {len(replicates)} replicates"
+            )
+        replicates = telling
     if len(replicates) < design.replicates and not notes:
         notes.append(f"{design.replicates - len(replicates)} of {design.replicates} replicates have no pair")
     ours, theirs, there = (
@@ -366,9 +395,10 @@ def _differences(test: ClaimTest, sparsity: float, other: Evidence, design: Desi
 
 def _values(evidence: Evidence, arm: str, sparsity: float, metric: str) -> dict[int, float]:
     """What an arm is worth in each replicate: the mean over its networks that have a value."""
+    if metric == _CONVERGENCE:
+        return _steps_to_target(evidence, arm, sparsity)
     design, rows = evidence.design, evidence.rows
-    methods = known_methods(design.methods or {name: {} for name in design.arms})
-    level = 0.0 if methods[arm].is_dense else sparsity
+    level = _level_of(arm, sparsity, design)
     here = rows.filter(
         (pc.field("stage") == "trained") & (pc.field("arm") == arm) & (pc.field("target_sparsity") == level)
     )
@@ -384,7 +414,38 @@ def _values(evidence: Evidence, arm: str, sparsity: float, metric: str) -> dict[
     return {int(r): float(values[counted & (replicate == r)].mean()) for r in np.unique(replicate[counted])}
 
 
+def _steps_to_target(evidence: Evidence, arm: str, sparsity: float) -> dict[int, float]:
+    """Mean steps of an arm's networks to the target in each replicate where somebody looked on the way."""
+    networks, found = evidence.networks, dict[int, float]()
+    method = known_methods(evidence.design.methods or {arm: {}})[arm]
+    if isinstance(method, Pruned) and method.method.keeps_weights:
+        return found  # of trained weights the first steps are no measure of speed
+    for replicate in range(evidence.design.replicates):
+        here = _networks_at(evidence, arm, sparsity, replicate)
+        if networks.is_timed[here].any() and np.isfinite(networks.steps_to_target[here]).all():
+            found[replicate] = float(networks.steps_to_target[here].mean())
+    return found
+
+
+def _came_to_target(test: ClaimTest, sparsity: float, evidence: Evidence, replicate: int) -> bool:
+    """Whether any network of either arm did: else both have the steps of a training, which proves nothing."""
+    both = (_networks_at(evidence, arm, sparsity, replicate) for arm in (test.arm, test.against))
+    return any(evidence.networks.reached[here].any() for here in both)
+
+
+def _networks_at(evidence: Evidence, arm: str, sparsity: float, replicate: int) -> Integers:
+    """Networks of an arm that say something about its method, by index."""
+    here = evidence.networks.at(arm, replicate, _level_of(arm, sparsity, evidence.design))
+    return here[evidence.networks.counted[here]]
+
+
+def _level_of(arm: str, sparsity: float, design: Design) -> float:
+    """Where an arm's networks are that stand beside others at a sparsity: those without a mask are at none."""
+    methods = known_methods(design.methods or {name: {} for name in design.arms})
+    return 0.0 if methods[arm].is_dense else sparsity
+
+
 def _margin(test: ClaimTest, design: Design) -> float | None:
-    if test.margin is not None:
+    if test.margin is not None or test.metric not in METRICS:
         return test.margin
-    return design.equivalence_margin if test.metric == design.metric else None
+    return design.margin_of(test.metric)

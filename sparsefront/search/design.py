@@ -60,6 +60,10 @@ class Design:
             return self.random_draws
         return self.random_draws_by_level[self.sparsities.index(sparsity)]
 
+    def margin_of(self, metric: str) -> float:
+        """The largest difference that does not matter: of convergence in steps, else of the task's metric."""
+        return self.convergence_margin_fraction * self.steps if metric == "convergence" else self.equivalence_margin
+
     @property
     def metric(self) -> str:
         """Name of what networks are compared by, in ``sparsefront.search.metrics.METRICS``."""

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
@@ -37,6 +38,7 @@ from sparsefront.spaces.space import Space
 #: Resolution of a fidelity as Optuna's integer step.
 _STEPS = 1_000_000
 _VIOLATION = "violation"
+_DRAWN_AT_ONCE = 64
 
 
 @contextlib.contextmanager
@@ -119,13 +121,18 @@ class _Bridge:
             return [dict(point) for point in points]
         space = self._task.space
         key = philox_key(self._task.seed, "inactive", self._task.replicate)
+        #: Draws come in blocks of numbers: those that are new follow each other, and one takes as long as a block.
+        drawn: dict[int, npt.NDArray[np.float64]] = {}
         before, self._completed = self._completed, {}
         for point, number in zip(points, numbers, strict=True):
             known = before.get(number)
             if known is None or known[0] != point:
                 values = dict(point)
                 if len(values) < len(space.dimensions):
-                    for d, u in zip(space.cube, space.draw_unit(key, number, number + 1)[0], strict=True):
+                    first = number - number % _DRAWN_AT_ONCE
+                    if first not in drawn:
+                        drawn[first] = space.draw_unit(key, first, first + _DRAWN_AT_ONCE)
+                    for d, u in zip(space.cube, drawn[first][number - first], strict=True):
                         if d.name not in values:
                             assert not isinstance(d.domain, Bits)
                             values[d.name] = d.domain.decode(float(u))

@@ -6,6 +6,7 @@ a small one saves padding; the plan weighs the two by a cost model.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections.abc import Iterator, Sequence
@@ -283,9 +284,9 @@ class _RaggedClass(_Class):
 
     def parts(self, limit_s: float) -> list[_Part]:
         """The fewest packs of neighbours."""
-        cumulated = np.concatenate([[0.0], np.cumsum(self.work_s)])
+        cumulated = [0.0, *np.cumsum(self.work_s).tolist()]
         return [
-            _Part(self, np.arange(start, stop), self.launch_s + float(cumulated[stop] - cumulated[start]))
+            _Part(self, np.arange(start, stop), self.launch_s + (cumulated[stop] - cumulated[start]))
             for start, stop in _filled(cumulated, limit_s, self._max_lanes)
         ]
 
@@ -385,12 +386,12 @@ def _work_limit_s(classes: Sequence[_Class], max_lanes: int, n_wanted: int) -> f
     That is at most the `n_wanted`-th part of all work, plus the work of the largest candidate: but for the last of a
     class and those of most lanes, every pack cut at this limit holds more than that part.
     """
-    cumulated = [np.concatenate([[0.0], np.cumsum(one.work_s)]) for one in classes]
+    cumulated = [[0.0, *np.cumsum(one.work_s).tolist()] for one in classes]
 
     def n_packs(limit_s: float) -> int:
         return sum(1 for work_s in cumulated for _ in _filled(work_s, limit_s, max_lanes))
 
-    high = math.fsum(float(work_s[-1]) for work_s in cumulated)
+    high = math.fsum(work_s[-1] for work_s in cumulated)
     low = high / n_wanted / 2
     n_most = n_packs(high) + n_wanted - 1
     for _ in range(20):
@@ -399,11 +400,11 @@ def _work_limit_s(classes: Sequence[_Class], max_lanes: int, n_wanted: int) -> f
     return high
 
 
-def _filled(cumulated_s: npt.NDArray[np.float64], limit_s: float, max_lanes: int) -> Iterator[tuple[int, int]]:
+def _filled(cumulated_s: Sequence[float], limit_s: float, max_lanes: int) -> Iterator[tuple[int, int]]:
     """Start and stop of packs that are filled one after the other up to a limit of work, given what all before take."""
     start, n = 0, len(cumulated_s) - 1
     while start < n:
-        fits = int(np.searchsorted(cumulated_s, cumulated_s[start] + limit_s * (1 + 1e-12), side="right")) - 1
+        fits = bisect.bisect_right(cumulated_s, cumulated_s[start] + limit_s * (1 + 1e-12)) - 1
         stop = min(max(fits, start + 1), start + max_lanes, n)
         yield start, stop
         start = stop

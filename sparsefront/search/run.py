@@ -56,6 +56,12 @@ _NO_OUTCOME = -1
 _MAX_VIOLATION = 1e12
 #: What is kept of every network for those that repeat it: hex digits and names as text, all else as a number.
 _NETWORK = np.dtype([(n, {"mask_kind": "S6", "mask_digest": "S32"}.get(n, "f8")) for n in OF_NETWORKS])
+#: Numbers of a network as the ledger's columns hold them.
+_PLAIN: Mapping[str, Callable[[float], bool | int | float]] = {
+    name: {pa.bool_(): bool, pa.int64(): int, pa.float64(): float}[SCHEMA.field(name).type]
+    for name in OF_NETWORKS
+    if _NETWORK[name].kind == "f"
+}
 _NOTHING = {"S": b"", "f": np.nan}
 _NO_NETWORK: Any = np.array(tuple(_NOTHING[_NETWORK[n].kind] for n in OF_NETWORKS), dtype=_NETWORK)[()]
 
@@ -68,10 +74,13 @@ def networks_in(rows: pa.Table | pa.RecordBatch) -> npt.NDArray[np.void]:
     ([b'weight', b''], [8.0, 9.0], [nan, nan])
     """
     found = np.full(rows.num_rows, _NO_NETWORK, dtype=_NETWORK)
+    present = frozenset(rows.schema.names)
     for name in OF_NETWORKS:
-        if name not in rows.schema.names:
+        if name not in present:
             continue
         column = rows.column(name)
+        if column.null_count == rows.num_rows:
+            continue
         is_text = _NETWORK[name].kind == "S"
         found[name] = column.fill_null("").to_numpy(zero_copy_only=False) if is_text else numbers_in(rows, name)
     return found
@@ -675,7 +684,7 @@ class Run:
             if isinstance(value, bytes):
                 known |= {name: value.decode()} if value else {}
             elif not math.isnan(value):
-                known[name] = pa.scalar(value).cast(SCHEMA.field(name).type).as_py()
+                known[name] = _PLAIN[name](value)
         return known
 
     def _grow(self, n: int) -> None:

@@ -63,6 +63,10 @@ _DIAGNOSTICS: tuple[Column, ...] = (
     ),
     Column("instability_loss", pa.float64(), "the same rise of the validation loss"),
     Column(
+        "sibling_distance", pa.float64(), "Euclidean distance of the two, over prunable weights that the mask keeps"
+    ),
+    Column("sibling_angle", pa.float64(), "angle between these weights of the two, in radians from 0 to pi"),
+    Column(
         "quality_passes",
         pa.float64(),
         "passes spent on measuring these columns and qualities, siblings included; in no budget, where those that "

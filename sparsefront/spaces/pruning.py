@@ -120,7 +120,12 @@ class Pruning:
 
     def _check_densities(self) -> None:
         """Explicit densities are those of one sparsity: what passes through others on its way has none there."""
-        if (self.allocation == EXPLICIT) != bool(self.densities):
+        if self.allocation == EXPLICIT and not self.densities:
+            raise SpaceError(
+                "densities=[]: allocation='explicit' needs the fraction of weights that each layer keeps; write "
+                "densities = [0.1, 0.2, 0.5], one for each"
+            )
+        if self.densities and self.allocation != EXPLICIT:
             raise SpaceError(
                 f"densities={list(self.densities)}: belong to allocation='explicit', which needs one for each layer; "
                 f"allocation is {self.allocation!r}"

@@ -443,9 +443,10 @@ class MaskStudy(Study):
         """Refuse an allocation that says nothing of biases."""
         if allocation != EXPLICIT and not ALLOCATIONS[allocation].of_biases:
             able = [name for name, row in ALLOCATIONS.items() if row.of_biases]
+            able += [] if where == "masks" else [EXPLICIT]  # which is for arms
             raise ConfigError(
                 f"{where}.allocation={allocation!r}: has no density for biases, which masks.prune_biases=true prunes, "
-                f"too; use one of {', '.join([*able, EXPLICIT])}"
+                f"too; use one of {', '.join(able)}"
             )
 
     def _check_prunes_biases(self, where: str, method: Pruning, allocation: str) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.trainables.data import Dataset, load_dataset
-from sparsefront.trainables.diagnostics import RealSize, diagnose, instability
+from sparsefront.trainables.diagnostics import RealSize, diagnose, distances, instability
 from sparsefront.trainables.lanes import LaneStack
 from sparsefront.trainables.mask_updates import Nodes, sections_of
 from sparsefront.trainables.mask_updates.contract import scatter
@@ -169,7 +169,13 @@ class Measurer:
         for examples, a, b in runs(validation):
             try:  # what fails in one replicate is not taken from others
                 line = instability(model, first.part(a, b), second.part(a, b), examples, points=_POINTS)
-                found = {"instability_error": line.error_instability, "instability_loss": line.loss_instability}
+                apart = distances(model.structure, first.part(a, b), second.part(a, b))
+                found = {
+                    "instability_error": line.error_instability,
+                    "instability_loss": line.loss_instability,
+                    "sibling_distance": apart.l2,
+                    "sibling_angle": apart.angle_rad,
+                }
                 _write(rows[a:b], found)
             except Exception as error:
                 if is_out_of_memory(error):

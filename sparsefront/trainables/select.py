@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -64,9 +66,14 @@ def _top(scores: torch.Tensor, k: int | torch.Tensor) -> tuple[torch.Tensor, tor
     return kept, threshold
 
 
+def is_long(n: int) -> bool:
+    """Whether a row of n scores is long: worth a sample of it first."""
+    return n >= _MANY
+
+
 def _is_of_many(scores: torch.Tensor) -> bool:
     """Whether rows are long, real and on a CPU: each is selected from by itself."""
-    return scores.device.type == "cpu" and scores.shape[1] >= _MANY and scores.dtype in (torch.float32, torch.float64)
+    return scores.device.type == "cpu" and is_long(scores.shape[1]) and scores.dtype in (torch.float32, torch.float64)
 
 
 def _keep_from(scores: torch.Tensor, threshold: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
@@ -76,49 +83,104 @@ def _keep_from(scores: torch.Tensor, threshold: torch.Tensor, k: int | torch.Ten
     return above.logical_or_(equal.logical_and_(equal.cumsum(dim=1) <= missing))
 
 
+class Row(Protocol):
+    """One row of scores, float32 or float64: they may be made where they are asked for, and need not exist at once."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def every(self, step: int) -> npt.NDArray[np.floating]:
+        """The first of each `step` of them; not written to."""
+
+    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+        """All of them, one block after the other, each until the next is asked for; what is below `low` is not kept."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A row that exists."""
+
+    scores: npt.NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def every(self, step: int) -> npt.NDArray[np.floating]:
+        return self.scores[::step]
+
+    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+        for start in range(0, len(self.scores), _BLOCK):
+            yield self.scores[start : start + _BLOCK]
+
+
+@dataclass(frozen=True)
+class TopOfRow:
+    """What is kept of a long row.
+
+    Attributes:
+        lowest: the lowest score that is kept.
+        close: (m,) places, ascending, of all that is not kept though it is not below what `Row.blocks` was told.
+    """
+
+    lowest: float
+    close: npt.NDArray[np.int64]
+
+
 def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.bool_]) -> float:
     """Write the k highest of one long row (n,), 0 < k < n, to `kept`.
-
-    Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
-    it. All others are only compared with these; if they do not enclose it, or a score is not a number, the whole row is
-    selected from.
 
     Returns:
         The lowest score that is kept; not a number if any of the row is not.
     """
+    top = _top_by_sample(_Held(row), k, kept)
+    if top is not None:
+        return top.lowest
+    kept[:], lowest = _top_of_row(row, k)
+    return math.nan if np.isnan(row.max()) else lowest
+
+
+def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | None:
+    """Write the k highest of one long row, 0 < k < n, to `kept` (n,), if a sample tells which they are.
+
+    Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
+    it. All others are only compared with these.
+
+    Returns:
+        None if the sample does not tell, or a score is not a number.
+    """
     n = len(row)
     # An odd step meets all columns of a matrix whose rows are a power of two.
-    sample = row[:: n // _SAMPLED | 1]
-    place = k / n * len(sample)
+    ordered = -row.every(n // _SAMPLED | 1)  # of the negative, as below
+    place = k / n * len(ordered)
     margin = 3 * (place * (1 - k / n)) ** 0.5 + 1
     first, last = int(place - margin) - 1, int(place + margin) + 1
-    ordered = -sample  # of the negative, as below
     # One after the other: numpy's selection of several at once is not vectorised.
-    if last < len(sample):
+    if last < len(ordered):
         ordered.partition(last)
     if first >= 0:
         ordered[:last].partition(first)
-    finite = np.finfo(row.dtype)
+    finite = np.finfo(ordered.dtype)
     high = -ordered[first] if first >= 0 else finite.max
     # What is gone (minus infinity) is no candidate: late rounds of pruning have little else below the threshold.
     # In this order of arguments neither is what is not a number.
-    low = max(finite.min, -ordered[last]) if last < len(sample) else finite.min
-    n_above, parts = 0, []
-    for start in range(0, n, _BLOCK):
-        block = row[start : start + _BLOCK]
-        above = np.greater(block, high, out=kept[start : start + _BLOCK])
+    low = max(finite.min, -ordered[last]) if last < len(ordered) else finite.min
+    n_above, start, places, parts = 0, 0, [], []
+    for block in row.blocks(float(low)):
+        stop = start + len(block)
+        above = np.greater(block, high, out=kept[start:stop])
         n_above += int(np.count_nonzero(above))
         is_open = block < low
         np.equal(is_open, above, out=is_open)  # neither; so is all that is not a number
-        parts.append(np.flatnonzero(is_open) + start)
-    candidates = np.concatenate(parts)
-    if 0 < k - n_above <= len(candidates):
-        values = row[candidates]
-        if not np.isnan(values.max()):
-            kept[candidates], lowest = _top_of_row(values, k - n_above)
-            return lowest
-    kept[:], lowest = _top_of_row(row, k)
-    return math.nan if np.isnan(row.max()) else lowest
+        found = np.flatnonzero(is_open)
+        places.append(found + start)
+        parts.append(block[found])
+        start = stop
+    candidates, values = np.concatenate(places), np.concatenate(parts)
+    if not 0 < k - n_above <= len(candidates) or np.isnan(values.max()):
+        return None
+    stay, lowest = _top_of_row(values, k - n_above)
+    kept[candidates] = stay
+    return TopOfRow(lowest, candidates[~stay])
 
 
 def _top_of_row(row: npt.NDArray[np.floating], k: int) -> tuple[npt.NDArray[np.bool_], float]:
@@ -173,7 +235,7 @@ def keep_sections_and_lows(
     scores: torch.Tensor, sizes: Sequence[int], counts: Sequence[int | torch.Tensor]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """What `keep_sections` keeps, (L, W) bool, and columns of kept scores, (L, 1), one of which is a row's lowest."""
-    edges = list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
+    edges = _edges(sizes)
     if len(counts) == len(sizes):
         parts = [_top(scores[:, a:b], k) for (a, b), k in zip(edges, counts, strict=True)]
         return torch.cat([masks for masks, _ in parts], dim=1), [lowest for _, lowest in parts]
@@ -188,6 +250,27 @@ def keep_sections_and_lows(
                 low[0] = _fill_sections(row, mask, edges, n_empty=len(empty))
         return masks, [lowest]
     return _top_of_lifted(scores, edges, counts[0])
+
+
+def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, TopOfRow] | None:
+    """`keep_sections` of one count over all, of a long row that need not exist at once.
+
+    Returns:
+        What is kept, (1, n) bool, and more about it; None where that takes all scores at once: of a short row, where a
+        section would keep nothing, where many scores are equal, or one is not a number.
+    """
+    if not (is_long(len(row)) and 0 < k < len(row)):
+        return None
+    kept = np.empty(len(row), dtype=np.bool_)
+    top = _top_by_sample(row, k, kept)
+    if top is None or not all(kept[a:b].any() for a, b in _edges(sizes)):
+        return None
+    return torch.from_numpy(kept)[None], top
+
+
+def _edges(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Where each section begins and ends."""
+    return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
 
 
 def _top_of_lifted(

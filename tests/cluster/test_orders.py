@@ -69,7 +69,7 @@ def test_workers_have_loaded_their_modules_before_they_are_asked(cluster: None) 
     class Worker:
         def loaded(self) -> tuple[str | None, str | None]:
             module = sys.modules.get("sparsefront")
-            is_ready = "sparsefront.cluster.worker" in sys.modules
+            is_ready = {"sparsefront.cluster.ahead", "sparsefront.cluster.worker"} <= sys.modules.keys()
             return module.__file__ if module and is_ready else None, os.environ.get("OMP_NUM_THREADS")
 
     assert ray.get(Worker.remote().loaded.remote()) == (sparsefront.__file__, "1")

@@ -205,3 +205,14 @@ def test_decoded_rows_let_go_of_their_report() -> None:
     del decoded
     gc.collect()
     assert sys.getrefcount(payload) == before
+
+
+def test_what_is_loaded_ahead_is_no_garbage_and_other_garbage_is_looked_for():
+    asked = """
+import gc, sys
+import sparsefront.cluster.ahead
+frozen = gc.get_freeze_count()
+print("sparsefront.cluster.worker" in sys.modules, gc.isenabled(), frozen > 100_000, len(gc.get_objects()) < frozen / 10)
+"""
+    answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True"] * 4

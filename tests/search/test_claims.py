@@ -30,6 +30,7 @@ from sparsefront.search.claims import (
     whole_verdict,
 )
 from sparsefront.search.design import Design
+from sparsefront.search.methods import tables_for
 from sparsefront.search.schema import SCHEMA
 from tests.synthetic import build_design, build_table
 
@@ -322,6 +323,65 @@ def test_studies_that_cannot_be_compared(changes, message):
         judge_claim(claim_of(test), Evidence(design_of(name="wide"), table), {"narrow": other})
 
 
+# Convergence ---------------------------------------------------------------------------------------------------------
+
+
+def timed(arms: dict[str, list[float | list[float]]], **columns: Any) -> pa.Table:
+    """Networks at 0.9 that come to the dense parent's accuracy at the steps given of 100, or never (inf)."""
+    steps = [10.0 * n for n in range(1, 11)]
+    rows = []
+    for arm, level, replicates in [("dense", 0.0, [10.0] * 4), *((arm, 0.9, values) for arm, values in arms.items())]:
+        for replicate, slots in enumerate(replicates):
+            for slot, first in enumerate(slots if isinstance(slots, list) else [slots]):
+                errors = [0.05 if step >= first else 0.5 for step in steps]
+                row = dict.fromkeys(SCHEMA.names) | {
+                    "stage": "trained", "arm": arm, "replicate": replicate, "target_sparsity": level, "slot": slot,
+                    "outcome": "completed", "candidate": f"{arm}{replicate}{slot}", "passes": 1.0, "reused": False,
+                    "test_error": 0.1, "val_error": errors[-1], "curve_step": steps, "curve_val_error": errors,
+                }  # fmt: skip
+                rows.append(row | columns)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+FASTER = ClaimTest("imp", "lower", sparsity=(0.9,), metric="convergence")
+
+
+def test_convergence_by_hand():
+    # A network that never comes to the target takes all 100 steps. Means of random's two: 45 55 75 85; differences
+    # -15 -25 -25 -15: mean -20, sd 5.7735, standard error 2.88675, t = -4 sqrt(3), 3 degrees of freedom.
+    table = timed(
+        {"imp": [30.0, 30.0, 50.0, 70.0], "random": [[40.0, 50.0], [50.0, 60.0], [50.0, math.inf], [80.0, 90.0]]}
+    )
+    (effect,) = judged(table, FASTER, steps=100).tests
+    assert (effect.n, effect.n_missing, effect.note, effect.margin) == (4, 0, "", 5.0)
+    assert (effect.arm_mean, effect.against_mean, effect.difference) == pytest.approx((45, 65, -20))
+    t = 4 * math.sqrt(3)
+    assert effect.p_value == pytest.approx(2 * stats.t.sf(t, 3))
+    assert effect.verdict == REPRODUCED
+    assert "imp - random, `convergence` at 0.9: lower" in claims_markdown([judged(table, FASTER, steps=100)])
+    assert "-20 steps" in claims_markdown([judged(table, FASTER, steps=100)])
+
+
+def test_where_nobody_converged_nothing_is_known_of_speed():
+    values = {"imp": [30.0, 50.0, math.inf, math.inf], "random": [50.0, math.inf, math.inf, math.inf]}
+    (effect,) = judged(timed(values), FASTER, steps=100).tests
+    assert (effect.n, effect.n_missing) == (2, 2)
+    assert effect.note == "nobody came to the target in 2 of 4 replicates"
+    assert (effect.arm_mean, effect.against_mean) == pytest.approx((40, 75))
+    # Nor where validation was measured at the end alone, or weights were trained to the end before.
+    late = [{**row, "curve_step": [100.0], "curve_val_error": [0.05]} for row in timed(values).to_pylist()]
+    assert judged(pa.Table.from_pylist(late, schema=SCHEMA), FASTER, steps=100).tests[0].n == 0
+    tuned = {"imp": {"method": "magnitude_oneshot"}, "random": {}, "dense": {}, "ap": {}}
+    (effect,) = judged(timed(values), FASTER, steps=100, methods=tables_for(tuned, "weight")).tests
+    assert (effect.n, effect.verdict) == (0, INCONCLUSIVE)
+
+
+def test_a_diverged_network_never_converges():
+    table = changed(timed({"imp": [30.0] * 4, "random": [50.0] * 4}), {"arm": "random"}, {"outcome": "diverged"})
+    (effect,) = judged(table, FASTER, steps=100).tests
+    assert (effect.arm_mean, effect.against_mean) == (30, 100)
+
+
 # Tests that a study cannot answer ------------------------------------------------------------------------------------
 
 
@@ -333,8 +393,14 @@ def test_studies_that_cannot_be_compared(changes, message):
         (ClaimTest("imp", "higher", "imp"), "claim.tests.0.against='imp': must be another arm"),
         (ClaimTest("imp", "higher", sparsity=(0.85,)), "claim.tests.0.sparsity=0.85: must be one of the study's spars"),
         (ClaimTest("imp", "higher", sparsity=(0.8, 0.8)), "claim.tests.0.sparsity=[0.8, 0.8]: every value may appear"),
-        (ClaimTest("imp", "higher", metric="val_los"), "must be 'accuracy' or a column of numbers in the study's ledg"),
-        (ClaimTest("imp", "higher", metric="psnr"), "claim.tests.0.metric='psnr': must be 'accuracy' or"),
+        (
+            ClaimTest("imp", "higher", metric="val_los"),
+            "must be 'accuracy', 'convergence' or a column of numbers in the",
+        ),
+        (
+            ClaimTest("imp", "higher", metric="psnr"),
+            "claim.tests.0.metric='psnr': must be 'accuracy', 'convergence' or",
+        ),
         (ClaimTest("imp", "higher", metric="arm"), "claim.tests.0.metric='arm': must be"),
         (ClaimTest("imp", "higher", metric="candidate"), "claim.tests.0.metric='candidate': must be"),
         (ClaimTest("imp", "higher", metric="curve_step"), "claim.tests.0.metric='curve_step': must be"),
@@ -345,6 +411,12 @@ def test_studies_that_cannot_be_compared(changes, message):
 def test_a_test_that_the_study_cannot_answer(test, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         judged(rows_of({("imp", 0.9): [0.5] * 4}), test)
+
+
+def test_convergence_needs_a_parent():
+    message = "claim.tests.0.metric='convergence': needs the arm 'dense', whose accuracy is what the others come to"
+    with pytest.raises(ConfigError, match=message):
+        judged(rows_of({("imp", 0.9): [0.5] * 4}), FASTER, arms=("random", "imp"))
 
 
 # Words ---------------------------------------------------------------------------------------------------------------

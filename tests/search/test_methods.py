@@ -308,7 +308,7 @@ def test_ids_know_the_method_but_not_how_its_numbers_were_written() -> None:
         ({"when": "init", "score": None}, "score=None: must be text in quotes"),
         (
             {"when": "init", "allocation": "explicit"},
-            r"densities=\[\]: belong to allocation='explicit', which needs one",
+            r"densities=\[\]: allocation=.explicit. needs the fraction of weights",
         ),
         ({"when": "init", "densities": [0.5]}, r"densities=\[0.5\]: belong to allocation='explicit'.*is None"),
         (EXPLICIT | {"densities": [0.5, 0]}, r"densities=\(0.5, 0\): must be a list of numbers in \(0, 1\]"),

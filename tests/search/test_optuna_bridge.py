@@ -18,7 +18,7 @@ from sparsefront.search.strategies.contract import example_history, example_task
 from sparsefront.search.strategies.gp import Gp, GpOptions
 from sparsefront.search.strategies.nsga2 import Nsga2, Nsga2Options
 from sparsefront.search.strategies.tpe import Tpe, TpeOptions
-from sparsefront.spaces.domains import Point
+from sparsefront.spaces.domains import Integer, Point
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
 
@@ -186,6 +186,21 @@ def test_children_are_those_that_asking_gives() -> None:
     distributions = {d.name: distribution(d.domain) for d in task.space.dimensions}
     asked = [task.space.clip(study.ask(distributions).params) for _ in range(20)]
     assert Population(task, arguments).propose(history, range(24, 44)) == asked
+
+
+def test_an_inactive_dimension_has_one_value_whoever_is_asked_about_beside_it() -> None:
+    task = example_tasks()["conditions"]
+    numbers = [0, 63, 64, 200, 1000]
+    shallow = next(p for p in task.space.draw(philox_key(1, "shallow"), 0, 50) if p["depth"] == 1)
+    together, alone = (Population(task, _ARGUMENTS["NSGAIISampler"]) for _ in range(2))
+    values = together._complete([shallow] * len(numbers), numbers)
+    assert values == [alone._complete([shallow], [number])[0] for number in numbers]
+    key = philox_key(task.seed, "inactive", task.replicate)
+    column = [d.name for d in task.space.cube].index("width_3")
+    drawn = [task.space.draw_unit(key, number, number + 1)[0, column] for number in numbers]
+    domain = task.space.by_name["width_3"].domain
+    assert isinstance(domain, Integer)
+    assert [v["width_3"] for v in values] == [domain.decode(u) for u in drawn]
 
 
 def test_first_population_is_that_of_random_search() -> None:

@@ -34,7 +34,6 @@ from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_li
 from sparsefront.search.schema import SCHEMA
 from sparsefront.search.verdict import judge
 from sparsefront.search.wording import NOT_JUDGED, shown_label
-from sparsefront.trainables.diagnostics import smallest_stable as of_diagnostics
 
 PROVENANCE = {"Hardware": "a laptop", "Versions": "sparsefront 0.0"}
 #: What must never arrive in a page as anything but text.
@@ -631,7 +630,18 @@ def test_stability_and_the_smallest_stable_rewind(
     assert "Smallest stable rewind at 50%: none of those tried" in broken.page.text
 
 
-@given(st.lists(st.tuples(st.integers(0, 100), st.sampled_from([0.0, 0.019, 0.02, 0.3, math.nan]))))
-def test_the_smallest_stable_rewind_is_that_of_the_diagnostics(tried: list[tuple[int, float]]) -> None:
-    distinct = dict(tried)
-    assert smallest_stable(distinct.items()) == of_diagnostics(list(distinct), list(distinct.values()))
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        ([(0, 0.3), (10, 0.01), (100, 0.0)], 10),
+        ([(100, 0.0), (0, 0.3), (10, 0.01)], 10),
+        ([(0, 0.0), (10, 0.1), (100, 0.0)], 100),  # a lucky k = 0 does not count
+        ([(0, 0.0), (10, 0.02)], None),  # the threshold itself is not stable
+        ([(0, 0.0), (10, math.nan)], None),
+        ([(0, 0.0), (10, 0.0), (10, 0.3)], None),  # all that were tried
+        ([(0, 0.0)], 0),
+        ([], None),
+    ],
+)
+def test_the_smallest_stable_rewind(tried: list[tuple[int, float]], expected: int | None) -> None:
+    assert smallest_stable(tried) == expected

@@ -22,7 +22,7 @@ from tests.trainables.test_networks import UNLIKE, recipe_of, settings_of
 
 CPU = torch.device("cpu")
 DIAGNOSED = {name for name in LATER if "psnr" not in name}
-INSTABILITY = {"instability_error", "instability_loss"}
+INSTABILITY = {"instability_error", "instability_loss", "sibling_distance", "sibling_angle"}
 N_VALIDATION, N_TEST = 60, 80
 RECIPE = Recipe(
     seed=9,
@@ -146,6 +146,9 @@ def test_siblings_differ_in_the_order_of_the_data_alone(kind, blobs):
         line = diagnostics.instability(workshop._model, a, b, validation)
         assert one.columns["instability_error"] == pytest.approx(line.error_instability[0], abs=1e-6)
         assert one.columns["instability_loss"] == pytest.approx(line.loss_instability[0], abs=1e-6)
+        apart = diagnostics.distances(workshop._model.structure, a, b)
+        assert one.columns["sibling_distance"] == pytest.approx(apart.l2[0], rel=1e-5)
+        assert one.columns["sibling_angle"] == pytest.approx(apart.angle_rad[0], rel=1e-5)
         n_passes = 12 * 16 + (1 + 11) * N_VALIDATION / 3
         assert one.columns["quality_passes"] - found[0].columns["quality_passes"] == pytest.approx(n_passes)
 

@@ -1,5 +1,6 @@
 """Selection of the k best: exact, ties to the lower index, every row by itself."""
 
+import itertools
 import math
 from contextlib import contextmanager, nullcontext
 
@@ -139,6 +140,69 @@ def test_long_rows_agree_with_the_slow_selection(seed, n_lanes, n, corners, corn
         masks, lows = keep_sections_and_lows(scores, sizes, counts)
     assert masks.tolist() == [top_k(row.double().clamp_min(-1e300).numpy(), sizes, counts).tolist() for row in scores]
     assert torch.equal(torch.cat(lows, dim=1).amin(dim=1), scores.where(masks, torch.inf).amin(dim=1))
+
+
+class Made:
+    """A row whose blocks are made, of unlike lengths, in one place."""
+
+    def __init__(self, scores):
+        self.scores, self.gone = scores, np.zeros(len(scores), np.bool_)
+
+    def __len__(self):
+        return len(self.scores)
+
+    def every(self, step):
+        return self.scores[::step].copy()
+
+    def blocks(self, low):
+        self.gone = self.scores < low
+        buffer, start = np.empty(7), 0
+        for size in itertools.cycle((3, 1, 7)):
+            if start >= len(self):
+                return
+            block = buffer[: min(size, len(self) - start)]
+            block[:] = self.scores[start : start + size]
+            yield block
+            start += size
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 60),
+    n_values=st.sampled_from([2, 10, 10**6]),
+    nan_fraction=st.sampled_from([0.0, 0.1]),
+    data=st.data(),
+)
+def test_rows_that_are_made_block_by_block_are_cut_as_those_that_exist(seed, n, n_values, nan_fraction, data):
+    numbers = np.random.Generator(np.random.Philox(key=seed))
+    scores = numbers.integers(0, n_values, n) / n_values
+    scores[numbers.random(n) < nan_fraction] = np.nan
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=3))) if n > 1 else []
+    sizes = np.diff([0, *cuts, n]).tolist()
+    k = data.draw(st.integers(len(sizes), n))
+    row = Made(scores)
+    with short_rows_of_many():
+        found = select.keep_row(row, sizes, k)
+    if found is None:
+        return
+    masks, top = found
+    assert torch.equal(masks, keep_sections(torch.from_numpy(scores[None]), sizes, [k]))
+    kept = masks[0].numpy()
+    assert top.lowest == scores[kept].min()
+    assert top.close.tolist() == np.flatnonzero(~kept & ~row.gone).tolist()
+    assert not (row.gone & kept).any()
+
+
+def test_a_long_row_is_cut_block_by_block():
+    scores = np.random.Generator(np.random.Philox(key=1)).random(300_000)
+    scores[1000:1010] = scores[:10]
+    for sizes, k in (([300_000], 100_000), ([1000, 299_000], 30_000)):
+        found = select.keep_row(select._Held(scores), sizes, k)
+        assert found is not None
+        assert torch.equal(found[0], keep_sections(torch.from_numpy(scores[None]), sizes, [k]))
+    alone = np.where(np.arange(300_000) < 299_990, scores + 1, scores)
+    assert select.keep_row(select._Held(alone), [299_990, 10], 1000) is None
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

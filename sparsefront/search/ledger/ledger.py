@@ -550,7 +550,7 @@ def _checked(rows: pa.Table | pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     if table.num_rows == 0:
         raise LedgerError("n_rows=0: a commit holds at least one row; leave empty commits out")
     table.validate()
-    return table.cast(schema)
+    return table
 
 
 def _schema_difference(schema: pa.Schema, accepted: pa.Schema) -> str:

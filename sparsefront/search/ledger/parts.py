@@ -222,6 +222,9 @@ def publish(disk: Disk, folder: Path, name: PartName, schema: pa.Schema) -> Part
 
 def split(rows: pa.Table) -> Iterator[pa.Table]:
     """Cut a table into row groups within the bounds of memory."""
+    if rows.num_rows <= GROUP_ROWS and rows.get_total_buffer_size() <= GROUP_BYTES:
+        yield rows  # by far the most; to count the bytes of a slice's own rows takes much longer
+        return
     n_rows = min(GROUP_ROWS, max(1, GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
     for start in range(0, rows.num_rows, n_rows):
         yield rows.slice(start, n_rows)
@@ -241,21 +244,25 @@ def regroup(parts: Iterable[Part], schema: pa.Schema) -> Iterator[pa.Table]:
         # A fault of the disk since the part was opened must not be sealed under a new digest.
         part.verify_bytes()
         for group in part.groups():
-            if waiting and (n_rows + group.num_rows > GROUP_ROWS or n_bytes + group.nbytes > GROUP_BYTES):
+            own_bytes = group.get_total_buffer_size()
+            if waiting and (n_rows + group.num_rows > GROUP_ROWS or n_bytes + own_bytes > GROUP_BYTES):
                 yield pa.concat_tables(waiting)
                 waiting, n_rows, n_bytes = [], 0, 0
             waiting.append(_completed(group, schema))
             n_rows += group.num_rows
-            n_bytes += group.nbytes
+            n_bytes += own_bytes
     if waiting:
         yield pa.concat_tables(waiting)
 
 
 def _completed(group: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows with all columns of the ledger: those that came later than their part are null."""
+    if group.schema.equals(schema):
+        return group
+    # Asked for once: PyArrow makes the names of all columns anew at each question.
+    present = dict(zip(group.column_names, group.columns, strict=True))
     columns = [
-        group[field.name] if field.name in group.column_names else pa.nulls(group.num_rows, field.type)
-        for field in schema
+        present[field.name] if field.name in present else pa.nulls(group.num_rows, field.type) for field in schema
     ]
     return pa.table(columns, names=schema.names).cast(schema)
 

@@ -135,7 +135,7 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
     """Test a family of comparisons together."""
     signs = [-1.0 if pairs.metric == "convergence" else 1.0 for pairs in family]
     differences = [sign * (pairs.arm_values - pairs.random_values) for sign, pairs in zip(signs, family, strict=True)]
-    margins = [_margin(pairs.metric, design) for pairs in family]
+    margins = [design.margin_of(pairs.metric) for pairs in family]
     names = [f"{pairs.metric}/{pairs.arm}/{pairs.level!r}" for pairs in family]
     # Where nothing converged, or nobody looked, the differences are zero by censoring: they prove nothing.
     effects = paired_effects(
@@ -178,10 +178,6 @@ def _compare(family: Sequence[_Pairs], design: Design) -> list[Comparison]:
             )
         )
     return comparisons
-
-
-def _margin(metric: str, design: Design) -> float:
-    return design.convergence_margin_fraction * design.steps if metric == "convergence" else design.equivalence_margin
 
 
 def _note(pairs: _Pairs, design: Design) -> str:

@@ -6,7 +6,6 @@ from sparsefront.trainables.diagnostics.connectivity import (
     Distances,
     distances,
     instability,
-    smallest_stable,
 )
 
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "diagnose",
     "distances",
     "instability",
-    "smallest_stable",
 ]

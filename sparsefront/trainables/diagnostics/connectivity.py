@@ -9,7 +9,6 @@ a threshold of 2%); Frankle et al., Stabilizing the lottery ticket hypothesis, 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,32 +108,6 @@ def distances(structure: Structure, lanes_a: LaneStack, lanes_b: LaneStack) -> D
     u, v = (w / torch.linalg.vector_norm(w, dim=1, keepdim=True) for w in (first, second))
     angle = 2 * torch.atan2(torch.linalg.vector_norm(u - v, dim=1), torch.linalg.vector_norm(u + v, dim=1))
     return Distances(torch.linalg.vector_norm(first - second, dim=1).cpu().numpy(), angle.cpu().numpy())
-
-
-def smallest_stable(ks: Sequence[int], instabilities: Sequence[float], *, threshold: float = 0.02) -> int | None:
-    """The smallest rewind step from which on every one that was tried is stable; None if the largest is not.
-
-    Args:
-        ks: rewind steps, in any order.
-        instabilities: of the siblings of each; one that is not a number counts as unstable.
-        threshold: stable is strictly below it (default: two points of error).
-
-    Raises:
-        SpaceError: lists of unlike length, or a step that is given twice.
-
-    >>> smallest_stable([0, 20, 100, 500], [0.01, 0.3, 0.015, 0.0])
-    100
-    """
-    if len(ks) != len(instabilities) or len(set(ks)) != len(ks):
-        raise SpaceError(
-            f"ks={list(ks)} with {len(instabilities)} instabilities: must be distinct steps with one instability each"
-        )
-    stable: int | None = None
-    for k, value in sorted(zip(ks, instabilities, strict=True), reverse=True):
-        if not value < threshold:
-            break
-        stable = k
-    return stable
 
 
 def _ends(lanes_a: LaneStack, lanes_b: LaneStack) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ from sparsefront.trainables.pruning.scores import (
     synflow,
     taylor,
 )
-from sparsefront.trainables.pruning.selection import keep_best
+from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState
 
 #: Scores of a state: (L, entries), higher = keep.
@@ -39,11 +39,17 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 class Rounds(Protocol):
     """Lanes that are scored, lose some of what they have, and are scored again."""
 
-    def scores(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (L, entries) >= 0, zero for what is gone, and their sum; until the next call."""
+    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
+        """Masks (L, entries) bool of what scores best of what is `left`, as `selection.keep_best` selects it.
 
-    def remove(self, masks: torch.Tensor, kind: str) -> None:
-        """Go on without what `masks` (L, entries) bool remove."""
+        Args:
+            kind: 'node' or 'weight'.
+            counts: what to keep.
+            left: the masks of the round before; None in the first.
+
+        Raises:
+            SpaceError: scores that are not finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,8 @@ class Score:
         self.check(state, kind)
         function = self.nodes if self.weights is None or kind == "node" else self.weights
         scores = function(state)
-        _check_finite("weights", state.lanes.flat)
-        _check_finite("scores", scores)
+        check_finite("weights", state.lanes.flat)
+        check_finite("scores", scores)
         return state.without_gone(scores, kind)
 
     def check(self, state: ScoringState, kind: str) -> None:
@@ -115,13 +121,6 @@ class Score:
                 raise SpaceError(
                     f"{need}: must be given for every lane to score by {self.summary!r}; see {self.source}"
                 )
-
-
-def _check_finite(what: str, values: torch.Tensor, total: torch.Tensor | None = None) -> None:
-    # A sum is finite if every term is, unless it overflows: then entry by entry.
-    if not bool((values.sum() if total is None else total).isfinite()) and not bool(values.isfinite().all()):
-        lanes = (~values.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
-        raise SpaceError(f"{what} of lanes={lanes}: must be finite; a diverged network cannot be pruned")
 
 
 SCORES: Mapping[str, Score] = {
@@ -279,18 +278,14 @@ def iterative_mask(
     anew = None
     if score.in_rounds is not None and kept is None:
         score.check(state, kind)
-        _check_finite("weights", state.lanes.flat)
+        check_finite("weights", state.lanes.flat)
         anew = score.in_rounds(state)
     for i in range(1, rounds + 1):
         # Apportioned counts can rise by one from a density to a lower one.
         wanted = zip(counts, counts_of(geometric(density, i, rounds)), final, strict=True)
         counts = [min(before, max(now, last)) for before, now, last in wanted]
         if anew is not None:
-            if masks is not None:
-                anew.remove(masks, kind)
-            scores, total = anew.scores(kind)
-            _check_finite("scores", scores, total)
-            masks = keep_best(scores, sizes, counts, left=masks)
+            masks = anew.cut(kind, counts, left=masks)
             continue
         if masks is not None:
             state = state.masked(masks, kind)

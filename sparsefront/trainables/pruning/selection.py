@@ -46,3 +46,11 @@ def keep_best(
         lanes = is_gone.any(dim=1).nonzero()[:, 0].tolist()
         raise SpaceError(f"lanes={lanes}: fewer entries are left than are to be kept; lower the density")
     return masks
+
+
+def check_finite(what: str, values: torch.Tensor) -> None:
+    """Refuse lanes with `values` (L, n) that are not finite; `what` says what they are."""
+    # A sum is finite if every term is, unless it overflows: then entry by entry.
+    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
+        lanes = (~values.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+        raise SpaceError(f"{what} of lanes={lanes}: must be finite; a diverged network cannot be pruned")

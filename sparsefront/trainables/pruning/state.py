@@ -83,7 +83,6 @@ class ScoringState:
         *,
         factors: Entries | None = None,
         of: Callable[[torch.Tensor], object] | None = None,
-        into: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What `entries` hold for the prunable weights: (L, W), a copy in a weight mask's order.
 
@@ -91,11 +90,10 @@ class ScoringState:
             entries: by name.
             factors: what they are multiplied by first, by name.
             of: is given some entries after the others; it may overwrite them, element by element.
-            into: (L, W) to write to; None makes it.
         """
         tensors = self.structure.prunable
         first = entries[tensors[0].name]
-        joined = first.new_empty(len(self.lanes), self.structure.n_weights) if into is None else into
+        joined = first.new_empty(len(self.lanes), self.structure.n_weights)
         parts = torch.split(joined, list(self.structure.tensor_sizes), dim=1)
         for tensor, part in zip(tensors, parts, strict=True):
             values = entries[tensor.name].flatten(1)
@@ -122,7 +120,7 @@ class ScoringState:
         An entry between two nodes of one group (a skip connection) counts once for each.
 
         Args:
-            entries: what is summed.
+            entries: what is summed; a tensor that is not among them is zero.
             factors: what entries are multiplied by first.
             of: function of float64 entries, element by element, whose values are summed instead; it may overwrite them.
         """
@@ -135,6 +133,8 @@ class ScoringState:
             for axis in group.axes:
                 leaving.setdefault(axis.tensor, []).append((axis, sums[-1]))
         for name, totals in leaving.items():
+            if name not in entries:
+                continue
             values, others = entries[name], None if factors is None else factors[name]
             of_whole_nodes = math.lcm(*(axis.repeat for axis, _ in totals if axis.dim == 0))
             for rows in blocks(values, step=of_whole_nodes):

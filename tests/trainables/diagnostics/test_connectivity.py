@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparsefront.errors import SpaceError
-from sparsefront.trainables.diagnostics import distances, instability, smallest_stable
+from sparsefront.trainables.diagnostics import distances, instability
 from sparsefront.trainables.lanes import node_masked_lanes, weight_masked_lanes
 from sparsefront.trainables.pack import evaluate
 from tests.oracles.networks import measure, small_model
@@ -120,22 +120,6 @@ def test_distance_to_a_dense_sibling_is_over_the_ticket():
     )
 
 
-@pytest.mark.parametrize(
-    ("ks", "values", "expected"),
-    [
-        ([0, 10, 100], [0.3, 0.01, 0.0], 10),
-        ([100, 0, 10], [0.0, 0.3, 0.01], 10),
-        ([0, 10, 100], [0.0, 0.1, 0.0], 100),  # a lucky k = 0 does not count
-        ([0, 10], [0.0, 0.02], None),  # the threshold itself is not stable
-        ([0, 10], [0.0, float("nan")], None),
-        ([0], [0.0], 0),
-        ([], [], None),
-    ],
-)
-def test_smallest_stable(ks, values, expected):
-    assert smallest_stable(ks, values) == expected
-
-
 def test_refusals(examples):
     model, a, b = siblings()
     with pytest.raises(SpaceError, match="points=2: at least 3"):
@@ -147,5 +131,3 @@ def test_refusals(examples):
     parent = {n: t[0] for n, t in a.layout.views(a.flat).items()}
     with pytest.raises(SpaceError, match="siblings of the same shape"):
         instability(model, a, node_masked_lanes(model.structure, parent, nodes), examples[1])
-    with pytest.raises(SpaceError, match=r"ks=\[0, 0\] with 2 instabilities: must be distinct"):
-        smallest_stable([0, 0], [0.1, 0.1])

@@ -1,6 +1,7 @@
 """What holds for every score, kind of mask and parent: exact counts, lanes alone and together, masks and errors."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.masks import draw
 from sparsefront.spaces.seeds import generator
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
+from sparsefront.trainables import select
 from sparsefront.trainables.lanes import dense_lanes, node_masked_lanes
 from sparsefront.trainables.models import initial_weights
 from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best
 from sparsefront.trainables.pruning import state as state_module
+from sparsefront.trainables.pruning.scores import synflow
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
 from tests.oracles.pruning import pruned_mask
@@ -182,6 +185,52 @@ def test_rounds_of_flow_that_keep_zeros_are_those_of_scoring_anew(state_of, allo
     broken = replace(state, lanes=replace(state.lanes, flat=few / 0))
     with pytest.raises(SpaceError, match=r"weights of lanes=.*: must be finite; a diverged network cannot be pruned"):
         iterative_mask(SCORES["synflow"], broken, "weight", density=0.4, counts_of=rule, rounds=3)
+
+
+@pytest.mark.parametrize("family", oracle.SMALL)
+@pytest.mark.parametrize("density", [0.5, 0.1])
+@pytest.mark.parametrize("zeros", [0.0, 0.7])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(
+    state_of, monkeypatch, family, density, zeros, has_ties
+):
+    state = state_of(family, 1)
+    if has_ties:
+        state = replace(state, lanes=replace(state.lanes, flat=state.lanes.flat.sign()))
+    gone = torch.rand(state.lanes.flat.shape, generator=torch.Generator().manual_seed(0)) < zeros
+    state = replace(state, lanes=replace(state.lanes, flat=state.lanes.flat.masked_fill(gone, 0)))
+    rule = counts_of(state.structure, "weight", "global")
+    cut = partial(iterative_mask, SCORES["synflow"], state, "weight", density=density, counts_of=rule)
+    found = []
+
+    def keep_row(*given):
+        found.append(select.keep_row(*given))
+        return found[-1]
+
+    monkeypatch.setattr(state_module, "_BLOCK", 50)
+    monkeypatch.setattr(select, "_SAMPLED", 40)
+    for rounds in (1, 2, 12):
+        expected = cut(rounds=rounds)
+        with monkeypatch.context() as patch:
+            patch.setattr(select, "_MANY", 1)
+            patch.setattr(synflow, "keep_row", keep_row)
+            assert torch.equal(cut(rounds=rounds), expected)
+    assert len(found) == 15
+    assert zeros or has_ties or sum(masks is not None for masks in found) > 5
+
+
+def test_a_round_of_flow_keeps_what_is_left_and_scores_zero_before_what_is_gone(state_of, monkeypatch):
+    state = state_of("mlp", 1)
+    sparse = replace(state, lanes=replace(state.lanes, flat=torch.zeros_like(state.lanes.flat)))
+    sparse.lanes.flat[:, ::3] = state.lanes.flat[:, ::3]
+    left = torch.arange(state.structure.n_weights)[None] % 2 == 1
+    monkeypatch.setattr(select, "_MANY", 1)
+    flow = synflow.Flow(sparse)
+    for k in (int(left.sum()) - 5, int(left.sum()) - 10):
+        masks = flow.cut("weight", [k], left=left)
+        assert masks.sum() == k
+        assert not (masks & ~left).any()
+        left = masks
 
 
 def test_rounds_go_on_from_a_mask(state_of):

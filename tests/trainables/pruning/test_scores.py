@@ -426,6 +426,76 @@ def test_the_flow_of_a_unit_is_as_much_in_as_out(state_of):
     torch.testing.assert_close(SCORES["synflow"].of(state, "node")[0, :12], into + out)
 
 
+class Entangled(StagedModule):
+    """Layers that are called twice, whose weights something else reads, that write in place, and that nothing needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = torch.nn.Linear(4, 6), torch.nn.Linear(6, 6, bias=False), torch.nn.Linear(6, 3)
+        self.mixed = torch.nn.Conv1d(2, 6, 3, padding=1)
+        self.unused = torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        self.unused(h)
+        z = self.b(h)
+        z += h
+        h = self.b(z).mul_(0.5) + z @ self.b.weight
+        h = h + self.mixed(x.view(-1, 2, 2)).sum(dim=2)
+        return self.c(h) + self.a(x)[:, :3]
+
+
+ENTANGLED = Structure(
+    (
+        Tensor("a.weight", (6, 4), True),
+        Tensor("a.bias", (6,), False),
+        Tensor("b.weight", (6, 6), True),
+        Tensor("mixed.weight", (6, 2, 3), True),
+        Tensor("mixed.bias", (6,), False),
+        Tensor("c.weight", (3, 6), True),
+        Tensor("c.bias", (3,), False),
+        Tensor("unused.weight", (6, 6), True),
+        Tensor("unused.bias", (6,), False),
+    ),
+    (
+        NodeGroup(
+            "h",
+            6,
+            (
+                Axis("a.weight", 0),
+                Axis("b.weight", 0),
+                Axis("b.weight", 1),
+                Axis("mixed.weight", 0),
+                Axis("c.weight", 1),
+                Axis("unused.weight", 1),
+            ),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("family", [*oracle.SMALL, "entangled"])
+def test_the_flow_is_that_of_plain_gradients(state_of, family):
+    """Whatever a module does with its weights, and however little of its gradient is formed."""
+    if family == "entangled":
+        weights = [initial_weights(ENTANGLED, "torch", generator(i, "flow")) for i in range(2)]
+        examples = Examples.of(np.zeros((2, 4), np.float32), np.zeros(2, np.int64), 3, CPU)
+        state = ScoringState(Model(Entangled(), ENTANGLED, "torch"), dense_lanes(ENTANGLED, weights, CPU), examples)
+    else:
+        state = state_of(family, 2)
+    found = {kind: SCORES["synflow"].of(state, kind) for kind in ("weight", "node")}
+    # The module as it is, with activations: all is positive. In `oracle.SMALL` these are ReLUs.
+    for lane in range(2):
+        tensors = {n: w.detach().abs() * (w.dim() > 1) for n, w in lane_of(state, lane).items()}
+        tensors = {n: w.requires_grad_() for n, w in tensors.items()}
+        x = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64)
+        total = functional_call(state.model.module, tensors, (x,)).sum()
+        slopes = torch.autograd.grad(total, list(tensors.values()), materialize_grads=True)
+        flow = {n: (w * g).detach() for (n, w), g in zip(tensors.items(), slopes, strict=True)}
+        torch.testing.assert_close(found["weight"][lane], prunable(state, flow), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found["node"][lane], over_nodes(state, flow), rtol=1e-12, atol=0)
+
+
 def test_synflow_does_not_overflow_in_a_deep_network():
     model = build_model("mlp", {"widths": [64] * 40}, input_shape=(40,), n_classes=10)
     weights = initial_weights(model.structure, "kaiming", generator(0, "deep"))

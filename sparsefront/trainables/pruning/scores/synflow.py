@@ -11,7 +11,8 @@ Reference: Tanaka et al., Pruning neural networks without any data by iterativel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,18 +20,20 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sparsefront.trainables.pruning.derivatives import gradient_of
+from sparsefront.trainables.pruning.products import Product, Products
+from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState, blocks
+from sparsefront.trainables.select import is_long, keep_row
 
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return Flow(state).scores("weight")[0]
+    return Flow(state).scores("weight")
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return Flow(state).scores("node")[0]
+    return Flow(state).scores("node")
 
 
 #: What is passed over: activations and norms.
@@ -40,15 +43,87 @@ _BYPASSED: frozenset[Callable[..., torch.Tensor]] = frozenset(
         *(functional.silu, functional.layer_norm, functional.batch_norm, functional.group_norm),
     }
 )
+#: What is linear in its second argument, the weights: which dimension of its input and output is that of the features.
+_LAYERS: Mapping[Callable[..., torch.Tensor], int] = {
+    functional.linear: -1,
+    functional.conv1d: -2,
+    functional.conv2d: -3,
+}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The first use of some weights.
+
+    Attributes:
+        given: what went in.
+        output: what came out.
+        features: the dimension of both that is that of the nodes.
+    """
+
+    given: torch.Tensor
+    output: torch.Tensor
+    features: int
 
 
 class _Linearised(TorchFunctionMode):
-    """Context in which activations and norms return their input."""
+    """Context in which activations and norms return their input, and layers that read certain weights are noted.
+
+    No gradient by its weights goes through a noted layer. Whatever else reads them, a second call of the layer
+    included, is in the graph: nothing is lost.
+    """
+
+    def __init__(self, names: Mapping[int, str], *, of_one_example: bool) -> None:
+        """Note layers.
+
+        Args:
+            names: of the weights, by id.
+            of_one_example: note Linear layers of one row of inputs; else all layers that read every input's features.
+        """
+        super().__init__()
+        self.layers: dict[str, _Layer] = {}
+        self._names, self._of_one_example = names, of_one_example
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _BYPASSED else func(*args, **(kwargs or {}))
+        if func in _BYPASSED:
+            return args[0]
+        features = _LAYERS.get(func)
+        if features is None or len(args) < 2 or not self._is_noted(args[0], args[1], features):
+            return func(*args, **(kwargs or {}))
+        # Copies: what later writes to either changes nothing here, and gradients are by this layer's input alone.
+        given = args[0].clone()
+        if not given.requires_grad:
+            given.requires_grad_()
+        output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
+        self.layers[self._names[id(args[1])]] = _Layer(given, output, features)
+        return output.clone()
+
+    def _is_noted(self, given: torch.Tensor, weights: torch.Tensor, features: int) -> bool:
+        name = self._names.get(id(weights))
+        if name is None or name in self.layers:
+            return False
+        if self._of_one_example:
+            return features == -1 and given.numel() == given.shape[-1]
+        return given.shape[features] == weights.shape[1]  # no groups of channels
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass forward and backward.
+
+    Attributes:
+        layers: that were noted, by the name of their weights.
+        by_output: gradients of the flow by their outputs.
+        by_given: and by their inputs, where these are asked for.
+        gradients: by all other weights, and by those of noted layers what else reads them adds.
+    """
+
+    layers: Mapping[str, _Layer]
+    by_output: Mapping[str, torch.Tensor]
+    by_given: Mapping[str, torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
 
 
 class Flow:
@@ -56,34 +131,105 @@ class Flow:
 
     def __init__(self, state: ScoringState) -> None:
         assert state.examples is not None
-        self._state, layout = state, state.lanes.layout
-        flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
-        for columns in blocks(flat):
-            flat[:, columns] = state.lanes.flat[:, columns].abs()
-        self._magnitudes = layout.views(flat)
-        for tensor in state.structure.tensors:
-            if len(tensor.shape) == 1:
-                self._magnitudes[tensor.name].zero_()
-        self._joined: torch.Tensor | None = None
-        self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=flat.dtype, device=flat.device)
+        self._state, self._magnitudes = state, _magnitudes(state)
+        #: The mask beyond which they are zero.
+        self._left: torch.Tensor | None = None
+        self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64, device=state.lanes.flat.device)
 
-    def scores(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (L, entries) float64 >= 0, zero for what was removed, and their sum; until the next call."""
-        gradients = gradient_of(self._total, self._magnitudes)
+    def scores(self, kind: str) -> torch.Tensor:
+        """Scores (L, entries) float64 >= 0, zero for what was removed."""
+        lanes = range(len(self._state.lanes))
         if kind == "node":
-            nodes = self._state.over_nodes(gradients, factors=self._magnitudes)
-            return nodes, nodes.sum()
-        sums: list[torch.Tensor] = []
-        self._joined = self._state.over_weights(
-            gradients, factors=self._magnitudes, of=lambda block: sums.append(block.sum()), into=self._joined
-        )
-        return self._joined, torch.stack(sums).sum()
+            return torch.stack([self._of_nodes(lane) for lane in lanes])
+        return torch.stack([self._products(lane).joined() for lane in lanes])
 
-    def remove(self, masks: torch.Tensor, kind: str) -> None:
-        """Go on without what `masks` (L, entries) bool remove."""
-        self._state.remove(self._magnitudes, masks, kind)
+    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
+        """Masks (L, entries) bool of the best of what is `left` of lanes, as `selection.keep_best` selects them."""
+        if left is not None and left is not self._left:
+            self._state.remove(self._magnitudes, left, kind)
+        sizes = self._state.structure.section_sizes(kind)
+        if kind == "weight" and len(counts) == 1 and self._is_long_row:
+            products = self._products(0)
+            found = keep_row(products, sizes, counts[0]) if products.are_finite() else None
+            # What is gone has a score of zero, and is no better than what is left and has it, too.
+            if found is not None and (left is None or found[1].lowest > 0):
+                self._left, top = found
+                products.remove(top.close)
+                return self._left
+            # Of all scores at once, then, and of what was there before.
+            self._magnitudes = _magnitudes(self._state)
+            if left is not None:
+                self._state.remove(self._magnitudes, left, kind)
+        scores = self.scores(kind)
+        check_finite("scores", scores)
+        return keep_best(scores, sizes, counts, left=left)
 
-    def _total(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-        with _Linearised():
-            logits: torch.Tensor = functional_call(self._state.model.module, parameters, (self._ones,))
-        return logits.sum()
+    @property
+    def _is_long_row(self) -> bool:
+        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu"
+        return is_row and is_long(self._state.structure.n_weights)
+
+    def _products(self, lane: int) -> Products:
+        """The scores of one lane's weights."""
+        run = self._run(lane, of_one_example=True)
+        parts: list[Product] = []
+        for tensor in self._state.structure.prunable:
+            weights, gradient = self._magnitudes[tensor.name][lane], run.gradients.get(tensor.name)
+            if tensor.name not in run.layers:
+                parts.append(Product(weights, gradient))
+                continue
+            rank_one = run.by_output[tensor.name].flatten(), run.layers[tensor.name].given.detach().flatten()
+            parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
+        return Products(parts)
+
+    def _of_nodes(self, lane: int) -> torch.Tensor:
+        """The scores of one lane's nodes, (N,).
+
+        The flow through a layer into a node is its output there times the gradient by it, and the flow from a node
+        through the layer is its input there times the gradient by that: no sum over weights.
+        """
+        structure = self._state.structure
+        read = [axis.tensor for group in structure.groups for axis in group.axes if axis.dim == 1]
+        run = self._run(lane, of_one_example=False, read=read)
+        state = replace(self._state, lanes=self._state.lanes.part(lane, lane + 1))
+        magnitudes = {name: values[lane : lane + 1] for name, values in self._magnitudes.items()}
+        scores = state.over_nodes({k: v[None] for k, v in run.gradients.items()}, factors=magnitudes)[0]
+        parts = torch.split(scores, list(structure.section_sizes("node")))
+        for group, part in zip(structure.groups, parts, strict=True):
+            for axis in group.axes:
+                if axis.tensor not in run.layers:
+                    continue
+                layer = run.layers[axis.tensor]
+                ends = (layer.output, run.by_output) if axis.dim == 0 else (layer.given, run.by_given)
+                flow = (ends[0].detach() * ends[1][axis.tensor]).movedim(layer.features, 0)
+                part += flow.reshape(len(part), -1).sum(dim=1)
+        return scores
+
+    def _run(self, lane: int, *, of_one_example: bool, read: Sequence[str] = ()) -> _Run:
+        """Run one lane forward and backward, with layers noted as `_Linearised` does."""
+        leaves = {name: values[lane].detach() for name, values in self._magnitudes.items()}
+        weights = {name: leaf.requires_grad_() for name, leaf in leaves.items() if leaf.dim() > 1}
+        linearised = _Linearised({id(leaf): name for name, leaf in weights.items()}, of_one_example=of_one_example)
+        with torch.enable_grad(), linearised:
+            total = functional_call(self._state.model.module, leaves, (self._ones,)).sum()
+        layers = linearised.layers
+        ends = {("output", name): layer.output for name, layer in layers.items()}
+        ends |= {("given", name): layers[name].given for name in read if name in layers}
+        found = torch.autograd.grad(total, [*ends.values(), *weights.values()], allow_unused=True)
+        by: dict[str, dict[str, torch.Tensor]] = {"output": {}, "given": {}}
+        for ((end, name), tensor), gradient in zip(ends.items(), found, strict=False):
+            by[end][name] = torch.zeros_like(tensor) if gradient is None else gradient
+        others = zip(weights, found[len(ends) :], strict=True)
+        return _Run(layers, by["output"], by["given"], {name: g for name, g in others if g is not None})
+
+
+def _magnitudes(state: ScoringState) -> dict[str, torch.Tensor]:
+    """Absolute weights (L, *shape) float64 by name; zero where they are biases or norms."""
+    flat = torch.empty_like(state.lanes.flat, dtype=torch.float64)
+    for columns in blocks(flat):
+        flat[:, columns] = state.lanes.flat[:, columns].abs()
+    views = state.lanes.layout.views(flat)
+    for tensor in state.structure.tensors:
+        if len(tensor.shape) == 1:
+            views[tensor.name].zero_()
+    return views
