@@ -598,7 +598,7 @@ class SearchStudy(Study):
         return [*remarks, *self._remarks_on_constraints(dataset)]
 
     def _remarks_on_batches(self) -> list[str]:
-        """Arms that are random search in disguise: with all candidates in one batch there is nothing to learn from."""
+        """Arms whose strategy learns from results and gets none, for one batch holds all of its candidates."""
         return [
             f"arms.{name}: all {arm.candidates:,} candidates are proposed at once (batch = {arm.batch:,}), so that it "
             f"never sees a result; set arms.{name}.batch"
