@@ -70,6 +70,18 @@ class Results:
                 f"{self.folder / 'study.json'}: holds no study ({what}); restore it from a copy"
             ) from error
 
+    def __repr__(self) -> str:
+        """The study, its folder, and how far it is.
+
+        A folder that can no longer be read is said to be one: what a debugger prints must not fail.
+        """
+        try:
+            trained, to_train = self.n_trained()
+            state = f"{trained:,} of {to_train:,} networks trained"
+        except SparsefrontError as error:
+            state = f"unreadable: {error}"
+        return f"<Results of {self.design.name!r} in {str(self.folder)!r}: {state}>"
+
     def to_arrow(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The ledger's rows as an Arrow table (its columns: `sparsefront.search.schema.COLUMNS`).
 

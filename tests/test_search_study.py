@@ -831,7 +831,8 @@ UNITS = ["relu", "tanh"]
 BITS: dict[str, Any] = {"space": {"masks": {"bits": True}}, "masks": {"sparsity": 0.9}, "arms": {"random": {}}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"foo": 1}, "foo=1: unknown key; must be one of name, seed, replicates, data, model, training,"),
-    ({"sparsities": [0.5]}, "sparsities=[0.5]: unknown key; must be one of name,"),
+    ({"sparsities": [0.5]}, "sparsities=[0.5]: is a key of studies of masks: remove [space], or leave it out"),
+    ({"claim": {"paper": "x"}}, "claim={'paper': 'x'}: is a section of studies of masks: remove [space], or leave it"),
     ({"name": "a/b"}, "name='a/b': must be 1-128 letters"),
     ({"replicates": 0}, "replicates=0: must be at least 1"),
     ({"replicates": 100_000, "search": {"candidates": 501}}, "replicates=100000: with the candidates of all arms must"),
@@ -855,7 +856,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"search": {"candidates": 1.5}}, "search.candidates=1.5: must be a whole number"),
     ({"search": {"candidates": 10_000_001}}, "search.candidates=10000001: must be at most 10000000"),
     ({"search": {"batch": 0}}, "search.batch=0: must be at least 1"),
-    ({"search": {"draws": 4}}, "search.draws=4: unknown key; must be one of candidates, batch"),
+    ({"search": {"draws": 4}}, "search.draws=4: is a key of studies of masks: remove [space], or use one of ca"),
     ({"rungs": ["asha"]}, "rungs=['asha']: must be a section of keys and values"),
     ({"rungs": {"kind": "ahsa"}}, "rungs.kind='ahsa': must be one of none, successive_halving, hyperband, asha,"),
     ({"rungs": {"kinds": "asha"}}, "rungs.kinds='asha': unknown key; must be one of kind, eta,"),
@@ -1161,6 +1162,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"arms": {"random": "random"}}, "arms.random='random': must be a section of keys and values"),
     ({"arms": {"random": {"rungs": ["asha"]}}}, "arms.random.rungs=['asha']: must be a section of keys and values"),
     ({"arms": {"random": {"candidates": 0}}}, "arms.random.candidates=0: must be at least 1"),
+    (arms_with(method="imp"), 'arms.b.method="imp": is a key of studies of masks; an arm of a search has it in its'),
     (arms_with(strat="tpe"), "arms.b.strat='tpe': unknown key; must be one of strategy, options,"),
     (arms_with(rungs={"etta": 3}), "arms.b.rungs.etta=3: unknown key; must be one of kind, eta,"),
     (arms_with(strategy=3), "arms.b.strategy=3: must be text in quotes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -85,6 +86,8 @@ _MAX_CANDIDATES = 10**8
 class SearchStudy(Study):
     """Arms that search a space, each by its strategy, in every replicate anew."""
 
+    plural = "searches"
+
     training: SearchTrainingSection
     masks: MasksSection = MasksSection()
     space: dict[str, Any]
@@ -109,6 +112,10 @@ class SearchStudy(Study):
         if isinstance(space, Space):
             space = _table_of(space)
             values = {**values, "space": space}
+        longest = _longest_of(space)
+        training = values.get("training", {})
+        if longest is not None and isinstance(training, dict):
+            values = {**values, "training": {"steps": longest, **training}}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
             values = dict(values)
@@ -600,9 +607,13 @@ class SearchStudy(Study):
         return found
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Patterns that some layers are too small for, and arms that cannot be repeated, or whose runs may fail."""
+        """What to say before anything starts.
+
+        Strategies that never see a result, patterns that some layers are too small for, arms that cannot be repeated,
+        and arms whose runs may end as failed.
+        """
         networks = self._networks(dataset)
-        remarks = dict[str, None]()
+        remarks = dict.fromkeys(self._remarks_on_batches())
         for arm in self.design(dataset).arms:
             structures = [networks.describe(0, arm.space.settings(point)).structure for point in arm.space.corners()]
             for key, pattern in self._patterns_of(arm):
@@ -622,6 +633,15 @@ class SearchStudy(Study):
                     "and another whenever a study is run: what it proposes is not reproducible"
                 )
         return remarks
+
+    def _remarks_on_batches(self) -> list[str]:
+        """Arms whose strategy learns from results and gets none, for one batch holds all of its candidates."""
+        return [
+            f"arms.{name}: all {arm.candidates:,} candidates are proposed at once (batch = {arm.batch:,}), so that it "
+            f"never sees a result; set arms.{name}.batch"
+            for name, arm in self.arms.items()
+            if strategy_family(arm.strategy).is_adaptive and 1 < arm.candidates <= arm.batch
+        ]
 
     def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""
@@ -691,7 +711,7 @@ class SearchStudy(Study):
         else:
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
-        return simulate_study(
+        found = simulate_study(
             design,
             self._describer(dataset),
             measured,
@@ -699,6 +719,7 @@ class SearchStudy(Study):
             workers=sizes["workers"],
             max_lanes=sizes["max_lanes"],
         )
+        return dataclasses.replace(found, remarks=tuple(self._remarks(dataset)))
 
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
         cost = CPU_COST if device == "cpu" else GPU_COST
@@ -761,6 +782,17 @@ def _check_one_value(section: str, table: object, keys: Collection[str]) -> None
                 f"{section}.{key}={shown(value)}: must be one value, that of all candidates; what is searched, as "
                 f"{{ low, high }} or {{ choices }}, is written in [space.{section}]"
             )
+
+
+def _longest_of(space: Any) -> int | None:
+    """Steps of the longest training that the table of a space asks for; None where it says nothing of them."""
+    training = space.get("training") if isinstance(space, dict) else None
+    entry = training.get("steps") if isinstance(training, dict) else None
+    if isinstance(entry, dict):
+        entry = entry.get("choices", entry.get("high"))
+    values = entry if isinstance(entry, list | tuple) else [entry]
+    # What is no number of steps is refused as an entry of the space.
+    return max(values) if values and all(type(value) is int and value > 0 for value in values) else None
 
 
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
