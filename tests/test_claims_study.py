@@ -183,7 +183,7 @@ def test_a_malformed_claim_names_its_file_and_leaves_nothing_behind(tmp_path: Pa
 
 
 def test_searches_have_no_claims() -> None:
-    with pytest.raises(ConfigError, match=r"claim=.*: unknown key"):
+    with pytest.raises(ConfigError, match=r"claim=.*: is a section of studies of masks: remove \[space\]"):
         Study.from_dict(
             {
                 "name": "s", "seed": 1, "replicates": 1, "training": {"steps": 10},
