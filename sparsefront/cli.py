@@ -446,6 +446,9 @@ def _simulate(options: argparse.Namespace) -> int:
     took, objective = found.simulated, options.objective or "tradeoff"
     if options.format == "json":
         of_what = {"objective": objective if ledger is None else None, "ledger": ledger and str(ledger)}
+        of_what["ledger_trained"], of_what["ledger_to_train"] = (
+            (None, None) if ledger is None else load(ledger).n_trained()
+        )
         numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
         numbers |= {"replicates": found.replicates, "remarks": found.remarks}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
@@ -481,6 +484,8 @@ def _simulate(options: argparse.Namespace) -> int:
         what = SYNTHETIC[objective].summary
         reached = f"is made up, by the synthetic objective '{objective}' ({what})"
     console.print(Text(f"what candidates reach {reached}; nothing was trained", style="yellow"))
+    if ledger is not None:
+        _unfinished(console, load(ledger))
     return 0
 
 

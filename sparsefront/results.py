@@ -60,7 +60,8 @@ class Results:
             self.digest = ledger.study_digest
         try:
             self.design = design_of(recorded)
-            self._resolved: dict[str, Any] = recorded.pop("resolved")
+            #: What follows from the study and its data.
+            self.resolved: dict[str, Any] = recorded.pop("resolved")
             #: The study, as `Study.from_dict` takes it.
             self.identity = recorded
         except (KeyError, TypeError, AttributeError) as error:
@@ -191,18 +192,12 @@ class Results:
         # The row that ends a run is of no point; one of a network that cannot be is.
         ended = {(r["arm"], r["replicate"]) for r in failed if all(r[name] is None for name in columns[2:])}
         where = "stage == 'trained' and outcome != 'infeasible' and not reused"
-        rows = self.to_arrow(where=where, columns=["arm", "replicate"])
+        n_trained = self.to_arrow(where=where, columns=["arm"]).num_rows - len(ended)
         planned = design.replicates * sum(arm.candidates for arm in design.arms)
-        for arm, replicate in ended:
-            n = pc.sum(pc.and_(pc.equal(rows["arm"], arm), pc.equal(rows["replicate"], replicate))).as_py()
-            planned -= next(a.candidates for a in design.arms if a.name == arm) - (n - 1)
-        planned -= sum(
-            run.n_asked - run.n_trained for run in self._exhausted(design) if (run.arm, run.replicate) not in ended
-        )
-        return rows.num_rows - len(ended), planned
+        return n_trained, planned - sum(run.n_asked - run.n_trained for run in self._exhausted(design))
 
     def exhausted(self) -> tuple[str, ...]:
-        """Which arms of a search trained fewer candidates than they might have, because there were no more."""
+        """Which arms of a search trained fewer candidates than they might have, and why."""
         return tuple(exhaustion_clauses(self._exhausted(self.design))) if isinstance(self.design, SearchDesign) else ()
 
     def _exhausted(self, design: SearchDesign) -> list[Exhausted]:
@@ -291,7 +286,7 @@ class Results:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "Digest of the study": self.digest[:16],
-            "Digest of the data": str(self._resolved.get("data_digest", "unknown"))[:16],
+            "Digest of the data": str(self.resolved.get("data_digest", "unknown"))[:16],
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }

@@ -231,6 +231,44 @@ def test_a_run_that_constraints_leave_nothing_for_ends_and_the_study_is_finished
     assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
 
 
+ENDS = """
+from sparsefront.search.strategies.random import Random, random_points
+
+
+class Ends(Random):
+    def make(self, task, options):
+        self.task = task
+        return self
+
+    def propose(self, history, numbers):
+        return random_points(self.task, numbers.start, max(numbers.start, min(numbers.stop, 5)))
+"""
+
+
+def test_a_users_strategy_that_has_no_more_points_is_finished_and_says_so(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "strategy_that_ends.py").write_text(ENDS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"strategy": "strategy_that_ends:Ends"}
+    study = Study(**BASE | {"search": {"candidates": 8, "batch": 4}, "arms": {"random": {}, "own": own}})
+    assert isinstance(study, SearchStudy)
+    folder = tmp_path / "ends"
+    run_search(study, folder, slots=2)
+    results = sparsefront.load(folder)
+    assert results.n_trained() == (26, 26)
+    assert results.exhausted() == ("own: the run failed: 10 of 16 candidates, in 2 replicates",)
+    assert main(["verdict", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "not finished" not in out
+    assert "own: the run failed: 10 of 16 candidates, in 2 replicates" in out
+    why = "strategy 'strategy_that_ends:Ends' proposed 1 of the 4 points that it was asked for"
+    assert why.replace("'", "&#x27;") in results.report().read_text("utf-8")
+    run_search(study, folder, slots=2)
+    assert sparsefront.load(folder).to_arrow().equals(results.to_arrow())
+
+
 def test_a_run_that_came_to_the_end_of_its_space_is_finished_and_says_so(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +325,7 @@ def test_a_simulation_says_where_its_results_come_from(
         out = " ".join(capsys.readouterr().out.split())
         assert f"what candidates reach {expected}" in out
         assert "passes, candidates, reused and infeasible are means over 2 replicates" in out
+        assert "not finished" not in out
         assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["replicates"] == 2
@@ -294,6 +333,20 @@ def test_a_simulation_says_where_its_results_come_from(
         is_replayed = "replayed" in expected
         assert found["ledger"] == (str(done) if is_replayed else None)
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
+
+
+def test_a_replay_of_what_is_not_finished_says_so(tmp_path: Path, capsys: Capture) -> None:
+    study = Study(**BASE | {"replicates": 1})
+    assert isinstance(study, SearchStudy)
+    with pytest.raises(Died):
+        run_search(study, tmp_path / "study", max_lanes=4, disk=MortalDisk(12))
+    trained, planned = sparsefront.load(tmp_path / "study").n_trained()
+    assert (0 < trained < planned, planned) == (True, 8)
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1"]) == 0
+    assert f"not finished: {trained} of 8 networks trained" in " ".join(capsys.readouterr().out.split())
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ledger_trained"], found["ledger_to_train"]) == (trained, 8)
 
 
 def test_a_search_without_its_space_is_told_so() -> None:

@@ -1,4 +1,4 @@
-"""Which runs of a search ended because there was nothing left to propose: a function of the ledger's rows."""
+"""Which runs of a search ended before they had trained what they might: a function of the ledger's rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.run import MAX_PROPOSALS_EACH
+from sparsefront.search.schema import SCHEMA
 from sparsefront.search.strategies import STRATEGIES
 
-_COLUMNS = ("stage", "arm", "replicate", "slot", "outcome", "reused")
+_COLUMNS = ("stage", "arm", "replicate", "slot", "candidate", "outcome", "reused")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Exhausted:
         replicate: of the run.
         n_trained: candidates that it trained, those that were stopped or failed included.
         n_asked: candidates that it might have trained.
-        why: 'the space is exhausted' or 'proposals only repeat each other'.
+        why: 'the space is exhausted', 'proposals only repeat each other' or 'the run failed'.
     """
 
     arm: str
@@ -42,8 +43,9 @@ def exhaustion_columns(design: SearchDesign) -> list[str]:
 def exhausted_runs(rows: Iterable[pa.RecordBatch], design: SearchDesign) -> list[Exhausted]:
     """Runs that are over, although they trained fewer candidates than they might have.
 
-    Either every point of a finite space (or of the strategy's grid) has come to an outcome, or proposals repeated what
-    was there until nobody asked for more. A strategy of a user's own that ends early looks like one that goes on.
+    Every point of a finite space (or of the strategy's grid) has come to an outcome; or proposals repeated what was
+    there until nobody asked for more; or the run failed: its strategy raised, or had no more points, or constraints
+    left too little. The last is on record in a row of no point.
 
     Args:
         rows: with `exhaustion_columns`, of any stages.
@@ -59,8 +61,12 @@ def exhausted_runs(rows: Iterable[pa.RecordBatch], design: SearchDesign) -> list
         for replicate in range(design.replicates):
             run = of_arm.filter(pc.field("replicate") == replicate)
             is_trained = pc.and_(pc.not_equal(run["outcome"], "infeasible"), pc.invert(run["reused"]))
-            n_trained = pc.sum(is_trained).as_py() or 0
-            why = _why(run, arm) if n_trained < arm.candidates else None
+            has_failed = _has_failed(run, arm)
+            n_trained = (pc.sum(is_trained).as_py() or 0) - has_failed
+            why = None
+            # Of one that was proposed the outcome may be still to come.
+            if n_trained < arm.candidates and run.num_rows > (pc.max(run["slot"]).as_py() or 0):
+                why = "the run failed" if has_failed else _why(run, arm)
             if why is not None:
                 found.append(Exhausted(arm.name, replicate, n_trained, arm.candidates, why))
     return found
@@ -82,10 +88,19 @@ def exhaustion_clauses(found: Iterable[Exhausted]) -> list[str]:
     ]
 
 
+def _has_failed(run: pa.Table, arm: SearchArm) -> bool:
+    """Whether a row says that the run could not go on: it failed and is of no point; one of no network has a point.
+
+    Columns that all ledgers have are no help: they say how it would have been trained.
+    """
+    of_none = run.filter((pc.field("outcome") == "failed") & pc.is_null(pc.field("candidate")))
+    for name in (name for name, _ in arm.space.columns if name not in SCHEMA.names):
+        of_none = of_none.filter(pc.is_null(pc.field(name)))
+    return bool(of_none.num_rows)
+
+
 def _why(run: pa.Table, arm: SearchArm) -> str | None:
-    """Why nothing more is proposed in a run all of whose rows these are; None if it may go on."""
-    if run.num_rows <= (pc.max(run["slot"]).as_py() or 0):
-        return None  # of one that was proposed the outcome is still to come
+    """Why nothing more is proposed in a run whose candidates have all ended in these rows; None if it may go on."""
     n_points = getattr(STRATEGIES.get(arm.strategy), "n_points", None)
     if n_points is not None:
         options = STRATEGIES[arm.strategy].options(**arm.options)

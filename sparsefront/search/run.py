@@ -14,6 +14,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,26 @@ from sparsefront.search.strategies import (
     INFEASIBLE,
     PENDING,
     STOPPED,
+    STRATEGIES,
     History,
     Strategy,
     Task,
     strategy_family,
 )
+from sparsefront.search.strategies.random import random_points
 from sparsefront.search.work import Decision, Describe, Described
 from sparsefront.spaces.candidate import canonical_json
-from sparsefront.spaces.domains import Point
+from sparsefront.spaces.domains import Point, Value
 from sparsefront.spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
 
 #: Proposals for each candidate to be trained, beyond which a run ends: constraints or repetitions leave too little.
 MAX_PROPOSALS_EACH = 50
+
+#: Repetitions after which a strategy that learns is not asked again: so many batches of them, and at least so many
+#: proposals. A new one makes up for four: a strategy may repeat itself half of the time for as long as it likes.
+MAX_REPEATED_BATCHES, MIN_REPEATS, REPEATS_FOR_A_NEW_ONE = 3, 20, 4
 
 #: Keys of a space that say how many levels a chain has, beside the steps of each.
 _LENGTHS_OF_CHAINS = ("masks.method", "masks.pattern", "masks.sparsity", "masks.rate")
@@ -178,7 +185,7 @@ class Run:
         constraints = arm.space.constraints
         self._known_before = [c for c in constraints if c.is_known_before_training]
         self._known_after = [c for c in constraints if not c.is_known_before_training]
-        #: What was proposed, by number; a run that does not look back forgets what has ended.
+        #: What was proposed, by number, as strategies may see it; a run that does not look back forgets it.
         self._points: list[Point] = []
         self._seen: dict[bytes, int] = {}
         #: All points, where a run can come to the end of its space: several may be one candidate.
@@ -193,6 +200,9 @@ class Run:
         self._violating: dict[int, float] = {}
         self._decisions: dict[int, Decision] = {}
         self._announced: set[int] = set()
+        #: Repetitions that no new proposal made up for; once they are too many, random draws take the strategy's place.
+        self._n_repeats = 0
+        self._is_stuck = False
         self.n_proposed = self.n_accepted = self.n_terminal = 0
         self.n_infeasible = self.n_reused = self.n_stopped = self.n_failed = self.n_finished = 0
         #: Whether nothing more will be proposed, and what ended it before its time.
@@ -248,13 +258,22 @@ class Run:
         A strategy that raises, and constraints that leave too little, end the run; all others go on.
         """
         numbers = range(self.n_proposed, self.n_proposed + self.arm.batch)
+        # The rest of a small space is found without a model that is paid for every repetition. It follows from what was
+        # proposed: a run that is replayed draws from the same number on.
+        if self._n_repeats >= max(MAX_REPEATED_BATCHES * self.arm.batch, MIN_REPEATS):
+            self._is_stuck = self.is_adaptive
         try:
-            points = self._make_strategy().propose(self._history(), numbers)
+            if self._is_stuck:
+                proposed = random_points(self._task_of_strategy(), numbers.start, numbers.stop)
+            else:
+                proposed = self._make_strategy().propose(self._history(), numbers)
+            # Copies are ours, whatever the strategy does with its own.
+            points = [dict(point) for point in proposed]
             for point in points:
                 self.arm.space.check(point)
             if len(points) > len(numbers):
                 raise ValueError(f"{len(points)} points were proposed, {len(numbers)} were asked for")
-        except Exception:
+        except (Exception, SystemExit):  # whatever a user's module does, the others go on; an interrupt is for all
             self._fail(traceback.format_exc())
             return
         self._grow(self.n_proposed + len(points))
@@ -263,7 +282,14 @@ class Run:
                 return
             self._take(point)
         if len(points) < len(numbers) and not self.is_exhausted:
-            self._exhaust()
+            if self.arm.strategy in STRATEGIES:  # the rows show that a grid was walked through
+                self._exhaust()
+            else:
+                self._fail(
+                    f"strategy {self.arm.strategy!r} proposed {len(points)} of the {len(numbers)} points that it was "
+                    f"asked for, which says that it has no more: the run ends with {self.n_accepted:,} of "
+                    f"candidates={self.arm.candidates}"
+                )
 
     def _fail(self, why: str) -> None:
         """End the run: whatever keeps it from going on is a result of its arm, recorded under the next number."""
@@ -277,18 +303,20 @@ class Run:
 
     def _make_strategy(self) -> Strategy:
         if self._strategy is None:
-            arm, design = self.arm, self._design
-            task = Task(
-                arm.space,
-                design.seed,
-                self.replicate,
-                design.objectives,
-                arm.candidates,
-                arm.batch,
-                lambda point: self.describe(point).costs,
-            )
-            self._strategy = self._family.make(task, self._family.options(**arm.options))
+            self._strategy = self._family.make(self._task_of_strategy(), self._family.options(**self.arm.options))
         return self._strategy
+
+    def _task_of_strategy(self) -> Task:
+        arm, design = self.arm, self._design
+        return Task(
+            arm.space,
+            design.seed,
+            self.replicate,
+            design.objectives,
+            arm.candidates,
+            arm.batch,
+            lambda point: self.describe(point).costs,
+        )
 
     def _history(self) -> History:
         n = self.n_proposed if self.is_adaptive else 0
@@ -301,16 +329,17 @@ class Run:
             _frozen(self._violations[:n]),
         )
 
-    def _take(self, point: Point) -> None:
+    def _take(self, point: dict[str, Value]) -> None:
         """Give a proposal the next number, and find out whether it has to be trained."""
         number, space = self.n_proposed, self.arm.space
         self.n_proposed += 1
         if self.is_adaptive:
-            self._points.append(point)
+            self._points.append(MappingProxyType(point))
         first = self._seen.setdefault(bytes.fromhex(space.digest(point)), number)
         candidate = Candidate(self, number, point, first=first)
         if first != number:
             self.n_reused += 1
+            self._n_repeats += 1
             self._copies[number] = candidate, first
             self._leave(number)
             if self._kinds[first] == _NO_OUTCOME:
@@ -318,6 +347,7 @@ class Run:
             else:
                 self._decide_copy(number, first)
         else:
+            self._n_repeats = max(0, self._n_repeats - REPEATS_FOR_A_NEW_ONE)
             self._enter(candidate)
         if self._met is not None:
             self._met.add(bytes.fromhex(space.digest(point, exact=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -35,9 +35,10 @@ from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
-from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.objectives import check_objectives, check_reference, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
+from sparsefront.study.replay import check_replay
 from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
 from sparsefront.study.search_sections import (
     SEARCHED_OBJECTIVES,
@@ -122,6 +123,8 @@ class SearchStudy(Study):
                 own = values.get(section, {})
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
+        for section, keys in (("training", _SEARCHED_TRAINING), ("masks", (*_SEARCHED_MASKS, *METHOD_FIELDS))):
+            _check_one_value(section, values.get(section), keys)
         masks = values.get("masks")
         if isinstance(masks, dict) and masks.get("method") in PRUNERS:
             own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
@@ -173,6 +176,8 @@ class SearchStudy(Study):
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
                 f"{len(chosen)} objectives"
             )
+        if self.verdict.reference:
+            check_reference(chosen, self.verdict.reference)
         if len(self.arms) > 1 and "random" not in {arm.strategy for arm in self.arms.values()}:
             raise ConfigError(
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
@@ -284,6 +289,7 @@ class SearchStudy(Study):
             check_at_rungs(
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
+        self._check_reproducible(name, arm.rungs)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and "weight" in space.choices_of("masks.kind", self.masks.kind):
                 raise ConfigError(
@@ -294,6 +300,20 @@ class SearchStudy(Study):
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
         return space
+
+    def _check_reproducible(self, name: str, rungs: RungsSection) -> None:
+        """Refuse rungs that compare measured times, where the study does not say that it cannot be repeated."""
+        kind = RUNGS[rungs.kind]
+        compared = rungs.objectives or (self.verdict.objectives if kind.is_multi_objective else ())
+        times = [objective for objective in compared if OBJECTIVES[objective].is_time]
+        if kind.has_rungs and times and not rungs.asynchronous:
+            said = "objectives" if rungs.objectives else f"kind={rungs.kind!r} compares by verdict.objectives"
+            other = "" if kind.record is not None else " with kind = 'asha' or 'mo_asha'"
+            raise ConfigError(
+                f"arms.{name}.rungs.{said}: {times[0]!r} is measured, and another whenever a study is run, so that "
+                "others would be stopped; name 'passes' or 'flops' in rungs.objectives, or set asynchronous = true"
+                f"{other}, for rungs that are not reproducible"
+            )
 
     def _written(self) -> dict[str, Any]:
         """What spaces are read from: as written, and not as recorded, for JSON has no NaN to complain about."""
@@ -587,7 +607,11 @@ class SearchStudy(Study):
         return found
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Learning that cannot be, patterns that some layers are too small for, arms whose runs may end as failed."""
+        """What to say before anything starts.
+
+        Strategies that never see a result, patterns that some layers are too small for, arms that cannot be repeated,
+        and arms whose runs may end as failed.
+        """
         networks = self._networks(dataset)
         remarks = dict.fromkeys(self._remarks_on_batches())
         for arm in self.design(dataset).arms:
@@ -595,7 +619,20 @@ class SearchStudy(Study):
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
-        return [*remarks, *self._remarks_on_constraints(dataset)]
+        return [*remarks, *self._remarks_on_times(), *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_times(self) -> list[str]:
+        """Arms whose strategies learn from what is measured anew whenever the study is run."""
+        remarks = []
+        for name, space in spaces_of(self._written()).items():
+            told = {*self.verdict.objectives, *(c.quantity for c in space.constraints)}
+            times = sorted(objective for objective in told if OBJECTIVES[objective].is_time)
+            if times and strategy_family(self.arms[name].strategy).is_adaptive:
+                remarks.append(
+                    f"arms.{name}.strategy={self.arms[name].strategy!r}: learns from {times[0]!r}, which is measured, "
+                    "and another whenever a study is run: what it proposes is not reproducible"
+                )
+        return remarks
 
     def _remarks_on_batches(self) -> list[str]:
         """Arms whose strategy learns from results and gets none, for one batch holds all of its candidates."""
@@ -634,7 +671,8 @@ class SearchStudy(Study):
 
         Args:
             objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`; None for 'tradeoff'.
-            ledger: folder of a finished search on the same space, whose results are replayed instead.
+            ledger: folder of a search on the same space, whose results are replayed instead; its candidates must have
+                been trained as those of this study are.
             workers: packs at once; None as many as this machine has cores.
 
         Raises:
@@ -651,7 +689,8 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: the results of {str(ledger)!r} are replayed; leave one out")
         objective = objective or "tradeoff"
         dataset = self._checked_data()
-        for arm in self.design(dataset).arms:
+        design = self.design(dataset)
+        for arm in design.arms:
             if arm.rungs.kind == "ray_asha":
                 raise ConfigError(
                     f"arms.{arm.name}.rungs.kind='ray_asha': stops by Ray's own scheduler, which only runs with Ray; "
@@ -662,6 +701,10 @@ class SearchStudy(Study):
             results = Results(ledger)
             if not isinstance(results.design, SearchDesign):
                 raise ConfigError(f"DIR={ledger}: holds a study of masks; only searches can be simulated")
+            # With the defaults of keys that there were not yet when it was run.
+            identity = SearchStudy.from_dict(results.identity, source=f"DIR={ledger}").identity()
+            old = {**identity, "resolved": results.resolved}
+            check_replay(results.folder, old, self.recorded(dataset), then=results.design, now=design)
             measured = LedgerObjective(results.to_arrow(), results.design)
         elif objective in SYNTHETIC:
             measured = SYNTHETIC[objective].objective
@@ -669,7 +712,7 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
         found = simulate_study(
-            self.design(dataset),
+            design,
             self._describer(dataset),
             measured,
             pack_cost=CPU_COST,
@@ -729,6 +772,16 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
         return space.to_table()
     except SpaceError as error:
         raise ConfigError(f"{where}{error}") from error
+
+
+def _check_one_value(section: str, table: object, keys: Collection[str]) -> None:
+    """Refuse several values of one of `keys` in a section that says what all candidates have."""
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if key in keys and isinstance(value, dict | list | tuple):
+            raise ConfigError(
+                f"{section}.{key}={shown(value)}: must be one value, that of all candidates; what is searched, as "
+                f"{{ low, high }} or {{ choices }}, is written in [space.{section}]"
+            )
 
 
 def _longest_of(space: Any) -> int | None:

@@ -153,9 +153,10 @@ class ArmSection(Section):
 class SearchVerdictSection(Section):
     """What is minimised, and how the referee judges: by the hypervolume that is reached at equal budget.
 
-    `reference` is the corner that hypervolumes are measured from, in the units of the objectives; empty: the error of
-    guessing, and a tenth beyond the largest that completed. `equivalence_margin` is a fraction of the box between ideal
-    and reference; of one objective alone, a difference of that: of a PSNR by default 0.1 dB.
+    `reference` is the corner that hypervolumes are measured from, in the units of the objectives, and worse than the
+    best value that each can have; empty: the error of guessing, and a tenth beyond the largest that completed.
+    `equivalence_margin` is a fraction of the box between ideal and reference; of one objective alone, a difference of
+    that: of a PSNR by default 0.1 dB.
     """
 
     objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=4, strict=False)] = ("val_error", "n_params")

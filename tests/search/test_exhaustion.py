@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,9 @@ WIDE = Space.from_table({"training": {"lr": {"low": 1e-3, "high": 1e-1}}})
 
 def rows_of(points: list[dict[str, Any]], **more: Any) -> pa.RecordBatch:
     shared = {"stage": "trained", "arm": "a", "replicate": 0, "outcome": "completed", "reused": False}
-    return batch_of({**shared, "slot": i, "nesterov": True, **point, **more} for i, point in enumerate(points))
+    return batch_of(
+        {**shared, "slot": i, "candidate": f"{i}", "nesterov": True, **point, **more} for i, point in enumerate(points)
+    )
 
 
 @pytest.mark.parametrize("last", [{}, {"outcome": "infeasible"}, {"outcome": "failed"}, {"reused": True}])
@@ -60,3 +63,16 @@ def test_only_the_columns_that_are_named_are_needed() -> None:
     design = design_of(arm_of("a", space=SPACE, candidates=5), replicates=1)
     rows = rows_of([{"optimizer": "adam"}, {"optimizer": "sgd"}])
     assert len(exhausted_runs([rows.select(exhaustion_columns(design))], design)) == 1
+
+
+def test_a_run_that_failed_has_ended_once_its_candidates_have() -> None:
+    arm = arm_of("a", space=WIDE, candidates=9)
+    design = design_of(replace(arm, space=Space.from_table({"model": {"width": {"low": 1, "high": 9}}})), replicates=1)
+    table = pa.Table.from_batches([rows_of([{}] * 3)])
+    table = table.append_column("width", pa.array([4, 5, None], pa.int64()))
+    end = pa.array(["0", None, None]), pa.array(["completed", "failed", "failed"])  # of no network, and of no point
+    for name, column in zip(("candidate", "outcome"), end, strict=True):
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), [column])
+    assert exhausted_runs(table.to_batches(), design) == [Exhausted("a", 0, 2, 9, "the run failed")]
+    assert exhausted_runs(table.slice(1).to_batches(), design) == []  # candidate 0 is in training still
+    assert exhausted_runs(table.slice(0, 2).to_batches(), design) == []

@@ -553,22 +553,112 @@ def test_a_run_ends_with_its_space() -> None:
     assert len(ends(simulation.run(), "grid")) == 4
 
 
-def test_a_strategy_that_repeats_itself_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_a_strategy_that_repeats_itself_ends_in_time(monkeypatch: pytest.MonkeyPatch, is_adaptive: bool) -> None:
     class Stuck(Remembering):
         def points(self, task: Task, numbers: range) -> list[Point]:
             return random_points(task, 0, 1) * len(numbers)
 
-    registered(monkeypatch, Stuck())
-    simulation = Simulation(design_of(arm_of("own", "own", candidates=3), replicates=1), Random(0))
+    family = registered(monkeypatch, Stuck())
+    family.is_adaptive = is_adaptive
+    design = design_of(arm_of("own", "own", candidates=3, rungs=ASHA), replicates=1)
+    simulation = Simulation(design, Random(0), kills=True)
     rows = ends(simulation.run(), "own")
-    assert len(rows) == 3 * MAX_PROPOSALS_EACH
-    assert sum(not row["reused"] for row in rows) == 1
+    if not is_adaptive:
+        assert len(rows) == 3 * MAX_PROPOSALS_EACH
+        assert sum(not row["reused"] for row in rows) == 1
+        return
+    # Asked for four batches of eight, of which 31 proposals are repetitions, it makes way for draws at random.
+    assert max(numbers.stop for _, numbers in family.told) == 32
+    assert [row["slot"] for row in rows if not row["reused"]] == [0, 32, 33]
+    drawn = Space.from_table(SPACE).draw(philox_key(1, "propose", 0), 32, 34)
+    assert [row["candidate"] for row in rows[-2:]] == [describe(0, p, Space.from_table(SPACE)).id for p in drawn]
+    assert len(rows) == 34
+    assert ends(run_in_order(design), "own") == rows
+    again = explore(design)
+    again.absorb(pa.Table.from_batches(simulation.commits))
+    assert again.is_done
+
+
+def test_a_strategy_that_repeats_itself_half_of_the_time_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Halting(Remembering):
+        def points(self, task: Task, numbers: range) -> list[Point]:
+            return [random_points(task, n - n % 2, n - n % 2 + 1)[0] for n in numbers]
+
+    family = registered(monkeypatch, Halting())
+    rows = ends(run_in_order(design_of(arm_of("own", "own", candidates=100, batch=1), replicates=1)), "own")
+    assert len(rows) == 199
+    assert len(family.told) == 199
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "nsga2", "evolution"])
+def test_strategies_that_learn_come_to_the_end_of_a_small_space(strategy: str) -> None:
+    table = {
+        "training": {"optimizer": {"choices": ["adam", "sgd"]}, "lr": {"choices": [0.1 * i for i in range(1, 13)]}}
+    }
+    rows = run_in_order(design_of(arm_of("own", strategy, space=Space.from_table(table), batch=4), replicates=1))
+    assert sum(not row["reused"] for row in ends(rows, "own")) == 24
+    assert len(ends(rows, "own")) < 24 * MAX_PROPOSALS_EACH / 4
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", ["raises", "leaves", "floods"])
+class Ends(Remembering):
+    """A strategy of a user's own that has six points."""
+
+    def points(self, task: Task, numbers: range) -> list[Point]:
+        return random_points(task, numbers.start, max(numbers.start, min(numbers.stop, 6)))
+
+
+@pytest.mark.parametrize(("batch", "n_last"), [(4, 2), (3, 0)])
+def test_a_users_strategy_that_has_no_more_points_leaves_a_record(batch: int, n_last: int) -> None:
+    design = design_of(arm_of("own", f"{__name__}:Ends", batch=batch, rungs=HALVING), arm_of("plain"))
+    simulation = Simulation(design, Random(0), kills=True)
+    rows = simulation.run()
+    for replicate in range(2):
+        mine = ends(rows, "own", replicate)
+        assert len(mine) == 7
+        assert [row["outcome"] == "failed" for row in mine] == [False] * 6 + [True]
+        assert len(ends(rows, "plain", replicate)) == 24
+        committed = pa.Table.from_batches(simulation.commits).to_pylist()
+        (why,) = (row["error"] for row in committed if row["outcome"] == "failed" and row["replicate"] == replicate)
+        assert why == (
+            f"strategy '{__name__}:Ends' proposed {n_last} of the {batch} points that it was asked for, which says "
+            "that it has no more: the run ends with 6 of candidates=24"
+        )
+    again = explore(design)
+    again.absorb(pa.Table.from_batches(simulation.commits))
+    assert again.is_done
+
+
+def test_an_interrupt_ends_more_than_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Remembering):
+        def points(self, task: Task, numbers: range) -> list[Point]:
+            raise KeyboardInterrupt
+
+    registered(monkeypatch, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run_in_order(design_of(arm_of("own", "own"), replicates=1))
+
+
+def test_points_that_a_strategy_proposed_are_not_its_own_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, Any]] = []
+
+    class Keeping(Remembering):
+        def points(self, task: Task, numbers: range) -> list[Point]:
+            for point in kept:
+                point["lr"] = 0.05
+            kept[:] = [dict(point) for point in super().points(task, numbers)]
+            return list(kept)
+
+    family = registered(monkeypatch, Keeping())
+    run_in_order(design_of(arm_of("own", "own"), replicates=1))
+    history, _ = family.told[-1]
+    assert list(history.points) == Space.from_table(SPACE).draw(philox_key(1, "propose", 0), 0, 16)
+
+
+@pytest.mark.parametrize("error", ["raises", "leaves", "floods", "exits", "writes"])
 def test_a_strategy_that_fails_ends_its_run_alone(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
     class Failing(Remembering):
         def points(self, task: Task, numbers: range) -> list[Point]:
@@ -576,6 +666,10 @@ def test_a_strategy_that_fails_ends_its_run_alone(monkeypatch: pytest.MonkeyPatc
                 return super().points(task, numbers)
             if error == "raises":
                 raise ZeroDivisionError("never divide")
+            if error == "exits":
+                raise SystemExit(3)
+            if error == "writes":
+                self.told[-1][0].points[0]["lr"] = 0.5  # type: ignore[index]
             return [{"lr": 9.0}] if error == "leaves" else super().points(task, range(9))
 
     registered(monkeypatch, Failing())
@@ -591,6 +685,8 @@ def test_a_strategy_that_fails_ends_its_run_alone(monkeypatch: pytest.MonkeyPatc
         "raises": "never divide",
         "leaves": "depth is missing",
         "floods": "9 points were proposed, 8 were asked for",
+        "exits": "SystemExit: 3",
+        "writes": "'mappingproxy' object does not support item assignment",
     }
     errors = [row["error"] for batch in simulation.commits for row in batch.to_pylist() if row["outcome"] == "failed"]
     assert len(errors) == 1

@@ -17,6 +17,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -111,7 +113,7 @@ def example_history(task: Task, kind: str, points: Sequence[Point] | None = None
             outcomes[-_BATCH:] = PENDING
     violations = np.where(outcomes == INFEASIBLE, 0.5 + number, violations)
     history = History(
-        points=[dict(point) for point in points],
+        points=[MappingProxyType(dict(point)) for point in points],
         losses=np.where((outcomes == COMPLETED)[:, None], found, np.nan),
         partial=np.where((outcomes == STOPPED)[:, None], found + 0.1, np.nan),
         outcomes=outcomes,
@@ -127,7 +129,11 @@ KINDS = ("empty", "failed", "infeasible", "stopped", "tied", "not finite", "mixe
 
 
 def check_strategy(
-    family: StrategyFamily, *, options: Mapping[str, Any] | None = None, examples: Collection[str] | None = None
+    family: StrategyFamily,
+    *,
+    options: Mapping[str, Any] | None = None,
+    examples: Collection[str] | None = None,
+    batch: int = _BATCH,
 ) -> None:
     """Hold a strategy to the contract.
 
@@ -141,6 +147,7 @@ def check_strategy(
         family: the strategy.
         options: its options, where the defaults are not meant.
         examples: names of `example_tasks` to hold it to; None: all.
+        batch: points that it is asked for at once, few of a strategy that takes seconds for each.
 
     Raises:
         ContractViolation: the first promise that was not kept.
@@ -158,7 +165,7 @@ def check_strategy(
             )
             continue
         searched += 1
-        _check_on(family, chosen, task, f"{name} on {label}")
+        _check_on(family, chosen, replace(task, batch=batch), f"{name} on {label}")
     _require(searched > 0, f"{name}: refuses every example space")
 
 
@@ -184,7 +191,7 @@ def _check_on(family: StrategyFamily, options: Options, task: Task, where: str) 
     for kind in KINDS:
         here = f"{where}, history {kind}"
         history = example_history(task, kind)
-        numbers = range(len(history), len(history) + _BATCH)
+        numbers = range(len(history), len(history) + task.batch)
         strategy = family.make(task, options)
         first = _propose(strategy.propose, task, history, numbers, here)
         _require(
@@ -218,12 +225,12 @@ def _check_replay(family: StrategyFamily, options: Options, task: Task, where: s
     live, points = family.make(task, options), list[Point]()
     for _ in range(5):
         history = example_history(task, "mixed", points)
-        numbers = range(len(points), len(points) + _BATCH)
+        numbers = range(len(points), len(points) + task.batch)
         proposed = _propose(live.propose, task, history, numbers, where)
         replayed = _propose(family.make(task, options).propose, task, history, numbers, where)
         _require(proposed == replayed, f"{where}: after {len(points)} candidates a replay differs from the live run")
         points += proposed
-        if len(proposed) < _BATCH:
+        if len(proposed) < task.batch:
             return
 
 
@@ -235,7 +242,7 @@ def _propose(
     generators = _global_generators()
     try:
         points = propose(history, numbers)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ContractViolation(f"{where}: propose raised {type(error).__name__}: {error}") from error
     after = ([dict(point) for point in history.points], history.fingerprint(len(history)))
     _require(before == after, f"{where}: changed its arguments")

@@ -27,6 +27,9 @@ from sparsefront.spaces.space import Space
 
 Unit = npt.NDArray[np.float64]
 
+#: Times that a child is mutated again while it is a candidate that was there before.
+_MAX_AGAIN = 10
+
 
 class EvolutionOptions(Options):
     """Who survives, and how children differ from their parents."""
@@ -148,6 +151,9 @@ class _Evolution:
         self._elite = Elite(options.population)
         domain = task.space.bits.domain if task.space.bits else None
         self._bits = domain if isinstance(domain, Bits) else None
+        #: What is known of the candidates of the last call, in the order of their numbers: points and their digests.
+        self._points: list[Point] = []
+        self._digests: list[str] = []
 
     def propose(self, history: History, numbers: range) -> list[Point]:
         """The first `population` candidates are those of random search, and all until there are parents."""
@@ -157,8 +163,18 @@ class _Evolution:
             n_random = len(numbers)
         points = random_points(self._task, numbers.start, numbers.start + n_random) if n_random else []
         if n_random < len(numbers):
-            points += self._children([history.points[i] for i in parents], numbers[n_random:])
+            known = self._known(history) | {self._task.space.digest(point) for point in points}
+            points += self._children([history.points[i] for i in parents], known, numbers[n_random:])
         return points
+
+    def _known(self, history: History) -> set[str]:
+        """Digests of all candidates of the history."""
+        n = len(self._points)
+        if self._points != list(history.points[:n]):
+            n, self._points, self._digests = 0, [], []
+        self._points += history.points[n:]
+        self._digests += [self._task.space.digest(point) for point in history.points[n:]]
+        return set(self._digests)
 
     def _population(self, history: History) -> Indices:
         """Indices of the parents, best first."""
@@ -167,21 +183,33 @@ class _Evolution:
         newest = np.flatnonzero(history.succeeded())[-self._options.population :]
         return newest[preference(history.losses[newest], history.violations[newest])]
 
-    def _children(self, parents: Sequence[Point], numbers: range) -> list[Point]:
+    def _children(self, parents: Sequence[Point], known: set[str], numbers: range) -> list[Point]:
         task, space = self._task, self._task.space
         genes = space.encode(parents)
         masks = self._masks(parents)
         # A dimension that becomes active has no value to inherit: it is drawn, under the candidate's number.
         fresh = space.draw_unit(philox_key(task.seed, "gene", task.replicate), numbers.start, numbers.stop)
-        unit = np.empty((len(numbers), space.n_cube))
-        bits = []
-        for row, number in enumerate(numbers):
-            rng = generator(task.seed, "evolution", task.replicate, number)
-            child, mask = self._child(genes, masks, rng)
-            unit[row] = np.where(np.isnan(child), fresh[row], child)
-            if mask is not None:
-                bits.append(pack_bits(mask).tobytes())
-        return space.decode(unit, bits if self._bits else None)
+        rngs = [generator(task.seed, "evolution", task.replicate, number) for number in numbers]
+        children = [self._child(genes, masks, rng) for rng in rngs]
+        points = self._decoded(children, fresh)
+        for row, rng in enumerate(rngs):
+            digest = space.digest(points[row])
+            n_left = _MAX_AGAIN if self._options.mutations else 0
+            while digest in known and n_left:
+                # Unlike values may be one candidate: small changes of shares are rounded away more often than not.
+                children[row] = self._mutated(*children[row], rng, at_least=1)
+                (points[row],) = self._decoded(children[row : row + 1], fresh[row : row + 1])
+                digest = space.digest(points[row])
+                n_left -= 1
+            known.add(digest)
+        return points
+
+    def _decoded(self, children: Sequence[tuple[Unit, Mask | None]], fresh: Unit) -> list[Point]:
+        unit = np.stack(
+            [np.where(np.isnan(genes), drawn, genes) for (genes, _), drawn in zip(children, fresh, strict=True)]
+        )
+        bits = [pack_bits(mask).tobytes() for _, mask in children if mask is not None]
+        return self._task.space.decode(unit, bits if self._bits else None)
 
     def _masks(self, parents: Sequence[Point]) -> list[Mask]:
         """The parents' masks; empty in a space without."""
@@ -201,13 +229,21 @@ class _Evolution:
             child = np.where(np.isnan(child), np.where(taken, genes[a], genes[b]), child)
             if mask is not None and domain is not None:
                 mask = crossed(mask, masks[b], domain, rng)
+        is_copy = _same(child, genes[a]) and (mask is None or mask is masks[a])  # it would teach nothing
+        return self._mutated(child, mask, rng, at_least=int(is_copy and options.mutations > 0))
+
+    def _mutated(
+        self, genes: Unit, mask: Mask | None, rng: np.random.Generator, *, at_least: int
+    ) -> tuple[Unit, Mask | None]:
+        """Some genes changed, 0 or 1 `at_least`."""
+        options, domain, child = self._options, self._bits, genes.copy()
         active = np.flatnonzero(~np.isnan(child))
         n_places = len(active) + (mask is not None)  # the mask is one gene among the others
         if not n_places:
             return child, mask
         chosen = rng.random(n_places) < min(1.0, options.mutations / n_places)
-        if not chosen.any() and options.mutations and _same(child, genes[a]) and (mask is None or mask is masks[a]):
-            chosen[rng.integers(n_places)] = True  # a copy of a parent would teach nothing
+        if not chosen.any() and at_least:
+            chosen[rng.integers(n_places)] = True
         for place in np.flatnonzero(chosen):
             if mask is not None and domain is not None and place == len(active):
                 mask = swapped(mask, domain, options.swap_fraction, rng)

@@ -46,7 +46,7 @@ def strategy_family(name: str) -> StrategyFamily:
         raise ConfigError(f"strategy={name!r}: {nearest(name, STRATEGIES)}; or your own, as 'package.module:Class'")
     try:
         family = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         place = "; its module must be in the current folder, beside the study or on PYTHONPATH"
         raise ConfigError(
             f"strategy={name!r}: must name an importable class that is made without arguments "

@@ -45,14 +45,10 @@ class _SizeStratified:
         return points
 
     def _draw(self, purpose: str, start: int, stop: int) -> tuple[list[Point], npt.NDArray[np.float64]]:
-        """Raw draws and their log n_params; only those that exist and meet the constraints, unless none does."""
+        """Raw draws and their log n_params."""
         task = self._task
         points = task.space.draw(philox_key(task.seed, purpose, task.replicate), start, stop)
-        sizes = np.array([self._size(point) for point in points])
-        keep = np.flatnonzero(np.isfinite(sizes))
-        if not len(keep):
-            return points, np.zeros(len(points))
-        return [points[i] for i in keep], sizes[keep]
+        return points, np.array([self._size(point) for point in points])
 
     def _size(self, point: Point) -> float:
         """Log n_params; NaN where there is no such network, or it would not be trained."""
@@ -69,23 +65,28 @@ class _SizeStratified:
     def _edges(self) -> npt.NDArray[np.float64]:
         """(bins - 1,) inner edges of the strata, between the smallest and the largest of a fixed set of draws."""
         _, sizes = self._draw("size_range", 0, _RANGE_DRAWS)
+        sizes = sizes[np.isfinite(sizes)] if np.isfinite(sizes).any() else np.zeros(1)
         return np.linspace(sizes.min(), sizes.max(), self._options.bins + 1)[1:-1]
 
     def _block(self, block: int) -> list[Point]:
         """The 64 candidates of one block: for each a stratum drawn uniformly, and a draw of the pool that lies in it.
 
-        A stratum without a draw left gives one of the nearest stratum that has some; no draw is given twice.
+        A stratum without a draw left gives one of the nearest stratum that has some; no draw is given twice. When none
+        is left that exists and meets the constraints, the others follow: they count for nothing, and a run that has
+        proposed too many of them ends with the constraints that are to blame.
         """
         n_pool = _BLOCK * self._options.pool
         points, sizes = self._draw("size_pool", block * n_pool, (block + 1) * n_pool)
         bins = np.searchsorted(self._edges, sizes, side="right")
         rng = generator(self._task.seed, "size_stratum", self._task.replicate, block)
         targets = rng.integers(self._options.bins, size=_BLOCK)
-        is_left = np.ones(len(points), dtype=np.bool_)
+        is_left = np.isfinite(sizes)
+        others = iter(np.flatnonzero(~is_left))
         found = []
         for target in targets:
-            if not is_left.any():  # a pool of few feasible draws is used again
-                is_left[:] = True
+            if not is_left.any():
+                found.append(points[next(others)])
+                continue
             distance = np.where(is_left, np.abs(bins - target), self._options.bins)
             chosen = int(np.argmin(distance))  # the first: draws of a stratum come in no particular order
             is_left[chosen] = False

@@ -25,10 +25,10 @@ COMPLETED, STOPPED, FAILED, INFEASIBLE, PENDING = range(5)
 
 @dataclass(frozen=True)
 class History:
-    """Candidates 0..n-1 of one run, in the order of their numbers; arrays are read-only.
+    """Candidates 0..n-1 of one run, in the order of their numbers; arrays and points are read-only.
 
     Attributes:
-        points: the n candidates.
+        points: the n candidates; `dict(point)` is a copy that can be changed.
         losses: (n, m) float64, minimised; NaN unless completed.
         partial: (n, m) float64, minimised: what a stopped candidate had reached; NaN for all others.
         outcomes: (n,) int8 codes.
@@ -104,14 +104,15 @@ class Strategy(Protocol):
     def propose(self, history: History, numbers: range) -> list[Point]:
         """Candidates of these numbers; for an adaptive strategy they begin where the history ends.
 
-        Fewer than asked for: the strategy has no more, and the run ends with these.
+        Fewer than asked for: the strategy has no more, and the run ends with these. Of a user's own this is recorded as
+        a failure of its run, which says how many it had: rows alone could not tell it from a run that goes on.
         """
 
 
 class StrategyFamily(Protocol):
     """One row of the registry; a user's own is a class like this, named ``package.module:Class``.
 
-    One that enumerates may have `n_points(space, options)`, too: how many points it has.
+    One of ours that enumerates has `n_points(space, options)`, too: how many points it has.
 
     Attributes:
         summary: what it does, in one line.

@@ -31,7 +31,7 @@ from sparsefront.search.strategies.random import random_points
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.space import Space
 
-#: Gaussian processes take seconds for a candidate of the mixed example.
+#: Gaussian processes take seconds for a candidate of the example with conditions.
 _QUICK = [name for name in STRATEGIES if name != "gp"]
 
 
@@ -42,9 +42,10 @@ def test_contract(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_contract_of_gaussian_processes() -> None:
+@pytest.mark.parametrize(("example", "batch"), [("numbers", 4), ("conditions", 1)])  # it refuses mask bits
+def test_contract_of_gaussian_processes(example: str, batch: int) -> None:
     pytest.importorskip("torch")  # loaded first, so that its threads are limited from the first candidate on
-    check_strategy(STRATEGIES["gp"], examples=["numbers"])
+    check_strategy(STRATEGIES["gp"], examples=[example], batch=batch)
 
 
 #: Every option of every strategy at another value than its default.
@@ -121,6 +122,19 @@ class _Mutates(Mine):
         for point in history.points:
             point["lr"] = 1.0  # type: ignore[index]
         return super().propose(history, numbers)
+
+
+class _Changes(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        points = history.points
+        assert isinstance(points, list)
+        points[:] = [{**point, "lr": 1.0} for point in points]
+        return super().propose(history, numbers)
+
+
+class _Exits(Mine):
+    def propose(self, history: History, numbers: range) -> list[Point]:
+        raise SystemExit(3)
 
 
 class _Writes(Mine):
@@ -204,7 +218,9 @@ def test_contract_of_a_users_own_strategy() -> None:
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        (_Mutates(), "_Mutates on numbers, history failed: changed its arguments"),
+        (_Mutates(), "_Mutates on numbers, history failed: propose raised TypeError: 'mappingproxy' object does not"),
+        (_Changes(), "_Changes on numbers, history failed: changed its arguments"),
+        (_Exits(), "_Exits on numbers, history empty: propose raised SystemExit: 3"),
         (_Writes(), "propose raised ValueError: assignment destination is read-only"),
         (_Leaves(), "which is no point of the space"),
         (_Counts(), "_Counts on numbers, history empty: asked twice, answers differ"),

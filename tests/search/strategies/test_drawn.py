@@ -64,6 +64,20 @@ def test_size_stratified_bears_constraints_that_nothing_meets() -> None:
     assert len(_propose("size_stratified", _task({**_WIDE, "constraints": ["n_params <= 1"]}), 3)) == 3
 
 
+def test_size_stratified_gives_no_draw_twice_where_few_meet_the_constraints() -> None:
+    task = _task({**_WIDE, "constraints": ["n_params <= 400"]})
+    points = _propose("size_stratified", task, 64, pool=16)
+    n_meet = sum(_costs(point)["n_params"] <= 400 for point in points)
+    assert 0 < n_meet < 64
+    assert all(_costs(point)["n_params"] <= 400 for point in points[:n_meet])
+    drawn = task.space.draw(philox_key(task.seed, "size_pool", task.replicate), 0, 64 * 16)
+    assert n_meet == sum(_costs(point)["n_params"] <= 400 for point in drawn)
+    kept = [task.space.digest(point) for point in points[:n_meet]]
+    assert sorted(kept) == sorted(task.space.digest(point) for point in drawn if _costs(point)["n_params"] <= 400)
+    others = [point for point in drawn if _costs(point)["n_params"] > 400]
+    assert points[n_meet:] == others[: 64 - n_meet]
+
+
 def test_size_stratified_leaves_out_what_cannot_be_built() -> None:
     def costs(point: Point) -> Mapping[str, float]:
         if float(point["width_1"]) > 10:

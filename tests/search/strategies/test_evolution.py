@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefront.search.strategies import COMPLETED, STOPPED, History, Task
+from sparsefront.search.strategies import COMPLETED, STOPPED, History, Strategy, Task
 from sparsefront.search.strategies.contract import example_history, example_tasks
 from sparsefront.search.strategies.evolution import Evolution, EvolutionOptions, crossed, moved, swapped
 from sparsefront.search.strategies.nsga2 import Nsga2
@@ -86,6 +86,36 @@ def test_children_are_no_copies(example: str) -> None:
     same = sum(task.space.digest(p) == task.space.digest(points[0]) for p in children)
     # A step of a float may round to itself, and an inactive dimension's neighbour may be the only one that changed.
     assert same <= 2
+
+
+def test_a_child_that_is_known_is_mutated_again() -> None:
+    # A hundred candidates, of which every other one is known.
+    space = Space.from_table(
+        {"training": {"x": {"low": 0.0, "high": 100.0}, "y": {"low": 0.0, "high": 0.9}}},
+        effect=lambda settings: {"x": round(settings["training.x"])},
+    )
+    task = Task(space, 0, 0, ("val_loss",), 1000, 8, lambda point: {})
+
+    def history(*cells: int) -> History:
+        n = len(cells)
+        points: list[Point] = [{"x": float(cell), "y": 0.5} for cell in cells]
+        done = np.full(n, COMPLETED, dtype=np.int8)
+        return History(points, np.ones((n, 1)), np.full((n, 1), np.nan), done, np.ones(n), np.zeros(n))
+
+    def cells_of(strategy: Strategy, *known: int) -> list[int]:
+        return [round(float(p["x"])) for p in strategy.propose(history(*known), range(len(known), len(known) + 8))]
+
+    def strategy(**options: float) -> Strategy:
+        return Evolution().make(task, EvolutionOptions(population=50, tournament=1, **options))  # type: ignore[arg-type]
+
+    lived = strategy()
+    found = cells_of(lived, *range(0, 100, 2))
+    assert len(set(found)) == 8
+    assert all(cell % 2 == 1 or cell == 100 for cell in found)
+    assert cells_of(lived, *range(0, 100, 2), *found) == cells_of(strategy(), *range(0, 100, 2), *found)
+    # Where all are known it gives up, as it does where nothing may be mutated.
+    assert len(cells_of(lived, *range(101))) == 8
+    assert {cell % 2 for cell in cells_of(strategy(mutations=0.0), *range(0, 100, 2))} == {0}
 
 
 def _one_dimension(losses: list[float], **options: object) -> list[float]:
