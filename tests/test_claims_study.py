@@ -154,7 +154,7 @@ WRONG: list[tuple[Any, str]] = [
     (claim_of({"arm": "imp", "expect": "lower", "sparsity": 1.5}), "claim.tests.0.sparsity.0=1.5: must be less than 1"),
     (claim_of({"arm": "imp", "expect": "lower", "sparsity": "x"}), "claim.tests.0.sparsity.0='x': must be a number"),
     (claim_of({"arm": "imp", "expect": "lower", "metric": "val_los"}), "did you mean 'val_loss'?"),
-    (claim_of({"arm": "imp", "expect": "lower", "metric": "ece"}), "claim.tests.0.metric='ece': must be 'accuracy' or"),
+    (claim_of({"arm": "imp", "expect": "lower", "metric": "ece"}), "claim.tests.0.metric='ece': must be 'accuracy', "),
     (claim_of({"arm": "imp", "expect": "equivalent", "metric": "val_loss"}), "claim.tests.0.margin: is missing"),
     (claim_of({"arm": "imp", "expect": "equivalent", "margin": 0}), "claim.tests.0.margin=0: must be greater than 0"),
     (
