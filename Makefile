@@ -18,8 +18,11 @@ test: setup  ## every check: format, lint, types, layers, all tests and doctests
 	$(venv)/ruff format --check
 	$(venv)/mypy
 	$(venv)/lint-imports --no-cache
-	$(venv)/python -m pytest -q -n auto --dist worksteal -m "not ray"
-	$(venv)/python -m pytest -q -m ray
+	@# One failed test of the first hides none of the second.
+	trap 'exit 130' INT; failed=0; \
+	$(venv)/python -m pytest -q -n auto --dist worksteal -m "not ray" || failed=1; \
+	$(venv)/python -m pytest -q -m ray || failed=1; \
+	exit $$failed
 
 test-fast: setup  ## the tests that need no cluster, no browser and no patience
 	$(venv)/python -m pytest -q -m "not (slow or ray or fault or browser)"

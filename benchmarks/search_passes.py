@@ -14,8 +14,8 @@ from benchmarks.search_asha import ASHA, CANDIDATES, busy_fraction, prepare, run
 from sparsefront.search.comparison import ratio_text
 
 REPLICATES = 5
-#: Candidates that ASHA may begin for each of random search's, beside an arm with as many, to see with how many passes it
-#: gets as far: all of them cost it about two fifths of random search's passes.
+#: Candidates that ASHA may begin for each of random search's, beside an arm with as many, to see with how many passes
+#: it gets as far: all of them cost it about two fifths of random search's passes.
 MORE = 2
 RANDOM: dict[str, Any] = {"strategy": "random"}
 #: The same rungs over candidates that come of those before them: as many as random search has.
@@ -62,8 +62,7 @@ def passes_and_use(n: int) -> list[list[str]]:
     return [
         *measured,
         [
-            f"the study of all arms: share of wall time in which {WORKERS} workers have a pack (they build, train, validate, "
-            "checkpoint), from the first pack",
+            f"the study of all arms: share of wall time in which {WORKERS} workers have a pack, from the first pack",
             f"{busy_fraction(rows, wall_s):.1%} of {wall_s:.0f} s; Ray's start before it {ready - clock.asked_s:.1f} s",
             ">= 85%",
         ],
@@ -77,7 +76,8 @@ def main(n: int = CANDIDATES) -> str:
         "Passes of ASHA in packs",
         ["what", "figure", "goal"],
         passes_and_use(n),
-        f"{ABOUT}. Start of Ray: until a worker is ready.",
+        f"{ABOUT}. A worker with a pack builds, trains, "
+        "validates and checkpoints. Start of Ray: until a worker is ready.",
     )
 
 

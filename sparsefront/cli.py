@@ -114,24 +114,40 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+#: What commands are told of, wherever they take it.
+_STUDY = "file that says what the study is; examples/ has some to start from"
+_DIR = "folder of a study that was run (default of 'run': runs/<name>)"
+_OVERRIDE = "another value for one key of the file, as in training.steps=500; again for more"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sparsefront", description=__doc__, allow_abbrev=False)
+    parser = _Parser(
+        prog="sparsefront",
+        description="Train pruning methods and searches for sparse networks beside random search, at equal budget, and "
+        "say which are better; and find the Pareto front of error and size.",
+        epilog="Exit codes: 0 done, 1 the study ran and something in it failed, 2 the user's input is wrong.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--version", action="version", version=f"sparsefront {importlib.metadata.version('sparsefront')}"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    run = commands.add_parser("run", help="start a study, or go on where it stopped", allow_abbrev=False)
-    run.add_argument("study", metavar="STUDY.toml", type=_path)
-    run.add_argument("--dir", type=_path, help="folder of the study (default: runs/<name>)")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="key=value", dest="overrides", help="override a value"
+    run = commands.add_parser(
+        "run",
+        help="start a study, or go on where it stopped",
+        description="Start a study. However it was stopped, the same line again goes on where it was: what is done is "
+        "not done again. At the end the verdict is printed and the report written.",
+        allow_abbrev=False,
     )
+    run.add_argument("study", metavar="STUDY.toml", type=_path, help=_STUDY)
+    run.add_argument("--dir", type=_path, help="folder of the study (default: runs/<name>)")
+    run.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides", help=_OVERRIDE)
     run.add_argument("--address", help="address of a running Ray cluster (default: one on this machine)")
     run.set_defaults(function=_run)
 
     front = commands.add_parser("front", help="the non-dominated candidates", allow_abbrev=False)
-    front.add_argument("dir", metavar="DIR", type=_path)
+    front.add_argument("dir", metavar="DIR", type=_path, help=_DIR)
     front.add_argument("--where", metavar="EXPR", help="e.g. \"arm == 'searched' and node_sparsity >= 0.9\"")
     front.add_argument("--objectives", metavar="a,b", help="default: those of the study")
     front.add_argument("--format", choices=_FRONT_FORMATS, help="default: as the output is called, else table")
@@ -141,15 +157,15 @@ def _parser() -> argparse.ArgumentParser:
     verdict = commands.add_parser(
         "verdict", help="better than, equivalent to or worse than random search?", allow_abbrev=False
     )
-    verdict.add_argument("dir", metavar="DIR", type=_path)
-    verdict.add_argument("--format", choices=("table", "json"), default="table")
+    verdict.add_argument("dir", metavar="DIR", type=_path, help=_DIR)
+    verdict.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     verdict.set_defaults(function=_verdict)
 
     claims = commands.add_parser(
         "claims", help="are the claims of papers reproduced by the studies that test them?", allow_abbrev=False
     )
-    claims.add_argument("dirs", metavar="DIR", nargs="+", type=_path)
-    claims.add_argument("--format", choices=("table", "markdown", "json"), default="table")
+    claims.add_argument("dirs", metavar="DIR", nargs="+", type=_path, help=f"{_DIR}; one or several")
+    claims.add_argument("--format", choices=("table", "markdown", "json"), default="table", help="default: table")
     claims.add_argument(
         "--output",
         metavar="FILE",
@@ -159,11 +175,11 @@ def _parser() -> argparse.ArgumentParser:
     claims.set_defaults(function=_claims)
 
     report = commands.add_parser("report", help="write DIR/report.html: one self-contained page", allow_abbrev=False)
-    report.add_argument("dir", metavar="DIR", type=_path)
+    report.add_argument("dir", metavar="DIR", type=_path, help=_DIR)
     report.set_defaults(function=_report)
 
     record = commands.add_parser("record", help="mirror the study into MLflow (again)", allow_abbrev=False)
-    record.add_argument("dir", metavar="DIR", type=_path)
+    record.add_argument("dir", metavar="DIR", type=_path, help=_DIR)
     record.set_defaults(function=_record)
 
     simulate = commands.add_parser(
@@ -172,17 +188,17 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "study", metavar="STUDY.toml|DIR", type=_path, help="a study, or the folder of a finished one"
     )
-    simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    simulate.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides", help=_OVERRIDE)
     simulate.add_argument(
         "--objective", metavar="NAME", help="what candidates reach (default: tradeoff); see 'list simulations'"
     )
     simulate.add_argument("--ledger", metavar="DIR", type=_path, help="replay the results of this finished search")
     simulate.add_argument("--workers", metavar="N", type=int, help="packs at once (default: cores of this machine)")
-    simulate.add_argument("--format", choices=("table", "json"), default="table")
+    simulate.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     simulate.set_defaults(function=_simulate)
 
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    listing.add_argument("what", choices=_LISTS, nargs="?")
+    listing.add_argument("what", choices=_LISTS, nargs="?", help="what to list")
     listing.set_defaults(function=_list)
 
     doctor = commands.add_parser(
@@ -430,11 +446,16 @@ def _simulate(options: argparse.Namespace) -> int:
     took, objective = found.simulated, options.objective or "tradeoff"
     if options.format == "json":
         of_what = {"objective": objective if ledger is None else None, "ledger": ledger and str(ledger)}
+        of_what["ledger_trained"], of_what["ledger_to_train"] = (
+            (None, None) if ledger is None else load(ledger).n_trained()
+        )
         numbers = {**of_what, "makespan_s": took.makespan_s, "utilisation": took.utilisation, "packs": took.n_packs}
-        numbers["replicates"] = found.replicates
+        numbers |= {"replicates": found.replicates, "remarks": found.remarks}
         print(json.dumps({**numbers, "metric": found.metric, "arms": [_plain(row) for row in rows]}, indent=2))
         return 0
     console = _Console()
+    for remark in found.remarks:
+        console.print(Text(remark, style="yellow"))
     headings = [name for name in rows[0] if name not in ("low", "high")]
     _table(
         console,
@@ -463,6 +484,8 @@ def _simulate(options: argparse.Namespace) -> int:
         what = SYNTHETIC[objective].summary
         reached = f"is made up, by the synthetic objective '{objective}' ({what})"
     console.print(Text(f"what candidates reach {reached}; nothing was trained", style="yellow"))
+    if ledger is not None:
+        _unfinished(console, load(ledger))
     return 0
 
 

@@ -60,7 +60,8 @@ class Results:
             self.digest = ledger.study_digest
         try:
             self.design = design_of(recorded)
-            self._resolved: dict[str, Any] = recorded.pop("resolved")
+            #: What follows from the study and its data.
+            self.resolved: dict[str, Any] = recorded.pop("resolved")
             #: The study, as `Study.from_dict` takes it.
             self.identity = recorded
         except (KeyError, TypeError, AttributeError) as error:
@@ -68,6 +69,18 @@ class Results:
             raise LedgerError(
                 f"{self.folder / 'study.json'}: holds no study ({what}); restore it from a copy"
             ) from error
+
+    def __repr__(self) -> str:
+        """The study, its folder, and how far it is.
+
+        A folder that can no longer be read is said to be one: what a debugger prints must not fail.
+        """
+        try:
+            trained, to_train = self.n_trained()
+            state = f"{trained:,} of {to_train:,} networks trained"
+        except SparsefrontError as error:
+            state = f"unreadable: {error}"
+        return f"<Results of {self.design.name!r} in {str(self.folder)!r}: {state}>"
 
     def to_arrow(self, *, where: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The ledger's rows as an Arrow table (its columns: `sparsefront.search.schema.COLUMNS`).
@@ -273,7 +286,7 @@ class Results:
         devices = {d for rows in ledger.scan(columns=["device"]) for d in rows.column(0).unique().to_pylist() if d}
         return {
             "Digest of the study": self.digest[:16],
-            "Digest of the data": str(self._resolved.get("data_digest", "unknown"))[:16],
+            "Digest of the data": str(self.resolved.get("data_digest", "unknown"))[:16],
             "Devices": ", ".join(sorted(devices)) or "none",
             **self.versions,
         }

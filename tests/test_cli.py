@@ -21,7 +21,7 @@ import torch
 
 import sparsefront
 from sparsefront import cli
-from sparsefront.cli import main
+from sparsefront.cli import _parser, main
 from sparsefront.cluster.doctor import Finding
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.findings import Verdict
@@ -486,12 +486,29 @@ def test_the_doctors_help_says_that_ray_is_started(capsys: Capture) -> None:
     assert "Without --address it starts Ray on this machine" in " ".join(capsys.readouterr().out.split())
 
 
+def test_help_says_what_the_program_is_for_and_what_every_argument_is(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.partition("COMMAND ... ")[2].startswith("Train pruning methods and searches for sparse networks")
+    assert shown.endswith(
+        "Exit codes: 0 done, 1 the study ran and something in it failed, 2 the user's input is wrong."
+    )
+    (commands,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    for name, command in commands.items():
+        assert all(argument.help for argument in command._actions), name
+    assert "the same line again goes on where it was" in commands["run"].description
+
+
 # From Python ----------------------------------------------------------------------------------------------------------
 
 
 def test_results_from_python(done: Path) -> None:
     results = sparsefront.load(done)
     assert results.design.name == "tiny"
+    n, planned = results.n_trained()
+    assert n == planned
+    assert repr(results) == f"<Results of 'tiny' in {str(done)!r}: {n} of {n} networks trained>"
     study = Study.from_dict(results.identity)
     assert study.digest == results.digest
     # How many sections a mask has is known from the ledger alone.

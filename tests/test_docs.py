@@ -13,7 +13,7 @@ from docs.tables import PAGES
 from sparsefront.cli import _parser
 from sparsefront.search.methods import PRUNERS
 from sparsefront.spaces.pruning import Pruning
-from sparsefront.study import Study
+from sparsefront.study import SearchStudy, Study
 from sparsefront.study.sections import ArmSection
 from sparsefront.trainables.models import build_model
 
@@ -79,6 +79,17 @@ def test_the_studies_of_the_page_on_searches_can_be_copied() -> None:
     assert len(studies) == 2
     for block in studies:
         Study(**tomllib.loads(block))
+
+
+def test_the_arms_of_the_page_on_searches_cost_the_same() -> None:
+    """A chain is several trainings: that so many chains are the budget of the others is said there."""
+    page = (ROOT / "docs" / "searching.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "is_snip_better" in b)
+    study = Study(**tomllib.loads(block) | {"replicates": 2})
+    assert isinstance(study, SearchStudy)
+    passes = {arm.arm: arm.passes for arm in study.simulate(workers=1).arms}
+    assert passes["random"] == passes["snip"] == passes["any"]
+    assert passes["imp"] == pytest.approx(passes["random"], rel=0.05)
 
 
 def test_the_study_of_the_pruning_page_can_be_copied() -> None:

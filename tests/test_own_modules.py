@@ -15,7 +15,7 @@ from sparsefront.cli import main
 from sparsefront.errors import ConfigError
 from sparsefront.study import Study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 TOML = """
 name = "own"
@@ -69,7 +69,8 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "own.toml").write_text(TOML, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    # Nor from the repository's root, where a reader of docs/searching.md may have put modules of these names.
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path and Path(path).resolve() != ROOT])
     for name in ("mystrategy", "own_parent"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,27 @@ def test_layers_that_are_too_small_for_a_pattern_are_told_before_anything_is_sta
     assert len(free._remarks(dataset)) == 1  # a layer of 4x4 is one block
 
 
+def test_a_strategy_that_never_sees_a_result_is_told_before_anything_is_started(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    arms = {
+        "random": {},
+        "qmc": {"strategy": "qmc"},
+        "tpe": {"strategy": "tpe"},
+        "one": {"strategy": "tpe", "batch": 2},
+    }
+    study = Study(**BASE | {"arms": arms})
+    assert isinstance(study, SearchStudy)
+    said = "arms.tpe: all 4 candidates are proposed at once (batch = 4), so that it never sees a result"
+    assert study._remarks(study._checked_data()) == [f"{said}; set arms.tpe.batch"]
+    (tmp_path / "t.toml").write_text(as_toml(BASE | {"arms": arms}), encoding="utf-8")
+    assert main(["simulate", str(tmp_path / "t.toml"), "--workers", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{said}; set arms.tpe.batch\n")
+    assert main(["simulate", str(tmp_path / "t.toml"), "--workers", "1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["remarks"] == [f"{said}; set arms.tpe.batch"]
+
+
 @pytest.mark.parametrize(
     ("own", "where", "who"),
     [
@@ -303,6 +325,7 @@ def test_a_simulation_says_where_its_results_come_from(
         out = " ".join(capsys.readouterr().out.split())
         assert f"what candidates reach {expected}" in out
         assert "passes, candidates, reused and infeasible are means over 2 replicates" in out
+        assert "not finished" not in out
         assert main(["simulate", *arguments, "--workers", "1", "--format", "json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["replicates"] == 2
@@ -310,6 +333,58 @@ def test_a_simulation_says_where_its_results_come_from(
         is_replayed = "replayed" in expected
         assert found["ledger"] == (str(done) if is_replayed else None)
         assert found["objective"] == (None if is_replayed else "bowl" if "bowl" in arguments else "tradeoff")
+
+
+def test_a_replay_of_what_is_not_finished_says_so(tmp_path: Path, capsys: Capture) -> None:
+    study = Study(**BASE | {"replicates": 1})
+    assert isinstance(study, SearchStudy)
+    with pytest.raises(Died):
+        run_search(study, tmp_path / "study", max_lanes=4, disk=MortalDisk(12))
+    trained, planned = sparsefront.load(tmp_path / "study").n_trained()
+    assert (0 < trained < planned, planned) == (True, 8)
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1"]) == 0
+    assert f"not finished: {trained} of 8 networks trained" in " ".join(capsys.readouterr().out.split())
+    assert main(["simulate", str(tmp_path / "study"), "--workers", "1", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ledger_trained"], found["ledger_to_train"]) == (trained, 8)
+
+
+def test_a_search_without_its_space_is_told_so() -> None:
+    """Where nothing is wrong but that, a key of studies of masks seems to be missing."""
+    without = {key: value for key, value in BASE.items() if key not in ("space", "search")}
+    with pytest.raises(ConfigError, match=r"^sparsities: is missing and has no default; write it, or add \[space\] if"):
+        Study(**without)
+
+
+@pytest.mark.parametrize(
+    ("entry", "longest"),
+    [({"low": 2, "high": 9}, 9), ({"choices": [8, 3, 5]}, 8), (7, 7), ({"low": 2, "high": 8, "step": 2}, 8)],
+)
+def test_a_space_that_has_steps_says_how_long_candidates_train(entry: Any, longest: int) -> None:
+    space = BASE["space"] | {"training": BASE["space"]["training"] | {"steps": entry}}
+    left_out = Study(**BASE | {"space": space, "training": {"batch_size": 32}})
+    written = Study(**BASE | {"space": space, "training": {"batch_size": 32, "steps": longest}})
+    assert left_out.training.steps == longest
+    assert left_out.digest == written.digest
+    own = Study(**BASE | {"space": space, "training": {"batch_size": 32, "steps": 4}})
+    assert own.training.steps == 4
+    none = {key: value for key, value in BASE.items() if key != "training"}
+    assert Study(**none | {"space": space}).training.steps == longest
+
+
+@pytest.mark.parametrize("entry", [{"low": 2}, {"low": 2.0, "high": 9.5}, 0, {"choices": []}, {"choices": "x"}, True])
+def test_steps_of_a_space_that_are_none_leave_those_of_the_study_to_be_written(entry: Any) -> None:
+    space = BASE["space"] | {"training": {"steps": entry}}
+    with pytest.raises(ConfigError, match=r"^training\.steps: is missing"):
+        Study(**BASE | {"space": space, "training": {"batch_size": 32}})
+
+
+def test_results_are_shown_as_what_they_are_of(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "copy")
+    results = sparsefront.load(tmp_path / "copy")
+    assert repr(results) == f"<Results of 'tiny' in '{tmp_path / 'copy'}': 16 of 16 networks trained>"
+    shutil.rmtree(tmp_path / "copy")
+    assert repr(results).startswith(f"<Results of 'tiny' in '{tmp_path / 'copy'}': unreadable: ")
 
 
 def test_what_the_space_sets_is_not_shown_as_the_parents() -> None:

@@ -788,6 +788,29 @@ def test_without_a_method_a_study_says_nothing_of_one() -> None:
     assert made(**pruning.identity()).identity() == pruning.identity()
 
 
+def test_draws_of_a_pattern_with_a_sparsity_of_its_own_are_searched() -> None:
+    patterns = {"choices": ["unstructured", "2:4"]}
+    study = made(space={"masks": {"pattern": patterns, "draw": {"low": 0, "high": 9}}}, masks={"sparsity": 0.0})
+    assert [d.name for d in study.design().arms[0].space.dimensions] == ["mask_draw", "pattern"]
+
+
+def test_times_may_decide_where_a_study_says_that_it_is_not_reproducible() -> None:
+    by_time = {"kind": "mo_asha", "objectives": ["val_error", "seconds"], "asynchronous": True}
+    study = made(**arms_with(rungs=by_time))
+    assert study.design().arms[1].rungs.objectives == ("val_error", "seconds")
+    made(**arms_with(rungs={"kind": "mo_asha", "objectives": ["val_error", "flops"]}))
+    made(**arms_with(rungs={"kind": "none", "objectives": ["seconds"]}))
+    timed = {"verdict": {"objectives": ["val_error", "seconds"]}}
+    learning = arms_with(strategy="nsga2")
+    dataset = load_dataset("digits")
+    assert made(**learning)._remarks(dataset) == []
+    assert made(**timed, **arms_with(strategy="qmc"))._remarks(dataset) == []
+    bounded = {"space": BASE["space"] | {"constraints": ["seconds <= 5"]}}
+    for study in (made(**learning, **timed), made(**learning, **bounded)):
+        (remark,) = study._remarks(dataset)
+        assert remark.startswith("arms.b.strategy='nsga2': learns from 'seconds', which is measured, and another when")
+
+
 def arms_with(**arm: Any) -> dict[str, Any]:
     return {"arms": {"random": {}, "b": arm}}
 
@@ -808,7 +831,8 @@ UNITS = ["relu", "tanh"]
 BITS: dict[str, Any] = {"space": {"masks": {"bits": True}}, "masks": {"sparsity": 0.9}, "arms": {"random": {}}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"foo": 1}, "foo=1: unknown key; must be one of name, seed, replicates, data, model, training,"),
-    ({"sparsities": [0.5]}, "sparsities=[0.5]: unknown key; must be one of name,"),
+    ({"sparsities": [0.5]}, "sparsities=[0.5]: is a key of studies of masks: remove [space], or leave it out"),
+    ({"claim": {"paper": "x"}}, "claim={'paper': 'x'}: is a section of studies of masks: remove [space], or leave it"),
     ({"name": "a/b"}, "name='a/b': must be 1-128 letters"),
     ({"replicates": 0}, "replicates=0: must be at least 1"),
     ({"replicates": 100_000, "search": {"candidates": 501}}, "replicates=100000: with the candidates of all arms must"),
@@ -832,7 +856,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"search": {"candidates": 1.5}}, "search.candidates=1.5: must be a whole number"),
     ({"search": {"candidates": 10_000_001}}, "search.candidates=10000001: must be at most 10000000"),
     ({"search": {"batch": 0}}, "search.batch=0: must be at least 1"),
-    ({"search": {"draws": 4}}, "search.draws=4: unknown key; must be one of candidates, batch"),
+    ({"search": {"draws": 4}}, "search.draws=4: is a key of studies of masks: remove [space], or use one of ca"),
     ({"rungs": ["asha"]}, "rungs=['asha']: must be a section of keys and values"),
     ({"rungs": {"kind": "ahsa"}}, "rungs.kind='ahsa': must be one of none, successive_halving, hyperband, asha,"),
     ({"rungs": {"kinds": "asha"}}, "rungs.kinds='asha': unknown key; must be one of kind, eta,"),
@@ -860,6 +884,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         arms_with(rungs={"kind": "hyperband", "asynchronous": True}),
         "arms.b.rungs.asynchronous=true with rungs.kind='hyperband': only asha, mo_asha decide",
     ),
+    # What is measured decides nothing, unless the study says that it cannot be repeated.
+    (
+        arms_with(rungs={"kind": "mo_asha", "objectives": ["val_error", "seconds"]}),
+        "arms.b.rungs.objectives: 'seconds' is measured, and another whenever a study is run, so that others would be",
+    ),
+    (
+        arms_with(rungs={"kind": "mo_asha"}) | {"verdict": {"objectives": ["val_error", "seconds"]}},
+        "arms.b.rungs.kind='mo_asha' compares by verdict.objectives: 'seconds' is measured, and another whenever",
+    ),
+    (
+        arms_with(rungs={"kind": "successive_halving", "objectives": ["seconds"]}),
+        "arms.b.rungs.objectives: 'seconds' is measured, and another whenever a study is run, so that others would be",
+    ),
     (
         arms_with(rungs={"kind": "ray_asha", "bands": [0.5]}),
         "arms.b.rungs.bands=[0.5] with rungs.kind='ray_asha': Ray's scheduler compares all candidates, by steps; leave",
@@ -872,6 +909,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"masks": {"method": "ipm"}},
         "masks.method='ipm': must be one of magnitude, magnitude_oneshot, lr_rewind, imp, imp_rewind, ap, mirl, gmp,",
+    ),
+    ({"masks": {"method": ["imp"]}}, "masks.method=['imp']: must be one value, that of all candidates; what is"),
+    (
+        {"masks": {"method": {"choices": ["imp", "snip"]}}},
+        "masks.method={'choices': ['imp', 'snip']}: must be one value, that of all candidates; what is searched,",
+    ),
+    ({"masks": {"sparsity": {"low": 0.1, "high": 0.9}}}, "masks.sparsity={'low': 0.1, 'high': 0.9}: must be one value"),
+    ({"training": {"steps": 18, "lr": [0.1, 0.2]}}, "training.lr=[0.1, 0.2]: must be one value, that of all candid"),
+    (
+        chained({"allocation": ["erk"]}),
+        "space.masks.allocation=['erk']: is one value of all candidates; to search these, write { choices = ",
     ),
     (
         {"masks": {"method": "searched"}},
@@ -1114,6 +1162,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"arms": {"random": "random"}}, "arms.random='random': must be a section of keys and values"),
     ({"arms": {"random": {"rungs": ["asha"]}}}, "arms.random.rungs=['asha']: must be a section of keys and values"),
     ({"arms": {"random": {"candidates": 0}}}, "arms.random.candidates=0: must be at least 1"),
+    (arms_with(method="imp"), 'arms.b.method="imp": is a key of studies of masks; an arm of a search has it in its'),
     (arms_with(strat="tpe"), "arms.b.strat='tpe': unknown key; must be one of strategy, options,"),
     (arms_with(rungs={"etta": 3}), "arms.b.rungs.etta=3: unknown key; must be one of kind, eta,"),
     (arms_with(strategy=3), "arms.b.strategy=3: must be text in quotes"),
@@ -1148,6 +1197,27 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"verdict": {"objectives": ["val_eror"]}}, "verdict.objectives: 'val_eror' must be one of val_error,"),
     ({"verdict": {"objectives": ["initial_loss"]}}, "verdict.objectives: 'initial_loss' must be one of val_error,"),
     ({"verdict": {"objectives": ["macs", "macs"]}}, "verdict.objectives=['macs', 'macs']: every value may appear once"),
+    (
+        {"verdict": {"reference": [0, 0]}},
+        "verdict.reference=[0.0, 0.0]: that of 'val_error' must be greater than 0 and at most 1; a candidate counts",
+    ),
+    (
+        {"verdict": {"reference": [-1, 5]}},
+        "verdict.reference=[-1.0, 5.0]: that of 'val_error' must be greater than 0 a",
+    ),
+    (
+        {"verdict": {"reference": [90, 5]}},
+        "verdict.reference=[90.0, 5.0]: that of 'val_error' must be greater than 0 a",
+    ),
+    ({"verdict": {"reference": [0.9, 1]}}, "verdict.reference=[0.9, 1.0]: that of 'n_params' must be greater than 1;"),
+    (
+        {"verdict": {"objectives": ["n_params"], "reference": [0]}},
+        "verdict.reference=[0.0]: that of 'n_params' must be greater than 0; a candidate counts where",
+    ),
+    (
+        {"verdict": {"objectives": ["val_accuracy", "macs"], "reference": [1, 5e3]}},
+        "verdict.reference=[1.0, 5000.0]: that of 'val_accuracy' must be less than 1 and at least 0; a candidate",
+    ),
     ({"verdict": {"reference": [1.0]}}, "verdict.reference=[1.0]: must have one number for each of the 2 objectives"),
     ({"verdict": {"equivalence_margin": 0}}, "verdict.equivalence_margin=0: must be greater than 0.0"),
     # The space: those that are wrong by themselves are in tests/spaces.
@@ -1310,6 +1380,44 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "arms.random.space.constraints: node_sparsity of weight masks is known only once they are drawn",
     ),
     ({"space": {"constraints": ["test_error <= 0.5"]}}, "space.constraints: "),
+    # Dimensions of masks that remove nothing.
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"allocation": "searched"}}},
+        "space.masks.allocation: is searched where masks.sparsity is 0, and no mask removes anything; set mas",
+    ),
+    (
+        {
+            "space": {"masks": {"allocation": {"choices": ["uniform", "erk"]}, "sparsity": 0.0}},
+            "masks": {"sparsity": 0.5},
+        },
+        "space.masks.allocation: is searched where masks.sparsity is 0",
+    ),
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"draw": {"low": 0, "high": 9}}}},
+        "space.masks.draw: is searched where masks.sparsity is 0",
+    ),
+    (
+        {"space": {"training": {"lr": LR}, "masks": {"kind": {"choices": ["node", "weight"]}}}},
+        "space.masks.kind: is searched where masks.sparsity is 0",
+    ),
+    (
+        {
+            "space": {"masks": {"sparsity": {"low": 0.5, "high": 0.9}, "draw": {"low": 0, "high": 9}}},
+            **arms_with(space={"masks": {"sparsity": 0.0}}),
+        },
+        "arms.b.space.masks.draw: is searched where masks.sparsity is 0, and no mask removes anything; set masks.spars",
+    ),
+    (
+        {
+            "space": {
+                "masks": {
+                    "pattern": {"choices": ["unstructured", "2:4"]},
+                    "allocation": {"choices": ["uniform", "erk"]},
+                }
+            }
+        },
+        "space.masks.allocation: is searched where masks.sparsity is 0",
+    ),
     (BITS | {"masks": {}}, "space.masks.bits=true: needs masks.sparsity > 0 in [masks]"),
     (
         BITS | {"space": {"masks": {"bits": True, "sparsity": {"low": 0.1, "high": 0.9}}}},
@@ -1512,6 +1620,53 @@ def test_every_run_has_its_budget_and_says_what_was_infeasible(done: Path) -> No
             assert row["error"] == f"n_params={row['n_params']:g} violates n_params <= 300"
             assert (row["passes"], row["val_error"]) == (0.0, None)
     assert sparsefront.load(done).n_trained() == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicates": 3}, "replicates=3: must be at most 2, the replicates on record in DIR; there is nothing to re"),
+        ({"seed": 2}, "DIR=DIR: its candidates are of another study (seed: 1 -> 2); a replay needs the same data, mod"),
+        ({"training": {"steps": 17, "batch_size": 32}}, "DIR=DIR: its candidates are of another study (training.steps"),
+        (
+            {"model": {"bias": False}, "data": {"name": "digits", "validation_fraction": 0.3}},
+            "DIR=DIR: its candidates are of another study (data.validation_fraction: 0.2 -> 0.3, model.bias: true -> f",
+        ),
+        ({"data": {"name": "mnist1d"}}, "DIR=DIR: its candidates are of another study (data.name: "),
+        ({"masks": {"kind": "node"}}, 'DIR=DIR: its candidates are of another study (masks.kind: "weight" -> "node")'),
+        (
+            {"space": BASE["space"] | {"training": {"lr": LR | {"high": 1.0}}}},
+            "DIR=DIR: its candidates are of another study (space.training.lr.high: 0.1 -> 1.0); a replay needs",
+        ),
+        (
+            {"space": BASE["space"] | {"training": {}}},
+            "DIR=DIR: its candidates are of another study (space.training.lr.high: 0.1 -> (absent), space.tra",
+        ),
+        (
+            {"arms": {"random": {}, "other": {"space": {"training": {"beta1": {"low": 0.8, "high": 0.9}}}}}},
+            "DIR=DIR: its candidates are of another study (arms.other.space.training.beta1.high: (absent) -> 0.9, ",
+        ),
+    ],
+)
+def test_what_was_not_recorded_of_such_candidates_is_not_replayed(done: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(**changes).simulate(ledger=done)
+    said = str(caught.value)
+    assert said.replace(str(done), "DIR").startswith(message)
+    assert "\n" not in said
+
+
+def test_other_arms_rungs_and_budgets_are_replayed(done: Path) -> None:
+    arms = {
+        "random": {"candidates": 5},
+        "early": {"rungs": {"kind": "asha", "eta": 2, "min_steps": 4}},
+        "qmc": {"strategy": "qmc"},
+    }
+    training = {"steps": 18, "batch_size": 32, "eval_every": 3}
+    constrained = BASE["space"] | {"constraints": ["n_params <= 400"]}
+    study = made(arms=arms, replicates=1, training=training, space=constrained, verdict={"objectives": ["val_loss"]})
+    found = study.simulate(ledger=done, workers=1)
+    assert {arm.arm: arm.candidates for arm in found.arms} == {"random": 5, "early": 8, "qmc": 8}
 
 
 def test_a_front_may_be_asked_for_by_dimensions(done: Path) -> None:

@@ -411,11 +411,21 @@ def within_constraints(batches: Iterable[pa.RecordBatch], design: SearchDesign) 
         yield batch if keep.all() else batch.filter(pa.array(keep))
 
 
-def _box(runs: Sequence[Run], design: SearchDesign) -> Box:
-    names = design.objectives
+def scales(names: Sequence[str]) -> tuple[Floats, Bools]:
+    """Give the ideal corner of the box over some objectives, minimised, and which of its sides are on a log10 scale.
+
+    >>> scales(["val_error", "n_params"])
+    (array([0., 1.]), array([False,  True]))
+    """
     is_log = np.array([name in _SMALLEST for name in names]) & (len(names) > 1)
     ideal = ideal_point(names)
     ideal[is_log] = [_SMALLEST[name] for name in np.array(names)[is_log]]
+    return ideal, is_log
+
+
+def _box(runs: Sequence[Run], design: SearchDesign) -> Box:
+    names = design.objectives
+    ideal, is_log = scales(names)
     if design.reference is not None:
         signs = np.array([-1.0 if OBJECTIVES[name].higher_is_better else 1.0 for name in names])
         return Box(names, ideal, signs * np.array(design.reference, dtype=np.float64), is_log, is_settled=True)

@@ -62,6 +62,8 @@ _MOST_ESTIMATES = 2
 
 #: The note of a comparison whose arm does not get as far as the other one.
 NEVER_REACHED = "the arm never comes to where the other ended"
+#: The note of a comparison that has no difference in any replicate, as of a strategy that drew what random search drew.
+_ALL_ZERO = "all differences are exactly zero, as of arms that trained the same candidates"
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,8 @@ def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDes
     for i, effect in enumerate(judged_effects(effects, differences, [margin] * len(family), alpha=design.alpha)):
         pairs = family[i]
         ratio, ratio_low, ratio_high = _cost_ratio(pairs, rng=generator(design.seed, f"{names[i]}/ratio"), level=level)
+        if _is_all_zero(effect):  # more replicates of the same would tell no more
+            effect = dataclasses.replace(effect, replicates_needed_low=None, replicates_needed_high=None)
         comparisons.append(
             SearchComparison(
                 **vars(effect),
@@ -368,7 +372,13 @@ def _compare(family: Sequence[_Pairs], attainment: Attainment, design: SearchDes
                 cost_ratio=ratio,
                 cost_ratio_low=ratio_low,
                 cost_ratio_high=ratio_high,
-                note=_note(pairs, design, n_empty=n_empty[i], is_reached=not math.isinf(ratio)),
+                note=_note(
+                    pairs,
+                    design,
+                    n_empty=n_empty[i],
+                    is_reached=not math.isinf(ratio),
+                    is_all_zero=_is_all_zero(effect),
+                ),
             )
         )
     return tuple(comparisons)
@@ -419,7 +429,12 @@ def _n_empty(pairs: _Pairs, worst: float) -> int:
     return int(np.count_nonzero((pairs.arm_quality <= worst) & (pairs.against_quality <= worst)))
 
 
-def _note(pairs: _Pairs, design: SearchDesign, *, n_empty: int, is_reached: bool) -> str:
+def _is_all_zero(effect: JudgedEffect) -> bool:
+    """Whether several replicates were compared and none has a difference: without spread the interval is a point."""
+    return effect.low == effect.high == 0.0
+
+
+def _note(pairs: _Pairs, design: SearchDesign, *, n_empty: int, is_reached: bool, is_all_zero: bool) -> str:
     n = len(pairs.budget)
     if n == 0:
         return "no replicate has both runs"
@@ -429,6 +444,8 @@ def _note(pairs: _Pairs, design: SearchDesign, *, n_empty: int, is_reached: bool
     empty = sum(not len(curve.cost) for curve in pairs.arm_curves)
     if n_empty:
         notes.append(f"at equal budget neither had found anything in {n_empty} of {n} replicates")
+    if is_all_zero and n_empty < n:
+        notes.append(_ALL_ZERO)
     if empty:
         notes.append(f"the arm completed nothing that counts in {empty} of {n} replicates")
     if not is_reached:
@@ -476,7 +493,9 @@ def _headline(comparisons: Sequence[SearchComparison], design: SearchDesign) -> 
         if of_label:
             is_short = label != "undecided" or len(of_label) > _MOST_ESTIMATES
             named = ", ".join(_named(c, is_one=len(others) == 1, is_short=is_short) for c in of_label)
-            needed = needed_of(of_label) if label == "undecided" and is_short else ""
+            needed = ""
+            if label == "undecided" and is_short:
+                needed = needed_of([c for c in of_label if not _is_all_zero(c)])
             enough = (
                 f" (there are {design.replicates} replicates; {needed} would be enough, depending on the comparison)"
             )
@@ -494,7 +513,7 @@ def _named(comparison: SearchComparison, *, is_one: bool, is_short: bool) -> str
     needed = shown_needed(comparison.replicates_needed_low, comparison.replicates_needed_high)
     if needed and not is_short:
         return f"{name} (there are {comparison.n} replicates; {needed} would be enough)"
-    return name
+    return f"{name} (no difference at all)" if _is_all_zero(comparison) else name
 
 
 def _sentences(

@@ -34,6 +34,9 @@ ALIASES = {"sparsity": "target_sparsity", "params": "n_params", "level": "target
 ALIASES_OF_SEARCHES = {"params": "n_params"}
 COMPLEMENTS = {"val_accuracy": "val_error", "test_accuracy": "test_error"}
 
+#: Where the columns of a study are listed: there are too many for a message.
+_ALL_COLUMNS = "all columns: docs/columns.md, or the first line of --format csv"
+
 #: As TOML and JSON write them, beside Python's own.
 _BOOLEANS = {"true": True, "false": False}
 
@@ -256,9 +259,7 @@ class _Parser:
 
     def column(self, name: str) -> _Operand:
         stored = name if name in self.schema.names else COMPLEMENTS.get(name, self.aliases.get(name, name))
-        known = list(
-            dict.fromkeys([*self.schema.names, *self.aliases, *COMPLEMENTS])
-        )  # a dimension may be called as an alias
+        known = [*self.schema.names, *self.aliases, *COMPLEMENTS]
         if not self.allow_test:
             tests = {field.name for field in self.schema if is_test_result(field)}
             known = [column for column in known if column not in tests and not column.startswith("test_")]
@@ -272,9 +273,9 @@ class _Parser:
             instead = did_you_mean(name, known)
             if name in ALIASES and name not in self.aliases:
                 instead = ", for it is not searched; what candidates have is in node_sparsity and weight_sparsity"
-            raise ConfigError(
-                f"where={self.text!r}: there is no column {name!r}{instead} (columns: {', '.join(known)})"
-            )
+            elif not instead or any(name in held for held in self.values.values()):
+                instead = f"; text is written in quotes: '{name}'"
+            raise ConfigError(f"where={self.text!r}: there is no column {name!r}{instead} ({_ALL_COLUMNS})")
         kind = _kind(self.schema.field(stored).type)
         expression = pc.field(stored)
         if name in COMPLEMENTS:

@@ -64,6 +64,11 @@ class Objective:
         """Whether a search can be led by it."""
         return not (self.on_test or self.needs_parent or self.needs_siblings or self.of_scoring)
 
+    @property
+    def is_time(self) -> bool:
+        """Whether it is a time that was measured: of the same training another one whenever it is repeated."""
+        return self.unit == "s"
+
 
 #: dB; what rounding to 8 bits leaves of a perfect image is 58.9.
 _BEST_PSNR = 60.0

@@ -507,12 +507,16 @@ class ArmSimulation:
 
 @dataclass(frozen=True)
 class StudySimulation:
-    """A simulated study: what it took and what its arms attained; `metric` names the quality."""
+    """A simulated study: what it took and what its arms attained; `metric` names the quality.
+
+    `remarks` are what is said of the study before it runs.
+    """
 
     simulated: Simulated
     arms: tuple[ArmSimulation, ...]
     metric: str
     replicates: int
+    remarks: tuple[str, ...] = ()
 
     def as_table(self) -> list[dict[str, object]]:
         """One row for each arm; all but shares and the quality's interval are means over replicates."""

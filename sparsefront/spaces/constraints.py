@@ -15,7 +15,8 @@ BEFORE_TRAINING = ("n_params", "macs", "weight_sparsity", "node_sparsity")
 #: Quantities that are measured: a strategy is told by how much a candidate exceeded its bound. Never test results.
 AFTER_TRAINING = ("val_loss", "val_error", "passes", "flops", "seconds")
 
-_FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)\s*")
+#: Digits may be grouped, as Python and TOML have it: one underscore between two of them.
+_FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)\s*")
 
 
 @dataclass(frozen=True)

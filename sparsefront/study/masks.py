@@ -34,6 +34,7 @@ from sparsefront.study.methods import check_scores
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error, shown
+from sparsefront.study.search_sections import ArmSection as SearchedArmSection
 from sparsefront.study.sections import ArmSection, ClaimSection, MasksSection, SearchSection, Sparsity, VerdictSection
 from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
@@ -83,6 +84,8 @@ def _with_real_numbers(table: Any) -> Any:
 
 class MaskStudy(Study):
     """Every arm at every sparsity and in every replicate."""
+
+    plural = "studies of masks"
 
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1, max_length=1000, strict=False)]
     arms: Annotated[tuple[str, ...] | Mapping[str, ArmSection], WrapValidator(_read_arms)] = BASELINE
@@ -292,6 +295,12 @@ class MaskStudy(Study):
             where = f"arms.{arm}"
             if not _ARM.fullmatch(arm):
                 raise ConfigError(f"arms: {arm!r} must be letters, digits and _, beginning with a letter")
+            for key in table:
+                if key in SearchedArmSection.model_fields and key not in (*ARM_KEYS, *_PRUNING_FIELDS):
+                    raise ConfigError(
+                        f"{where}.{key}={shown(table[key])}: is a key of searches: add [space], or use one of "
+                        f"{', '.join((*ARM_KEYS, *_PRUNING_FIELDS))}"
+                    )
             called = table.get("method") or arm
             if called not in METHODS:
                 missing = "" if arm != called else f"; or give [{where}] a method"

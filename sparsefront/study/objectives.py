@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from sparsefront.errors import ConfigError, did_you_mean
-from sparsefront.search.objective import OBJECTIVES, one_of
+from sparsefront.search.attainment import scales
+from sparsefront.search.objective import OBJECTIVES, one_of, worst_bounds
 
 
 def check_objectives(key: str, chosen: Sequence[str], accepted: Collection[str], quality: Collection[str]) -> None:
@@ -34,6 +36,31 @@ def check_objectives(key: str, chosen: Sequence[str], accepted: Collection[str],
             raise ConfigError(f"{key}: {name!r} is measured only where quality names {needed!r}; add it there")
     if len(set(chosen)) != len(chosen):
         raise ConfigError(f"{key}={list(chosen)}: every value may appear once")
+
+
+def check_reference(names: Sequence[str], reference: Sequence[float]) -> None:
+    """Refuse a corner of the box that no candidate can be better than, or that is worse than any can be.
+
+    Args:
+        names: of the objectives.
+        reference: a number for each, in its own unit and direction.
+
+    Raises:
+        ConfigError: the first that is refused.
+
+    >>> check_reference(["val_accuracy", "n_params"], [0.1, 20_000.0])
+    """
+    ideal, _ = scales(names)
+    for name, number, best, worst in zip(names, reference, ideal, worst_bounds(names), strict=True):
+        sign = -1.0 if OBJECTIVES[name].higher_is_better else 1.0
+        if not sign * number <= best and not sign * number > worst:  # there may be no bound
+            continue
+        beyond, most = ("less", "least") if sign < 0 else ("greater", "most")
+        bound = "" if math.isnan(worst) else f" and at {most} {sign * worst + 0.0:g}"
+        raise ConfigError(
+            f"verdict.reference={list(reference)}: that of {name!r} must be {beyond} than {sign * best:g}{bound}; a "
+            "candidate counts where it is better than the reference"
+        )
 
 
 def validated_columns(*chosen: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -51,6 +51,9 @@ def override_key(table: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
+#: What may be forgotten in place of a key that is missing.
+_INSTEAD = {"sparsities": ", or add [space] if it is a search"}
+
 #: What is accepted, by the type of pydantic's error; its own words speak of Python.
 _ACCEPTED = {
     "greater_than": "must be greater than {gt}",
@@ -86,16 +89,37 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> str:
         text = str(reason)
         return f"{key}.{text}" if key and not text.startswith((f"{key}.", f"{key}=")) else text
     if first["type"] == "extra_forbidden":
-        section: Any = model
-        for part in first["loc"][:-1]:
-            section = _held(section, part)
-        return unknown_key(key, first["input"], section.model_fields)
+        known = keys_beside(model, first["loc"])
+        elsewhere = [place for place in _places_of(key, model) if key not in known]
+        if elsewhere and "." not in key:
+            return (
+                f"{key}={shown(first['input'])}: unknown key; must be one of {', '.join(known)}; did you mean "
+                f"{' or '.join(map(repr, elsewhere))}?"
+            )
+        return unknown_key(key, first["input"], known)
     if first["type"] == "missing":
-        return f"{key}: is missing and has no default; write it"
+        return f"{key}: is missing and has no default; write it{_INSTEAD.get(key, '')}"
     accepted = _ACCEPTED.get(first["type"], "{message}").format(message=reason or first["msg"], **context)
     if first["type"] == "literal_error":
         accepted += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", context["expected"]))
     return f"{key}={shown(first['input'])}: {accepted}"
+
+
+def keys_beside(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """Keys that may stand in the section in which the key at `place` stands; none where there is no such section."""
+    section: Any = model
+    try:
+        for part in place[:-1]:
+            section = _held(section, part)
+        return list(section.model_fields)
+    except (AttributeError, KeyError):
+        return []
+
+
+def _places_of(key: str, model: type[BaseModel]) -> list[str]:
+    """Where sections of a study have a key: whoever leaves out the section means one of these."""
+    sections = {name: field.annotation for name, field in model.model_fields.items()}
+    return [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
 
 
 def _held(kind: Any, part: int | str) -> Any:

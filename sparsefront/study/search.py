@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -28,15 +29,16 @@ from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, 
 from sparsefront.search.strategies import strategy_family
 from sparsefront.search.work import Describe, Described
 from sparsefront.spaces.allocations import kept_counts
-from sparsefront.spaces.candidate import CandidateNames, level_key
+from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Point, shown
 from sparsefront.spaces.entries import one_value
 from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Space
-from sparsefront.study.objectives import check_objectives, validated_columns
+from sparsefront.study.objectives import check_objectives, check_reference, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error
+from sparsefront.study.replay import check_replay
 from sparsefront.study.search_masks import AT_INIT, CHAINS, MaskRules
 from sparsefront.study.search_sections import (
     SEARCHED_OBJECTIVES,
@@ -51,6 +53,7 @@ from sparsefront.study.search_sections import (
 )
 from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import DATASETS, Dataset, held_out_counts, load_dataset, n_used
+from sparsefront.trainables.effect import effective
 from sparsefront.trainables.models import model_family
 from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS, Network, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
@@ -84,6 +87,8 @@ _MAX_CANDIDATES = 10**8
 class SearchStudy(Study):
     """Arms that search a space, each by its strategy, in every replicate anew."""
 
+    plural = "searches"
+
     training: SearchTrainingSection
     masks: MasksSection = MasksSection()
     space: dict[str, Any]
@@ -108,6 +113,10 @@ class SearchStudy(Study):
         if isinstance(space, Space):
             space = _table_of(space)
             values = {**values, "space": space}
+        longest = _longest_of(space)
+        training = values.get("training", {})
+        if longest is not None and isinstance(training, dict):
+            values = {**values, "training": {"steps": longest, **training}}
         ready = READY_SPACES.get(str(space.get("ready"))) if isinstance(space, dict) else None
         if ready is not None:
             values = dict(values)
@@ -115,6 +124,8 @@ class SearchStudy(Study):
                 own = values.get(section, {})
                 if isinstance(own, dict) and own.get("name", brought.get("name")) == brought.get("name"):
                     values[section] = {**brought, **own}
+        for section, keys in (("training", _SEARCHED_TRAINING), ("masks", (*_SEARCHED_MASKS, *METHOD_FIELDS))):
+            _check_one_value(section, values.get(section), keys)
         masks = values.get("masks")
         if isinstance(masks, dict) and masks.get("method") in PRUNERS:
             own_allocation = PRUNERS[masks["method"]].for_masks(str(masks.get("kind", "weight"))).allocation
@@ -166,6 +177,8 @@ class SearchStudy(Study):
                 f"verdict.reference={list(self.verdict.reference)}: must have one number for each of the "
                 f"{len(chosen)} objectives"
             )
+        if self.verdict.reference:
+            check_reference(chosen, self.verdict.reference)
         if len(self.arms) > 1 and "random" not in {arm.strategy for arm in self.arms.values()}:
             raise ConfigError(
                 f"arms={list(self.arms)}: one of them must have strategy = 'random'; it is what the others have to beat"
@@ -277,6 +290,7 @@ class SearchStudy(Study):
             check_at_rungs(
                 f"arms.{name}.rungs.kind={arm.rungs.kind!r}: compares by verdict.objectives", self.verdict.objectives
             )
+        self._check_reproducible(name, arm.rungs)
         for constraint in space.constraints:
             if constraint.quantity == "node_sparsity" and "weight" in space.choices_of("masks.kind", self.masks.kind):
                 raise ConfigError(
@@ -287,6 +301,20 @@ class SearchStudy(Study):
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
         return space
+
+    def _check_reproducible(self, name: str, rungs: RungsSection) -> None:
+        """Refuse rungs that compare measured times, where the study does not say that it cannot be repeated."""
+        kind = RUNGS[rungs.kind]
+        compared = rungs.objectives or (self.verdict.objectives if kind.is_multi_objective else ())
+        times = [objective for objective in compared if OBJECTIVES[objective].is_time]
+        if kind.has_rungs and times and not rungs.asynchronous:
+            said = "objectives" if rungs.objectives else f"kind={rungs.kind!r} compares by verdict.objectives"
+            other = "" if kind.record is not None else " with kind = 'asha' or 'mo_asha'"
+            raise ConfigError(
+                f"arms.{name}.rungs.{said}: {times[0]!r} is measured, and another whenever a study is run, so that "
+                "others would be stopped; name 'passes' or 'flops' in rungs.objectives, or set asynchronous = true"
+                f"{other}, for rungs that are not reproducible"
+            )
 
     def _written(self) -> dict[str, Any]:
         """What spaces are read from: as written, and not as recorded, for JSON has no NaN to complain about."""
@@ -580,15 +608,41 @@ class SearchStudy(Study):
         return found
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Patterns that some layers are too small for, and arms whose runs may end as failed, for what is left."""
+        """What to say before anything starts.
+
+        Strategies that never see a result, patterns that some layers are too small for, arms that cannot be repeated,
+        and arms whose runs may end as failed.
+        """
         networks = self._networks(dataset)
-        remarks = dict[str, None]()
+        remarks = dict.fromkeys(self._remarks_on_batches())
         for arm in self.design(dataset).arms:
             structures = [networks.describe(0, arm.space.settings(point)).structure for point in arm.space.corners()]
             for key, pattern in self._patterns_of(arm):
                 if (remark := remark_on_pattern(key, pattern, structures)) is not None:
                     remarks[remark] = None
-        return [*remarks, *self._remarks_on_constraints(dataset)]
+        return [*remarks, *self._remarks_on_times(), *self._remarks_on_constraints(dataset)]
+
+    def _remarks_on_times(self) -> list[str]:
+        """Arms whose strategies learn from what is measured anew whenever the study is run."""
+        remarks = []
+        for name, space in spaces_of(self._written()).items():
+            told = {*self.verdict.objectives, *(c.quantity for c in space.constraints)}
+            times = sorted(objective for objective in told if OBJECTIVES[objective].is_time)
+            if times and strategy_family(self.arms[name].strategy).is_adaptive:
+                remarks.append(
+                    f"arms.{name}.strategy={self.arms[name].strategy!r}: learns from {times[0]!r}, which is measured, "
+                    "and another whenever a study is run: what it proposes is not reproducible"
+                )
+        return remarks
+
+    def _remarks_on_batches(self) -> list[str]:
+        """Arms whose strategy learns from results and gets none, for one batch holds all of its candidates."""
+        return [
+            f"arms.{name}: all {arm.candidates:,} candidates are proposed at once (batch = {arm.batch:,}), so that it "
+            f"never sees a result; set arms.{name}.batch"
+            for name, arm in self.arms.items()
+            if strategy_family(arm.strategy).is_adaptive and 1 < arm.candidates <= arm.batch
+        ]
 
     def _remarks_on_constraints(self, dataset: Dataset) -> list[str]:
         """Arms whose constraints leave so little that their runs may end as failed."""
@@ -618,7 +672,8 @@ class SearchStudy(Study):
 
         Args:
             objective: what candidates reach: a name of `sparsefront.search.simulator.SYNTHETIC`; None for 'tradeoff'.
-            ledger: folder of a finished search on the same space, whose results are replayed instead.
+            ledger: folder of a search on the same space, whose results are replayed instead; its candidates must have
+                been trained as those of this study are.
             workers: packs at once; None as many as this machine has cores.
 
         Raises:
@@ -635,7 +690,8 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: the results of {str(ledger)!r} are replayed; leave one out")
         objective = objective or "tradeoff"
         dataset = self._checked_data()
-        for arm in self.design(dataset).arms:
+        design = self.design(dataset)
+        for arm in design.arms:
             if arm.rungs.kind == "ray_asha":
                 raise ConfigError(
                     f"arms.{arm.name}.rungs.kind='ray_asha': stops by Ray's own scheduler, which only runs with Ray; "
@@ -646,20 +702,25 @@ class SearchStudy(Study):
             results = Results(ledger)
             if not isinstance(results.design, SearchDesign):
                 raise ConfigError(f"DIR={ledger}: holds a study of masks; only searches can be simulated")
+            # With the defaults of keys that there were not yet when it was run.
+            identity = SearchStudy.from_dict(results.identity, source=f"DIR={ledger}").identity()
+            old = {**identity, "resolved": results.resolved}
+            check_replay(results.folder, old, self.recorded(dataset), then=results.design, now=design)
             measured = LedgerObjective(results.to_arrow(), results.design)
         elif objective in SYNTHETIC:
             measured = SYNTHETIC[objective].objective
         else:
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
-        return simulate_study(
-            self.design(dataset),
+        found = simulate_study(
+            design,
             self._describer(dataset),
             measured,
             pack_cost=CPU_COST,
             workers=sizes["workers"],
             max_lanes=sizes["max_lanes"],
         )
+        return dataclasses.replace(found, remarks=tuple(self._remarks(dataset)))
 
     def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
         cost = CPU_COST if device == "cpu" else GPU_COST
@@ -714,6 +775,27 @@ def _table_of(space: Space, where: str = "") -> dict[str, Any]:
         raise ConfigError(f"{where}{error}") from error
 
 
+def _check_one_value(section: str, table: object, keys: Collection[str]) -> None:
+    """Refuse several values of one of `keys` in a section that says what all candidates have."""
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if key in keys and isinstance(value, dict | list | tuple):
+            raise ConfigError(
+                f"{section}.{key}={shown(value)}: must be one value, that of all candidates; what is searched, as "
+                f"{{ low, high }} or {{ choices }}, is written in [space.{section}]"
+            )
+
+
+def _longest_of(space: Any) -> int | None:
+    """Steps of the longest training that the table of a space asks for; None where it says nothing of them."""
+    training = space.get("training") if isinstance(space, dict) else None
+    entry = training.get("steps") if isinstance(training, dict) else None
+    if isinstance(entry, dict):
+        entry = entry.get("choices", entry.get("high"))
+    values = entry if isinstance(entry, list | tuple) else [entry]
+    # What is no number of steps is refused as an entry of the space.
+    return max(values) if values and all(type(value) is int and value > 0 for value in values) else None
+
+
 def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> Network:
     """The network at a corner of the space that is written at `where`."""
     try:
@@ -725,50 +807,6 @@ def _network_at(where: str, networks: Networks, settings: Mapping[str, Any]) -> 
 
 #: Stands for what is known of the space only once the data are there.
 _UNRESOLVED = {"n_sections": 1, "bits": {"sections": [2], "kept": [1]}}
-
-
-#: Hyperparameters that an optimiser does not have.
-_UNUSED_BY = {"adam": ("training.momentum", "training.nesterov"), "sgd": ("training.beta1", "training.beta2")}
-
-
-def effective(networks: Networks, settings: Mapping[str, Any], *, n_train: int | None) -> Mapping[str, Any]:
-    """What of a candidate's settings takes effect: equal of two candidates, they are trained once in a run.
-
-    Left out are hyperparameters of another optimiser, Nesterov's form of no momentum, and everything about masks where
-    nothing is removed. What is rounded is what it is rounded to: a warmup or a rewind so many steps, a share of the
-    data so many examples. A drawn mask is what it is drawn from, however that was written: its pattern, the counts that
-    remain, the sparsity and the number of the draw. The sparsity counts even where another rounds to the same counts:
-    its random numbers are its own, so that the two keep other entries. Of masks that a method cuts by scores, the
-    counts of every round or level are enough (see `Networks.cut`).
-
-    Args:
-        networks: of the study.
-        settings: study keys that the candidate sets.
-        n_train: training examples of a replicate; None where the share that is used grows from rung to rung.
-    """
-    recipe = networks.recipe
-    unused = _UNUSED_BY.get(settings.get("training.optimizer", recipe.schedule.optimizer), ())
-    found = {key: value for key, value in settings.items() if key not in unused}
-    if not found.get("training.momentum", recipe.hyper.momentum):
-        found.pop("training.nesterov", None)
-    steps = found.get("training.steps", recipe.schedule.steps)
-    if "training.warmup_fraction" in found:
-        found["training.warmup_fraction"] = round(found["training.warmup_fraction"] * steps)
-    if "training.data_fraction" in found and n_train is not None:
-        found["training.data_fraction"] = n_used(found["training.data_fraction"], n_train)
-    if "masks.bits" in found:
-        return found
-    try:
-        cut, drawn = networks.cut(settings), networks.drawn(settings)
-    except SparsefrontError:  # there is no such network: whoever trains it will say so
-        return found
-    method = found.get("masks.method")
-    found = {key: value for key, value in found.items() if not key.startswith("masks.")}
-    if cut is not None:
-        found["masks.cut"] = [method, *cut]
-    if drawn is not None:
-        found["masks.drawn"] = [repr(drawn.pattern), *drawn.kept, level_key(drawn.sparsity), drawn.number]
-    return found
 
 
 def _model_of(settings: Mapping[str, Any]) -> dict[str, Any]:

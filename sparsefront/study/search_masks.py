@@ -46,6 +46,7 @@ class MaskRules:
         """Refuse what a space, written at `where`, says of masks and must not."""
         self._check_methods(where, space)
         self._check_kinds(where, space)
+        self._check_dense(where, space)
 
     @property
     def pruning(self) -> Pruning | None:
@@ -162,6 +163,23 @@ class MaskRules:
                 f"{where}.masks.kind='node': masks.allocation={allocation!r} divides weight masks only; set another "
                 "allocation, here or in [masks]"
             )
+
+    def _check_dense(self, where: str, space: Space) -> None:
+        """Refuse dimensions of masks that remove nothing, whatever they are."""
+        if space.ends_of("masks.sparsity", self.masks.sparsity)[1]:
+            return
+        without_effect = {"masks.allocation": "allocation = 'uniform'", "masks.shares": "allocation = 'uniform'"}
+        # N:M is a sparsity of its own: which entries it keeps, and whether a mask is such, still counts.
+        is_own = any(parse_pattern(pattern).density is not None for pattern in self._patterns_beside(space))
+        if not is_own or "weight" not in space.choices_of("masks.kind", self.masks.kind):
+            without_effect |= {"masks.draw": "draw = 0", "masks.kind": f"kind = {self.masks.kind!r}"}
+        for dimension in space.dimensions:
+            if (fixed := without_effect.get(dimension.key)) is not None:
+                key = dimension.key.replace("shares", "allocation")
+                raise ConfigError(
+                    f"{where}.{key}: is searched where masks.sparsity is 0, and no mask removes anything; set "
+                    f"masks.sparsity > 0, in [masks] or in the space, or write {fixed} where it is 0"
+                )
 
     def _check_masks_of(self, where: str, name: str, kinds: Sequence[object], allocations: Sequence[object]) -> None:
         """Refuse kinds of masks that a method does not make, and sizes that are not known beforehand."""

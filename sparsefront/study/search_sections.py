@@ -48,7 +48,11 @@ class MasksSection(Section):
 
 
 class SearchTrainingSection(TrainingSection):
-    """How every candidate is trained, where the space does not say otherwise."""
+    """How every candidate is trained, where the space does not say otherwise.
+
+    Where `[space.training]` has `steps`, they may be left out here, and are then its largest number. Networks are
+    validated every `eval_every` steps, or every `steps` if these are fewer.
+    """
 
     data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -120,6 +124,11 @@ class ArmSection(Section):
     @classmethod
     def _check_known_elsewhere(cls, values: Any) -> Any:
         """Refuse what arms of a study of masks have and those of a search cannot."""
+        if isinstance(values, dict) and "method" in values:
+            raise ConfigError(
+                f"method={toml(values['method'])}: is a key of studies of masks; an arm of a search has it in its "
+                "space: [arms.NAME.space.masks] method"
+            )
         for key in ("controls", "siblings"):
             if isinstance(values, dict) and key in values:
                 raise ConfigError(
@@ -144,9 +153,10 @@ class ArmSection(Section):
 class SearchVerdictSection(Section):
     """What is minimised, and how the referee judges: by the hypervolume that is reached at equal budget.
 
-    `reference` is the corner that hypervolumes are measured from, in the units of the objectives; empty: the error of
-    guessing, and the largest network seen. `equivalence_margin` is a fraction of the box between ideal and reference;
-    of one objective alone, a difference of that: of a PSNR by default 0.1 dB.
+    `reference` is the corner that hypervolumes are measured from, in the units of the objectives, and worse than the
+    best value that each can have; empty: the error of guessing, and a tenth beyond the largest that completed.
+    `equivalence_margin` is a fraction of the box between ideal and reference; of one objective alone, a difference of
+    that: of a PSNR by default 0.1 dB.
     """
 
     objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=4, strict=False)] = ("val_error", "n_params")

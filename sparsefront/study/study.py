@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.ledger import Ledger
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.seeds import generator
-from sparsefront.study.reading import first_error, override_key, read_toml, shown
+from sparsefront.study.reading import first_error, keys_beside, override_key, read_toml, shown
 from sparsefront.study.sections import (
     ComputeSection,
     DataSection,
@@ -70,6 +70,9 @@ class Study(Section):
     `Study(...)` with a `space` is a `SearchStudy`, without one a `MaskStudy`.
     """
 
+    #: How studies of a kind are called.
+    plural: ClassVar[str]
+
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     replicates: Annotated[int, Field(ge=1, le=100_000)]
@@ -95,7 +98,7 @@ class Study(Section):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise ConfigError(first_error(error, type(self))) from error
+                raise ConfigError(_of_another_kind(error, type(self)) or first_error(error, type(self))) from error
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -505,6 +508,26 @@ class Study(Section):
             return Ledger.open(folder, digest=digest, study=recorded)
         _check_folder(folder)
         return Ledger.create(folder, recorded, digest=digest, versions=versions())
+
+
+def _of_another_kind(error: ValidationError, kind: type[Study]) -> str:
+    """What to say of a key that only studies of another kind have; nothing where there is none.
+
+    Whether there is a section `space` makes the kind: it was forgotten, or should not be there.
+    """
+    for unknown in error.errors(include_url=False):
+        place = unknown["loc"]
+        for other in _KINDS:
+            if unknown["type"] != "extra_forbidden" or place[-1] not in keys_beside(other, place):
+                continue
+            what = "section" if isinstance(unknown["input"], dict) else "key"
+            change = "add" if other.is_for({"space": {}}) else "remove"
+            instead = f"use one of {', '.join(keys_beside(kind, place))}" if len(place) > 1 else "leave it out"
+            return (
+                f"{'.'.join(map(str, place))}={shown(unknown['input'])}: is a {what} of {other.plural}: {change} "
+                f"[space], or {instead}"
+            )
+    return ""
 
 
 def versions() -> dict[str, str]:

@@ -212,7 +212,8 @@ def test_what_is_loaded_ahead_is_no_garbage_and_other_garbage_is_looked_for():
 import gc, sys
 import sparsefront.cluster.ahead
 frozen = gc.get_freeze_count()
-print("sparsefront.cluster.worker" in sys.modules, gc.isenabled(), frozen > 100_000, len(gc.get_objects()) < frozen / 10)
+is_loaded = "sparsefront.cluster.worker" in sys.modules
+print(is_loaded, gc.isenabled(), frozen > 100_000, len(gc.get_objects()) < frozen / 10)
 """
     answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True"] * 4

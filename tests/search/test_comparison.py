@@ -167,6 +167,31 @@ def test_the_headline_gives_one_range_where_many_are_undecided() -> None:
     )
 
 
+def test_no_number_of_replicates_is_named_where_there_is_no_difference_at_all() -> None:
+    """A strategy that draws what random search drew is not undecided for want of replicates."""
+    design = two_arms(candidates=32, replicates=4)
+    table = make_search_table(design)
+    twice = pa.concat_tables([table.filter(pc.field("arm") == "random"), relabelled(table, "other")])
+    found = compare_arms(twice, design)
+    (row,) = verdict_rows(found)
+    assert (row["verdict"], row["replicates needed"]) == ("undecided", "")
+    assert row["note"] == "all differences are exactly zero, as of arms that trained the same candidates"
+    assert found.headline.endswith(": undecided for other (no difference at all)")
+    (other,) = compare_arms(table, design).comparisons
+    assert "zero" not in other.note
+    assert other.replicates_needed_low
+
+    # Nor does it hide the number of those that have a difference.
+    names = {"random": {}, **{name: {} for name in ("a", "b", "c")}}
+    several = make_search_design(arms=names, replicates=4, equivalence_margin=1e-3)
+    rows = make_search_table(several)
+    same = pa.concat_tables([rows.filter(pc.field("arm") != "c"), relabelled(rows, "c")])
+    assert re.search(
+        r"undecided for a, b, c \(no difference at all\) \(there are 4 replicates; .+ would be enough",
+        compare_arms(same, several).headline,
+    )
+
+
 def test_arms_are_held_against_the_arm_that_they_name() -> None:
     design = make_search_design(
         arms={

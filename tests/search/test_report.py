@@ -358,6 +358,16 @@ def test_scores_are_found_where_the_mask_was_scored(build: Callable[..., Study],
         assert {v for v, is_drawn in zip(found[name], found["drawn"], strict=True) if not is_drawn} == {None}
 
 
+def test_versions_are_folded(study: Study) -> None:
+    run = (
+        render_page(study.numbers, provenance=PROVENANCE).partition('<section id="run">')[2].partition("</section>")[0]
+    )
+    shown, folded = run.split("<details><summary>Devices, versions and digests</summary>")
+    assert "<dt>Seed</dt>" in shown
+    assert "a laptop" not in shown
+    assert "<dt>Hardware</dt><dd>a laptop</dd>" in folded
+
+
 # --- many candidates ---
 
 

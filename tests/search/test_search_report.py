@@ -172,6 +172,16 @@ def test_what_could_not_be_tested_is_not_judged() -> None:
     assert "other: at equal budget neither had found anything in 3 of 3 replicates" in verdict
 
 
+def test_versions_are_folded_and_nothing_is_where_none_are_known(numbers: dict[str, Any]) -> None:
+    run = render_search_page(numbers, provenance={"torch": "2.0"}).partition('<section id="run">')[2]
+    run = run.partition("</section>")[0]
+    shown, folded = run.split("<details><summary>Devices, versions and digests</summary>")
+    assert "<dt>Seed</dt>" in shown
+    assert "torch" not in shown
+    assert "<dt>torch</dt><dd>2.0</dd>" in folded
+    assert "Devices, versions" not in render_search_page(numbers, provenance={})
+
+
 def test_the_page_embeds_the_numbers_and_has_every_section(numbers: dict[str, Any]) -> None:
     page = Page(render_search_page(numbers, provenance={"Hardware": "a laptop"}))
     assert page.data == json.loads(json.dumps(numbers))
@@ -307,7 +317,11 @@ def test_what_it_takes_to_catch_up_is_never_an_interval_that_says_nothing(
     [
         ({}, "Errors run from 0 to that of guessing", "can move"),
         ({"reference": (0.9, 1e5)}, "Its far corner is the reference that the study gives", "guessing"),
-        ({"candidates": 4, "replicates": 2}, "far corner", "fixed box"),
+        (
+            {"candidates": 4},
+            "on a log scale, to a tenth beyond the largest that completed, so that its far corner",
+            "-",
+        ),
     ],
 )
 def test_words_say_of_the_box_and_of_runs_what_is_so(changes: dict[str, Any], said: str, unsaid: str) -> None:

@@ -121,3 +121,12 @@ def test_ticks_of_a_log_axis_are_all_written_alike(browser: Browser, tmp_path: P
         ".map((tick) => sparsefront.tickText(...tick))"
     )
     assert texts == ["10<sup>-4</sup>", "5·10<sup>-4</sup>", "0.001", "0.2", "500", "1k", "20k", "500P"]
+
+
+def test_a_narrow_page_is_not_wider_than_its_window_when_everything_is_unfolded(
+    browser: Browser, tmp_path: Path
+) -> None:
+    browser._call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=False)
+    browser.open(report(tmp_path), until=DRAWN)
+    browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert browser.run("document.documentElement.scrollWidth") <= 420

@@ -63,6 +63,8 @@ def test_measured_quantities_are_columns_that_may_be_decided_on():
             "'initial_loss' must be one of n_params, .*, val_loss, val_error, passes, flops, seconds;",
         ),
         ("n_params <= 5\nmacs <= 3", "must be a quantity"),
+        ("n_params <= 20__0", "must be a quantity"),
+        ("n_params <= 20_", "must be a quantity"),
         ("x" * 5000, r"xxx\.\.\.: must be a quantity"),
     ],
 )

@@ -38,6 +38,7 @@ from sparsefront.search.report.sections import (
     judged_table,
     label_badge,
     note_of,
+    provenance_details,
     sample_note,
     shown_difference,
 )
@@ -81,9 +82,10 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
     return section(
         "run",
         "What was run",
-        fact_list(facts, provenance),
+        fact_list(facts),
         arms,
         details("The space that was searched", described),
+        provenance_details(provenance),
     )
 
 
@@ -175,7 +177,10 @@ def attainment_section(numbers: Record) -> Markup:
             f"The hypervolume is a fraction of the box up to {reference}; sizes and costs are on a log scale in it."
         )
         if not study["is_settled"]:
-            words += " Part of this reference is the largest network that completed: it can move while the study grows."
+            words += (
+                " Part of this reference is a tenth beyond the largest that completed: it can move while the study "
+                "grows."
+            )
     described = f"{_metric(numbers)} of each arm against the passes it spent."
     return section("attainment", title, paragraph(words), chart("attainment", described))
 
@@ -380,8 +385,8 @@ def _extent_of_box(study: Record) -> str:
     moves = "" if study["is_settled"] else ", so that its far corner can move while the study grows"
     worst = "that of guessing" if study["task"] == "classification" else "that of the images as they were"
     return (
-        f"Errors run from 0 to {worst}; sizes and costs, on a log scale, to somewhat more than those of the "
-        f"largest network that was trained{moves}."
+        f"Errors run from 0 to {worst}; sizes and costs, on a log scale, to a tenth beyond the largest "
+        f"that completed{moves}."
     )
 
 

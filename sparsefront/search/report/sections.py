@@ -71,15 +71,18 @@ def run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup:
         "Seed": str(study["seed"]),
         "Networks trained to the end": f"{numbers['points']['n_completed']:,}",
     }
-    return section("run", "What was run", fact_list(facts, provenance))
+    return section("run", "What was run", fact_list(facts), provenance_details(provenance))
 
 
-def fact_list(*facts: Mapping[str, str]) -> Markup:
-    """List facts by name; a name may stand in several."""
-    items = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for given in facts for name, value in given.items()
-    )
+def fact_list(facts: Mapping[str, str]) -> Markup:
+    """List facts by name."""
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
     return Markup(f'<dl class="facts">{items}</dl>')
+
+
+def provenance_details(provenance: Mapping[str, str]) -> Markup:
+    """List on what it ran, for whoever asks; nothing where nothing is known of it."""
+    return details("Devices, versions and digests", fact_list(provenance)) if provenance else Markup("")
 
 
 def accuracy_section(numbers: Record) -> Markup:

@@ -36,7 +36,7 @@ class CmaEs:
                 f"{len(objectives)} objectives ({', '.join(objectives)}): it minimises one; use 'nsga2' or 'evolution'"
             )
         if space.bits is not None:
-            return "searched mask bits are no numbers: use strategy 'random' or 'evolution'"
+            return "searched mask bits are no numbers: use strategy 'random', 'size_stratified' or 'evolution'"
         for dimension in space.dimensions:
             if isinstance(dimension.domain, Choice):
                 return f"dimension {dimension.name!r} is a choice: it searches numbers only; use 'tpe' or 'evolution'"

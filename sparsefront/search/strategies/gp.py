@@ -33,7 +33,7 @@ class Gp:
     def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
         """Masks have no kernel."""
         if space.bits is not None:
-            return "searched mask bits are no parameters of Optuna's: use strategy 'random' or 'evolution'"
+            return "searched mask bits are no parameters of Optuna's: use 'random', 'size_stratified' or 'evolution'"
         return None
 
     @staticmethod

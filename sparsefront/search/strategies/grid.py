@@ -129,7 +129,7 @@ class Grid:
     def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
         """Masks cannot be enumerated."""
         if space.bits is not None:
-            return "searched mask bits cannot be enumerated: use strategy 'random' or 'evolution'"
+            return "searched mask bits cannot be enumerated: use strategy 'random', 'size_stratified' or 'evolution'"
         return None
 
     def n_points(self, space: Space, options: Options) -> int:

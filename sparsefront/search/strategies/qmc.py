@@ -69,7 +69,7 @@ class Qmc:
     def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
         """Masks have no place in a cube."""
         if space.bits is not None:
-            return "searched mask bits have no coordinate: use strategy 'random' or 'evolution'"
+            return "searched mask bits have no coordinate: use strategy 'random', 'size_stratified' or 'evolution'"
         return None
 
     def make(self, task: Task, options: Options) -> Strategy:

@@ -37,7 +37,7 @@ class Tpe:
     def refusal(self, space: Space, objectives: Sequence[str]) -> str | None:
         """Masks have no density of their own."""
         if space.bits is not None:
-            return "searched mask bits are no parameters of Optuna's: use strategy 'random' or 'evolution'"
+            return "searched mask bits are no parameters of Optuna's: use 'random', 'size_stratified' or 'evolution'"
         return None
 
     @staticmethod
