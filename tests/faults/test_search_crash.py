@@ -113,12 +113,16 @@ def trained(rows: Rows) -> dict[tuple[str, int, int], dict[str, Any]]:
 
 
 def run_with_deaths(study: Study, folder: Path, rng: Random, *, lives: int = 40) -> int:
-    """Run a study to its end in several lives of up to `lives` effects, each in packs of other sizes; its deaths."""
+    """Run a study to its end in several lives of up to `lives` effects, each in packs of other sizes; its deaths.
+
+    How many effects a run has depends on what is ready to be committed together; the first life ends long before.
+    """
     n_deaths = 0
     while True:
         sizes = {"slots": rng.randint(1, 3), "max_lanes": rng.randint(1, 8)}
+        last = rng.randint(1, lives if n_deaths else 8)
         try:
-            run_search(study, folder, **sizes, order=rng.random(), disk=MortalDisk(rng.randint(1, lives)))
+            run_search(study, folder, **sizes, order=rng.random(), disk=MortalDisk(last))
         except Died:
             n_deaths += 1
         else:
