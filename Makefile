@@ -37,5 +37,5 @@ constraints:  ## resolve the newest allowed versions into constraints.txt
 	@.ci/constraints
 
 clean:  ## remove .venv and every cache; runs/ stays
-	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . \( -path ./.git -o -path ./runs \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

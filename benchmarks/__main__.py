@@ -1,4 +1,4 @@
-"""Run the benchmarks one after the other, each in a process of its own, and write benchmarks/RESULTS.md."""
+"""Run the benchmarks one after the other, each in a process of its own, and write their tables to RESULTS.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,35 @@ NAMES = (
     *("scores", "dynamic", "tickets"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PARTS = Path(".benchmarks")
+HEAD = (
+    "# Benchmarks\n\nWritten by `make bench`. Comparisons are side by side in one run; ratios are worth more than "
+    "seconds.\n"
+)
+#: Behind it stands what somebody wrote about a table; it stays there when the table is measured anew.
+COMMENTS = "<!-- in words, by hand -->"
+_STAMP = "Measured "
+
+
+def sections(page: str) -> dict[str, str]:
+    r"""What is below each title of a page of results, the title included.
+
+    >>> sections("# Benchmarks\n\n## One\n\ntable\n\n## Two\n\nother\n")
+    {'## One': '## One\n\ntable\n', '## Two': '## Two\n\nother\n'}
+    """
+    parts = [f"## {part.rstrip()}\n" for part in page.split("\n## ")[1:]]
+    return {part.split("\n", 1)[0]: part for part in parts}
+
+
+def renewed(old: str, measured: str, stamp: str) -> str:
+    r"""A section with another table, and what was written about the old one.
+
+    >>> old = "\n\n".join(["## One", "old", COMMENTS, "Met.", "Measured then.\n"])
+    >>> renewed(old, "## One\n\nnew\n", "Measured now.").split("\n\n")
+    ['## One', 'new', '<!-- in words, by hand -->', 'Met.', 'Measured now.\n']
+    """
+    _, marker, words = old.partition(COMMENTS)
+    comments = [marker + words.rpartition(f"\n\n{_STAMP}")[0]] if marker else []
+    return "\n\n".join([measured.strip(), *comments, stamp]) + "\n"
 
 
 def main() -> int:
@@ -33,7 +61,6 @@ def main() -> int:
     names = parser.parse_args().names or list(NAMES)
     if unknown := set(names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: must be among {', '.join(NAMES)}")
-    PARTS.mkdir(exist_ok=True)
     failed = False
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -44,15 +71,13 @@ def main() -> int:
             print(f"{name}: failed with exit code {done.returncode}", file=sys.stderr)
             failed = True
             continue
-        stamp = f"Measured {datetime.now(UTC):%Y-%m-%d} on {describe()}.\n"
-        (PARTS / f"{name}.md").write_text(f"{done.stdout.strip()}\n\n{stamp}", encoding="utf-8")
         print(done.stdout, flush=True)
-    parts = [(PARTS / f"{n}.md").read_text(encoding="utf-8") for n in NAMES if (PARTS / f"{n}.md").exists()]
-    head = (
-        "# Benchmarks\n\nWritten by `make bench`. Comparisons are side by side in one run; ratios are worth more than "
-        "seconds.\n"
-    )
-    RESULTS.write_text("\n".join([head, *parts]), encoding="utf-8")
+        # After each: whoever stops in the middle keeps what was measured.
+        found = sections(RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "")
+        for title, measured in sections(f"\n{done.stdout}").items():
+            stamp = f"{_STAMP}{datetime.now(UTC):%Y-%m-%d} on {describe()}."
+            found[title] = renewed(found.get(title, ""), measured, stamp)
+        RESULTS.write_text("\n".join([HEAD, *found.values()]), encoding="utf-8")
     return int(failed)
 
 
