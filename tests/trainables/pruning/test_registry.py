@@ -214,20 +214,9 @@ def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(
         with monkeypatch.context() as patch:
             patch.setattr(select, "_MANY", 1)
             patch.setattr(synflow, "keep_row", keep_row)
-            # All weights are many, and those of one convolution are not: then there are products of either kind.
-            patch.setattr(synflow, "is_long", lambda n: n == state.structure.n_weights)
             assert torch.equal(cut(rounds=rounds), expected)
     assert len(found) == 15
     assert zeros or has_ties or sum(masks is not None for masks in found) > 5
-
-
-@pytest.mark.parametrize("family", oracle.SMALL)
-def test_flow_makes_products_in_blocks_where_no_convolution_is_large(state_of, monkeypatch, family):
-    state = state_of(family, 1)
-    monkeypatch.setattr(select, "_MANY", 1)
-    is_convolution = any(len(tensor.shape) > 2 for tensor in state.structure.prunable)
-    assert synflow.Flow(state)._is_long_row == (not is_convolution)
-    assert is_convolution == (family == "conv1d")
 
 
 def test_a_round_of_flow_keeps_what_is_left_and_scores_zero_before_what_is_gone(state_of, monkeypatch):

@@ -166,10 +166,8 @@ class Flow:
 
     @property
     def _is_long_row(self) -> bool:
-        """Whether it pays to make products block by block: of a convolution there is a gradient as large to read."""
-        structure = self._state.structure
-        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu" and is_long(structure.n_weights)
-        return is_row and not any(len(t.shape) > 2 and is_long(t.size) for t in structure.prunable)
+        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu"
+        return is_row and is_long(self._state.structure.n_weights)
 
     def _products(self, lane: int) -> Products:
         """The scores of one lane's weights."""
