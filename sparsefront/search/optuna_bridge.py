@@ -269,6 +269,9 @@ class Population(_Bridge):
         super().__init__(task, "NSGAIISampler", arguments, is_complete=True)
         self._size = int(arguments["population_size"])
         self._elite = Elite(self._size)
+        # For every child Optuna asks one parent after the other whether it has constraints, until one does. Told of one
+        # that none breaks, it stops at the first; who dominates whom is the same.
+        self._has_measured_constraints = True
         with _quiet():
             # Tells the sampler the directions; nothing is stored in it.
             self._directed = self._study(optuna.samplers.RandomSampler(seed=0))
