@@ -38,6 +38,7 @@ from sparsefront.spaces.space import Space
 #: Resolution of a fidelity as Optuna's integer step.
 _STEPS = 1_000_000
 _VIOLATION = "violation"
+#: Values of inactive dimensions that are drawn at once, for so many numbers.
 _DRAWN_AT_ONCE = 64
 
 
@@ -102,7 +103,8 @@ class _Bridge:
         # `_sample`, `_split_trials`, `_get_pruned_trial_score`). Gaussian processes would take each for a promise and
         # integrate over all; what is FAIL is in no model.
         self._stopped = TrialState.RUNNING if arguments.get("constant_liar") else TrialState.FAIL
-        self._has_measured_constraints = any(not c.is_known_before_training for c in task.space.constraints)
+        #: Whether completed candidates are told with what they violate.
+        self._tells_violations = any(not c.is_known_before_training for c in task.space.constraints)
 
     def _seed(self, number: int) -> int:
         """Of the batch that begins at a number."""
@@ -176,7 +178,7 @@ class _Bridge:
         if outcome == INFEASIBLE:
             # A candidate that is infeasible before training has an amount, whatever was recorded of it.
             told["constraints"] = {_VIOLATION: max(violation, 1e-9) if math.isfinite(violation) else 1e9}
-        elif self._has_measured_constraints and state == TrialState.COMPLETE:
+        elif self._tells_violations and state == TrialState.COMPLETE:
             told["constraints"] = {_VIOLATION: violation if math.isfinite(violation) else 1e9}
         return create_trial(
             state=state,
@@ -271,7 +273,7 @@ class Population(_Bridge):
         self._elite = Elite(self._size)
         # For every child Optuna asks one parent after the other whether it has constraints, until one does. Told of one
         # that none breaks, it stops at the first; who dominates whom is the same.
-        self._has_measured_constraints = True
+        self._tells_violations = True
         with _quiet():
             # Tells the sampler the directions; nothing is stored in it.
             self._directed = self._study(optuna.samplers.RandomSampler(seed=0))

@@ -35,17 +35,6 @@ class MasksSection(Section):
     allocation: str = "uniform"
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_known_elsewhere(cls, values: Any) -> Any:
-        """Refuse what studies of masks have and searches do not."""
-        if isinstance(values, dict) and "prune_biases" in values:
-            raise ConfigError(
-                f"prune_biases={toml(values['prune_biases'])}: is of studies of masks; masks of a search are of "
-                "weights or nodes alone; leave it out"
-            )
-        return values
-
 
 class SearchTrainingSection(TrainingSection):
     """How every candidate is trained, where the space does not say otherwise.

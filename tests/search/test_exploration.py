@@ -669,7 +669,7 @@ def test_a_strategy_that_fails_ends_its_run_alone(monkeypatch: pytest.MonkeyPatc
             if error == "exits":
                 raise SystemExit(3)
             if error == "writes":
-                self.told[-1][0].points[0]["lr"] = 0.5  # type: ignore[index]
+                self.told[-1][0].points[0]["lr"] = 0.5  # type: ignore[index]  # that it is read-only is what is tested
             return [{"lr": 9.0}] if error == "leaves" else super().points(task, range(9))
 
     registered(monkeypatch, Failing())

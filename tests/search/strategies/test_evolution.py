@@ -106,7 +106,7 @@ def test_a_child_that_is_known_is_mutated_again() -> None:
         return [round(float(p["x"])) for p in strategy.propose(history(*known), range(len(known), len(known) + 8))]
 
     def strategy(**options: float) -> Strategy:
-        return Evolution().make(task, EvolutionOptions(population=50, tournament=1, **options))  # type: ignore[arg-type]
+        return Evolution().make(task, EvolutionOptions.model_validate({"population": 50, "tournament": 1, **options}))
 
     lived = strategy()
     found = cells_of(lived, *range(0, 100, 2))
