@@ -959,7 +959,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "arms.random.rungs.kind='asha': compares candidates at one step, and those of masks.method='magnitude' train",
     ),
     # What is of studies of masks, and of single networks.
-    ({"masks": {"sparsity": 0.5, "prune_biases": True}}, "masks.prune_biases=True: is a key of studies of masks: remove [space]"),
+    (
+        {"masks": {"sparsity": 0.5, "prune_biases": True}},
+        "masks.prune_biases=True: is a key of studies of masks: remove [space], or use one of method, kind, pattern,",
+    ),
     (
         arms_with(controls=["shuffled"], space={"masks": {"method": "snip"}}),
         'arms.b.controls=["shuffled"]: is held against single networks, and an arm of a search is judged by all of its',
