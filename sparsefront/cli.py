@@ -619,6 +619,7 @@ def _print_verdict(console: Console, verdict: Verdict | SearchVerdict, *, alpha:
 
 def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: float) -> None:
     from sparsefront.search.comparison import NEVER_REACHED, verdict_rows
+    from sparsefront.search.wording import control_rows
 
     rows = verdict_rows(verdict)
     left_out: list[str] = []
@@ -641,8 +642,10 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
             if row["note"] not in ("", NEVER_REACHED):  # which a sentence below says
                 console.print(Padding(Text(f"{row['arm']}: {row['note']}", style="dim"), (0, 0, 0, 2)))
         console.print()
+    controls = control_rows(verdict.controls)
+    left_out += _print_controls(console, controls, each="means over its completed candidates", alpha=alpha)
     console.print(Text(verdict.headline, style="bold"))
-    for sentence in verdict.sentences[len(rows) :]:  # the first ones say what the table does
+    for sentence in verdict.sentences[len(rows) + len(verdict.controls) :]:  # the first ones say what tables do
         console.print(Text(sentence))
     if left_out:
         console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
@@ -651,16 +654,13 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
 def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
     from sparsefront.search.wording import control_rows, verdict_rows
 
-    rows, controls = verdict_rows(verdict), control_rows(verdict)
+    rows, controls = verdict_rows(verdict), control_rows(verdict.controls)
     left_out: list[str] = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
         title = f"{metric} against random search at equal budget, in {chosen[0]['unit']}"
         left_out += _print_judged(console, chosen, against="random", title=title, alpha=alpha)
-    if controls:
-        what = f"{controls[0]['metric']} in {controls[0]['unit']}"
-        title = f"Arms against their controls, one network each: {what}"
-        left_out += _print_judged(console, controls, against="control", title=title, alpha=alpha)
+    left_out += _print_controls(console, controls, each="one network each", alpha=alpha)
     console.print(Text(verdict.headline, style="bold"))
     n_of_table = len({(row["metric"], row["arm"]) for row in rows}) + len({(r["arm"], r["control"]) for r in controls})
     for sentence in verdict.sentences[n_of_table:]:  # the first ones say what the table does
@@ -670,6 +670,15 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
         console.print(Text(f"(no room for {listed}; --format json has everything)", style="dim"))
 
 
+def _print_controls(console: Console, rows: Sequence[Mapping[str, str]], *, each: str, alpha: float) -> list[str]:
+    """Print what arms came to against their controls, if they have any, as `_print_judged` does."""
+    if not rows:
+        return []
+    what = f"{rows[0]['metric']} in {rows[0]['unit']}"
+    title = f"Arms against their controls, {each}: {what}"
+    return _print_judged(console, rows, against="control", title=title, alpha=alpha)
+
+
 def _print_judged(
     console: Console, rows: Sequence[Mapping[str, str]], *, against: str, title: str, alpha: float
 ) -> list[str]:
@@ -677,7 +686,7 @@ def _print_judged(
     columns = (
         _column(rows, "arm", "arm"),
         *([_column(rows, "control", "control")] if against == "control" else []),
-        _column(rows, "sparsity", "sparsity"),
+        *([_column(rows, "sparsity", "sparsity")] if any(row["sparsity"] for row in rows) else []),
         _column(rows, "arm", "arm mean", rank=1),
         _column(rows, against, f"{against} mean", rank=2),
         _column(rows, "saved" if rows[0]["metric"] == "convergence" else "diff.", "difference"),
@@ -698,7 +707,7 @@ def _print_notes(console: Console, rows: Iterable[Mapping[str, str]]) -> None:
     for row in rows:
         if row["note"]:
             who = f"{row['arm']} against {row['control']}" if "control" in row else row["arm"]
-            notes.setdefault(row["note"], []).append(f"{who} at {row['sparsity']}")
+            notes.setdefault(row["note"], []).append(f"{who} at {row['sparsity']}" if row["sparsity"] else who)
     for note, places in notes.items():
         console.print(Padding(Text(f"{note}: {', '.join(places)}", style="dim"), (0, 0, 0, 2)))
     console.print()

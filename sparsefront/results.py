@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 
 from sparsefront.cluster.record import RecordResult, record_in_process
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
-from sparsefront.search.attainment import attainment_columns, within_constraints
+from sparsefront.search.attainment import within_constraints
 from sparsefront.search.claims import Claim, ClaimFinding, Evidence, claim_columns, judge_claim
-from sparsefront.search.comparison import SearchVerdict, compare_arms
+from sparsefront.search.comparison import SearchVerdict, compare_arms, verdict_columns
+from sparsefront.search.controlled import controlled_columns, judge_controls
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.exhaustion import Exhausted, exhausted_runs, exhaustion_clauses, exhaustion_columns
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
@@ -194,6 +195,8 @@ class Results:
         where = "stage == 'trained' and outcome != 'infeasible' and not reused"
         n_trained = self.to_arrow(where=where, columns=["arm"]).num_rows - len(ended)
         planned = design.replicates * sum(arm.candidates for arm in design.arms)
+        with Ledger.read(self.folder) as ledger:
+            planned += judge_controls(ledger.scan(columns=controlled_columns(design)), design).n_planned
         return n_trained, planned - sum(run.n_asked - run.n_trained for run in self._exhausted(design))
 
     def exhausted(self) -> tuple[str, ...]:
@@ -266,7 +269,8 @@ class Results:
             # The parent is trained where an arm or a quality needs it, and scored masks belong to no arm.
             values["arm"] = dict.fromkeys([*self.design.arms, "dense", "pool"])
             return parse_where(where, allow_test=allow_test, schema=schema, values=values)
-        values["arm"] = [arm.name for arm in self.design.arms]
+        # Controls are no part of what was searched, and on no front.
+        values["arm"] = self.design.names if allow_test else [arm.name for arm in self.design.arms]
         for dimension in (dimension for arm in self.design.arms for dimension in arm.space.dimensions):
             if isinstance(dimension.domain, Choice) and dimension.name not in VALUES:
                 texts = [value for value in dimension.domain.values if isinstance(value, str)]
@@ -279,7 +283,7 @@ class Results:
 
     def _judged(self, ledger: Ledger) -> Verdict | SearchVerdict:
         if isinstance(self.design, SearchDesign):
-            return compare_arms(ledger.scan(columns=attainment_columns(self.design)), self.design)
+            return compare_arms(ledger.scan(columns=verdict_columns(self.design)), self.design)
         return judge(ledger.scan(columns=VERDICT_COLUMNS), self.design)
 
     def _provenance(self, ledger: Ledger) -> dict[str, str]:

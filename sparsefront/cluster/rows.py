@@ -283,6 +283,11 @@ def segment_rows(
     return _from_rows(rows, schema)
 
 
+def kept_masks(ended: Sequence[SegmentResult]) -> dict[str, bytes]:
+    """Packed bits of the masks that controls will need, by digest."""
+    return {one.mask_digest: one.mask_bits for one in ended if one.mask_digest and one.mask_bits is not None}
+
+
 def _predicted_s(work: SegmentWork, steps: int) -> float:
     """A lane's share of what its pack is expected to take, up to the row that it leaves at so many steps.
 

@@ -20,6 +20,7 @@ from sparsefront.cluster.mirror import (
 )
 from sparsefront.search.attainment import attain, attainment_columns, has_ended, within_constraints
 from sparsefront.search.comparison import judge_runs, search_record
+from sparsefront.search.controlled import controlled_columns, judge_controls
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.exhaustion import exhausted_runs, exhaustion_columns
 from sparsefront.search.front import front
@@ -45,8 +46,9 @@ def build_search_mirror(
     """
     span = LedgerSpan.of(ledger)
     attainment = attain(ledger.scan(columns=attainment_columns(design)), design)
-    verdict = judge_runs(attainment, design)
-    n_ended = sum(found.n_candidates for found in verdict.arms)
+    controlled = judge_controls(ledger.scan(columns=controlled_columns(design)), design)
+    verdict = judge_runs(attainment, design, controlled)
+    n_ended = sum(found.n_candidates for found in verdict.arms) + controlled.n_ended
     importances = arm_importances(
         ledger.scan(columns=importance_columns(design), where=pc.field("stage") == "trained"), design
     )
@@ -54,6 +56,7 @@ def build_search_mirror(
     if not is_complete:
         exhausted = exhausted_runs(ledger.scan(columns=exhaustion_columns(design)), design)
         is_complete = has_ended(attainment, design, exhausted={(run.arm, run.replicate) for run in exhausted})
+        is_complete = is_complete and controlled.n_ended == controlled.n_planned
     shown = search_record(attainment, design, verdict, importances=importances, is_complete=is_complete)
     now = Moment(span.ended_ms, n_ended)
     study = study_page(

@@ -25,7 +25,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from sparsefront.cluster.orders import OrderBook
-from sparsefront.cluster.rows import Work, lane_name, lost_rows, scored_rows, segment_rows, trained_rows
+from sparsefront.cluster.rows import Work, kept_masks, lane_name, lost_rows, scored_rows, segment_rows, trained_rows
 from sparsefront.errors import CandidateFailed
 from sparsefront.search.plan import ScoreWork, TrainWork
 from sparsefront.search.schema import schema_of
@@ -173,7 +173,7 @@ class PackRunner:
 
     def _run(self, work: Work, masks: dict[str, bytes]) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
         if isinstance(work, SegmentWork):
-            yield from ((rows, {}) for rows in self._train_segment(work))
+            yield from self._train_segment(work)
             return
         assert isinstance(self._workshop, Workshop)
         if isinstance(work, ScoreWork):
@@ -195,20 +195,20 @@ class PackRunner:
         for ended in self._workshop.train(orders):
             yield self._rows(work, ended)
 
-    def _train_segment(self, work: SegmentWork) -> Iterator[pa.RecordBatch | None]:
+    def _train_segment(self, work: SegmentWork) -> Iterator[tuple[pa.RecordBatch | None, dict[str, bytes]]]:
         """Train candidates of a search to their next rung or to the end; one that trains alone past all its rungs."""
         assert isinstance(self._workshop, SegmentShop)
         starts = [(lane.start_step, lane.checkpoint, lane.behind) for lane in work.lanes]
         ends = [*((step, (rung,)) for rung, step in work.passing), (work.stops[0], work.rung)]
         for stop, rungs in ends:
             specs = [
-                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint, behind)
+                LaneSpec(lane_name(lane), lane.settings, start, stop, checkpoint, behind, lane.keeps_mask)
                 for lane, (start, checkpoint, behind) in zip(work.lanes, starts, strict=True)
             ]
             part = replace(work, rung=rungs)
             for ended in self._workshop.train(specs, work.replicate, work.padded):
                 if not ended:
-                    yield None
+                    yield None, {}
                     continue
                 if work.passing:
                     (one,) = ended
@@ -216,7 +216,8 @@ class PackRunner:
                     if one.outcome is None:
                         lane = work.lanes[0]
                         self._passed = (f"{lane.arm}/{work.replicate}", one.steps, one.val_loss)
-                yield segment_rows(part, ended, self._settings.recipe, device=self._device_name, schema=self._schema)
+                recipe, device = self._settings.recipe, self._device_name
+                yield segment_rows(part, ended, recipe, device=device, schema=self._schema), kept_masks(ended)
                 if work.passing and ended[0].outcome is not None:
                     return
 

@@ -401,10 +401,11 @@ def breaks_constraints(ends: pa.Table, arm: SearchArm) -> Bools:
 
 
 def within_constraints(batches: Iterable[pa.RecordBatch], design: SearchDesign) -> Iterator[pa.RecordBatch]:
-    """The same rows without candidates that break a constraint which is measured, not known beforehand."""
+    """The same rows without controls, and without candidates that break a constraint which is only known afterwards."""
+    controls = pa.array([control.name for control in design.controls], type=pa.string())
     bounded = [arm for arm in design.arms if any(not c.is_known_before_training for c in arm.space.constraints)]
     for batch in batches:
-        keep = np.ones(batch.num_rows, dtype=np.bool_)
+        keep = ~np.asarray(pc.is_in(batch.column("arm"), controls), dtype=np.bool_)
         for arm in bounded:
             mine = np.asarray(pc.equal(batch.column("arm"), arm.name))
             keep &= ~(mine & breaks_constraints(pa.Table.from_batches([batch]), arm))

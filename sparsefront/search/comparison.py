@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from sparsefront.search.attainment import (
     ArmOutcomes,
@@ -30,10 +31,12 @@ from sparsefront.search.attainment import (
     Curve,
     arm_outcomes,
     attain,
+    attainment_columns,
     mean_curves,
 )
+from sparsefront.search.controlled import Controlled, controlled_columns, judge_controls
 from sparsefront.search.design import SearchDesign
-from sparsefront.search.findings import LABELS, JudgedEffect, Spent, as_written, plain_data
+from sparsefront.search.findings import LABELS, ControlComparison, JudgedEffect, Spent, as_written, plain_data
 from sparsefront.search.front import Batches
 from sparsefront.search.importance import ArmImportance
 from sparsefront.search.objective import OBJECTIVES
@@ -99,11 +102,22 @@ class SearchVerdict:
     spent: tuple[Spent, ...]
     headline: str
     sentences: tuple[str, ...]
+    controls: tuple[ControlComparison, ...] = ()
+    #: Of arms with both controls, shuffled within layers (as the arm) against shuffled anywhere; a family of its own.
+    layer_ratios: tuple[ControlComparison, ...] = ()
+    matters: tuple[str, ...] = ()  #: of each arm with controls, what its results are owed to
 
     def to_dict(self) -> dict[str, object]:
         """Give the verdict as plain data for JSON; NaN and infinities become null."""
         values = dataclasses.asdict(self)
-        return plain_data({**values, "comparisons": [as_written(effect) for effect in values["comparisons"]]})
+        for name in ("comparisons", "controls", "layer_ratios"):
+            values[name] = [as_written(effect) for effect in values[name]]
+        return plain_data(values)
+
+
+def verdict_columns(design: SearchDesign) -> list[str]:
+    """List the ledger's columns that :func:`compare_arms` reads."""
+    return list(dict.fromkeys([*attainment_columns(design), *controlled_columns(design)]))
 
 
 def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
@@ -114,7 +128,7 @@ def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
     *undecided*. Both tests are corrected by Holm over all comparisons, each at ``design.alpha``.
 
     Args:
-        batches: a ledger's table or record batches, with at least ``attainment.attainment_columns(design)``.
+        batches: a ledger's table or record batches, with at least ``verdict_columns(design)``; read once.
         design: what was asked.
 
     Returns:
@@ -123,18 +137,26 @@ def compare_arms(batches: Batches, design: SearchDesign) -> SearchVerdict:
     Raises:
         ConfigError: if a column is missing.
     """
-    return judge_runs(attain(batches, design), design)
+    rows: Batches = list(batches) if design.controls and not isinstance(batches, pa.Table) else batches
+    return judge_runs(attain(rows, design), design, judge_controls(rows, design))
 
 
-def judge_runs(attainment: Attainment, design: SearchDesign) -> SearchVerdict:
-    """Judge what :func:`attainment.attain` has read; see :func:`compare_arms`."""
+def judge_runs(attainment: Attainment, design: SearchDesign, controlled: Controlled) -> SearchVerdict:
+    """Judge what was read of the runs, and of their controls; see :func:`compare_arms`."""
     names = [arm.name for arm in design.arms]
     judged = [(arm.name, other) for arm in design.arms for other in arm.opponents if other in names]
     comparisons = _compare([_pair(attainment, *pair) for pair in judged], attainment, design)
     arms = arm_outcomes(attainment, design)
-    spent = _spent(attainment, design)
+    spent = (*_spent(attainment, design), *controlled.spent)
     return SearchVerdict(
-        comparisons, arms, spent, _headline(comparisons, design), _sentences(comparisons, arms, spent, design)
+        comparisons,
+        arms,
+        spent,
+        _headline(comparisons, design),
+        _sentences(comparisons, arms, controlled, spent, design),
+        controlled.comparisons,
+        controlled.layer_ratios,
+        controlled.matters,
     )
 
 
@@ -219,6 +241,9 @@ def search_record(
             place = "verdict" if len(compared) == 1 else f"verdict/{against.against}"
             for name in ("n", "arm_mean", "against_mean", "difference", "low", "high", "p_adjusted", "cost_ratio"):
                 metrics[f"{place}_{name}"] = getattr(against, name)
+        for held in (one for one in verdict.controls if one.arm == arm.name):
+            for name in ("n", "arm_mean", "control_mean", "difference", "low", "high", "p_adjusted"):
+                metrics[f"control/{held.control}_{name}"] = getattr(held, name)
         metrics |= _importance_metrics([found for found in importances if found.arm == arm.name])
         arms[arm.name] = {
             "tags": {
@@ -227,6 +252,7 @@ def search_record(
                 "rungs": arm.rungs.kind,
                 **({"against": ", ".join(c.against for c in compared)} if compared else {}),
                 **({"verdict": ", ".join(c.label for c in compared)} if compared else {}),
+                **{f"control.{one.control}": one.label for one in verdict.controls if one.arm == arm.name},
             },
             "params": {
                 "strategy": arm.strategy,
@@ -519,10 +545,11 @@ def _named(comparison: SearchComparison, *, is_one: bool, is_short: bool) -> str
 def _sentences(
     comparisons: Sequence[SearchComparison],
     arms: Sequence[ArmOutcomes],
+    controlled: Controlled,
     spent: Sequence[Spent],
     design: SearchDesign,
 ) -> tuple[str, ...]:
-    """Say in words what was found: each comparison, speed, what rungs stopped, and what failed."""
+    """Say in words what was found: each comparison, speed, controls, what rungs stopped, and what failed."""
     interval = f"{100 * (1 - design.alpha):g}% interval"
     found = []
     for c in comparisons:
@@ -534,6 +561,7 @@ def _sentences(
             found.append(f"{subject}: {c.label} ({difference})")
         else:
             found.append(f"{subject}: {NOT_JUDGED} ({c.note or ONE_PAIR})")
+    found += controlled.sentences
     for c in comparisons:
         if math.isinf(c.cost_ratio):
             even = "even with" if c.arm_passes >= c.against_passes else "with"
@@ -548,6 +576,7 @@ def _sentences(
                 f"{c.arm} comes to where {c.against} ended with {ratio_text(c.cost_ratio)} of {c.against}'s passes "
                 f"({interval} {ends})"
             )
+    found += controlled.matters
     for arm in arms:
         if arm.stopped:
             parts = [f"{100 * share:.0f}% at rung {rung}" for rung, share in sorted(arm.stopped.items())]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsefront.search.fixed import Fixed
-from sparsefront.search.metrics import METRIC_OF_TASK
+from sparsefront.search.metrics import METRIC_OF_TASK, METRICS
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.space import Space
 
@@ -72,7 +72,7 @@ class Design:
     @property
     def value_of_guessing(self) -> float:
         """What a network is worth that learned nothing."""
-        return 1.0 / self.n_classes if self.untouched_psnr is None else self.untouched_psnr
+        return _of_guessing(self.n_classes, self.untouched_psnr)
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,27 @@ class SearchArm:
 
 
 @dataclass(frozen=True)
+class SearchControl:
+    """A control of an arm: a network for each that the arm completed, with one thing changed.
+
+    ``name`` is its own, that of an arm of the ledger; ``arm`` the one that it belongs to; ``kind`` a row of
+    ``sparsefront.spaces.controls.CONTROLS``.
+    """
+
+    name: str
+    arm: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class SearchDesign:
     """What was asked of a search study: its arms, replicates and objectives, and how the referee judges them.
 
     ``equivalence_margin`` is a difference in hypervolume, as a fraction of the box between the ideal and the reference
     point (one objective: a difference of that objective). ``steps`` are those of a level, where an arm has a ``chain``.
     ``untouched_psnr`` is that of the degraded images under the worst degradation, where images are restored.
-    ``mask_kind`` names all that candidates may have: 'node', 'weight' or 'node and weight'.
+    ``mask_kind`` names all that candidates may have: 'node', 'weight' or 'node and weight'. ``controls`` of arms search
+    nothing, and are none of ``arms``.
     """
 
     name: str
@@ -166,3 +180,32 @@ class SearchDesign:
     alpha: float = 0.05
     task: str = "classification"
     untouched_psnr: float | None = None
+    controls: tuple[SearchControl, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of what single networks are compared by, in ``sparsefront.search.metrics.METRICS``."""
+        return METRIC_OF_TASK[self.task]
+
+    def margin_of(self, metric: str) -> float:
+        """The largest difference between single networks that does not matter: the usual one."""
+        margin = METRICS[metric].margin
+        assert margin is not None
+        return margin
+
+    @property
+    def value_of_guessing(self) -> float:
+        """What a network is worth that learned nothing."""
+        return _of_guessing(self.n_classes, self.untouched_psnr)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Arms of the ledger: each that searches, followed by its controls."""
+        return tuple(
+            name for arm in self.arms for name in (arm.name, *(c.name for c in self.controls if c.arm == arm.name))
+        )
+
+
+def _of_guessing(n_classes: int, untouched_psnr: float | None) -> float:
+    """An accuracy, or the PSNR of images that stay as they were."""
+    return 1.0 / n_classes if untouched_psnr is None else untouched_psnr

@@ -7,7 +7,7 @@ is proposed and who goes on after a rung is decided in `sparsefront.search.run`;
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from sparsefront.errors import SparsefrontError
 from sparsefront.search.columns import numbers_in
+from sparsefront.search.control_run import ControlRun
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.packing import PackCost, plan_packs
 from sparsefront.search.run import Candidate, Measures, Run, networks_in
@@ -57,14 +58,35 @@ class Exploration:
     """
 
     def __init__(
-        self, design: SearchDesign, describe: Describe, *, pack_cost: PackCost, workers: int, max_lanes: int
+        self,
+        design: SearchDesign,
+        describe: Describe,
+        *,
+        pack_cost: PackCost,
+        workers: int,
+        max_lanes: int,
+        stored: Callable[[str], bytes] | None = None,
     ) -> None:
+        """Prepare a plan that knows no rows yet.
+
+        Args:
+            design: what was asked.
+            describe: what follows from a point without training it.
+            pack_cost: what packs are expected to take.
+            workers: packs at once.
+            max_lanes: candidates in a pack, at most.
+            stored: packed bits of a mask by its digest, once its candidate is committed; only controls need them.
+        """
         self._measures = Measures(design)
-        self._runs = {
-            (arm.name, replicate): Run(design, arm, replicate, describe, self._measures)
-            for replicate in range(design.replicates)
-            for arm in design.arms
-        }
+        self._runs: dict[tuple[str, int], Run] = {}
+        for replicate in range(design.replicates):
+            for arm in design.arms:
+                self._runs[arm.name, replicate] = Run(design, arm, replicate, describe, self._measures)
+            for control in design.controls:
+                assert stored is not None
+                original = self._runs[control.arm, replicate]
+                run = ControlRun(design, control, original, describe, self._measures, stored)
+                self._runs[control.name, replicate] = run
         self._design, self._pack_cost = design, pack_cost
         self._workers, self._max_lanes = workers, max_lanes
         #: Packs that were lost, packs of runs that wait for them, and all others.
@@ -140,7 +162,7 @@ class Exploration:
         Not where all runs wait for a whole batch, and part of each is still away.
         """
         back = Counter((lane.arm, work.replicate) for work in ended for lane in work.lanes)
-        return any(run.ladder or not run.is_adaptive or run.n_away <= back[key] for key, run in self._open.items())
+        return any(run.may_open(back[key]) for key, run in self._open.items())
 
     def finished(self, work: SegmentWork) -> None:
         """All rows of `work` are absorbed.
@@ -335,7 +357,7 @@ def _ready(runs: Iterable[Run]) -> dict[_Segment, int]:
 
 def _lane(candidate: Candidate) -> SearchLane:
     run = candidate.run
-    settings = run.arm.space.settings(candidate.point)
+    settings = run.settings_of(candidate)
     grows = run.arm.rungs.fidelity == "data_fraction"
     if grows and candidate.next_rung is not None:
         settings["training.data_fraction"] = _data_fraction(candidate, candidate.stop_step)
@@ -348,7 +370,8 @@ def _lane(candidate: Candidate) -> SearchLane:
         candidate.start_step,
         candidate.checkpoint,
         tuple((step, name, _data_fraction(candidate, step) if grows else None) for step, name in candidate.behind),
-        run.arm.fixed.values(settings),
+        run.fixed_of(candidate),
+        run.keeps_masks,
     )
 
 

@@ -67,14 +67,15 @@ class Comparison(JudgedEffect):
 class ControlComparison(JudgedEffect):
     """One arm against one of its controls at one level: single networks, paired over replicates.
 
-    Units are those of the study's metric (test accuracy as a fraction, or dB). Every difference is positive where the
-    arm is better than its control. What can't be known is NaN or None. The family that p-values are adjusted over is
-    all arms with controls, their controls and levels.
+    Of a search it is over all sparsities: in each replicate the mean over candidates that completed, as their controls
+    did. Units are those of the study's metric (test accuracy as a fraction, or dB). Every difference is positive where
+    the arm is better than its control. What can't be known is NaN or None. The family that p-values are adjusted over
+    is all arms with controls, their controls and levels.
     """
 
     arm: str
     control: str  #: its kind; in the ledger it is the arm ``control_name(arm, control)`` (see ``Verdict.layer_ratios``)
-    sparsity: float
+    sparsity: float | None  #: None in a search
     metric: str
     n_missing: int  #: replicates of the design without a pair
     arm_mean: float

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sparsefront.errors import SpaceError
-from sparsefront.search.design import ChainSettings, Design, RungSettings, SearchArm, SearchDesign
+from sparsefront.search.design import ChainSettings, Design, RungSettings, SearchArm, SearchControl, SearchDesign
 from sparsefront.search.fixed import Fixed
 from sparsefront.search.methods import arm_names, tables_for
+from sparsefront.search.methods.controls import control_name
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.rungs import RUNGS
 from sparsefront.spaces.domains import Bits
@@ -160,6 +161,11 @@ def search_design_of(
         alpha=verdict["alpha"],
         task=identity["resolved"].get("task", "classification"),
         untouched_psnr=identity["resolved"].get("untouched_psnr"),
+        controls=tuple(
+            SearchControl(control_name(name, kind), name, kind)
+            for name, arm in _ordered(identity["arms"])
+            for kind in arm.get("controls", ())
+        ),
     )
 
 

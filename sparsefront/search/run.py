@@ -146,7 +146,7 @@ class Candidate:
     def described(self) -> Described:
         """What follows from it; worked out when first asked for."""
         if self._described is None:
-            self._described = self.run.named(self.run.describe(self.point), self._first)
+            self._described = self.run.described(self, first=self._first)
         return self._described
 
     @property
@@ -193,6 +193,9 @@ class Run:
         self.unfinished: dict[int, Candidate] = {}
         #: Candidates that nobody trains, by the step they are at and the step their next segment ends.
         self.ready: dict[tuple[int, int], dict[int, Candidate]] = {}
+        #: What its controls are held against, by number: candidates that completed under a mask, with its digest.
+        self.completed: dict[int, tuple[Point, str]] = {}
+        self.keeps_masks = any(control.arm == arm.name for control in design.controls)
         #: How many are handed out.
         self.n_away = 0
         self._copies: dict[int, tuple[Candidate, int]] = {}
@@ -223,6 +226,18 @@ class Run:
         """What follows from a point of this run."""
         return self._describe(self.replicate, point, self.arm.space)
 
+    def described(self, candidate: Candidate, *, first: int) -> Described:
+        """What follows from a candidate, which has the name of number `first`."""
+        return self.named(self.describe(candidate.point), first)
+
+    def settings_of(self, candidate: Candidate) -> dict[str, Any]:
+        """Study keys that a candidate sets."""
+        return self.arm.space.settings(candidate.point)
+
+    def fixed_of(self, candidate: Candidate) -> dict[str, Value]:
+        """Columns of a candidate that its point does not tell."""
+        return self.arm.fixed.values(self.arm.space.settings(candidate.point))
+
     def named(self, described: Described, number: int) -> Described:
         """The same, with the id that candidate `number` has in this run.
 
@@ -249,6 +264,10 @@ class Run:
     def can_propose(self) -> bool:
         """Whether its next batch can be asked for now."""
         return not self.is_exhausted and (not self.is_adaptive or self.n_terminal == self.n_proposed)
+
+    def may_open(self, n_back: int) -> bool:
+        """Whether something could be handed out once so many candidates, of those that are, have come back."""
+        return bool(self.ladder) or not self.is_adaptive or self.n_away <= n_back
 
     # Proposing -------------------------------------------------------------------------------------------------------
 
@@ -559,6 +578,8 @@ class Run:
             if all(map(math.isfinite, (*reached, violation))):
                 self._losses[number], self._violations[number] = reached, violation
                 self._fidelity[number] = 1.0
+                if self.keeps_masks and (digest := self._networks[number]["mask_digest"].decode()):
+                    self.completed[number] = candidate.point, digest
             else:
                 code = FAILED
         elif code == STOPPED:
@@ -632,16 +653,15 @@ class Run:
     def refuse(self, candidate: Candidate, error: str) -> None:
         """Decide that a candidate failed because there can be no such network."""
         self._recall(candidate)
-        settings = self.arm.space.settings(candidate.point)
         self._decisions[candidate.number] = Decision(
             self.arm.name,
             self.replicate,
             candidate.number,
             "failed",
             candidate.point,
-            settings,
+            self.arm.space.settings(candidate.point),
             None,
-            fixed=self.arm.fixed.values(settings),
+            fixed=self.fixed_of(candidate),
             error=error,
         )
 
@@ -666,7 +686,7 @@ class Run:
             rung=rung,
             steps=0 if candidate is None else candidate.start_step,
             values=self._known_values(number),
-            fixed={} if candidate is None else self.arm.fixed.values(settings),
+            fixed={} if candidate is None else self.fixed_of(candidate),
             error=error,
         )
 
@@ -684,21 +704,20 @@ class Run:
             described = copy.described
         except SparsefrontError:
             described = None
-        settings = self.arm.space.settings(copy.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             copy.point,
-            settings,
+            self.arm.space.settings(copy.point),
             described,
             rung=rung,
             steps=steps,
             reused_from=first,
             values=self._known_values(first),
             network=self._known_network(first),
-            fixed=self.arm.fixed.values(settings),
+            fixed=self.fixed_of(copy),
             error=None if outcome == "completed" else f"repeats candidate {first}",
         )
 

@@ -25,7 +25,7 @@ from sparsefront.search.garbage import rare_collections
 from sparsefront.search.packing import PackCost
 from sparsefront.search.points import points_from_rows
 from sparsefront.search.schema import SCHEMA
-from sparsefront.search.work import Decision, Describe, Described, SegmentWork
+from sparsefront.search.work import Decision, Describe, Described, SegmentWork, Sets
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.space import Space
 
@@ -389,7 +389,7 @@ def _remembering(describe: Describe) -> Describe:
     """The same function, which knows the points that it was asked about last: plan and workers ask for each."""
     known: OrderedDict[tuple[int, int], tuple[Point, Described]] = OrderedDict()
 
-    def remembered(replicate: int, point: Point, space: Space) -> Described:
+    def remembered(replicate: int, point: Point, space: Sets) -> Described:
         key = replicate, id(point)  # the point is held, so that its id stays taken
         found = known.get(key)
         if found is None:

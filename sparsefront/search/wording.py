@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import (
     LABELS,
     LAYER_RATIOS,
@@ -42,11 +42,10 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, str]]:
     ]
 
 
-def control_rows(verdict: Verdict) -> list[dict[str, str]]:
+def control_rows(controls: Sequence[ControlComparison]) -> list[dict[str, str]]:
     """Format the comparisons of arms with their controls, as `verdict_rows` does the others."""
     return [
-        {**_paired_row(c), "control": c.control, "control mean": _shown(c.control_mean, c.metric)}
-        for c in verdict.controls
+        {**_paired_row(c), "control": c.control, "control mean": _shown(c.control_mean, c.metric)} for c in controls
     ]
 
 
@@ -56,7 +55,7 @@ def _paired_row(c: Comparison | ControlComparison) -> dict[str, str]:
     return {
         "metric": c.metric,
         "arm": c.arm,
-        "sparsity": f"{c.sparsity:g}",
+        "sparsity": "" if c.sparsity is None else f"{c.sparsity:g}",
         "verdict": shown_label(c.label, c.p_value),
         "difference": _signed(c.difference, c.metric) if has_shown else "",
         "interval": _range(c) if has_shown else "",
@@ -219,9 +218,7 @@ def sentences(
                 what = METRICS[metric].title
                 parts = _findings(found, interval)
                 sentences.append(f"{what} of {arm} against random search at equal budget: {parts}")
-    for arm, control in dict.fromkeys((c.arm, c.control) for c in controls):
-        parts = _findings([c for c in controls if (c.arm, c.control) == (arm, control)], interval)
-        sentences.append(f"{METRICS[design.metric].title} of {arm} against its control {control}: {parts}")
+    sentences += control_sentences(controls, design)
     sentences += matters
     initial = [c for c in correlations if c.predictor == "initial_loss"]
     if initial:
@@ -238,6 +235,16 @@ def sentences(
     if failed:
         sentences.append(f"Not every candidate completed: {', '.join(failed)}")
     return tuple(sentences)
+
+
+def control_sentences(controls: Sequence[ControlComparison], design: Design | SearchDesign) -> list[str]:
+    """Say what each arm came to against each of its controls."""
+    interval = f"{100 * (1 - design.alpha):g}% interval"
+    found = []
+    for arm, control in dict.fromkeys((c.arm, c.control) for c in controls):
+        parts = _findings([c for c in controls if (c.arm, c.control) == (arm, control)], interval)
+        found.append(f"{METRICS[design.metric].title} of {arm} against its control {control}: {parts}")
+    return found
 
 
 #: What a control that is worse than its arm says, what one that is better, and what is compared.
@@ -283,7 +290,7 @@ _MASK_OR_RATIOS: Mapping[tuple[str, str], str] = {
 
 
 def what_matters(
-    controls: Sequence[ControlComparison], ratios: Sequence[ControlComparison], design: Design
+    controls: Sequence[ControlComparison], ratios: Sequence[ControlComparison], design: Design | SearchDesign
 ) -> tuple[str, ...]:
     """Say of each arm with controls, and each level, what its result is owed to: one sentence.
 
@@ -303,17 +310,17 @@ def what_matters(
             del own["shuffled"]
         both = [own[name] for name in ("shuffled_layers", LAYER_RATIOS) if is_judged.get(name)]
         lead = _MASK_OR_RATIOS.get((both[0].label, both[1].label), "") if len(both) == 2 else ""
-        lead = lead.format(margin=_margin(design.equivalence_margin, design.metric))
+        lead = lead.format(margin=_margin(design.margin_of(design.metric), design.metric))
         clauses = [
             _matter(own[name], ratios if name == LAYER_RATIOS else controls, design)
             for name in dict.fromkeys((*_MATTERS, *own))
             if name in own
         ]
-        found.append(f"{arm} at sparsity {level:g}: {'; '.join([lead, *clauses] if lead else clauses)}")
+        found.append(f"{arm}{_place(level)}: {'; '.join([lead, *clauses] if lead else clauses)}")
     return tuple(found)
 
 
-def _matter(c: ControlComparison, family: Sequence[ControlComparison], design: Design) -> str:
+def _matter(c: ControlComparison, family: Sequence[ControlComparison], design: Design | SearchDesign) -> str:
     """What one comparison with a control says, of a family that was tested together."""
     name = f"its control {c.control}"
     better, worse, compared = _MATTERS.get(c.control, (f"it beats {name}", f"{name} beats it", f"it against {name}"))
@@ -341,12 +348,16 @@ def _in_spite(c: ControlComparison, family: Sequence[ControlComparison], alpha: 
 def _findings(found: Sequence[Comparison | ControlComparison], interval: str) -> str:
     """Say what comparisons came to, level by level."""
     return ", ".join(
-        f"{c.label} at sparsity {c.sparsity:g} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, "
-        f"{interval} {_range(c)})"
+        f"{c.label}{_place(c.sparsity)} ({_signed(c.difference, c.metric)} {_unit(c.metric)}, {interval} {_range(c)})"
         if math.isfinite(c.p_value)
-        else f"{NOT_JUDGED} at sparsity {c.sparsity:g} ({c.note or ONE_PAIR})"
+        else f"{NOT_JUDGED}{_place(c.sparsity)} ({c.note or ONE_PAIR})"
         for c in found
     )
+
+
+def _place(sparsity: float | None) -> str:
+    """Where a finding is of, behind whom or what it is of; a search has no levels."""
+    return "" if sparsity is None else f" at sparsity {sparsity:g}"
 
 
 def _margin(margin: float, metric: str) -> str:

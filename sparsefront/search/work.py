@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from sparsefront.spaces.domains import Point, Value
 from sparsefront.spaces.shape import Shape
-from sparsefront.spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,15 @@ class Described:
         }
 
 
+class Sets(Protocol):
+    """What a point sets: a space, or what stands for one where candidates are controls of others."""
+
+    def settings(self, point: Point) -> dict[str, Any]:
+        """Study keys and their values."""
+
+
 #: (replicate, point, space of its arm) -> what it is.
-Describe = Callable[[int, Point, Space], Described]
+Describe = Callable[[int, Point, Sets], Described]
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ class SearchLane:
         behind: all rungs that it reached, ascending: (step, name of the checkpoint, share of the training examples
             used on the way there if it grows from rung to rung). Should its checkpoint be lost, it goes on from the one
             before.
-        fixed: columns of dimensions that its arm does not search (`SearchArm.fixed`).
+        fixed: columns of dimensions that its arm does not search (`SearchArm.fixed`), and of a control the number of
+            the candidate that it is held against.
+        keeps_mask: whether controls of it need its mask.
     """
 
     id: str
@@ -118,6 +126,7 @@ class SearchLane:
     checkpoint: str | None
     behind: tuple[tuple[int, str | None, float | None], ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
+    keeps_mask: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -40,7 +40,7 @@ from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import Model, build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
-from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning import SCORES, making_passes
 from sparsefront.trainables.quality import QUALITIES, check_qualities
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS
@@ -222,7 +222,7 @@ class MaskStudy(Study):
         if sparsity not in levels:
             return 0.0
         n_networks = levels.index(sparsity) + 1 if method.goes_alone else 1
-        making = budget_steps(passes, self.training.batch_size) if (passes := self._scoring_passes(pruning)) else 0
+        making = budget_steps(passes, self.training.batch_size) if (passes := self._making_passes(method)) else 0
         each = pruning.retrain_fraction if pruning.survivors == "trained" and method.needs_parent else 1.0
         return method.needs_parent + n_networks * (each + making / self.training.steps)
 
@@ -540,18 +540,13 @@ class MaskStudy(Study):
             **({"making_steps": making} if making else {}),
         }
 
-    def _making_passes(self, arm: Method, *, is_bought: bool) -> float:
+    def _making_passes(self, arm: Method, *, is_bought: bool = False) -> float:
         """Forward+backward passes of an example that scoring takes each time that a mask is made."""
         if isinstance(arm, Selected) and is_bought:  # all else counts the scores that were taken, row by row
             return self.search.draws * self.search.probe_size * FORWARD_PASS
-        return self._scoring_passes(arm.method) if isinstance(arm, Pruned) else 0.0
-
-    def _scoring_passes(self, method: Pruning) -> float:
-        """The same of a pruning method."""
-        if method.when == "during":
+        if not isinstance(arm, Pruned):
             return 0.0
-        ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0
-        return ratios + SCORES[method.score].passes(self.search.probe_size, method.rounds)
+        return making_passes(arm.method, self.search.probe_size, steps=self.training.steps)
 
     @property
     def _validated(self) -> tuple[str, ...]:
@@ -607,7 +602,9 @@ class MaskStudy(Study):
                 except SpaceError as error:
                     raise ConfigError(f"arms.{arm}.densities: {error}") from error
 
-    def _plan(self, dataset: Dataset, workers: int, device: str) -> Plan:
+    def _plan(
+        self, dataset: Dataset, workers: int, device: str, *, stored: Callable[[str], bytes] | None = None
+    ) -> Plan:
         return Plan(self.design(), CandidateNames(self.base()), **self._pack_sizes(workers, device))
 
     def _counts(self, plan: Plan) -> tuple[int, int, int, int]:

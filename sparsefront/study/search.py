@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,9 +14,11 @@ from sparsefront.cluster.halving import RayHalving
 from sparsefront.cluster.ray_cluster import available_cores
 from sparsefront.errors import ConfigError, SpaceError, SparsefrontError, nearest
 from sparsefront.results import Results
+from sparsefront.search.control_run import CONTROL_OF
 from sparsefront.search.design import SearchArm, SearchDesign
 from sparsefront.search.exploration import Exploration
 from sparsefront.search.feasibility import N_DRAWN, scarcity
+from sparsefront.search.methods.controls import control_name
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import OBJECTIVES
@@ -27,7 +29,7 @@ from sparsefront.search.rungs import RUNGS, check_settings, rung_steps
 from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.simulator import SYNTHETIC, LedgerObjective, Objective, StudySimulation, simulate_study
 from sparsefront.search.strategies import strategy_family
-from sparsefront.search.work import Describe, Described
+from sparsefront.search.work import Describe, Described, Sets
 from sparsefront.spaces.allocations import kept_counts
 from sparsefront.spaces.candidate import CandidateNames
 from sparsefront.spaces.domains import Point, shown
@@ -78,6 +80,7 @@ _RESERVED = {
     *(column.name for column in COLUMNS if not column.hyperparameter),
     *(o.column for o in OBJECTIVES.values()),
     *QUALITY_COLUMNS,
+    CONTROL_OF,
 } - {"mask_draw"}
 
 #: Candidates of a study: what the driver keeps of each that is not terminal is bounded, what it keeps of all is not.
@@ -300,6 +303,11 @@ class SearchStudy(Study):
         refusal = family.refusal(space, self.verdict.objectives)
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
+        self._mask_rules.check_controls(f"arms.{name}.controls", arm.controls, space)
+        if taken := {control_name(name, kind) for kind in arm.controls} & self.arms.keys():
+            raise ConfigError(
+                f"arms.{name}.controls: {min(taken)!r} is the name of a control and of an arm; rename the arm"
+            )
         return space
 
     def _check_reproducible(self, name: str, rungs: RungsSection) -> None:
@@ -482,6 +490,8 @@ class SearchStudy(Study):
                         f"arms.{name}.space: {column!r} holds {kind} here and {columns[column]} in another arm; "
                         "give both the same kind of values"
                     )
+        if any(arm.controls for arm in self.arms.values()):
+            columns[CONTROL_OF] = "int64"
         measured = resolved.get("columns", {})
         return {**resolved, "columns": {**measured, **{c: k for c, k in columns.items() if c not in SCHEMA.names}}}
 
@@ -517,7 +527,8 @@ class SearchStudy(Study):
             ends = [_network_at(where, networks, arm.space.settings(point)) for point in arm.space.corners()]
             for model in {id(model): model for model in map(networks.model, ends)}.values():
                 kinds = arm.space.choices_of("masks.kind", self.masks.kind)
-                self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=False)
+                is_scaled = "small_dense" in self.arms[arm.name].controls
+                self._check_module(model, dataset, has_node_masks="node" in kinds, has_small_dense=is_scaled)
             for key, pattern in self._patterns_of(arm):
                 check_pattern_fits(key, pattern, [end.structure for end in ends])
             batch_size = max(end.batch_size for end in ends)
@@ -713,7 +724,7 @@ class SearchStudy(Study):
             raise ConfigError(f"objective={objective!r}: {nearest(objective, SYNTHETIC)}")
         sizes = self._pack_sizes(workers or self.compute.workers or available_cores(), "cpu")
         found = simulate_study(
-            design,
+            dataclasses.replace(design, controls=()),  # which need masks, and a simulation makes none
             self._describer(dataset),
             measured,
             pack_cost=CPU_COST,
@@ -722,10 +733,15 @@ class SearchStudy(Study):
         )
         return dataclasses.replace(found, remarks=tuple(self._remarks(dataset)))
 
-    def _plan(self, dataset: Dataset, workers: int, device: str) -> Exploration:
-        cost = CPU_COST if device == "cpu" else GPU_COST
+    def _plan(
+        self, dataset: Dataset, workers: int, device: str, *, stored: Callable[[str], bytes] | None = None
+    ) -> Exploration:
         return Exploration(
-            self.design(dataset), self._describer(dataset), pack_cost=cost, **self._pack_sizes(workers, device)
+            self.design(dataset),
+            self._describer(dataset),
+            pack_cost=CPU_COST if device == "cpu" else GPU_COST,
+            **self._pack_sizes(workers, device),
+            stored=stored,
         )
 
     def _ray_halving(self) -> dict[str, RayHalving]:
@@ -746,7 +762,7 @@ class SearchStudy(Study):
         """What is known of a candidate before it is trained."""
         networks, names = self._networks(dataset), CandidateNames(self.base())
 
-        def describe(replicate: int, point: Point, space: Space) -> Described:
+        def describe(replicate: int, point: Point, space: Sets) -> Described:
             settings = space.settings(point)
             network = networks.describe(replicate, settings)
             return Described(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.allocations import ALLOCATIONS
+from sparsefront.spaces.controls import CONTROLS
 from sparsefront.spaces.domains import shown
 from sparsefront.spaces.entries import checked_pattern
 from sparsefront.spaces.patterns import parse_pattern
@@ -47,6 +48,45 @@ class MaskRules:
         self._check_methods(where, space)
         self._check_kinds(where, space)
         self._check_dense(where, space)
+
+    def check_controls(self, where: str, controls: Sequence[str], space: Space) -> None:
+        """Refuse controls, written at `where`, that say nothing of an arm's candidates, or cannot be made of them."""
+        for control in controls:
+            if control not in CONTROLS:
+                raise ConfigError(f"{where}: {control!r} {nearest(control, CONTROLS)}")
+        if len(set(controls)) != len(controls):
+            raise ConfigError(f"{where}={list(controls)}: every value may appear once")
+        if not controls:
+            return
+        names = self.methods_of(space)
+        patterns = [parse_pattern(pattern) for pattern in self._patterns_beside(space)]
+        is_removing = bool(space.ends_of("masks.sparsity", self.masks.sparsity)[1])
+        if not is_removing and all(pattern.density is None for pattern in patterns):
+            raise ConfigError(
+                f"{where}: {controls[0]!r} is of networks under a mask, and masks.sparsity is 0 in all candidates; set "
+                "it, in [masks] or in the space, or remove the control"
+            )
+        is_tied = any(name not in ("unstructured", "node") for name in self._patterns_beside(space))
+        going_on = [n for n in names if n in PRUNERS and PRUNERS[n].method.when == "levels"]
+        going_on = [n for n in going_on if PRUNERS[n].method.survivors == "trained"]
+        for control in controls:
+            row = CONTROLS[control]
+            if row.of_drawn and DRAWN in names and space.bits is None:
+                raise ConfigError(
+                    f"{where}: {control!r} {row.of_drawn}, and this arm draws masks; give what draws them an arm "
+                    "without it"
+                )
+            if control == "shuffled" and "weight" in space.choices_of("masks.kind", self.masks.kind) and is_tied:
+                raise ConfigError(
+                    f"{where}: 'shuffled' moves survivors between layers, which patterns tie to them; use "
+                    "'shuffled_layers'"
+                )
+            if row.shuffle is not None and going_on:
+                raise ConfigError(
+                    f"{where}: {control!r} needs weights at other positions, and a level of masks.method="
+                    f"{going_on[0]!r} goes on from those of its own mask alone; remove it, or give the method an arm "
+                    "without it"
+                )
 
     @property
     def pruning(self) -> Pruning | None:

@@ -98,7 +98,8 @@ class ArmSection(Section):
     """One contender: a strategy with its options, and what it changes of the study's budget, rungs and space.
 
     It is judged against the arm `against`, or against each of a list: by default 'random', or the first arm by name
-    whose strategy is random, which itself is judged against nobody. So is an arm with an empty list.
+    whose strategy is random, which itself is judged against nobody. So is an arm with an empty list. Its controls are
+    of the candidates that it completed, each trained once it is over.
     """
 
     strategy: str = "random"
@@ -108,6 +109,15 @@ class ArmSection(Section):
     rungs: RungsSection
     space: dict[str, Any] = Field(default_factory=dict)
     against: str | tuple[str, ...]
+    # Not written where there are none: studies from before it was there stay what they were.
+    controls: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            exclude_if=lambda value: not value,
+            description="controls of the arm's candidates, each an arm of its own",
+        ),
+    ] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -118,13 +128,12 @@ class ArmSection(Section):
                 f"method={toml(values['method'])}: is a key of studies of masks; an arm of a search has it in its "
                 "space: [arms.NAME.space.masks] method"
             )
-        for key in ("controls", "siblings"):
-            if isinstance(values, dict) and key in values:
-                raise ConfigError(
-                    f"{key}={toml(values[key])}: is held against single networks, and an arm of a search is judged "
-                    "by all of its candidates; take members of its front, with their widths and sparsities, into a "
-                    f"study of masks with {key}"
-                )
+        if isinstance(values, dict) and "siblings" in values:
+            raise ConfigError(
+                f"siblings={toml(values['siblings'])}: are second trainings of single networks, and an arm of a search "
+                "has as many as its candidates; take members of its front, with their widths and sparsities, into a "
+                "study of masks with siblings"
+            )
         return values
 
     @model_validator(mode="before")

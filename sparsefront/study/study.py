@@ -18,7 +18,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -263,8 +263,10 @@ class Study(Section):
         return {"columns": self._resolved(dataset).get("columns", {})}
 
     @abc.abstractmethod
-    def _plan(self, dataset: Dataset, workers: int, device: str) -> Any:
-        """All of its work, for so many workers."""
+    def _plan(
+        self, dataset: Dataset, workers: int, device: str, *, stored: Callable[[str], bytes] | None = None
+    ) -> Any:
+        """All of its work, for so many workers; `stored` gives the bits of masks by digest, once there is a ledger."""
 
     def _ray_halving(self) -> dict[str, RayHalving]:
         """Arms whose candidates train alone until Ray's own scheduler stops them."""
@@ -341,7 +343,7 @@ class Study(Section):
             self._annotate(folder)
             cores = max(1, available_cores() // compute.cpus_per_trial)
             workers = compute.workers or (cores if device == "cpu" else 1)
-            plan = self._plan(dataset, workers, device)
+            plan = self._plan(dataset, workers, device, stored=ledger.get_blob)
             progress = Progress(design, lambda: self._counts(plan))
             for batch in ledger.scan(columns=progress.columns_with(plan.columns)):
                 plan.absorb(batch)

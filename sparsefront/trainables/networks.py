@@ -4,6 +4,9 @@ A candidate's settings are study keys over the defaults of the recipe: `model.*`
 (method, kind, pattern, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction)
 say what is removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that
 the allocation fixes, its mask.
+
+A control (`sparsefront.spaces.controls`) has the settings of the candidate that it is held against, with
+`masks.control`, its kind, and `masks.bits`, the mask that the other came to.
 """
 
 from __future__ import annotations
@@ -23,7 +26,17 @@ from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
-from sparsefront.spaces.masks import Mask, Remains, remains, remains_of, split_sections, unpack_bits
+from sparsefront.spaces.controls import CONTROLS, budget_steps, control_key, fresh_weights_key, small_dense
+from sparsefront.spaces.masks import (
+    Mask,
+    Remains,
+    mask_digest,
+    pack_bits,
+    remains,
+    remains_of,
+    split_sections,
+    unpack_bits,
+)
 from sparsefront.spaces.patterns import Pattern, drawn_counts, parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.schedules import geometric
@@ -36,6 +49,7 @@ from sparsefront.trainables.mask_updates import UPDATES, full_size_lanes
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
 from sparsefront.trainables.pruning.cutting import Cutter
+from sparsefront.trainables.pruning.registry import making_passes
 from sparsefront.trainables.rates import RATE_SCHEDULES
 from sparsefront.trainables.recipe import PRECISIONS, Recipe
 
@@ -65,11 +79,14 @@ class Chain:
         method: how it prunes, and what the survivors begin with.
         sparsities: of each level, from 0 (dense) to the candidate's own.
         level_steps: optimiser steps of a level, those that rewinding to a later step than 0 skips included.
+        given: the mask of its only level after the dense one, where it is known beforehand; None to cut it. The dense
+            training then ends where its weights are taken from.
     """
 
     method: Pruning
     sparsities: tuple[float, ...]
     level_steps: int
+    given: Mask | None = None
 
     @property
     def rewind_step(self) -> int:
@@ -113,6 +130,34 @@ class Changing:
 
     method: Pruning
     sparsity: float
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """The candidate that a control is held against.
+
+    Attributes:
+        control: name of the control's kind, a row of `sparsefront.spaces.controls.CONTROLS`.
+        method: how it came to its mask; None where that was drawn or searched.
+        chain: its trainings, if it is a chain.
+        steps: optimiser steps of its training; of a chain, of each level.
+        batch_size: examples in a step.
+    """
+
+    control: str
+    method: Pruning | None
+    chain: Chain | None
+    steps: int
+    batch_size: int
+
+    def budget(self, n_examples: int) -> int:
+        """Optimiser steps that all of its passes pay for, where scores read `n_examples`."""
+        made = 0.0 if self.method is None else making_passes(self.method, n_examples, steps=self.steps)
+        making = budget_steps(made, self.batch_size) if made else 0
+        if self.chain is None:
+            return self.steps + making
+        n_levels = len(self.chain.sparsities) - 1
+        return self.steps + n_levels * (self.steps - self.chain.rewind_step + making)
 
 
 #: Fields of its method that a candidate may set, if the method reads them.
@@ -192,6 +237,7 @@ class Network:
         batch_size: examples in a step.
         data_fraction: share of the training examples that is trained on.
         precision: of matrix products in training.
+        fresh: (2,) uint64 key of initial weights that are drawn for it; None for those of its parent.
     """
 
     replicate: int
@@ -215,6 +261,7 @@ class Network:
     chain: Chain | None = None
     scored: Scored | None = None
     changing: Changing | None = None
+    fresh: npt.NDArray[np.uint64] | None = None
 
     def with_mask(self, mask: Mask) -> Network:
         """The same network once its mask is cut from its initial weights."""
@@ -329,8 +376,10 @@ class Networks:
                 raise ConfigError(f"{key}={value!r}: must be a key of {', '.join(sections)}; correct the space")
             sections[section][name] = value
         model, masks, training = sections.values()
+        control = masks.pop("control", None)
         method = self._method(masks)
-        has_updates = method is not None and method.when == "during"
+        # The mask of a control stays, and its pack is that of any mask.
+        has_updates = method is not None and method.when == "during" and control is None
         arch = self._architecture_of(model, is_alone=has_updates)
         hyper = replace(recipe.hyper, **{key: training.pop(key) for key in _HYPERPARAMETERS if key in training})
         optimizer = training.pop("optimizer", schedule.optimizer)
@@ -356,6 +405,22 @@ class Networks:
         if method is not None and (density := parse_pattern(method.pattern).density) is not None:
             masks["sparsity"] = 1 - density
         chain = None if method is None or not method.needs_parent else self._chain(method, masks, steps)
+        masked = partial(
+            self._masked,
+            arch,
+            replicate=replicate,
+            group=f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
+            batch_size=batch_size,
+            steps=steps,
+            # Masks that change need the dense gradient of all weights at their places.
+            is_ragged=arch.is_perceptron and precision == "float32" and not has_updates,
+        )
+        if control is None:
+            own = {**masked(masks, method), "chain": chain}
+        else:
+            how = Controlled(control, method, chain, steps, batch_size)
+            steps, own = self._controlled(how, arch, masks, replicate, masked)
+            chain = own["chain"]
         return Network(
             replicate=replicate,
             optimizer=optimizer,
@@ -366,18 +431,7 @@ class Networks:
             precision=precision,
             architecture=arch,
             structure=arch.structure,
-            chain=chain,
-            **self._masked(
-                arch,
-                masks,
-                method,
-                replicate,
-                f"{arch.group} {optimizer} {batch_size} {data_fraction!r} {precision}",
-                batch_size,
-                steps,
-                # Masks that change need the dense gradient of all weights at their places.
-                is_ragged=arch.is_perceptron and precision == "float32" and not has_updates,
-            ),
+            **own,
         )
 
     def _method(self, masks: Mapping[str, Any]) -> Pruning | None:
@@ -410,13 +464,13 @@ class Networks:
     def _masked(
         self,
         arch: Architecture,
-        masks: dict[str, Any],
+        masks: Mapping[str, Any],
         method: Pruning | None,
+        *,
         replicate: int,
         group: str,
         batch_size: int,
         steps: int,
-        *,
         is_ragged: bool,
     ) -> dict[str, Any]:
         """What depends on the mask: fields of `Network`."""
@@ -513,6 +567,54 @@ class Networks:
             "scored": scored,
             "changing": changing,
         }
+
+    def _controlled(
+        self,
+        of: Controlled,
+        arch: Architecture,
+        masks: Mapping[str, Any],
+        replicate: int,
+        masked: Callable[..., dict[str, Any]],
+    ) -> tuple[int, dict[str, Any]]:
+        """Steps of a control's training (of a chain, of each level), and what else of `Network` it decides.
+
+        Args:
+            of: the candidate that it is held against.
+            arch: of both.
+            masks: what the settings say of masks; `bits` is the mask of that candidate.
+            replicate: of both.
+            masked: gives fields of a network with a mask, as `_masked` does.
+        """
+        recipe, structure, row, method = self.recipe, arch.structure, CONTROLS[of.control], of.method
+        kind, sparsity = masks.get("kind", recipe.mask_kind), float(masks.get("sparsity", recipe.sparsity))
+        dense = masked({"kind": kind, "sparsity": 0.0}, None) | {"sparsity": sparsity, "chain": None}
+        if row.network == "parent":
+            return of.budget(recipe.probe_size), dense
+        bits, level = masks["bits"], level_key(sparsity)
+        mask = unpack_bits(bits, sum(structure.section_sizes(kind)))
+        key = control_key(recipe.seed, of.control, mask_digest(bits), replicate, level)
+        if row.network == "small":
+            small = small_dense(structure, kind, mask)
+            own = {
+                "compact": small,
+                "n_params": small.n_params,
+                "macs": small.macs,
+                "weight_sparsity": 1 - small.n_weights / structure.n_weights,
+                "shape": replace(dense["shape"], tensors=_shapes(arch, small)),
+                "fresh": key,
+            }
+            return of.steps, dense | own
+        fresh = fresh_weights_key(recipe.seed, replicate, level) if row.fresh_weights else None
+        if row.shuffle is not None:
+            pattern = masks.get("pattern", recipe.pattern) if method is None else method.pattern
+            mask = row.shuffle(structure, kind, mask, key, 0, pattern=pattern if kind == "weight" else None)
+        given = {"kind": kind, "sparsity": sparsity, "bits": pack_bits(mask).tobytes()}
+        is_going_on = method is not None and (method.keeps_weights or bool(of.chain and of.chain.rewind_step))
+        if of.chain is None or row.fresh_weights or not is_going_on:
+            is_frozen = method is not None and method.update == "edge_popup"
+            return 0 if is_frozen else of.steps, {**masked(given, None), "chain": None, "fresh": fresh}
+        chain = replace(of.chain, sparsities=(0.0, sparsity), given=mask)
+        return of.steps, {**masked(given, method), "chain": chain, "draw_mask": None}
 
     def _beginning(
         self, arch: Architecture, kind: str, changing: Changing, replicate: int, draw: int
@@ -680,6 +782,10 @@ class Networks:
         of the same counts, sparsity and number are the same.
         """
         parent = self._parent(network.architecture.key, network.replicate)
+        if network.fresh is not None:
+            own = network.compact if network.mask is None else network.structure
+            numbers = np.random.Generator(np.random.Philox(key=network.fresh))
+            parent = initial_weights(own, network.architecture.init, numbers)
         keep = self.keep(network)
         if network.changing is not None and network.mask is not None and network.mask_kind == "node":
             tensors = {name: torch.from_numpy(w) for name, w in parent.items()}

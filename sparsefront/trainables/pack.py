@@ -621,6 +621,6 @@ def batch_order(n_train: int, batch_size: int, steps: int, generator: np.random.
     per_epoch = n_train // batch_size
     epochs = [
         generator.permutation(n_train)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
-        for _ in range(-(-steps // per_epoch))
+        for _ in range(max(1, -(-steps // per_epoch)))
     ]
     return np.concatenate(epochs)[:steps].astype(np.int64)

@@ -83,6 +83,8 @@ _KEPT_MASKS = 256
 class LaneSpec:
     """One segment of one candidate: its settings, and the steps after which it begins and ends.
 
+    With `keeps_mask` the bits of its mask are told of it, once it has completed: its controls need them.
+
     It goes on from the last good state there is: one that was left on the way, `checkpoint`, one of those `behind` it,
     or the beginning. `behind` are the ends of earlier segments, ascending and with the last one: (step, checkpoint,
     share of the training examples used on the way there, None for that of the settings). What has to be trained again
@@ -95,6 +97,7 @@ class LaneSpec:
     stop_step: int
     checkpoint: str | None = None
     behind: tuple[tuple[int, str | None, float | None], ...] = ()
+    keeps_mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class SegmentResult:
             built.
         mask_kind: 'none', 'node' or 'weight'.
         mask_digest: of the packed bits; None without a mask.
+        mask_bits: these bits, where they are kept; None where not.
         error: what failed, with traceback.
         columns: what was measured besides of a candidate that ended.
     """
@@ -143,6 +147,7 @@ class SegmentResult:
     remains: Remains | None = None
     mask_kind: str = "none"
     mask_digest: str | None = None
+    mask_bits: bytes | None = None
     error: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
 
@@ -451,7 +456,10 @@ class SegmentShop:
             stop = min(job.spec.stop_step, job.network.steps)
             chain = job.network.chain
             rates = job.network.level_steps if has_rates else 0
-            kind = (0,) if chain is None else (chain.level_steps, chain.rewind_step, chain.goes_on, chain.lr_offset)
+            kind: tuple[Any, ...] = ()
+            if chain is not None:
+                ends_early = chain.given is not None
+                kind = (chain.level_steps, chain.rewind_step, chain.goes_on, chain.lr_offset, ends_early)
             key = (job.network.shape.group, job.start_step, stop, rates, *kind, _to_repeat(job))
             classes.setdefault(key, []).append(job)
         groups: list[list[_Job]] = []
@@ -599,6 +607,8 @@ class SegmentShop:
             for r in ended:
                 job = jobs[r.lane]
                 kind, mask, left = job.left()
+                bits = None if mask is None else pack_bits(mask).tobytes()
+                is_kept = job.spec.keeps_mask and r.lane in test
                 test_loss, test_error = test.get(r.lane, (None, None))
                 curve = _curve(job.state, r, offset)
                 ending = 0.0
@@ -624,7 +634,8 @@ class SegmentShop:
                             checkpoint=checkpoint if r.lane in paused else None,
                             remains=left,
                             mask_kind=kind,
-                            mask_digest=None if mask is None else mask_digest(pack_bits(mask)),
+                            mask_digest=None if bits is None else mask_digest(bits),
+                            mask_bits=bits if is_kept else None,
                             columns=columns.get(r.lane, {}),
                         ),
                     )
@@ -677,7 +688,8 @@ class SegmentShop:
         origin: Arrays = {**built.weights, **job.part(_REWOUND)}
         # The dense level had begun with the initial weights, whatever the others rewind to.
         start = built.weights if leg.level == 1 else origin
-        job.mask = self._cut(job, had, weights, start, leg.level)
+        given = network.chain.given
+        job.mask = self._cut(job, had, weights, start, leg.level) if given is None else given
         if network.chain.goes_on:
             origin = weights if had is None else _scattered(network.structure, had, weights)
         parts = split_sections(network.structure, network.mask_kind, job.mask)
@@ -774,6 +786,9 @@ def _legs(network: Network, start: int, stop: int, repeated: Sequence[tuple[int,
     length, rewind = chain.level_steps, chain.rewind_step
     while start < stop:
         level, done = divmod(start, length)
+        if chain.given is not None and not level and done == rewind > 0:  # its mask is not cut from what comes then
+            start = length
+            continue
         end = rewind if not level and done < rewind else length
         legs.append(_Leg(level, rewind if level else done, end))
         start = level * length + end

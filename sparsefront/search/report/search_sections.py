@@ -30,6 +30,7 @@ from sparsefront.search.report.sections import (
     Columns,
     arm_name,
     as_judged,
+    controls_part,
     cost_table,
     fact_list,
     failures_details,
@@ -155,7 +156,25 @@ def comparison_section(numbers: Record) -> Markup:
         },
     )
     notes = bullets((f"{row['arm']}: {row['note']}" for row in map(as_judged, rows) if row["note"]), css="note")
-    return section("verdict", title, paragraph(words), judged, notes)
+    return section("verdict", title, paragraph(words), judged, notes, controls_of_search(numbers))
+
+
+def controls_of_search(numbers: Record) -> str:
+    """Show what the networks of each arm came to against their controls; nothing if there are none."""
+    words = (
+        "A control changes one thing about a network: a difference to it says that this thing matters. Every candidate "
+        "that an arm completed has its own, with the same settings, trained to the end; each side is the mean over "
+        "these candidates, and both are paired over replicates. The p-values are corrected for all rows of this table "
+        "(Holm) and for no others."
+    )
+    return controls_part(
+        numbers,
+        words,
+        before={
+            "arm": lambda row: arm_name(numbers, row["arm"]),
+            "control": lambda row: text(row["control"]),
+        },
+    )
 
 
 def attainment_section(numbers: Record) -> Markup:

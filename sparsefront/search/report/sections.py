@@ -140,28 +140,43 @@ def accuracy_section(numbers: Record) -> Markup:
 
 def _controls(numbers: Record) -> str:
     """Show what each arm came to against its controls; nothing if there are none."""
-    rows = numbers["verdict"]["controls"]
-    if not any(row["n"] for row in rows):
-        return ""
     words = (
         "A control changes one thing about an arm: a difference to it says that this thing matters. One network is "
         "compared with one network, whatever they cost, paired over replicates. The p-values are corrected for all "
         "rows of this table (Holm) and for no others."
     )
-    metric = METRICS[numbers["metric"]]
+    return controls_part(
+        numbers,
+        words,
+        before={
+            "arm": lambda row: arm_name(numbers, row["arm"]),
+            "control": lambda row: arm_name(numbers, control_name(row["arm"], row["control"])),
+            "level": lambda row: level_name(numbers, row["sparsity"]),
+        },
+    )
+
+
+def controls_part(numbers: Record, words: str, *, before: Columns) -> str:
+    """Tabulate arms against their controls, with what matters in sentences; nothing if there are none.
+
+    Args:
+        numbers: of the page.
+        words: what is compared.
+        before: columns that say who is, as of `judged_table`.
+    """
+    rows = numbers["verdict"]["controls"]
+    if not any(row["n"] for row in rows):
+        return ""
+    metric = METRICS[rows[0]["metric"]]
     caption = (
-        f"Difference of the arm to its control in {_unit(numbers)} (positive = arm better) with its "
+        f"Difference of the arm to its control in {metric.unit} (positive = arm better) with its "
         f"{100 * (1 - numbers['study']['alpha']):.4g}% interval; shaded: the margin of equivalence, "
         f"±{metric.scale * rows[0]['margin']:.3g}; a triangle points to what lies beyond the scale."
     )
     judged = judged_table(
         caption,
         rows,
-        before={
-            "arm": lambda row: arm_name(numbers, row["arm"]),
-            "control": lambda row: arm_name(numbers, control_name(row["arm"], row["control"])),
-            "level": lambda row: level_name(numbers, row["sparsity"]),
-        },
+        before=before,
         difference=lambda row: shown_difference(row, scale=metric.scale, digits=metric.digits),
         reach=_reach(rows),
         after={},
@@ -355,14 +370,13 @@ def _remarks(rows: Sequence[Record]) -> str:
     concerned: dict[str, dict[str, list[str]]] = {}
     for row in map(as_judged, rows):
         if row["note"]:
-            concerned.setdefault(row["note"], {}).setdefault(row["arm"], []).append(f"{100 * row['sparsity']:.4g}%")
-    return bullets(
-        (
-            f"{'; '.join(f'{arm} at ' + ', '.join(levels) for arm, levels in arms.items())}: {remark}"
-            for remark, arms in concerned.items()
-        ),
-        css="note",
-    )
+            levels = concerned.setdefault(row["note"], {}).setdefault(row["arm"], [])
+            levels += [] if row["sparsity"] is None else [f"{100 * row['sparsity']:.4g}%"]
+    said = {
+        remark: "; ".join(f"{arm} at {', '.join(levels)}" if levels else arm for arm, levels in arms.items())
+        for remark, arms in concerned.items()
+    }
+    return bullets((f"{whom}: {remark}" for remark, whom in said.items()), css="note")
 
 
 def front_section(numbers: Record) -> Markup:

@@ -20,8 +20,9 @@ compared with that arm, as a family of their own, single network against single 
 Not here: the statistics themselves (``statistics``) and the front (``front``).
 """
 
+from sparsefront.search.verdict.controls import ControlPairs, compare_controls
 from sparsefront.search.verdict.families import judged_effects, label_of
 from sparsefront.search.verdict.judging import judge
 from sparsefront.search.verdict.record import VERDICT_COLUMNS
 
-__all__ = ["VERDICT_COLUMNS", "judge", "judged_effects", "label_of"]
+__all__ = ["VERDICT_COLUMNS", "ControlPairs", "compare_controls", "judge", "judged_effects", "label_of"]

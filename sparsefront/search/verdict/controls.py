@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import LAYER_RATIOS, ControlComparison
 from sparsefront.search.methods.controls import control_name
 from sparsefront.search.statistics import Floats, paired_effects
@@ -32,7 +32,7 @@ def arms_against_controls(networks: Networks, record: Record, design: Design) ->
         for name, (arm, kind) in controls_of(design).items()
         for level in levels_of(record, design, name)
     ]
-    return _compare(pairs, design)
+    return compare_controls(pairs, design)
 
 
 def layer_ratios(networks: Networks, record: Record, design: Design) -> tuple[ControlComparison, ...]:
@@ -48,22 +48,25 @@ def layer_ratios(networks: Networks, record: Record, design: Design) -> tuple[Co
         for within, anywhere in [(control_name(arm, "shuffled_layers"), control_name(arm, "shuffled"))]
         for level in levels_of(record, design, anywhere)
     ]
-    return _compare(pairs, design)
+    return compare_controls(pairs, design)
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """One arm against one of its controls at one level: (n,) values of each replicate that has both."""
+class ControlPairs:
+    """One arm against one of its controls at one level: (n,) values of each replicate that has both.
+
+    ``level`` is None where all are taken together; ``notes`` is what the reader must know besides.
+    """
 
     arm: str
     control: str
-    level: float
+    level: float | None
     arm_values: Floats
     control_values: Floats
-    n_nothing_to_control: int  # replicates in which the arm diverged, and left no mask
+    notes: tuple[str, ...] = ()
 
 
-def _pair(networks: Networks, *, arm: str, control: str, level: float, compared: tuple[str, str]) -> _Pairs:
+def _pair(networks: Networks, *, arm: str, control: str, level: float, compared: tuple[str, str]) -> ControlPairs:
     """Pair the two that are compared, by their names in the ledger: in each replicate the mean over their networks."""
     mine_of, theirs_of = compared
     found: list[tuple[float, float]] = []
@@ -76,21 +79,20 @@ def _pair(networks: Networks, *, arm: str, control: str, level: float, compared:
             value, control_value = float(networks.value[mine].mean()), float(networks.value[theirs].mean())
             found.append((value, without_rounding(value, control_value)))
     columns = np.array(found, dtype=np.float64).reshape(-1, 2).T
-    return _Pairs(arm, control, level, columns[0], columns[1], n_nothing)
+    nothing = (f"the arm diverged in {n_nothing} of them and left nothing to control",) if n_nothing else ()
+    return ControlPairs(arm, control, level, columns[0], columns[1], nothing)
 
 
-def _compare(family: Sequence[_Pairs], design: Design) -> tuple[ControlComparison, ...]:
-    """Test arms against their controls, as one family."""
+def compare_controls(family: Sequence[ControlPairs], design: Design | SearchDesign) -> tuple[ControlComparison, ...]:
+    """Test arms against their controls by the study's metric, as one family."""
     differences = [pairs.arm_values - pairs.control_values for pairs in family]
-    margins = [design.equivalence_margin] * len(family)
+    margins = [design.margin_of(design.metric)] * len(family)
     names = [f"{design.metric}/{control_name(pairs.arm, pairs.control)}/{pairs.level!r}/control" for pairs in family]
     rngs = [seeded(design, name) for name in names]
     effects = paired_effects(differences, margins=margins, rngs=rngs, level=1.0 - design.alpha)
     comparisons = []
     for pairs, effect in zip(family, judged_effects(effects, differences, margins, alpha=design.alpha), strict=True):
-        notes = missing_notes(effect.n, design)
-        if pairs.n_nothing_to_control:
-            notes.append(f"the arm diverged in {pairs.n_nothing_to_control} of them and left nothing to control")
+        notes = [*missing_notes(effect.n, design), *pairs.notes]
         comparisons.append(
             ControlComparison(
                 **vars(effect),

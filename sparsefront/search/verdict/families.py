@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsefront.search.design import Design
+from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import JudgedEffect
 from sparsefront.search.statistics import Floats, PairedEffect, replicates_needed
 from sparsefront.spaces.seeds import generator
@@ -64,12 +64,12 @@ def judged_effects(
     return found
 
 
-def seeded(design: Design, what: str) -> np.random.Generator:
+def seeded(design: Design | SearchDesign, what: str) -> np.random.Generator:
     """Seed a bootstrap by what it is for, so that it does not depend on what else is judged."""
     return generator(design.seed, f"verdict/{what}")
 
 
-def missing_notes(n: int, design: Design) -> list[str]:
+def missing_notes(n: int, design: Design | SearchDesign) -> list[str]:
     """Say how many replicates have no pair."""
     if n == 0:
         return ["no replicate has both networks"]

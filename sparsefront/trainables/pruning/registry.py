@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
+from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.schedules import geometric
 from sparsefront.trainables.pruning.scores import (
     apoz,
@@ -242,6 +243,23 @@ SCORES: Mapping[str, Score] = {
         passes_each=1 / 3,
     ),
 }
+
+
+def making_passes(method: Pruning, n_examples: int, *, steps: int) -> float:
+    """Forward+backward passes of an example that scores take to make one mask of a method.
+
+    Args:
+        method: how the mask is made.
+        n_examples: examples that scores read.
+        steps: of the training, for masks that change in it.
+
+    >>> making_passes(Pruning("init", score="snip"), 100, steps=10)
+    100.0
+    """
+    if method.when == "during":
+        return 0.0
+    ratios = SCORES[method.counts_of].passes(n_examples) if method.counts_of else 0.0
+    return ratios + SCORES[method.score].passes(n_examples, method.rounds)
 
 
 def iterative_mask(

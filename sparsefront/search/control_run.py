@@ -1,0 +1,107 @@
+"""The run of a control: for each candidate that another run completed, one that differs from it in one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sparsefront.search.design import RungSettings, SearchControl, SearchDesign
+from sparsefront.search.run import Candidate, Measures, Run
+from sparsefront.search.work import Describe, Described
+from sparsefront.spaces.controls import CONTROLS
+from sparsefront.spaces.domains import Point, Value
+
+#: Column of a control's rows: the number of the candidate that it is held against, in its arm and replicate.
+CONTROL_OF = "control_of"
+
+
+class ControlRun(Run):
+    """Controls of one run, in the order of the candidates that they are held against.
+
+    It begins when that run is over. No rung stops its candidates, for what they are held against was trained to its
+    end, and no constraint keeps them out: they are what they are because of another network.
+    """
+
+    def __init__(
+        self,
+        design: SearchDesign,
+        control: SearchControl,
+        original: Run,
+        describe: Describe,
+        measures: Measures,
+        stored: Callable[[str], bytes],
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            design: what was asked.
+            control: which control of the run `original` it is.
+            original: what it is held against.
+            describe: what follows from a point.
+            measures: columns that the study reads.
+            stored: packed bits of a mask by its digest.
+        """
+        arm = replace(original.arm, name=control.name, strategy="random", options={}, rungs=RungSettings(), against=())
+        super().__init__(design, arm, original.replicate, describe, measures)
+        self._original, self._kind, self._stored = original, control.kind, stored
+        self._known_before, self._known_after = [], []
+        self._varies_steps = True
+        self._numbers: list[int] = []
+
+    @property
+    def can_propose(self) -> bool:
+        """Whether its next batch can be asked for now."""
+        # A run that is replayed need not have asked yet whether it has more.
+        while not self.is_exhausted and self._original.can_propose and self._is_settled:
+            self._original.propose()
+        return not self.is_exhausted and self._original.is_over
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._original.n_terminal == self._original.n_proposed
+
+    def may_open(self, n_back: int) -> bool:
+        """Whether something could be handed out; not while the other run goes on."""
+        return self._original.is_over
+
+    def propose(self) -> None:
+        """Take the next batch of candidates that the other run completed."""
+        if not self._numbers:
+            self._numbers = sorted(self._original.completed)
+        stop = min(len(self._numbers), self.n_proposed + self.arm.batch)
+        self._grow(stop)
+        for number in range(self.n_proposed, stop):
+            self.n_proposed += 1
+            point, _ = self._original.completed[self._numbers[number]]
+            self._enter(Candidate(self, number, point))
+        if stop == len(self._numbers):
+            self._exhaust()
+
+    def described(self, candidate: Candidate, *, first: int) -> Described:
+        """What follows from a candidate."""
+        return self._describe(self.replicate, candidate.point, _Given(self.settings_of(candidate)))
+
+    def settings_of(self, candidate: Candidate) -> dict[str, Any]:
+        """Study keys that a candidate sets: those of the other, the kind of control, and the other's mask."""
+        _, digest = self._original.completed[self._numbers[candidate.number]]
+        settings = {**self.arm.space.settings(candidate.point), "masks.control": self._kind}
+        if CONTROLS[self._kind].network == "parent":  # which has none
+            settings.pop("masks.bits", None)
+            return settings
+        return {**settings, "masks.bits": self._stored(digest)}
+
+    def fixed_of(self, candidate: Candidate) -> dict[str, Value]:
+        """Columns of a candidate that its point does not tell."""
+        return {**super().fixed_of(candidate), CONTROL_OF: self._numbers[candidate.number]}
+
+
+class _Given:
+    """Settings that are known already, in place of a space."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    def settings(self, point: Point) -> dict[str, Any]:
+        """The settings, whatever the point."""
+        return self._settings

@@ -1,0 +1,164 @@
+"""What the controls of a search's arms came to, beside the candidates that they are held against.
+
+An arm of a search is many networks. Each control is of one of them that completed, with its settings: in a replicate
+the two sides are the means over all candidates whose control completed, too, or diverged, which is worth guessing.
+Nothing is chosen: who was stopped at a rung has no control, and neither side is the best of several.
+
+Not here: the statistics (``verdict``), and how controls are trained (``control_run``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparsefront.search.columns import check_columns, equals, numbers_in
+from sparsefront.search.control_run import CONTROL_OF
+from sparsefront.search.design import SearchDesign
+from sparsefront.search.findings import LAYER_RATIOS, ControlComparison, Spent
+from sparsefront.search.front import Batches, chunks
+from sparsefront.search.methods.controls import control_name
+from sparsefront.search.metrics import METRICS
+from sparsefront.search.verdict import ControlPairs, compare_controls
+from sparsefront.search.wording import control_sentences, what_matters
+
+Floats = npt.NDArray[np.float64]
+
+_COLUMNS = ("stage", "arm", "replicate", "slot", "outcome", "reused", "mask_digest", "test_error")
+_COSTS = ("passes", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """What was found of the controls of a search, and what they cost; nothing of a search without any.
+
+    ``n_planned`` is how many there are to be, of the candidates that have completed; ``n_ended`` how many have ended.
+    """
+
+    comparisons: tuple[ControlComparison, ...] = ()
+    layer_ratios: tuple[ControlComparison, ...] = ()
+    matters: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    spent: tuple[Spent, ...] = ()
+    n_planned: int = 0
+    n_ended: int = 0
+
+
+def controlled_columns(design: SearchDesign) -> list[str]:
+    """List the ledger's columns that :func:`judge_controls` reads; none without controls."""
+    return [*_COLUMNS, *_COSTS, CONTROL_OF] if design.controls else []
+
+
+def judge_controls(batches: Batches, design: SearchDesign) -> Controlled:
+    """Compare the arms of a search with their controls.
+
+    Args:
+        batches: a ledger's table or record batches, with at least ``controlled_columns(design)``; not read without
+            controls.
+        design: what was asked.
+
+    Raises:
+        ConfigError: if a column is missing.
+    """
+    if not design.controls:
+        return Controlled()
+    columns, parts = controlled_columns(design), []
+    involved = pa.array([*{c.arm for c in design.controls}, *(c.name for c in design.controls)])
+    for chunk in chunks(batches):
+        check_columns(chunk, columns, listed_by="controlled.controlled_columns")
+        own = pc.and_(pc.equal(chunk["stage"], "trained"), pc.is_in(chunk["arm"], involved))
+        parts.append(chunk.select(columns).filter(own))
+    rows = pa.concat_tables(parts) if parts else pa.table({name: [] for name in columns})
+    values = _values(rows, design)
+    family = [_pair(values, design, arm=c.arm, control=c.kind, compared=(c.arm, c.name)) for c in design.controls]
+    kinds: dict[str, set[str]] = {}
+    for control in design.controls:
+        kinds.setdefault(control.arm, set()).add(control.kind)
+    both = [arm for arm, of_arm in kinds.items() if {"shuffled_layers", "shuffled"} <= of_arm]
+    ratios = [
+        _pair(
+            values,
+            design,
+            arm=arm,
+            control=LAYER_RATIOS,
+            compared=(control_name(arm, "shuffled_layers"), control_name(arm, "shuffled")),
+        )
+        for arm in both
+    ]
+    comparisons, of_ratios = compare_controls(family, design), compare_controls(ratios, design)
+    matters = what_matters(comparisons, of_ratios, design)
+    names = pa.array([c.name for c in design.controls])
+    eligible = equals(rows, "outcome", "completed") & ~_reused(rows)
+    eligible &= np.asarray(pc.is_valid(rows["mask_digest"]), dtype=np.bool_)
+    n_of_arm = {arm: int(np.count_nonzero(eligible & equals(rows, "arm", arm))) for arm in kinds}
+    return Controlled(
+        comparisons,
+        of_ratios,
+        matters,
+        tuple(control_sentences(comparisons, design)),
+        _spent(rows, design),
+        n_planned=sum(n_of_arm[c.arm] for c in design.controls),
+        n_ended=int(pc.sum(pc.is_in(rows["arm"], names)).as_py() or 0),
+    )
+
+
+#: Of each arm and replicate: the value of a network by the number of the candidate that it is, or is a control of.
+_Values = Mapping[tuple[str, int], Mapping[int, float]]
+
+
+def _values(rows: pa.Table, design: SearchDesign) -> _Values:
+    """Values of the networks that say something: those that completed, and controls that diverged."""
+    names = {c.name for c in design.controls}
+    error, outcome = numbers_in(rows, "test_error"), rows["outcome"].to_pylist()
+    value = METRICS[design.metric].from_error(error)
+    numbers = zip(rows["slot"].to_pylist(), rows[CONTROL_OF].to_pylist(), strict=True)
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    places = zip(rows["arm"].to_pylist(), rows["replicate"].to_pylist(), strict=True)
+    for i, (place, (slot, original), reused) in enumerate(zip(places, numbers, _reused(rows), strict=True)):
+        if reused:
+            continue
+        of_place = found.setdefault(place, {})
+        if outcome[i] == "completed" and np.isfinite(value[i]):
+            of_place[slot if original is None else original] = float(value[i])
+        elif outcome[i] == "diverged" and place[0] in names and original is not None:
+            of_place[original] = design.value_of_guessing
+    return found
+
+
+def _pair(values: _Values, design: SearchDesign, *, arm: str, control: str, compared: tuple[str, str]) -> ControlPairs:
+    """Pair two sides by their names in the ledger: in each replicate the means over the networks that both have."""
+    sides: list[tuple[float, float]] = []
+    n_left_out = 0
+    for replicate in range(design.replicates):
+        mine, theirs = (values.get((name, replicate), {}) for name in compared)
+        shared = sorted(mine.keys() & theirs.keys())
+        if shared:
+            n_left_out += len(mine) - len(shared)
+            differences = [mine[number] - theirs[number] for number in shared]
+            mean = float(np.mean([mine[number] for number in shared]))
+            # The mean of differences that are zero is zero, whatever the means of the sides are rounded to.
+            sides.append((mean, mean - float(np.mean(differences))))
+    columns = np.array(sides, dtype=np.float64).reshape(-1, 2).T
+    notes = (f"{n_left_out:,} candidates have no control to be held against",) if n_left_out else ()
+    return ControlPairs(arm, control, None, columns[0], columns[1], notes)
+
+
+def _spent(rows: pa.Table, design: SearchDesign) -> tuple[Spent, ...]:
+    """What each control cost, and what became of its candidates."""
+    found = []
+    for control in design.controls:
+        own = rows.filter(pc.equal(rows["arm"], control.name))
+        counts = {row["values"]: row["counts"] for row in own["outcome"].value_counts().to_pylist()}
+        passes, flops, seconds = (float(np.nansum(numbers_in(own, name))) for name in _COSTS)
+        if own.num_rows:
+            found.append(Spent(control.name, passes, flops, seconds, own.num_rows, counts))
+    return tuple(found)
+
+
+def _reused(rows: pa.Table) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(rows["reused"], False), dtype=np.bool_)
