@@ -604,8 +604,7 @@ def _print_claims(console: Console, findings: Sequence[ClaimFinding]) -> None:
         console.print(Padding(Text(f"{finding.claim.claim} ({finding.claim.paper})"), (0, 0, 0, 2)))
         console.print(Padding(Text(f"original: {finding.claim.original_scale}", style="dim"), (0, 0, 0, 2)))
         console.print(Padding(Text(f"here: {finding.claim.our_scale}", style="dim"), (0, 0, 0, 2)))
-    if left_out:
-        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
+    _print_left_out(console, left_out)
 
 
 def _print_verdict(console: Console, verdict: Verdict | SearchVerdict, *, alpha: float) -> None:
@@ -643,12 +642,17 @@ def _print_search_verdict(console: Console, verdict: SearchVerdict, *, alpha: fl
                 console.print(Padding(Text(f"{row['arm']}: {row['note']}", style="dim"), (0, 0, 0, 2)))
         console.print()
     controls = control_rows(verdict.controls)
-    left_out += _print_controls(console, controls, each="means over its completed candidates", alpha=alpha)
+    left_out += _print_controls(console, controls, each="candidate by candidate", alpha=alpha)
     console.print(Text(verdict.headline, style="bold"))
     for sentence in verdict.sentences[len(rows) + len(verdict.controls) :]:  # the first ones say what tables do
         console.print(Text(sentence))
-    if left_out:
-        console.print(Text(f"(no room for {', '.join(left_out)}; --format json has everything)", style="dim"))
+    _print_left_out(console, left_out)
+
+
+def _print_left_out(console: Console, headings: Iterable[str]) -> None:
+    """Say which columns had no room."""
+    if listed := ", ".join(dict.fromkeys(headings)):
+        console.print(Text(f"(no room for {listed}; --format json has everything)", style="dim"))
 
 
 def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> None:
@@ -665,9 +669,7 @@ def _print_mask_verdict(console: Console, verdict: Verdict, *, alpha: float) -> 
     n_of_table = len({(row["metric"], row["arm"]) for row in rows}) + len({(r["arm"], r["control"]) for r in controls})
     for sentence in verdict.sentences[n_of_table:]:  # the first ones say what the table does
         console.print(Text(sentence))
-    if left_out:
-        listed = ", ".join(dict.fromkeys(left_out))
-        console.print(Text(f"(no room for {listed}; --format json has everything)", style="dim"))
+    _print_left_out(console, left_out)
 
 
 def _print_controls(console: Console, rows: Sequence[Mapping[str, str]], *, each: str, alpha: float) -> list[str]:

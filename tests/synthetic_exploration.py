@@ -14,7 +14,7 @@ from sparsefront.search.design import RungSettings, SearchArm, SearchDesign
 from sparsefront.search.exploration import Exploration
 from sparsefront.search.packing import CPU_COST
 from sparsefront.search.schema import SCHEMA
-from sparsefront.search.work import Decision, Described, SegmentWork
+from sparsefront.search.work import Decision, Described, SegmentWork, Sets
 from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.domains import Point
 from sparsefront.spaces.shape import Shape
@@ -28,9 +28,9 @@ SPACE = {
 }
 
 
-def describe(replicate: int, point: Point, space: Space) -> Described:
+def describe(replicate: int, point: Point, space: Sets) -> Described:
     """A multilayer perceptron 40-widths-10, masked; as cheap as can be."""
-    settings = space.settings(point)
+    settings = {key: value.hex() if isinstance(value, bytes) else value for key, value in space.settings(point).items()}
     widths = settings.get("model.widths", [8])
     n = 40 * widths[0] + sum(a * b for a, b in pairwise(widths)) + 10 * widths[-1]
     kept = max(1, round(n * (1 - settings.get("masks.sparsity", 0.0))))
@@ -66,7 +66,7 @@ def design_of(*arms: SearchArm, **changes: Any) -> SearchDesign:
 
 
 def explore(design: SearchDesign, **changes: Any) -> Exploration:
-    given = {"describe": describe, "pack_cost": CPU_COST, "workers": 2, "max_lanes": 8}
+    given = {"describe": describe, "pack_cost": CPU_COST, "workers": 2, "max_lanes": 8, "stored": bytes.fromhex}
     return Exploration(design, **(given | changes))
 
 
@@ -101,6 +101,8 @@ def reported(work: SegmentWork, **changes: Any) -> list[dict[str, Any]]:
                 "outcome": "diverged" if loss is None else "completed",
                 "val_loss": loss,
                 "val_error": None if loss is None else loss / 4,
+                "mask_kind": "weight",
+                "mask_digest": lane.id,  # whatever has 32 hex digits
                 "checkpoint": f"{lane.id}@{stop}" if is_between else None,
                 "passes": float(stop - lane.start_step),
                 "seconds": 0.5,

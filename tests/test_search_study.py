@@ -459,6 +459,146 @@ def test_a_run_trains_candidates_that_are_equal_once_and_ends_with_its_space(tmp
     assert len(rows) < 60
 
 
+# Controls -------------------------------------------------------------------------------------------------------------
+
+CONTROLLED: dict[str, Any] = {
+    "model": {"name": "mlp", "widths": [24, 16]},
+    "masks": {"kind": "weight", "sparsity": 0.8},
+    "space": {"training": {"lr": LR}},
+    "search": {"candidates": 5, "batch": 2},
+    "arms": {
+        "random": {"controls": ["shuffled", "dense_budget"]},
+        "imp": {
+            "space": {"masks": {"method": "imp_rewind", "rewind_fraction": 0.3, "rate": 0.6}},
+            "controls": ["shuffled_layers", "shuffled", "fresh_weights", "small_dense", "dense_budget"],
+        },
+        "asha": {
+            "strategy": "nsga2",
+            "options": {"population": 2},
+            "rungs": {"kind": "asha", "min_steps": 6, "bracket": 5},
+            "space": {"masks": {"method": "snip"}},
+            "controls": ["shuffled_layers"],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("controlled") / "study"
+    run_search(made(**CONTROLLED), folder)
+    torch.set_num_threads(before)
+    return folder
+
+
+def test_controls_are_recorded_beside_what_they_are_held_against(controlled: Path) -> None:
+    rows = [row for row in rows_of(controlled).values() if row["stage"] == "trained"]
+    results = sparsefront.load(controlled)
+    design = results.design
+    assert isinstance(design, SearchDesign)
+    arms = [arm.name for arm in design.arms]
+    assert len(design.names) == len(arms) + 8
+    originals = {(r["arm"], r["replicate"], r["slot"]): r for r in rows if r["arm"] in arms}
+    assert all(r["control_of"] is None for r in originals.values())
+    with Ledger.read(controlled) as ledger:
+        for control in design.controls:
+            mine = [r for r in rows if r["arm"] == control.name]
+            held = [originals[control.arm, r["replicate"], r["control_of"]] for r in mine]
+            known = [r for r in originals.values() if r["arm"] == control.arm and r["outcome"] == "completed"]
+            assert sorted(id(r) for r in held) == sorted(id(r) for r in known)
+            assert 0 < len(mine) <= 10
+            for row, original in zip(mine, held, strict=True):
+                assert (row["outcome"], row["lr"]) == ("completed", original["lr"])
+                bits = ledger.get_blob(original["mask_digest"])  # that of a mask which nobody could draw again
+                n_left = int(np.count_nonzero(unpack_bits(bits, 64 * 24 + 24 * 16 + 16 * 10)))
+                assert n_left == original["n_params"] - (24 + 16 + 10)
+                if control.kind in ("shuffled_layers", "shuffled", "fresh_weights"):
+                    assert row["n_params"] == original["n_params"]
+                    assert (row["mask_digest"] == original["mask_digest"]) == (control.kind == "fresh_weights")
+                elif control.kind == "small_dense":
+                    assert row["n_params"] == pytest.approx(original["n_params"], rel=0.1)
+                else:
+                    assert row["weight_sparsity"] == 0.0
+    assert any(r["outcome"] == "stopped" for r in originals.values())  # which have no controls
+    assert results.n_trained() == (len(rows), len(rows))
+
+
+def test_a_verdict_holds_the_networks_of_an_arm_against_their_controls(controlled: Path) -> None:
+    results = sparsefront.load(controlled)
+    verdict, rows = results.verdict(), [r for r in rows_of(controlled).values() if r["stage"] == "trained"]
+    assert len(verdict.controls) == 8
+    for found in verdict.controls:
+        name = f"{found.arm}_{found.control}"
+        means: list[tuple[float, float]] = []
+        for replicate in range(2):
+            theirs = {r["control_of"]: r for r in rows if r["arm"] == name and r["replicate"] == replicate}
+            mine = [r for r in rows if r["arm"] == found.arm and r["replicate"] == replicate and r["slot"] in theirs]
+            means.append(tuple(1 - np.mean([r["test_error"] for r in side]) for side in (mine, theirs.values())))  # type: ignore[arg-type]
+        assert (found.n, found.sparsity, found.metric, found.margin) == (2, None, "accuracy", 0.01)
+        assert found.arm_mean == pytest.approx(np.mean([mine for mine, _ in means]))
+        assert found.control_mean == pytest.approx(np.mean([theirs for _, theirs in means]))
+        assert found.difference == pytest.approx(found.arm_mean - found.control_mean)
+    (ratios,) = verdict.layer_ratios
+    assert (ratios.arm, ratios.control) == ("imp", "layer_ratios")
+    by_kind = {c.control: c for c in verdict.controls if c.arm == "imp"}
+    assert ratios.difference == pytest.approx(
+        by_kind["shuffled_layers"].control_mean - by_kind["shuffled"].control_mean
+    )
+    spent = {one.arm: one for one in verdict.spent}
+    assert list(spent) == [*(arm.name for arm in results.design.arms), *(c.name for c in results.design.controls)]
+    for name, one in spent.items():
+        mine = [r for r in rows_of(controlled).values() if r["arm"] == name]
+        assert one.passes == pytest.approx(sum(r["passes"] for r in mine))
+    assert [s for s in verdict.sentences if s.startswith("imp: ")]
+    assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["controls"][0]["sparsity"] is None
+
+
+def test_controls_are_neither_contenders_nor_on_a_front(controlled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = sparsefront.load(controlled)
+    arms = {arm.name for arm in results.design.arms}
+    assert {c.arm for c in results.verdict().comparisons} | {"random"} == arms
+    assert set(results.front(objectives=["val_error", "passes"]).column("arm").to_pylist()) <= arms
+    with pytest.raises(ConfigError, match="imp_shuffled"):
+        results.front(where="arm == 'imp_shuffled'")
+    assert results.to_arrow(where="arm == 'imp_shuffled' and test_error < 2").num_rows == 10
+    assert main(["verdict", str(controlled)]) == 0
+    said = capsys.readouterr().out
+    assert "Arms against their controls, candidate by candidate: accuracy in points" in said
+    page = results.report().read_text()
+    assert "Arms against their controls" in page
+    assert "shuffled_layers" in page
+
+
+def test_a_study_without_controls_is_what_it_was() -> None:
+    """Their key is written where there are any, so that ledgers from before go on."""
+    assert all("controls" not in arm for arm in made().identity()["arms"].values())
+    assert "control_of" not in made().recorded()["resolved"]["columns"]
+    found = made(**CONTROLLED)
+    assert found.identity()["arms"]["asha"]["controls"] == ["shuffled_layers"]
+    assert found.recorded()["resolved"]["columns"]["control_of"] == "int64"
+    assert Study.from_dict(found.identity()).digest == found.digest
+
+
+def test_controls_are_trained_once_whatever_is_lost(controlled: Path, tmp_path: Path) -> None:
+    """In any order, in packs of any size, from masks that other packs left: the same rows."""
+    run_search(made(**CONTROLLED), tmp_path / "again", slots=3, max_lanes=3, order=1)
+    run_search(made(**CONTROLLED), tmp_path / "again")  # nothing is left to do
+    expected, found = rows_of(controlled), rows_of(tmp_path / "again")
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        assert found[key]["candidate"] == row["candidate"]
+        assert found[key]["mask_digest"] == row["mask_digest"]
+        assert found[key]["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
+
+
+def test_a_simulation_leaves_controls_out() -> None:
+    changes = {**CONTROLLED, "arms": {"random": {"controls": ["shuffled"]}}}
+    (row,) = made(**changes).simulate(workers=1).as_table()
+    assert (row["arm"], row["candidates"]) == ("random", 5)
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -964,10 +1104,39 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "masks.prune_biases=True: is a key of studies of masks: remove [space], or use one of method, kind, pattern,",
     ),
     (
-        arms_with(controls=["shuffled"], space={"masks": {"method": "snip"}}),
-        'arms.b.controls=["shuffled"]: is held against single networks, and an arm of a search is judged by all of its',
+        arms_with(controls=["shufled"]),
+        "arms.b.controls: 'shufled' must be one of shuffled_layers, shuffled, fresh_weights",
     ),
-    (arms_with(siblings=True), "arms.b.siblings=true: is held against single networks, and an arm of a search is judg"),
+    (
+        arms_with(controls=["shuffled", "shuffled"]),
+        "arms.b.controls=['shuffled', 'shuffled']: every value may appear on",
+    ),
+    (
+        arms_with(controls=["shuffled_layers"]),
+        "arms.b.controls: 'shuffled_layers' is another random mask of the same layer counts, and this arm draws masks",
+    ),
+    (
+        arms_with(controls=["fresh_weights"], space={"masks": {"method": {"choices": ["snip", "random"]}}}),
+        "arms.b.controls: 'fresh_weights' asks whether a mask belongs to its weights, and a random one has seen none, ",
+    ),
+    (
+        {"masks": {"kind": "weight"}}
+        | arms_with(controls=["shuffled"], space={"masks": {"method": "nm_2_4", "sparsity": 0.0}}),
+        "arms.b.controls: 'shuffled' moves survivors between layers, which patterns tie to them; use 'shuffled_layers'",
+    ),
+    (
+        arms_with(controls=["shuffled"], space={"masks": {"method": "lr_rewind"}}),
+        "arms.b.controls: 'shuffled' needs weights at other positions, and a level of masks.method='lr_rewind' goes on",
+    ),
+    (
+        arms_with(controls=["shuffled"], space={"masks": {"sparsity": 0.0}}),
+        "arms.b.controls: 'shuffled' is of networks under a mask, and masks.sparsity is 0 in all candidates; set it, ",
+    ),
+    (
+        {"arms": {"random": {"controls": ["shuffled"]}, "random_shuffled": {}}},
+        "arms.random.controls: 'random_shuffled' is the name of a control and of an arm; rename the arm",
+    ),
+    (arms_with(siblings=True), "arms.b.siblings=true: are second trainings of single networks, and an arm of a search"),
     # Lists where there can be one value, and what is no name.
     (
         {"space": {"masks": {"method": ["imp", "snip"]}}},

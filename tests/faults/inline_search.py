@@ -167,7 +167,7 @@ def run_search(
     else:
         ledger = Ledger.create(folder, recorded, digest=digest, versions=versions(), disk=disk)
     with ledger:
-        plan = study._plan(dataset, slots, "cpu")
+        plan = study._plan(dataset, slots, "cpu", stored=ledger.get_blob)
         plan.resize(workers=slots, max_lanes=max_lanes)
         for batch in ledger.scan(columns=plan.columns):
             plan.absorb(batch)

@@ -21,6 +21,7 @@ from sparsefront.search.comparison import (
     search_record,
     verdict_rows,
 )
+from sparsefront.search.controlled import Controlled
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.findings import LABELS
 from sparsefront.search.importance import arm_importances
@@ -347,7 +348,9 @@ def test_the_record_has_the_importance_of_every_dimension(
 def test_who_waits_at_a_rung_has_no_outcome_in_the_record(design: SearchDesign, table: pa.Table) -> None:
     begun = table.filter((pc.field("stage") == "rung") | (pc.field("slot") < 24))
     found = attain(begun, design)
-    metrics = search_record(found, design, judge_runs(found, design), is_complete=False)["arms"]["asha"]["metrics"]
+    metrics = search_record(found, design, judge_runs(found, design, Controlled()), is_complete=False)["arms"]["asha"][
+        "metrics"
+    ]
     assert {name for name in metrics if name.endswith("_share")} == {"completed_share", "stopped_share"}
     assert metrics["candidates"] == 10 * 24
 
@@ -361,7 +364,7 @@ def test_points_of_a_series_never_change_while_a_study_grows() -> None:
     series = []
     for rows in (part, table):
         found = attain(rows, design)
-        record = search_record(found, design, judge_runs(found, design), is_complete=False)
+        record = search_record(found, design, judge_runs(found, design, Controlled()), is_complete=False)
         series.append({name: arm["series"] for name, arm in record["arms"].items()})
     assert len(series[0]["random"]["hypervolume_at_passes_low"]) > 3
     for name, early in series[0].items():

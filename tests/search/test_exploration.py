@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefront.errors import LedgerError, SpaceError
-from sparsefront.search.design import RungSettings, SearchDesign
+from sparsefront.search.design import RungSettings, SearchControl, SearchDesign
 from sparsefront.search.exploration import Exploration
 from sparsefront.search.run import MAX_PROPOSALS_EACH
 from sparsefront.search.schema import KEY
@@ -66,6 +66,13 @@ MIXED = design_of(
     arm_of("few", space=FINITE, rungs=ASHA),
     arm_of("grown", "evolution", space=WHOLE, candidates=14, rungs=GROWN),
     arm_of("small", space=replace(Space.from_table(SPACE), constraints=(Constraint("n_params", "<=", 600.0),))),
+    controls=(
+        SearchControl("plain_shuffled", "plain", "shuffled"),
+        SearchControl("plain_dense_budget", "plain", "dense_budget"),
+        SearchControl("evolving_fresh_weights", "evolving", "fresh_weights"),
+        SearchControl("few_shuffled_layers", "few", "shuffled_layers"),
+        SearchControl("small_small_dense", "small", "small_dense"),
+    ),
 )
 ASYNCHRONOUS = design_of(
     arm_of("asha", rungs=replace(ASHA, asynchronous=True)),
@@ -187,6 +194,43 @@ def test_every_candidate_ends_exactly_once(in_order: list[dict[str, Any]]) -> No
             assert [row["slot"] for row in mine] == list(range(len(mine)))
             n_counted = sum(not row["reused"] and row["outcome"] != "infeasible" for row in mine)
             assert n_counted == (4 if arm.name == "few" else arm.candidates)
+
+
+def test_controls_are_of_what_was_completed_once_the_run_is_over(in_order: list[dict[str, Any]]) -> None:
+    simulation = Simulation(MIXED, Random(5), kills=True, max_lanes=5)
+    rows = simulation.run(3)
+    assert rows == in_order
+    names = {control.name for control in MIXED.controls}
+    lanes = {
+        (lane.arm, work.replicate, lane.slot): lane
+        for work in simulation.handed_out
+        for lane in work.lanes
+        if lane.arm in names
+    }
+    seen: set[str] = set()
+    for control in MIXED.controls:
+        for replicate in range(MIXED.replicates):
+            originals = {
+                row["slot"]: row["candidate"]
+                for row in ends(rows, control.arm, replicate)
+                if row["outcome"] == "completed" and not row["reused"]
+            }
+            mine = ends(rows, control.name, replicate)
+            assert [row["slot"] for row in mine] == list(range(len(originals)))
+            assert len(originals) > 0
+            of_slot = {row["slot"]: lanes[control.name, replicate, row["slot"]] for row in mine}
+            assert [lane.fixed["control_of"] for lane in of_slot.values()] == sorted(originals)
+            for lane in of_slot.values():
+                assert lane.settings["masks.control"] == control.kind
+                original = lane.fixed["control_of"]
+                assert isinstance(original, int)
+                expected = None if control.kind == "dense_budget" else bytes.fromhex(originals[original])
+                assert lane.settings.get("masks.bits") == expected
+                assert (lane.start_step, lane.keeps_mask) == (0, False)
+            seen |= {row["candidate"] for row in mine}
+    assert not seen & {row["candidate"] for row in rows if row["arm"] not in names}
+    for work in simulation.handed_out:
+        assert all(lane.keeps_mask == (lane.arm in ("plain", "evolving", "few", "small")) for lane in work.lanes)
 
 
 def is_stop(outcome: str, reused: object) -> bool:
@@ -759,6 +803,7 @@ def test_lanes_of_a_pack_belong_together() -> None:
     has_company = False
     for work in simulation.handed_out:
         spaces = {arm.name: arm.space for arm in MIXED.arms}
+        spaces |= {control.name: spaces[control.arm] for control in MIXED.controls}
         shapes = [describe(work.replicate, lane.point, spaces[lane.arm]).shape for lane in work.lanes]
         assert 1 <= len(work.lanes) <= 5
         assert work.predicted_s > 0

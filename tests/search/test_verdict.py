@@ -562,7 +562,7 @@ def test_controls_take_nothing_from_the_verdict_on_their_arms(controlled):
 def test_controls_in_words(controlled):
     design, table = controlled
     verdict = judge(table, design)
-    rows = control_rows(verdict)
+    rows = control_rows(verdict.controls)
     assert len({tuple(row) for row in rows}) == 1
     assert all(isinstance(value, str) for row in rows for value in row.values())
     (said,) = (s for s in verdict.sentences if "against its control shuffled_layers" in s)
