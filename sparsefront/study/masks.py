@@ -41,6 +41,7 @@ from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import Model, build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning.during import ranking_passes
 from sparsefront.trainables.quality import QUALITIES, check_qualities
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS
@@ -541,7 +542,7 @@ class MaskStudy(Study):
         }
 
     def _making_passes(self, arm: Method, *, is_bought: bool) -> float:
-        """Forward+backward passes of an example that scoring takes each time that a mask is made."""
+        """Forward+backward passes of an example that scoring takes for one mask, in its training too."""
         if isinstance(arm, Selected) and is_bought:  # all else counts the scores that were taken, row by row
             return self.search.draws * self.search.probe_size * FORWARD_PASS
         return self._scoring_passes(arm.method) if isinstance(arm, Pruned) else 0.0
@@ -549,7 +550,8 @@ class MaskStudy(Study):
     def _scoring_passes(self, method: Pruning) -> float:
         """The same of a pruning method."""
         if method.when == "during":
-            return 0.0
+            steps = self.training.steps
+            return ranking_passes(method, self.search.probe_size, steps=steps, taken=steps)
         ratios = SCORES[method.counts_of].passes(self.search.probe_size) if method.counts_of else 0.0
         return ratios + SCORES[method.score].passes(self.search.probe_size, method.rounds)
 

@@ -72,9 +72,11 @@ class MaskRules:
         for name in self.methods_of(space):
             if name in AT_INIT:
                 return True
-            scores = space.choices_of("masks.score", PRUNERS[name].method.score) if name in CHAINS else []
-            if any(score in SCORES and "examples" in SCORES[str(score)].needs for score in scores):
-                return True
+            method = PRUNERS[name].method
+            scores = space.choices_of("masks.score", method.score) if method.reads("score") else []
+            for row in (SCORES[str(score)] for score in scores if score in SCORES):
+                if row.reads_examples_in_training if method.when == "during" else "examples" in row.needs:
+                    return True
         return False
 
     def _check_method(self) -> None:
