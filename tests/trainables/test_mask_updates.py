@@ -974,9 +974,9 @@ def test_a_random_ranking_ends_at_the_mask_that_is_drawn_under_its_key(pattern, 
 
 def test_what_a_ranking_lacks_is_said(model, examples):
     lanes = lanes_of(model, "gradual", (0, 1))
-    with pytest.raises(SpaceError, match="probes: 1 are given; score='grasp' ranks .*: one set for each of 2 lanes"):
+    with pytest.raises(SpaceError, match=r"probes: 1 are given; score='grasp' ranks .*: one set for each of 2 lanes"):
         ScoreInTraining("grasp", model, lanes, "weight", probes=[examples[0]])
-    with pytest.raises(SpaceError, match="mask kind='weight': this score .* is of node masks only"):
+    with pytest.raises(SpaceError, match=r"mask kind='weight': this score .* is of node masks only"):
         ScoreInTraining("apoz", model, lanes, "weight", probes=[examples[0]] * 2)
 
 
