@@ -72,11 +72,13 @@ class MaskRules:
         for name in self.methods_of(space):
             if name in AT_INIT:
                 return True
-            method = PRUNERS[name].method
-            scores = space.choices_of("masks.score", method.score) if method.reads("score") else []
-            for row in (SCORES[str(score)] for score in scores if score in SCORES):
-                if row.reads_examples_in_training if method.when == "during" else "examples" in row.needs:
-                    return True
+            method = PRUNERS[name].method if name in PRUNERS else None  # else masks are drawn
+            if method is None or not method.reads("score"):
+                continue
+            scores = space.choices_of("masks.score", method.score)
+            rows = [SCORES[str(score)] for score in scores if score in SCORES]
+            if any(row.reads_examples_in_training or ("examples" in row.needs and method.needs_parent) for row in rows):
+                return True
         return False
 
     def _check_method(self) -> None:
