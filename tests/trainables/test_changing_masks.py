@@ -153,7 +153,7 @@ def test_scores_at_updates_cost_the_same_in_segments_and_each_as_much_as_is_left
     plain = settings_for("gmp", **masks)
     each = {"grasp": 3 * 8, "synflow": 1, "fisher": 2 * 8, "apoz": 8 / 3, "mean_activation": 8 / 3}[score]
     checkpoints = {}
-    for start, stop in itertools.pairwise((0, 13, 21, STEPS)):
+    for start, stop in itertools.pairwise((0, 12, 21, STEPS)):  # before an update, after one
         specs = {s: {**settings, "masks.score": s} for s in (score, "magnitude")}
         found = {s: run(shop, [LaneSpec(s, own, start, stop, checkpoints.get(s))])[s] for s, own in specs.items()}
         checkpoints = {s: one.checkpoint for s, one in found.items()}

@@ -8,7 +8,8 @@ it is mostly noise (MNIST-1D, 40-256-128-10, 95% sparsity, global, 4 replicates:
 The rest (Hessian, squares by example, activations, a flow of its own) takes passes of its own at every update: it is of
 the lanes as they stand then, without what their masks remove, on the examples that masks before and after training are
 scored on. There is no other memory of it than the weights and the mask. Lanes are scored one by one, as masks before
-training are: a lane's scores are the same in any company, to the last bit, and take the memory of one lane.
+training are: a lane's scores are the same in any company, to the last bit, and take the memory of one lane (GraSP of 32
+perceptrons 40-100-100-10, 512 examples, one core: 123 ms; batched 87 ms).
 
 Reference: Molchanov et al., Importance estimation for neural network pruning, 2019, section 3.3 (scores averaged over
 the batches between prunings).
