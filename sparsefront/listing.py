@@ -60,7 +60,7 @@ def listing(what: str) -> dict[str, dict[str, str]]:
                 "what": s.summary,
                 "masks": " and ".join(s.kinds),
                 "passes": f"{s.passes_each:.3g} an example" if s.passes_each else "none",
-                "in training": "yes" if s.ranks_in_training else "no",
+                "in training": f"{s.passes_each:.3g} an example at an update" if s.passes_at_update(1) else "no passes",
                 "source": s.source,
             }
             for name, s in SCORES.items()

@@ -30,6 +30,7 @@ from sparsefront.trainables import workshop as workshop_module
 from sparsefront.trainables.checkpoints import checkpoint_path
 from sparsefront.trainables.data import load_dataset
 from sparsefront.trainables.models import build_model
+from sparsefront.trainables.pruning import SCORES
 from tests.faults.inline_study import run_inline
 from tests.oracles.spaces import is_of_pattern
 
@@ -64,6 +65,19 @@ def study_of(arms: Mapping[str, Mapping[str, Any]], kind: str = "weight", **chan
     )
 
 
+#: Optimiser steps that scores at the four updates of `gmp` (numbered 1 to 4) take, of those that take any: 3, 2 and 1/3
+#: passes of 40 examples for 40 in a step, or one pass, which is counted as a step at least.
+STEPS_OF_SCORES = {"grasp": 12, "synflow": 1, "fisher": 8, "apoz": 1, "mean_activation": 1}
+
+
+def scored_in_training(kind: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"gmp_{score}": {"method": "gmp", "score": score, "controls": ["dense_budget"]}
+        for score in STEPS_OF_SCORES
+        if kind in SCORES[score].kinds
+    }
+
+
 ALL = {
     kind: {
         **{name: {} for name, row in PRUNERS.items() if kind in row.kinds},
@@ -74,6 +88,7 @@ ALL = {
         "linear": {"method": "gmp", "allocation": "global", "power": 1},
         "lamp": {"method": "gmp", "allocation": "global", "power": 1, "score": "lamp"},
         "cubic": {"method": "gmp", "allocation": "global"},
+        **scored_in_training(kind),
         "snip": {"controls": ["shuffled_layers", "fresh_weights"]},
         "late": {"method": "imp", "rewind_fraction": 0.5, "controls": ["shuffled", "dense_budget"]},
         "tuned": {"method": "magnitude_oneshot", "retrain_fraction": 0.0, "controls": ["dense_budget"]},
@@ -366,6 +381,20 @@ def test_dense_budget_takes_the_steps_of_the_arm_in_all(done: Done) -> None:
             assert (row["weight_sparsity"], row["mask_kind"]) == (0.0, "none")
 
 
+def test_scores_in_training_are_paid_for_by_the_arm_and_in_its_budget(done: Done) -> None:
+    assert STEPS_OF_SCORES.keys() == {name for name, row in SCORES.items() if row.reads_examples_in_training}
+    for arm, table in scored_in_training(done.kind).items():
+        score = SCORES[table["score"]]
+        for sparsity, row in done.of(arm).items():
+            scoring = 4 * score.passes_each * (1 if score.is_data_free else PROBE)
+            plain = done.of("random")[sparsity]
+            assert row["passes"] == pytest.approx(plain["passes"] + scoring)
+            assert done.of(f"{arm}_dense_budget")[sparsity]["steps"] == STEPS + STEPS_OF_SCORES[table["score"]]
+    if done.kind == "weight":  # of few nodes, two scores may keep the same
+        digests = {done.of(arm)[0.7]["mask_digest"] for arm in ("gmp", *scored_in_training(done.kind))}
+        assert len(digests) == 1 + len(scored_in_training(done.kind))
+
+
 def test_controls_of_fine_tuned_survivors_train_as_long_as_those_did(done: Done) -> None:
     for sparsity, row in done.of("half").items():
         controls = [done.of(f"half_{control}")[sparsity] for control in ("fresh_weights", "small_dense")]
@@ -574,6 +603,8 @@ def test_replicates_and_levels_have_masks_of_their_own(tmp_path: Path) -> None:
         ({"late": {"method": "imp", "score": "fisher"}}, {}, (8, 1 + 9 + 1, 1 + 13 + 1)),
         ({"imp": {}, "long": {"method": "magnitude_oneshot", "retrain_fraction": 20.0}}, {}, (1 + 20,) * 3),
         ({"imp": {}, "searched": {}}, {"draws": 9}, (8, 9, 9)),
+        # A training, and scores at 976 updates: 3 x 512 passes each, of which 100 are a step.
+        ({"gmp": {"score": "grasp", "every": 1}}, {}, (11,) * 3),
         ({"imp": {}}, {"random_draws": 3}, (3, 3, 3)),
         ({"imp": {}}, {"random_draws_by_level": [2, 5, 4]}, (2, 5, 4)),
     ],

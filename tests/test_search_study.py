@@ -791,6 +791,9 @@ def test_candidates_may_be_pruned_once_after_their_training() -> None:
     plain = made(**chained({}, masks={"method": "magnitude", "sparsity": 0.5}))
     assert "probe_size" not in plain.base()
     assert "probe_size" in made(**chained({"score": {"choices": ["l1", "fisher"]}})).base()
+    # Where masks change, the gradient of a step stands in for examples.
+    for score, is_read in (("snip", False), ("grasp", True)):
+        assert ("probe_size" in made(**scored("gmp", score={"choices": ["l1", score]})).base()) == is_read
     # The longest of a space's chains says where rungs lie.
     mixed = scored({"choices": ["magnitude", "imp"]}, rate={"low": 0.3, "high": 0.5}, pattern="2:4") | {"masks": {}}
     (arm,) = made(**mixed).design().arms
@@ -1156,7 +1159,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": {"masks": {"score": "l1"}}}, "space.masks.score: is of pruning methods; set masks.method = 'imp', or"),
     (scored("imp", score="magnitud"), "space.masks.score='magnitud': must be one of random, magnitude, l1, lamp,"),
     (scored("imp", score=1), "space.masks.score=1: must be text in quotes"),
-    (scored("gmp", score="grasp"), "space.masks.score='grasp': reads more than the weights and gradient that a"),
+    (scored("gmp", score="apoz"), "space.masks.score='apoz': scores node masks only, and masks.kind is 'weight'"),
     (scored("imp", score="apoz"), "space.masks.score='apoz': scores node masks only, and masks.kind is 'weight'"),
     (
         scored("imp", score={"choices": ["l1", "first_order_movement"]}),

@@ -256,10 +256,7 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     ({"arms": ["random", "ap"]}, "arms.ap: prunes weight masks only, and masks.kind is 'node'; change one of them"),
     (arm("set", allocation="erk"), "arms.set.allocation='erk': divides weight masks only"),
     (arm("gmp", pattern="2:4"), "arms.gmp.pattern='2:4': is one of weight masks, not of node masks"),
-    (
-        arm("gmp", score="apoz"),
-        "arms.gmp.score='apoz': reads more than the weights and gradient that a training step has at hand",
-    ),
+    (arm("gmp", "weight", score="apoz"), "arms.gmp.score='apoz': scores node masks only, and masks.kind is 'weight'"),
     ({"arms": {"random": {}, "a-b": {"method": "imp"}}}, "arms: 'a-b' must be letters, digits and _"),
     ({"arms": {"random": {}, "2nd": {"method": "imp"}}}, "arms: '2nd' must be letters, digits and _"),
     (arm("mine"), "must be one of dense, random,"),
@@ -321,11 +318,6 @@ WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     (arm("imp", score=["snip"]), "arms.imp.score=['snip']: must be text in quotes"),
     (arm("imp", "weight", score="apoz"), "arms.imp.score='apoz': scores node masks only, and masks.kind is 'weight'"),
     (arm("snip", score="movement"), "arms.snip.score='movement': nothing has moved before training"),
-    (arm("gmp", "weight", score="grasp"), "arms.gmp.score='grasp': reads more than the weights and gradient that a"),
-    (
-        arm("gmp", "weight", score="fisher"),
-        "must be one of random, magnitude, l1, lamp, movement, first_order_",
-    ),
     (arm("snip", score="first_order_movement"), "arms.snip.score='first_order_movement': is a sum over the steps of a"),
     (arm("imp", score="first_order_movement"), "whose mask changes in it; use when='during' with update='gradual'"),
     (arm("random_snip_ratio", "weight", counts_of="movement"), "counts_of='movement': nothing has moved before"),

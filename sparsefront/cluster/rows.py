@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -447,11 +448,7 @@ def _trained_columns(
             "weight_sparsity": one.remains.weight_sparsity,
             "n_params": one.remains.n_params,
             "macs": one.remains.macs,
-            "flops": 6.0
-            * (
-                parent_macs * one.making_passes
-                + _macs_in_training(c, one, recipe, parent_macs) * (one.passes - one.making_passes)
-            ),
+            "flops": _flops(c, one, recipe, parent_macs),
         }
     if one.scores is not None:
         values = [None if not np.isfinite(v) else v for v in one.scores]
@@ -470,8 +467,23 @@ def _trained_columns(
     return row
 
 
-def _macs_in_training(c: Candidate, one: Trained, recipe: Recipe, parent_macs: int) -> float:
-    """Multiply-accumulates of an example that a candidate trained with, as the mean over its steps.
+def _flops(c: Candidate, one: Trained, recipe: Recipe, parent_macs: int) -> float:
+    """Floating-point operations of all passes of a candidate, each at the size that the network had then."""
+    taken = 0 if one.result is None else one.result.steps
+    steps = c.steps or recipe.schedule.steps
+    macs = partial(_macs_in_training, c, one, recipe, parent_macs, steps=steps)
+    total = parent_macs * one.making_passes
+    total += macs(taken=taken) * (one.passes - one.making_passes - one.ranking_passes)
+    if one.ranking_passes and c.method is not None:
+        ranked = c.method.rankings(steps, taken=taken)
+        total += one.ranking_passes * sum(macs(taken=at + 1, since=at) for at in ranked) / len(ranked)
+    return 6.0 * total
+
+
+def _macs_in_training(
+    c: Candidate, one: Trained, recipe: Recipe, parent_macs: int, *, steps: int, taken: int, since: int = 0
+) -> float:
+    """Multiply-accumulates of an example that a candidate trained with, as the mean over steps `since` to `taken`.
 
     Between the parent's and those that its last mask leaves they are taken to fall with the number of weights.
     """
@@ -481,8 +493,7 @@ def _macs_in_training(c: Candidate, one: Trained, recipe: Recipe, parent_macs: i
         return macs
     if recipe.mask_kind == "node":  # the nodes that are gone come out at the end
         return float(parent_macs)
-    taken = 0 if one.result is None else one.result.steps
-    density = c.method.mean_density(c.target_sparsity, steps=c.steps or recipe.schedule.steps, taken=taken)
+    density = c.method.mean_density(c.target_sparsity, steps=steps, taken=taken, since=since)
     return macs + (parent_macs - macs) * (density - (1 - c.target_sparsity)) / c.target_sparsity
 
 

@@ -23,8 +23,9 @@ class Design:
     is that of the degraded test images under the worst degradation; None for classification. ``keeps_parents`` says
     that all candidates are compared with the trained parent of their replicate, which is therefore trained first;
     ``mask_sections`` are the entries of each section of a mask, empty if they are unknown. ``making_steps`` are the
-    optimiser steps that one mask of an arm costs before it is trained, where it costs any. ``random_draws`` is the
-    largest of ``random_draws_by_level``, where these differ: one number for each of ``sparsities``.
+    optimiser steps that scoring takes for one mask of an arm, before its training and in it, where it takes any.
+    ``random_draws`` is the largest of ``random_draws_by_level``, where these differ: one number for each of
+    ``sparsities``.
     """
 
     name: str

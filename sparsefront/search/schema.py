@@ -151,8 +151,8 @@ COLUMNS: tuple[Column, ...] = (
         "floating-point operations of those passes (2 per multiply-accumulate of the network, three times for a whole "
         "pass), scores at initialisation those of the parent, each level of a chain those of its own mask; node masks "
         "that change in training count at the parent's size, at which they train, and a gradual rise of the sparsity "
-        "by the weights left on average; gradients of weights that are masked, which edge_popup needs at every step "
-        "and rigl at its updates, are left out",
+        "by the weights left on average, its scores by those left when they are taken; gradients of weights that are "
+        "masked, which edge_popup needs at every step and rigl at its updates, are left out",
     ),
     Column("seconds", pa.float64(), "wall time of the pack divided over its lanes"),
     Column("predicted_s", pa.float64(), "what the packing expected of seconds; null where nothing was packed"),

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from sparsefront.errors import SpaceError, did_you_mean
 from sparsefront.spaces.allocations import EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
-from sparsefront.spaces.schedules import Decay, cubic, levels
+from sparsefront.spaces.schedules import Decay, cubic, levels, update_steps
 
 When = Literal["init", "trained", "levels", "during"]
 Survivors = Literal["rewound", "trained", "fresh"]
@@ -276,6 +276,20 @@ class Pruning:
         # An update follows the step that it is numbered by.
         before = range(max(0, since - 1), taken - 1)
         return round(1 - sum(map(rise, before)) / (taken - since), 12)
+
+    def rankings(self, steps: int, *, taken: int, since: int = 0) -> tuple[int, ...]:
+        """Steps at which its score ranks what is left, of the first `taken` of a training of `steps`.
+
+        They are the updates of 'gradual', each of which follows the step that it is numbered by. With `since`, those at
+        the first so many steps are left out.
+
+        >>> gradual = Pruning("during", update="gradual", every=4, end_fraction=0.5)
+        >>> gradual.rankings(20, taken=20), gradual.rankings(20, taken=8, since=1)
+        ((0, 4, 8, 10), (4,))
+        """
+        if self.update != "gradual":
+            return ()
+        return tuple(step for step in update_steps(*self.gradual_steps(steps)) if since <= step < taken)
 
     def as_data(self) -> dict[str, Any]:
         """What differs from the defaults, as plain data.

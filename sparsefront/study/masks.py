@@ -40,7 +40,8 @@ from sparsefront.study.study import Study
 from sparsefront.trainables.data import DATASETS, Dataset, load_dataset
 from sparsefront.trainables.models import Model, build_model
 from sparsefront.trainables.optimizers import OPTIMIZERS
-from sparsefront.trainables.pruning import SCORES, making_passes
+from sparsefront.trainables.pruning import SCORES
+from sparsefront.trainables.pruning.during import making_passes
 from sparsefront.trainables.quality import QUALITIES, check_qualities
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import FORWARD_PASS
@@ -541,7 +542,7 @@ class MaskStudy(Study):
         }
 
     def _making_passes(self, arm: Method, *, is_bought: bool = False) -> float:
-        """Forward+backward passes of an example that scoring takes each time that a mask is made."""
+        """Forward+backward passes of an example that scoring takes for one mask, in its training too."""
         if isinstance(arm, Selected) and is_bought:  # all else counts the scores that were taken, row by row
             return self.search.draws * self.search.probe_size * FORWARD_PASS
         if not isinstance(arm, Pruned):

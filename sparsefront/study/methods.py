@@ -29,12 +29,6 @@ def check_scores(where: str, method: Pruning, kind: str) -> None:
                 f"{where}.{key}={score!r}: scores {' and '.join(SCORES[score].kinds)} masks only, and masks.kind "
                 f"is {kind!r}"
             )
-    if method.update == "gradual" and not SCORES[method.score].ranks_in_training:
-        able = [name for name, score in SCORES.items() if score.ranks_in_training]
-        raise ConfigError(
-            f"{where}.score={method.score!r}: reads more than the weights and gradient that a training step has at "
-            f"hand, and update='gradual' ranks by these; must be one of {', '.join(able)}"
-        )
     for key in ("score", "counts_of"):
         if method.update != "gradual" and "products" in SCORES[getattr(method, key) or "random"].needs:
             raise ConfigError(

@@ -112,8 +112,12 @@ class MaskRules:
         for name in self.methods_of(space):
             if name in AT_INIT:
                 return True
-            scores = space.choices_of("masks.score", PRUNERS[name].method.score) if name in CHAINS else []
-            if any(score in SCORES and "examples" in SCORES[str(score)].needs for score in scores):
+            method = PRUNERS[name].method if name in PRUNERS else None  # else masks are drawn
+            if method is None or not method.reads("score"):
+                continue
+            scores = space.choices_of("masks.score", method.score)
+            rows = [SCORES[str(score)] for score in scores if score in SCORES]
+            if any(row.reads_examples_in_training or ("examples" in row.needs and method.needs_parent) for row in rows):
                 return True
         return False
 

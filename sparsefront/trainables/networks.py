@@ -49,7 +49,7 @@ from sparsefront.trainables.mask_updates import UPDATES, full_size_lanes
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
 from sparsefront.trainables.pruning.cutting import Cutter
-from sparsefront.trainables.pruning.registry import making_passes
+from sparsefront.trainables.pruning.during import making_passes
 from sparsefront.trainables.rates import RATE_SCHEDULES
 from sparsefront.trainables.recipe import PRECISIONS, Recipe
 

@@ -57,7 +57,7 @@ from sparsefront.trainables.networks import (
 )
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
 from sparsefront.trainables.pruning.cutting import CutMask, Cutter, scatter_nodes
-from sparsefront.trainables.pruning.during import changes_masks
+from sparsefront.trainables.pruning.during import changes_masks, ranking_passes
 from sparsefront.trainables.pruning.registry import SCORES
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
@@ -226,6 +226,17 @@ class _Job:
         density = changing.method.mean_density(changing.sparsity, steps=network.steps, taken=step, since=since)
         share = (density - (1 - changing.sparsity)) / changing.sparsity
         return network.macs + (network.structure.macs - network.macs) * share
+
+    def ranking_flops(self, n_examples: int, since: int, step: int) -> float:
+        """Of the passes that ranked what is left from step `since` to `step`, each at the size that was ranked."""
+        network = self.network
+        assert network is not None
+        if network.changing is None:
+            return 0.0
+        method = network.changing.method
+        each = SCORES[method.score].passes_at_update(n_examples)
+        ranked = method.rankings(network.steps, taken=step, since=since) if each else ()
+        return _FLOPS_PER_MAC * each * sum(self.macs(at, at + 1) for at in ranked)
 
 
 @dataclass
@@ -522,6 +533,7 @@ class SegmentShop:
         is_going_on = leg.level > 0 and first.chain is not None and first.chain.goes_on
         n_before = first.level_steps if is_going_on else n_skipped
         n_steps = leg.stop - n_skipped
+        probe = self._probe(first.replicate, fraction) if first.changing is not None else None
         built = [self._begin(job, leg) for job in jobs]
         networks = [job.current for job in jobs]
         if leg.level and first.mask_kind == "node":  # what is left of them is far below what they began with
@@ -549,11 +561,11 @@ class SegmentShop:
             precision=first.precision,
             start_step=leg.start - n_skipped,
             slots={} if leg.level else self._slots(jobs, lanes.layout),
-            updates=self._updates(jobs, model, lanes),
+            updates=None if probe is None else self._updates(jobs, model, lanes, probe),
             real=shapes,
         )
         before, start = spent.passes, pack.step
-        measured_at = start
+        counted, measured_at, ranking = before, start, 0.0
         flops_of_pass = [_FLOPS_PER_MAC * job.macs(start, pack.step) for job in jobs]
         parents = [network.structure for network in networks]
         real = [
@@ -564,11 +576,16 @@ class SegmentShop:
         going_on: list[_Job] = []
         for n_points, ended in enumerate(pack.run(), start=1):
             passes = before + (pack.step - start) * first.batch_size + FORWARD_PASS * n_points * len(validation)
-            if first.changing is not None:
+            if first.changing is not None and probe is not None:
                 flops_of_pass = [_FLOPS_PER_MAC * job.macs(measured_at, pack.step) for job in jobs]
+                ranking = ranking_passes(
+                    first.changing.method, len(probe), steps=first.steps, taken=pack.step, since=start
+                )
+                for job in jobs:
+                    job.flops += job.ranking_flops(len(probe), measured_at, pack.step)
             for job, flops in zip(jobs, flops_of_pass, strict=True):  # a lane that has ended is not asked again
-                job.flops += flops * (passes - spent.passes)
-            spent.passes, measured_at = passes, pack.step
+                job.flops += flops * (passes - counted)
+            counted, measured_at, spent.passes = passes, pack.step, passes + ranking
             for r in ended:
                 if r.mask is not None:
                     jobs[r.lane].mask = r.mask.cpu().numpy()
@@ -648,12 +665,11 @@ class SegmentShop:
                 job.state = state
         return going_on
 
-    def _updates(self, jobs: Sequence[_Job], model: Model, lanes: LaneStack) -> MaskUpdates | None:
-        """What changes the masks of jobs that train together; None if they stay."""
+    def _updates(self, jobs: Sequence[_Job], model: Model, lanes: LaneStack, probe: Examples) -> MaskUpdates:
+        """What changes the masks of jobs that train together."""
         networks = [job.network for job in jobs if job.network is not None]
         first = networks[0]
-        if first.changing is None:
-            return None
+        assert first.changing is not None
         parents = [self.networks.initial(n.architecture, n.replicate) for n in networks]
         return changes_masks(
             first.changing.method,
@@ -665,6 +681,7 @@ class SegmentShop:
             cutter=Cutter(first.structure, first.mask_kind, self.recipe.allocation),
             seed=self.recipe.seed,
             replicates=[n.replicate for n in networks],
+            probes=[probe] * len(networks),
         )
 
     def _real_shapes(self, networks: Sequence[Network]) -> list[dict[str, tuple[int, ...]]] | None:

@@ -41,7 +41,7 @@ from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of
 from sparsefront.trainables.models import build_model, initial_weights
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate, runs
 from sparsefront.trainables.pruning.cutting import Cutter, scatter_nodes
-from sparsefront.trainables.pruning.during import changes_masks
+from sparsefront.trainables.pruning.during import changes_masks, ranking_passes
 from sparsefront.trainables.pruning.state import ScoringState
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.scoring import Scorer, Scores, score_lanes
@@ -121,7 +121,8 @@ class Trained:
     """What became of one candidate; `result` is None if it never came to a validation point.
 
     `mask_bits` are the packed bits of a mask that is neither drawn nor stored, `columns` what was measured of it
-    besides. Of `passes`, `making_passes` are those of the whole parent that its mask took.
+    besides. Of `passes`, `making_passes` are those of the whole parent that its mask took, and `ranking_passes` those
+    that ranked what was left while its mask changed.
     """
 
     candidate: Candidate
@@ -135,6 +136,7 @@ class Trained:
     passes: float
     seconds: float
     making_passes: float = 0.0
+    ranking_passes: float = 0.0
     derived: tuple[DerivedMask, ...] = ()
     error: str | None = None
     mask_bits: bytes | None = None
@@ -569,6 +571,7 @@ class Workshop:
             cutter=self._cutter,
             seed=self.recipe.seed,
             replicates=replicates,
+            probes=[self._replicate(r).probe for r in replicates],
         )
 
     def _pack(
@@ -609,7 +612,9 @@ class Workshop:
             "lr_offset": 0 if is_anew else start,
         }
         feeds = self._feeds(replicates, start, stop)
-        pack = self._pack(lanes, feeds, stop - start, self._updates(jobs, lanes), **rates)
+        updates = self._updates(jobs, lanes)
+        pack = self._pack(lanes, feeds, stop - start, updates, **rates)
+        ranking = 0.0  # of each lane
         n_points = 0
         n_left = len(jobs)
         seconds = 0.0  # of one lane that is still in training: each interval is divided over the lanes it served
@@ -619,9 +624,10 @@ class Workshop:
             seconds += (now - began) / n_left
             began = now
             n_left -= len(ended)
-            spent[0] = pack.step * recipe.schedule.batch_size + FORWARD_PASS * (
-                n_points * len(states[0].validation) + len(states[0].probe)
-            )
+            if updates is not None and method is not None:
+                ranking = ranking_passes(method, len(states[0].probe), steps=stop - start, taken=pack.step)
+            scored = n_points * len(states[0].validation) + len(states[0].probe)
+            spent[0] = pack.step * recipe.schedule.batch_size + FORWARD_PASS * scored + ranking
             if not ended:
                 yield []
                 continue
@@ -688,6 +694,7 @@ class Workshop:
                             + (len(self._test) * FORWARD_PASS if i in test else 0),
                             seconds=job.wasted_s + seconds,
                             making_passes=job.making_passes,
+                            ranking_passes=ranking,
                             derived=self._cut(job, result, lanes, states[i]),
                             mask_bits=None if is_known else bits,
                             checkpoint=self._save(job, result, lanes),

@@ -144,6 +144,26 @@ def test_operations_are_those_of_the_network_as_it_was(recipe: Recipe) -> None:
     assert row["flops"] > 6 * row["passes"] * 1.5 * row["macs"]
 
 
+@pytest.mark.parametrize("kind", ["weight", "node"])
+def test_operations_of_scores_in_training_are_of_the_network_that_was_scored(kind: str, recipe: Recipe) -> None:
+    """At an update every weight counts that was left before it; nodes count as the whole parent."""
+    sparsity, schedule = 0.9, replace(recipe.schedule, steps=20)
+    data = load_dataset("digits", STUDY.data.options)
+    shop = Workshop(replace(recipe, mask_kind=kind, schedule=schedule), data, torch.device("cpu"))
+    rule = Pruning("during", update="gradual", score="grasp", begin_fraction=0.1, end_fraction=0.5, every=4)
+    scored, plain = (Candidate(0, sparsity, "masked", method=m) for m in (rule, replace(rule, score="magnitude")))
+    work = TrainWork((lane(scored, Slot("grasp", 0)), lane(plain, Slot("gmp", 0))))
+    ended = [t for part in shop.train([LaneOrder(scored), LaneOrder(plain)]) for t in part]
+    rows, _ = trained_rows(work, ended, shop.recipe, parent_macs=PARENT_MACS, device="cpu")
+    by_arm = {row["arm"]: row for row in rows.to_pylist()}
+    # After the steps numbered 2, 6 and 10; 30 examples, three passes each.
+    assert by_arm["grasp"]["passes"] == pytest.approx(by_arm["gmp"]["passes"] + 3 * 90)
+    left = [1 - cubic(step - 1, begin=2, end=10, every=4, final=sparsity) for step in (2, 6, 10)]
+    each = [PARENT_MACS * (density if kind == "weight" else 1) for density in left]
+    # Small differences of masks aside: of weights the counts are rounded in every layer.
+    assert by_arm["grasp"]["flops"] == pytest.approx(by_arm["gmp"]["flops"] + 6 * 90 * sum(each), rel=0.002)
+
+
 def test_rows_on_the_way_to_a_level_are_of_a_stage_of_their_own(workshop: Workshop, recipe: Recipe) -> None:
     one = lane(Candidate(0, 0.2, "masked", draw=0), Slot("imp", 0))
     ended = [t for part in workshop.train([LaneOrder(one.candidate)]) for t in part]

@@ -280,8 +280,56 @@ SCORES_IN_TRAINING = {
 OF_GRADIENTS = ("snip", "taylor", "gradient_norm")
 
 
+#: Scores of examples of their own.
+ON_EXAMPLES = ("grasp", "synflow", "fisher", "apoz", "mean_activation")
+
+
+class _Seen:
+    """Takes the place of node masks: keeps the activations (examples, nodes, ...) that it lets through."""
+
+    def to(self, hidden):
+        self.activations = hidden
+        return torch.ones(hidden.shape[1], dtype=hidden.dtype)
+
+
+def score_on_examples(score, family, structure, weights, keep, examples, kind):
+    """Scores of every unit of a network without what `keep` removes, on some examples; in float64."""
+    leaves = {n: (w.double() * keep[n]).requires_grad_(True) for n, w in weights.items()}
+    x, tensors = examples.x.double(), list(leaves.values())
+
+    def by(number, *, again=False):
+        return dict(zip(leaves, torch.autograd.grad(number, tensors, create_graph=again), strict=True))
+
+    if score in ("apoz", "mean_activation"):
+        seen = [_Seen() for _ in structure.groups]
+        logits(family, leaves, x, node_masks=seen)
+        of = (lambda a: (a != 0).double()) if score == "apoz" else torch.abs
+        return [v for each in seen for v in of(each.activations).transpose(0, 1).flatten(1).mean(dim=1).tolist()]
+    if score == "grasp":
+        loss = functional.cross_entropy(logits(family, leaves, x) / 200, examples.labels)
+        flow = sum((g * keep[n]).square().sum() for n, g in by(loss, again=True).items()) / 2
+        entries = {n: leaves[n] * g for n, g in by(flow).items()}
+    elif score == "fisher":
+        entries = {n: torch.zeros_like(w) for n, w in leaves.items()}
+        for i in range(len(x)):
+            loss = functional.cross_entropy(logits(family, leaves, x[i : i + 1]), examples.labels[i : i + 1])
+            for n, g in by(loss).items():
+                entries[n] += (leaves[n] * g) ** 2 / 2 / len(x)
+    else:
+        leaves = {n: w.detach().abs() * (w.dim() > 1) for n, w in leaves.items()}
+        tensors = [w.requires_grad_(True) for w in leaves.values()]
+        entries = {n: leaves[n] * g for n, g in by(logits(family, leaves, torch.ones_like(x[:1])).sum()).items()}
+    entries = {n: e.detach() for n, e in entries.items()}
+    if kind == "weight":
+        return [s for t in structure.prunable for s in entries[t.name].flatten().tolist()]
+    return [
+        sum(float(along(entries[n], dim, place).sum()) for n, dim, places in unit for place in places)
+        for unit in owned(structure)
+    ]
+
+
 def train_gradually(
-    family, structure, weights, examples, order, *, optimizer_name, hyper, score, kind, counts_at, n_batches
+    family, structure, weights, examples, order, *, optimizer_name, hyper, score, kind, counts_at, n_batches, probe
 ):
     """Weights and kept units (nodes, or prunable weights by number) after one step on each row of `order`.
 
@@ -293,10 +341,11 @@ def train_gradually(
         order: (steps, batch) indices.
         optimizer_name: 'adam' or 'sgd'.
         hyper: of the optimiser.
-        score: one of `SCORES_IN_TRAINING`.
+        score: one of `SCORES_IN_TRAINING` or `ON_EXAMPLES`.
         kind: 'node' or 'weight'.
         counts_at: step -> survivors of each section after it, or None if no update is due.
         n_batches: before an update whose scores are averaged, of those since the one before.
+        probe: examples that `ON_EXAMPLES` are of.
     """
 
     def scores_of(*given):
@@ -309,7 +358,7 @@ def train_gradually(
             for unit in owned(structure)
         ]
 
-    of_entry, of_sum = SCORES_IN_TRAINING[score]
+    of_entry, of_sum = SCORES_IN_TRAINING.get(score, (None, None))
     leaves = {n: w.clone().requires_grad_(True) for n, w in weights.items()}
     steps = optimizer(optimizer_name, list(leaves.values()), hyper)
     start = {n: w.double() for n, w in weights.items()}
@@ -326,7 +375,10 @@ def train_gradually(
             total[name] += before[name] * found[name]
         steps.step()
         counts = counts_at(step)
-        if counts is not None or score in OF_GRADIENTS:
+        if counts is not None and score in ON_EXAMPLES:
+            there = {n: leaf.detach() for n, leaf in leaves.items()}
+            seen.append(score_on_examples(score, family, structure, there, keep, probe, kind))
+        elif counts is not None or score in OF_GRADIENTS:
             after = {n: leaf.detach().double() for n, leaf in leaves.items()}
             seen.append(scores_of(before, {n: g.double() for n, g in found.items()}, after, start, total))
         if counts is None:

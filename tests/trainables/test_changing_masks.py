@@ -11,8 +11,10 @@ import torch
 from sparsefront.errors import SpaceError
 from sparsefront.search.methods.pruners import PRUNERS
 from sparsefront.spaces.candidate import Candidate
+from sparsefront.spaces.schedules import cubic
 from sparsefront.trainables.checkpoints import OnTheWay, read_checkpoint, write_checkpoint
 from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.pruning import SCORES
 from sparsefront.trainables.segments import LaneSpec, SegmentShop
 from sparsefront.trainables.workshop import LaneOrder, Workshop
 from tests.trainables.test_networks import UNLIKE, networks_of, recipe_of, settings_of
@@ -67,6 +69,20 @@ def in_a_study_of_masks(shop, blobs, settings, replicate):
     return one
 
 
+#: Scores that are taken at updates, on examples of their own: what masks of which kind they are of, and the updates of
+#: these 40 steps (numbered 4, 12, 20, 28 and 30).
+SCORED = [
+    (score, masks)
+    for score, row in SCORES.items()
+    if row.reads_examples_in_training
+    for masks in ({}, NODES)
+    if masks.get("masks.kind", "weight") in row.kinds
+]
+EVERY_8 = {"gmp": replace(METHODS["gmp"], every=8)}
+UPDATES_AT = (4, 12, 20, 28, 30)
+scored_in_training = pytest.mark.parametrize(("score", "masks"), SCORED)
+
+
 CASES = [
     *(pytest.param(name, "mlp", {}, id=name) for name in DURING),
     *(pytest.param(name, "mlp", NODES, id=f"{name}, nodes") for name in DURING),
@@ -79,6 +95,13 @@ CASES = [
     *(pytest.param(name, "mlp", {"masks.pattern": "2x2"}, id=f"{name}, blocks of weights") for name in DURING),
     pytest.param("gmp", "mlp", {"masks.score": "snip"}, id="another score"),
     pytest.param("gmp", "hourglass", {"masks.score": "movement", **NODES}, id="another score of nodes"),
+    *(
+        pytest.param(
+            "gmp", family, {"masks.score": score, **masks}, id=f"{score}, {family}{', nodes' if masks else ''}"
+        )
+        for family in ("mlp", "hourglass")
+        for score, masks in SCORED
+    ),
 ]
 
 
@@ -105,15 +128,85 @@ def test_it_is_that_of_a_study_of_masks(name, family, masks, shop_of, blobs):
     assert result.passes == pytest.approx(expected.passes - shop.recipe.probe_size / 3)
     # Of weights the number that is left falls as the schedule says; nodes that come and go take the whole parent.
     sparsity, parent = network.sparsity, network.structure.macs
+
+    def macs_at(density):
+        share = 1.0 if masks.get("masks.kind") == "node" else (density - (1 - sparsity)) / sparsity
+        return network.macs + (parent - network.macs) * share
+
     density = network.changing.method.mean_density(sparsity, steps=STEPS, taken=STEPS)
     assert (density > 1 - sparsity) == (name == "gmp")
-    share = 1.0 if masks.get("masks.kind") == "node" else (density - (1 - sparsity)) / sparsity
-    macs = network.macs + (parent - network.macs) * share
-    assert result.flops == pytest.approx(6 * macs * STEPS * BATCH, rel=0.2)
+    # From the fifth step to the thirtieth, one update after each: what is left then is what was before it.
+    ranked = np.mean([1 - cubic(step - 1, begin=4, end=30, every=1, final=sparsity) for step in range(4, 31)])
+    passes = macs_at(density) * STEPS * BATCH + macs_at(ranked) * expected.ranking_passes
+    assert result.flops == pytest.approx(6 * passes, rel=0.2)
 
 
 def settings_for(name, **more):
     return {"masks.method": name, "masks.sparsity": 0.6, "training.lr": 0.02, **more}
+
+
+@scored_in_training
+def test_scores_at_updates_cost_the_same_in_segments_and_each_as_much_as_is_left(score, masks, shop_of):
+    """A segment pays for its own updates, at the size that the network has at each; no checkpoint knows of them."""
+    shop = shop_of(methods=EVERY_8)
+    settings = settings_for("gmp", **masks, **{"masks.score": score})
+    plain = settings_for("gmp", **masks)
+    each = {"grasp": 3 * 8, "synflow": 1, "fisher": 2 * 8, "apoz": 8 / 3, "mean_activation": 8 / 3}[score]
+    checkpoints = {}
+    for start, stop in itertools.pairwise((0, 12, 21, STEPS)):  # before an update, after one
+        specs = {s: {**settings, "masks.score": s} for s in (score, "magnitude")}
+        found = {s: run(shop, [LaneSpec(s, own, start, stop, checkpoints.get(s))])[s] for s, own in specs.items()}
+        checkpoints = {s: one.checkpoint for s, one in found.items()}
+        updates = [step for step in UPDATES_AT if start <= step < stop]
+        assert found[score].passes == pytest.approx(found["magnitude"].passes + each * len(updates))
+        parent = shop.networks.describe(0, plain).structure
+        # Before the update; each weight is one multiply-accumulate, and nodes that go take the whole parent.
+        left = [1.0 if masks else 1 - cubic(step - 1, begin=4, end=30, every=8, final=0.6) for step in updates]
+        macs = parent.macs * sum(left)
+        assert found[score].flops == pytest.approx(found["magnitude"].flops + 6 * each * macs, rel=1e-3)
+        if stop < STEPS:
+            parts = {s: read_checkpoint(shop._folder, name, [s])[s].parts.keys() for s, name in checkpoints.items()}
+            assert parts[score] == parts["magnitude"]
+    one = whole(shop_of(methods=EVERY_8), settings)
+    assert (one.mask_digest, one.val_loss, one.outcome) == (
+        found[score].mask_digest,
+        found[score].val_loss,
+        "completed",
+    )
+
+
+@scored_in_training
+def test_scores_at_updates_are_of_the_lane_alone(score, masks, shop_of):
+    """Beside lanes of other sparsities and rates, and one that diverges; cut off and gone on with."""
+    more = {"a": (0.4, 0.003), "bad": (0.5, 1e30), "b": (0.6, 0.02), "c": (0.85, 0.01)}
+    specs = [
+        LaneSpec(
+            i,
+            settings_for("gmp", **masks, **{"masks.score": score, "masks.sparsity": s, "training.lr": lr}),
+            0,
+            STEPS,
+        )
+        for i, (s, lr) in more.items()
+    ]
+    results = run(shop_of(methods=EVERY_8), specs)
+    assert results["bad"].outcome == "diverged"
+    for spec in specs:
+        if spec.id == "bad":
+            continue
+        (one,) = run(shop_of(methods=EVERY_8), [spec]).values()
+        other = results[spec.id]
+        assert (other.outcome, other.mask_digest, other.passes) == ("completed", one.mask_digest, one.passes)
+        assert other.flops == pytest.approx(one.flops)
+        assert other.val_loss == pytest.approx(one.val_loss, abs=TOLERANCE)
+    shop = shop_of(methods=EVERY_8, every_s=0.0, folder="cut off")
+    training = shop.train(specs[2:3], 0)
+    for _ in range(3):  # what is no network, and two validation points
+        next(training)
+    training.close()
+    again = run(shop_of(methods=EVERY_8, folder="cut off"), specs[2:3])["b"]
+    assert (again.mask_digest, again.outcome) == (results["b"].mask_digest, "completed")
+    assert again.passes == pytest.approx(results["b"].passes)
+    assert again.flops == pytest.approx(results["b"].flops)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -253,10 +346,10 @@ def test_a_training_that_is_cut_off_goes_on_where_it_was(name, shop_of):
     assert again.flops == pytest.approx(one.flops)
 
 
-@pytest.mark.parametrize("name", DURING)
-def test_what_is_trained_again_grows_its_data_as_it_did(name, shop_of):
+@pytest.mark.parametrize(("name", "score"), [*((name, {}) for name in DURING), ("gmp", {"masks.score": "grasp"})])
+def test_what_is_trained_again_grows_its_data_as_it_did(name, score, shop_of):
     """The newest checkpoint is lost: from the one before, and if that is lost from the beginning."""
-    settings, shop = settings_for(name), shop_of()
+    settings, shop = settings_for(name, **score), shop_of()
     half = {**settings, "training.data_fraction": 0.5}
     first = run(shop, [LaneSpec("a", half, 0, 13)])["a"]
     second = run(shop, [LaneSpec("a", settings, 13, 21, first.checkpoint)])["a"]

@@ -127,7 +127,7 @@ def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, h
     lanes = more.pop("lanes", None) or lanes_of(model, kind, numbers, pattern)
     options = more.pop("options", {})
     if score := more.pop("score", None):
-        options = {**options, "score": in_training(score, model, lanes, numbers, pattern)}
+        options = {**options, "score": in_training(score, model, lanes, numbers, examples[0], pattern)}
     updates = updates or UPDATES[kind].make(settings_of(model, numbers, pattern, **options))
     hyper = [hyper] * len(lanes) if isinstance(hyper, Hyperparameters) else hyper
     train, validation = examples
@@ -135,9 +135,15 @@ def run(model, kind, examples, order, *, numbers=(0, 1, 2), schedule=SCHEDULE, h
     return {numbers[r.lane]: r for ended in pack.run() for r in ended}
 
 
-def in_training(score, model, lanes, numbers, pattern="unstructured"):
+def probe_of(train, number):
+    """The examples that masks of a lane are scored on: others for every lane."""
+    return train.select(torch.from_numpy(generator(9, "probe", number).permutation(len(train))[:60]))
+
+
+def in_training(score, model, lanes, numbers, train, pattern="unstructured"):
     """A ranking for a pack of these lanes."""
-    return ScoreInTraining(score, model, lanes, kind_of(pattern), [philox_key(9, "rank", i) for i in numbers])
+    keys, probes = [philox_key(9, "rank", i) for i in numbers], [probe_of(train, i) for i in numbers]
+    return ScoreInTraining(score, model, lanes, kind_of(pattern), keys, probes)
 
 
 def assert_same(a, b):
@@ -860,8 +866,8 @@ def test_counts_that_rise_by_one_on_the_way_grow_nothing(model, examples, order)
 RANKINGS = [
     (score, pattern)
     for score, row in SCORES.items()
-    if row.ranks_in_training
-    for pattern in ("unstructured", "3x2", "node", *(["2:4"] if score == "snip" else []))
+    for pattern in ("unstructured", "3x2", "node", *(["2:4"] if score in ("snip", "grasp") else []))
+    if kind_of(pattern) in row.kinds
 ]
 every_ranking = pytest.mark.parametrize(("score", "pattern"), RANKINGS)
 
@@ -891,10 +897,12 @@ def test_every_score_ranks_in_training_and_no_lane_knows_of_another(
 
 @every_ranking
 def test_a_ranking_goes_on_where_it_ended(score, pattern, model, examples, order):
-    """Bit for bit: what it adds up is among the slots of a lane."""
+    """Bit for bit: what it adds up is among the slots of a lane, of which a score of its own examples has none."""
     again = partial(run, model, "gradual", examples, order, pattern=pattern, score=score)
     whole, first = again(), again(schedule=replace(SCHEDULE, steps=20))
     slots = {name: torch.stack([first[i].slots[name] for i in first]) for name in first[0].slots}
+    if SCORES[score].reads_examples_in_training:
+        assert slots.keys() == {"first", "second", "keep", "first_keep", "ever_kept"}
     flat = torch.stack([first[i].parameters for i in first])
     lanes = replace(lanes_of(model, "gradual", (0, 1, 2), pattern), flat=flat)
     for i, result in again(lanes=lanes, start_step=20, slots=slots).items():
@@ -904,9 +912,11 @@ def test_a_ranking_goes_on_where_it_ended(score, pattern, model, examples, order
 
 @pytest.mark.parametrize(("family", "optimizer"), [("mlp", "adam"), ("conv1d", "sgd")])
 @pytest.mark.parametrize("kind", ["weight", "node"])
-@pytest.mark.parametrize("score", oracle.SCORES_IN_TRAINING)
+@pytest.mark.parametrize("score", [*oracle.SCORES_IN_TRAINING, *oracle.ON_EXAMPLES])
 def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimizer, examples, order, monkeypatch):
     monkeypatch.setattr(in_training_module, "_BATCHES", 2)  # of the three between updates
+    if kind not in SCORES[score].kinds:
+        return
     model = small_model(family)
     structure, numbers, order, steps = model.structure, (0, 1), order[:20], 20
     pattern = "node" if kind == "node" else "unstructured"
@@ -945,6 +955,7 @@ def test_rankings_are_what_plain_torch_makes_of_them(family, score, kind, optimi
             kind=kind,
             counts_at=counts_at,
             n_batches=2,
+            probe=probe_of(examples[0], i),
         )
         assert set(results[i].mask.nonzero()[:, 0].tolist()) == kept
         for name, view in Layout.of(structure).views(results[i].parameters[None]).items():
@@ -961,11 +972,12 @@ def test_a_random_ranking_ends_at_the_mask_that_is_drawn_under_its_key(pattern, 
         assert result.mask.tolist() == drawn[0].tolist()
 
 
-@pytest.mark.parametrize("score", [name for name, row in SCORES.items() if not row.ranks_in_training])
-def test_a_score_that_reads_more_than_a_step_has_is_refused(score, model):
-    lanes = lanes_of(model, "gradual", (0,))
-    with pytest.raises(SpaceError, match=f"score='{score}': reads more than the weights and gradient that a training"):
-        ScoreInTraining(score, model, lanes, "node")
+def test_what_a_ranking_lacks_is_said(model, examples):
+    lanes = lanes_of(model, "gradual", (0, 1))
+    with pytest.raises(SpaceError, match=r"probes: 1 are given; score='grasp' ranks .*: one set for each of 2 lanes"):
+        ScoreInTraining("grasp", model, lanes, "weight", probes=[examples[0]])
+    with pytest.raises(SpaceError, match=r"mask kind='weight': this score .* is of node masks only"):
+        ScoreInTraining("apoz", model, lanes, "weight", probes=[examples[0]] * 2)
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])

@@ -782,13 +782,23 @@ def assert_nodes_are_gone(workshop, parameters, mask):
     assert not trained[keep == 0].any()
 
 
-@pytest.mark.parametrize("score", ["magnitude", "l1", "lamp"])
+#: Scores of a training step, and all that are taken on examples of their own.
+ON_EXAMPLES = [name for name, row in SCORES.items() if row.reads_examples_in_training]
+
+
+@pytest.mark.parametrize(
+    ("score", "kind"),
+    [
+        *((score, "node") for score in ("magnitude", "l1", "lamp")),
+        *((score, kind) for score in ON_EXAMPLES for kind in SCORES[score].kinds),
+    ],
+)
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
-def test_nodes_that_leave_in_training_at_one_step_are_those_cut_after_it(score, allocation, blobs):
-    """The same counts, and the same nodes: those that are cut at once from a network trained as long."""
+def test_what_leaves_in_training_at_one_step_is_what_is_cut_after_it(score, kind, allocation, blobs):
+    """The same counts and entries, on the same examples: those cut at once from a network trained as long."""
     options = {"skip_width": 11, "hidden_width": 5, "depth": 2, "lift": "fixed"}
     schedule = replace(RECIPE.schedule, steps=12)
-    workshop = workshop_of(blobs, model="hourglass", model_options=options, schedule=schedule)
+    workshop = workshop_of(blobs, model="hourglass", model_options=options, schedule=schedule, mask_kind=kind)
     during = Pruning(
         "during", update="gradual", score=score, allocation=allocation, begin_fraction=1.0, end_fraction=1.0
     )
@@ -801,13 +811,24 @@ def test_nodes_that_leave_in_training_at_one_step_are_those_cut_after_it(score, 
         assert found.remains == cut.remains
 
 
+#: Passes that each update takes of a score; all others rank by what a training step has at hand.
+PASSES_OF_AN_UPDATE = {
+    "grasp": 3 * N_PROBE,
+    "synflow": 1,
+    "fisher": 2 * N_PROBE,
+    "apoz": N_PROBE / 3,
+    "mean_activation": N_PROBE / 3,
+}
+
+
 @pytest.mark.parametrize("kind", ["node", "weight"])
-def test_every_score_of_a_training_step_ranks_at_no_further_pass(kind, blobs):
+def test_every_score_ranks_in_training_and_pays_for_its_passes(kind, blobs):
     """Tensors that are not trained among them; the random ranking ends where random pruning begins."""
     options = {"skip_width": 11, "hidden_width": 5, "depth": 2, "lift": "fixed"}
     workshop = workshop_of(blobs, model="hourglass", model_options=options, mask_kind=kind)
-    usual = replace(PRUNERS["gmp"].for_masks(kind), allocation="uniform")
-    names = [name for name, row in SCORES.items() if row.ranks_in_training]
+    # Of 30 steps after those numbered 3, 8, 13, 18 and 22.
+    usual = replace(PRUNERS["gmp"].for_masks(kind), allocation="uniform", every=5)
+    names = [name for name, row in SCORES.items() if kind in row.kinds]
     orders = {name: LaneOrder(Candidate(0, 0.5, "masked", method=replace(usual, score=name))) for name in names}
     found = train(workshop, list(orders.values()))
     counts = kept_counts(workshop.structure, kind, 0.5, "uniform")
@@ -815,14 +836,46 @@ def test_every_score_of_a_training_step_ranks_at_no_further_pass(kind, blobs):
     for name, order in orders.items():
         trained = found[order.candidate]
         assert (trained.outcome, trained.error) == ("completed", None), name
-        assert trained.passes == found[orders["magnitude"].candidate].passes
+        at_updates = 5 * PASSES_OF_AN_UPDATE.get(name, 0)
+        assert trained.ranking_passes == pytest.approx(at_updates)
+        assert trained.passes == pytest.approx(found[orders["magnitude"].candidate].passes + at_updates)
         parts = split_sections(workshop.structure, kind, mask_of(workshop, trained.mask_bits))
         assert tuple(int(part.sum()) for part in parts) == counts
     # Within layers l1 and lamp rank weights as magnitude does, and taylor as snip.
-    unlike = ("random", "magnitude", "movement", "first_order_movement", "snip", "gradient_norm")
+    unlike = ["random", "magnitude", "movement", "first_order_movement", "snip", "gradient_norm", "grasp", "synflow"]
+    unlike += ["fisher", *(["apoz", "mean_activation"] if kind == "node" else [])]
     assert len({digests[name] for name in unlike}) == len(unlike)
     at_once = LaneOrder(Candidate(0, 0.5, "masked", method=Pruning("init", score="random", allocation="uniform")))
     assert train(workshop, [at_once])[at_once.candidate].mask_digest == digests["random"]
+
+
+@pytest.mark.parametrize(("score", "kind"), [(score, kind) for score in ON_EXAMPLES for kind in SCORES[score].kinds])
+def test_lanes_of_several_replicates_are_each_ranked_on_examples_of_their_own(score, kind, blobs):
+    """Also beside one that diverges, whose scores are no numbers any more."""
+    method = replace(PRUNERS["gmp"].for_masks(kind), score=score, every=4)
+    orders = [LaneOrder(Candidate(replicate, 0.5, "masked", method=method)) for replicate in (2, 0, 1)]
+    found = train(workshop_of(blobs, mask_kind=kind), orders)
+    assert len({one.seconds for one in found.values()}) == 1  # those of one pack
+    alone = workshop_of(blobs, mask_kind=kind)
+    for order in orders:
+        assert_same(found[order.candidate], train(alone, [order])[order.candidate])
+    workshop = workshop_of(blobs, mask_kind=kind)
+    workshop._replicate(0).parent["layers.0.weight"].view(-1)[0] = torch.nan
+    workshop._replicate(0).weights["layers.0.weight"].flat[0] = np.nan
+    beside = train(workshop, orders)
+    assert beside[orders[1].candidate].outcome == "diverged"
+    for order in (orders[0], orders[2]):
+        assert_same(beside[order.candidate], found[order.candidate])
+
+
+def test_a_candidate_that_ends_early_pays_for_the_updates_that_it_came_to(blobs):
+    workshop = workshop_of(blobs, hyper=Hyperparameters(lr=1e30), schedule=replace(RECIPE.schedule, optimizer="sgd"))
+    rule = Pruning("during", update="gradual", score="grasp", begin_fraction=0.1, every=5)
+    (found,) = train(workshop, [LaneOrder(Candidate(0, 0.5, "masked", method=rule))]).values()
+    assert (found.outcome, found.error, found.result.steps) == ("diverged", None, EVERY)
+    # After the steps numbered 3 and 8, of the first 12; masks are scored, and one validation point is reached.
+    assert found.ranking_passes == 2 * 3 * N_PROBE
+    assert found.passes == pytest.approx(EVERY * BATCH + (N_PROBE + N_VALIDATION) / 3 + 2 * 3 * N_PROBE)
 
 
 @pytest.mark.parametrize("method", ["gmp", "set", "rigl", "edge_popup"])

@@ -67,7 +67,7 @@ class Context:
         random_draws: masks that the random arm trains.
         steps: of a training.
         sparsities: all levels of the study, ascending.
-        making_steps: steps that one mask of an arm costs before it is trained, by arm.
+        making_steps: steps that scoring takes for one mask of an arm, before its training and in it, by arm.
         best: outstanding draws; None until all masks of the level are scored.
         derived: mask that an arm's method cut from a trained network, by arm: its digest, and the id of that network;
             absent until known.

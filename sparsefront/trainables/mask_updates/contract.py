@@ -109,8 +109,8 @@ class Ranking(Protocol):
     All but the call is for rules that rank as they train (gradual), which say what they see.
     """
 
-    def __call__(self, flat: torch.Tensor) -> torch.Tensor:
-        """Scores of lanes (L, P), finite: (L, W or N), higher is kept."""
+    def __call__(self, flat: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """Scores of lanes (L, P), finite: (L, W or N), higher is kept; what `keep` (L, P) removes has any."""
 
     def start(self, flat: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """As `MaskUpdates.start`."""
@@ -197,10 +197,10 @@ class UpdateSettings:
         else:
             self.nodes.write(masks, keep)
 
-    def scores(self, flat: torch.Tensor) -> torch.Tensor:
-        """How lanes (L, P) rank what a mask keeps: (L, W or N)."""
+    def scores(self, flat: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """How lanes (L, P) rank what their masks, `keep` (L, P), leave of them: (L, W or N)."""
         if self.score is not None:
-            return self.score(flat)
+            return self.score(flat, keep)
         return gather(self.sections, flat).abs_() if self.nodes is None else finite(self.nodes.norms(flat))
 
     @property

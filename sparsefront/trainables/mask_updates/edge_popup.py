@@ -52,14 +52,16 @@ class EdgePopup:
             self._scores = saved["popup_score"].to(flat, copy=True)
         else:
             self._drawn, self._scores = flat.clone(), torch.zeros_like(flat)
-            self._begin(flat)
+            self._begin(flat, keep)
         self._choose(flat, keep)
 
-    def _begin(self, flat: torch.Tensor) -> None:
+    def _begin(self, flat: torch.Tensor, keep: torch.Tensor) -> None:
         s = self.settings
         if s.nodes is not None:
             for part, score in zip(
-                torch.split(s.scores(flat), s.sizes, dim=1), torch.split(self._of_nodes(), s.sizes, dim=1), strict=True
+                torch.split(s.scores(flat, keep), s.sizes, dim=1),
+                torch.split(self._of_nodes(), s.sizes, dim=1),
+                strict=True,
             ):
                 score.copy_(_relative(part) * math.sqrt(6 / part.shape[1]))
             return

@@ -6,7 +6,8 @@ training by default, the mask is constant and its counts are exactly those of th
 
 Nodes are ranked by what they own, and leave with it: incoming weights, bias and outgoing weights.
 
-A score of the weights is of those after the step; what else a score may be of says `pruning.in_training`.
+A score is of the weights after the step; what else it may be of says `pruning.in_training`. A rise in many updates is
+what scoring in rounds is before training: an update scores once.
 
 Under a pattern every update leaves a mask of it. Blocks are ranked by the sum of their scores, and of each size as many
 stay as the schedule's sparsity leaves. An N:M mask is reached from M:M on: when the schedule's density is d, a group
@@ -77,7 +78,7 @@ class Gradual:
         optimizer.step(flat, gradient)
         if step not in self._counts:
             return False
-        scores = s.scores(flat).masked_fill_(~s.kept(keep), -torch.inf)
+        scores = s.scores(flat, keep).masked_fill_(~s.kept(keep), -torch.inf)
         s.write(s.best(scores, self._counts[step]), keep)
         for state in (flat, *optimizer.slots().values(), *self.slots().values()):
             state.mul_(keep)

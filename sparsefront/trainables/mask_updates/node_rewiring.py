@@ -71,7 +71,7 @@ class NodeRewiring(RewiringSchedule):
         if not any(bool(n.any()) for n, _ in counts):
             return
         kept = self._nodes.kept(keep)
-        strength = self.settings.scores(flat).masked_fill_(~kept, -1)
+        strength = self.settings.scores(flat, keep).masked_fill_(~kept, -1)
         growth = finite(growth).masked_fill_(kept, -1)
         parts = list(zip(torch.split(strength, sizes, dim=1), torch.split(growth, sizes, dim=1), counts, strict=True))
         stays = torch.cat([keep_top(each, shared(active - n)) for each, _, (n, active) in parts], dim=1)

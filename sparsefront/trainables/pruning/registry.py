@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from sparsefront.errors import SpaceError
-from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.schedules import geometric
 from sparsefront.trainables.pruning.scores import (
     apoz,
@@ -66,7 +65,8 @@ class Score:
         uses_labels: whether it reads the labels of the examples.
         passes_each: forward+backward passes of one example (a forward pass alone is 1/3).
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
-        ranks_in_training: whether a training step has at hand all that it reads (`in_training`).
+        by_gradient: whether it reads examples for the gradient of their loss alone, in place of which masks that
+            change in training have that of the steps (`in_training`).
         in_rounds: makes of a state what scores it again and again, where that takes less than to begin anew.
         of_biases: whether it tells the biases of a layer apart, where weight masks cover them.
     """
@@ -79,7 +79,7 @@ class Score:
     uses_labels: bool = False
     passes_each: float = 0.0
     is_data_free: bool = False
-    ranks_in_training: bool = False
+    by_gradient: bool = False
     in_rounds: Callable[[ScoringState], Rounds] | None = None
     of_biases: bool = True
 
@@ -96,6 +96,31 @@ class Score:
         """
         return self.passes_each * rounds * (1 if self.is_data_free else n_examples)
 
+    @property
+    def reads_examples_in_training(self) -> bool:
+        """Whether a mask that changes in training is ranked on examples of its own at every update."""
+        return "examples" in self.needs and not self.by_gradient
+
+    def passes_at_update(self, n_examples: int) -> float:
+        """Cost of ranking one lane in its training, once, in forward+backward passes of an example.
+
+        >>> SCORES["snip"].passes_at_update(100), SCORES["grasp"].passes_at_update(100)
+        (0.0, 300.0)
+        """
+        return self.passes(n_examples) if self.reads_examples_in_training else 0.0
+
+    def function(self, kind: str) -> ScoreFunction:
+        """What scores masks of `kind`.
+
+        Raises:
+            SpaceError: a kind that it does not score.
+        """
+        if kind not in self.kinds:
+            raise SpaceError(
+                f"mask kind={kind!r}: this score ({self.summary}) is of {' and '.join(self.kinds)} masks only"
+            )
+        return self.nodes if self.weights is None or kind == "node" else self.weights
+
     def of(self, state: ScoringState, kind: str) -> torch.Tensor:
         """Score of every entry of a mask of `kind`: (L, entries), higher = keep; minus infinity for what is gone.
 
@@ -104,18 +129,14 @@ class Score:
                 are not finite.
         """
         self.check(state, kind)
-        function = self.nodes if self.weights is None or kind == "node" else self.weights
-        scores = function(state)
+        scores = self.function(kind)(state)
         check_finite("weights", state.lanes.flat)
         check_finite("scores", scores)
         return state.without_gone(scores, kind)
 
     def check(self, state: ScoringState, kind: str) -> None:
         """Refuse a kind that it does not score, and a state without something that it needs."""
-        if kind not in self.kinds:
-            raise SpaceError(
-                f"mask kind={kind!r}: this score ({self.summary}) is of {' and '.join(self.kinds)} masks only"
-            )
+        self.function(kind)
         for need in self.needs:
             value = getattr(state, need)
             if value is None or (need == "keys" and len(value) != len(state.lanes)):
@@ -126,28 +147,29 @@ class Score:
 
 SCORES: Mapping[str, Score] = {
     "random": Score(
-        "any, all masks equally likely", "control", random.nodes, random.weights, ("keys",), ranks_in_training=True
+        "any, all masks equally likely",
+        "control",
+        random.nodes,
+        random.weights,
+        ("keys",),
     ),
     "magnitude": Score(
         "largest weights, or nodes of largest group norm",
         "Han et al. 2015; Fang et al. 2023",
         magnitude.nodes,
         magnitude.weights,
-        ranks_in_training=True,
     ),
     "l1": Score(
         "largest weights, or nodes of largest sum of absolute weights",
         "Li et al. 2017",
         l1.nodes,
         l1.weights,
-        ranks_in_training=True,
     ),
     "lamp": Score(
         "largest squares relative to the layer's that are not smaller",
         "Lee et al. 2021",
         lamp.nodes,
         lamp.weights,
-        ranks_in_training=True,
     ),
     "movement": Score(
         "what training moved farthest from its start",
@@ -155,7 +177,6 @@ SCORES: Mapping[str, Score] = {
         movement.nodes,
         movement.weights,
         ("start",),
-        ranks_in_training=True,
     ),
     "first_order_movement": Score(
         "largest sum of -w dL/dw over the training, which is of weights that grew",
@@ -163,7 +184,6 @@ SCORES: Mapping[str, Score] = {
         first_order_movement.nodes,
         first_order_movement.weights,
         ("products",),
-        ranks_in_training=True,
     ),
     "snip": Score(
         "largest |w dL/dw|",
@@ -173,7 +193,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
-        ranks_in_training=True,
+        by_gradient=True,
     ),
     # A gradient (1), and back-propagation through it (2).
     "grasp": Score(
@@ -214,7 +234,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
-        ranks_in_training=True,
+        by_gradient=True,
     ),
     "gradient_norm": Score(
         "largest |dL/dw|",
@@ -224,7 +244,7 @@ SCORES: Mapping[str, Score] = {
         ("examples",),
         uses_labels=True,
         passes_each=1.0,
-        ranks_in_training=True,
+        by_gradient=True,
     ),
     "apoz": Score(
         "nodes that are zero on the fewest examples",
@@ -243,23 +263,6 @@ SCORES: Mapping[str, Score] = {
         passes_each=1 / 3,
     ),
 }
-
-
-def making_passes(method: Pruning, n_examples: int, *, steps: int) -> float:
-    """Forward+backward passes of an example that scores take to make one mask of a method.
-
-    Args:
-        method: how the mask is made.
-        n_examples: examples that scores read.
-        steps: of the training, for masks that change in it.
-
-    >>> making_passes(Pruning("init", score="snip"), 100, steps=10)
-    100.0
-    """
-    if method.when == "during":
-        return 0.0
-    ratios = SCORES[method.counts_of].passes(n_examples) if method.counts_of else 0.0
-    return ratios + SCORES[method.score].passes(n_examples, method.rounds)
 
 
 def iterative_mask(

@@ -54,6 +54,21 @@ class ScoringState:
     gradient: torch.Tensor | None = None
     products: torch.Tensor | None = None
 
+    def lane(self, number: int) -> ScoringState:
+        """One of the lanes, copied."""
+        rows = slice(number, number + 1)
+        start, gradient, products = (
+            None if each is None else each[rows].clone() for each in (self.start, self.gradient, self.products)
+        )
+        return replace(
+            self,
+            lanes=self.lanes.select(rows),
+            start=start,
+            keys=self.keys[rows],
+            gradient=gradient,
+            products=products,
+        )
+
     @cached_property
     def structure(self) -> Structure:
         """The structure at the size of the lanes."""
