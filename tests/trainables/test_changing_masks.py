@@ -69,15 +69,15 @@ def in_a_study_of_masks(shop, blobs, settings, replicate):
     return one
 
 
-#: Scores that are taken at updates, on examples of their own: what masks of which kind they are of, and the updates of
-#: these 40 steps (numbered 4, 12, 20, 28 and 30).
-SCORED = [
+#: Every score with every kind of mask that it is of, and those that are taken at updates, on examples of their own.
+RANKED = [
     (score, masks)
     for score, row in SCORES.items()
-    if row.reads_examples_in_training
     for masks in ({}, NODES)
     if masks.get("masks.kind", "weight") in row.kinds
 ]
+SCORED = [(score, masks) for score, masks in RANKED if SCORES[score].reads_examples_in_training]
+#: Updates of the 40 steps, and where they are.
 EVERY_8 = {"gmp": replace(METHODS["gmp"], every=8)}
 UPDATES_AT = (4, 12, 20, 28, 30)
 scored_in_training = pytest.mark.parametrize(("score", "masks"), SCORED)
@@ -93,14 +93,12 @@ CASES = [
     pytest.param("edge_popup", "residual_mlp", {"masks.allocation": "erk"}, id="an allocation of its own"),
     *(pytest.param(name, "conv1d", {"masks.pattern": "2:4"}, id=f"{name}, N:M") for name in DURING),
     *(pytest.param(name, "mlp", {"masks.pattern": "2x2"}, id=f"{name}, blocks of weights") for name in DURING),
-    pytest.param("gmp", "mlp", {"masks.score": "snip"}, id="another score"),
-    pytest.param("gmp", "hourglass", {"masks.score": "movement", **NODES}, id="another score of nodes"),
     *(
         pytest.param(
             "gmp", family, {"masks.score": score, **masks}, id=f"{score}, {family}{', nodes' if masks else ''}"
         )
-        for family in ("mlp", "hourglass")
-        for score, masks in SCORED
+        for family, ranked in (("mlp", RANKED), ("hourglass", [("movement", NODES), *SCORED]))
+        for score, masks in ranked
     ),
 ]
 
