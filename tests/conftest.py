@@ -11,6 +11,9 @@ import torch
 
 pytest_plugins = ["tests.synthetic"]
 
+# As workers have it (`sparsefront.cluster.worker.round_alike`), before anything is multiplied.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sparsefront.errors import SpaceError
 from sparsefront.spaces.masks import draw, split_sections, top_k
 from sparsefront.spaces.patterns import PATTERNS, parse_pattern, pattern_counts, random_masks, select
+from sparsefront.spaces.patterns.block import Block
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from tests.oracles.spaces import blocks, is_of_pattern
@@ -216,6 +217,20 @@ def test_blocks_of_a_size_are_kept_by_their_sums_and_the_count_is_the_nearest_no
         shares = np.array([len(members) * count / tensor.size for members in by_size.values()])
         misses = np.abs(np.array(choices) - shares).sum(axis=1)[np.array(entries) == count]
         assert np.abs(numbers - shares).sum() == pytest.approx(misses.min())
+
+
+@settings(deadline=None)
+@given(structure=structures(), n_out=st.integers(1, 5), n_in=st.integers(1, 5), data=st.data())
+def test_blocks_follow_from_the_entries_that_they_have(structure, n_out, n_in, data):
+    """Asked for what it keeps, a pattern keeps the same blocks: not those nearest to what somebody wanted before."""
+    rule = Block(n_out, n_in)
+    wanted = [data.draw(st.integers(1, t.size)) for t in structure.prunable]
+    assert rule.kept(structure, rule.counts(structure, wanted)) == rule.kept(structure, wanted)
+
+
+def test_blocks_of_equal_entries_are_the_same_whatever_was_wanted():
+    net = Structure((Tensor("a", (7, 4, 3), True),), ())
+    assert Block(2, 3).kept(net, [43]) == Block(2, 3).kept(net, [42]) == (2, 0, 1, 0)
 
 
 def test_a_block_of_a_convolution_holds_its_kernel_positions():

@@ -135,7 +135,6 @@ class Block:
         """
         sizes, numbers = np.unique(self._sizes(tensor), return_counts=True)
         limits = numbers if most is None else np.array(most[::-1])
-        shares = numbers * (wanted / tensor.size)
         # Every choice for all sizes (at most four) but the commonest, of which as many follow as are paid for.
         common = int(np.argmax(numbers))
         ranges = [np.arange(b + 1 if i != common else 1) for i, b in enumerate(limits)]
@@ -144,9 +143,11 @@ class Block:
         kept = kept[kept[:, common] >= 0]
         entries = kept @ sizes
         kept = kept[entries == entries.max()]
+        # Of what is kept, not of what was wanted: the same entries are the same blocks, whoever asks for them.
+        shares = numbers * (entries.max() / tensor.size)
         best = kept[np.argmin(np.abs(kept - shares).sum(axis=1).round(9))]
         if not best.any():
-            best[np.flatnonzero(limits)[-1]] = 1
+            return self._of_each_size(tensor, int(sizes[np.flatnonzero(limits)[-1]]), most)
         return {int(e): int(n) for e, n in zip(sizes[::-1], best[::-1], strict=True)}
 
     def _exactly(self, structure: Structure, counts: Sequence[int]) -> tuple[int, ...]:
