@@ -57,7 +57,8 @@ from sparsefront.study.study import MAX_BATCHED_EXAMPLES, NAME, Study
 from sparsefront.trainables.data import DATASETS, Dataset, held_out_counts, load_dataset, n_used
 from sparsefront.trainables.effect import effective
 from sparsefront.trainables.models import model_family
-from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS, Network, Networks
+from sparsefront.trainables.network import Network
+from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS, Networks
 from sparsefront.trainables.optimizers import OPTIMIZERS
 from sparsefront.trainables.quality import COLUMNS as QUALITY_COLUMNS
 from sparsefront.trainables.quality import check_qualities

@@ -1,4 +1,4 @@
-"""Networks of a search: what the settings of a candidate describe, its initial weights, and packs of unlike ones.
+"""Networks of a search: what the settings of a candidate describe, and its initial weights.
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
 (method, kind, pattern, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction)
@@ -12,9 +12,9 @@ A control (`sparsefront.spaces.controls`) has the settings of the candidate that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -26,14 +26,12 @@ from sparsefront.errors import ConfigError, SpaceError, nearest
 from sparsefront.spaces.allocations import ALLOCATIONS, kept_counts
 from sparsefront.spaces.allocations.registry import kept_count
 from sparsefront.spaces.candidate import canonical_json, level_key
-from sparsefront.spaces.controls import CONTROLS, budget_steps, control_key, fresh_weights_key, small_dense
+from sparsefront.spaces.controls import CONTROLS, control_key, fresh_weights_key, small_dense
 from sparsefront.spaces.masks import (
     Mask,
-    Remains,
     mask_digest,
     pack_bits,
     remains,
-    remains_of,
     split_sections,
     unpack_bits,
 )
@@ -44,12 +42,13 @@ from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
 from sparsefront.spaces.structure import Structure
-from sparsefront.trainables.lanes import LaneStack, Layout
+from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.mask_updates import UPDATES, full_size_lanes
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
+from sparsefront.trainables.network import Architecture, Chain, Changing, Controlled, Key, Network, Scored, shapes_of
 from sparsefront.trainables.optimizers import OPTIMIZERS, Hyperparameters
+from sparsefront.trainables.padding import Arrays, compact_weights
 from sparsefront.trainables.pruning.cutting import Cutter
-from sparsefront.trainables.pruning.during import making_passes
 from sparsefront.trainables.rates import RATE_SCHEDULES
 from sparsefront.trainables.recipe import PRECISIONS, Recipe
 
@@ -58,107 +57,12 @@ SEARCHED = "searched"
 #: What a candidate names as the method of its mask where that is drawn, whatever method the recipe has.
 DRAWN = "random"
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
-_Key = tuple[str, tuple[tuple[str, Any], ...]]
-
 #: What `masks.*` of a candidate may be, those of a chain aside.
 _MASK_KEYS = ("kind", "pattern", "sparsity", "allocation", "shares", "bits", "draw")
 #: Architectures whose description is kept; parents whose initial weights are kept; modules for packs.
 _KEPT_ARCHITECTURES, _KEPT_PARENTS, _KEPT_MODULES = 4096, 8, 64
 
 _HYPERPARAMETERS = tuple(f.name for f in fields(Hyperparameters))
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Trainings of one candidate, each after the first on what a method prunes of the one before.
-
-    A method that prunes once has two of them.
-
-    Attributes:
-        method: how it prunes, and what the survivors begin with.
-        sparsities: of each level, from 0 (dense) to the candidate's own.
-        level_steps: optimiser steps of a level, those that rewinding to a later step than 0 skips included.
-        given: the mask of its only level after the dense one, where it is known beforehand; None to cut it. The dense
-            training then ends where its weights are taken from.
-    """
-
-    method: Pruning
-    sparsities: tuple[float, ...]
-    level_steps: int
-    given: Mask | None = None
-
-    @property
-    def rewind_step(self) -> int:
-        """Step of the dense training whose weights every later level begins with."""
-        return self.method.rewind_step(self.level_steps) if len(self.sparsities) > 1 else 0
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether levels begin with the weights that were pruned."""
-        return self.method.survivors == "trained"
-
-    @property
-    def lr_offset(self) -> int:
-        """Steps of the schedule of learning rates that a level which goes on has behind it."""
-        return self.level_steps if self.goes_on and self.method.lr == "last" else 0
-
-
-@dataclass(frozen=True)
-class Scored:
-    """How a candidate's mask is cut from its initial weights, before step 0.
-
-    Attributes:
-        method: which entries are kept, and how the sparsity is divided.
-        sparsity: of the mask.
-        draw: number of the mask, where positions are random.
-    """
-
-    method: Pruning
-    sparsity: float
-    draw: int = 0
-
-
-@dataclass(frozen=True)
-class Changing:
-    """How a candidate's mask changes while it trains.
-
-    Attributes:
-        method: by which rule, and how the sparsity is divided.
-        sparsity: of the mask in the end.
-    """
-
-    method: Pruning
-    sparsity: float
-
-
-@dataclass(frozen=True)
-class Controlled:
-    """The candidate that a control is held against.
-
-    Attributes:
-        control: name of the control's kind, a row of `sparsefront.spaces.controls.CONTROLS`.
-        method: how it came to its mask; None where that was drawn or searched.
-        chain: its trainings, if it is a chain.
-        steps: optimiser steps of its training; of a chain, of each level.
-        batch_size: examples in a step.
-    """
-
-    control: str
-    method: Pruning | None
-    chain: Chain | None
-    steps: int
-    batch_size: int
-
-    def budget(self, n_examples: int) -> int:
-        """Optimiser steps that all of its passes pay for, where scores read `n_examples`."""
-        made = 0.0 if self.method is None else making_passes(self.method, n_examples, steps=self.steps)
-        making = budget_steps(made, self.batch_size) if made else 0
-        if self.chain is None:
-            return self.steps + making
-        n_levels = len(self.chain.sparsities) - 1
-        return self.steps + n_levels * (self.steps - self.chain.rewind_step + making)
-
 
 #: Fields of its method that a candidate may set, if the method reads them.
 METHOD_FIELDS = ("rate", "ap_fraction", "rewind_fraction", "score")
@@ -171,34 +75,6 @@ class _Data(TypedDict):
     n_classes: int
 
 
-@dataclass(frozen=True, eq=False)
-class Architecture:
-    """A parent without its weights.
-
-    Attributes:
-        key: model name and options.
-        structure: of the parent.
-        init: its initialisation.
-        layout: all tensors that a network of its group may have, with the shapes of the group's skeleton.
-        lacking: those of them that this architecture has not: of each axis the node group that it follows and its
-            entries a node, or None and its size.
-        positions: uses of each of them in a forward pass; 0 for biases.
-        group: names what packs of this architecture have in common.
-        skeleton: options that the group's module is built with.
-        is_perceptron: whether that module says that it is one (`StagedModule.perceptron`), and trains with others.
-    """
-
-    key: _Key
-    structure: Structure
-    init: str
-    layout: Layout
-    lacking: Mapping[str, tuple[tuple[str | None, int], ...]]
-    positions: tuple[int, ...]
-    group: str
-    skeleton: Options
-    is_perceptron: bool
-
-
 class _Skeleton(NamedTuple):
     """What all architectures of a group have in common; see `Architecture`."""
 
@@ -208,100 +84,6 @@ class _Skeleton(NamedTuple):
     positions: tuple[int, ...]
     group: str
     is_perceptron: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """One candidate's network and training, described but not built.
-
-    Attributes:
-        replicate: which parent weights, and which draws of masks.
-        structure: of the parent.
-        compact: of what is trained: the parent, or what a node mask leaves of it; of a chain at its beginning. Nodes
-            that come and go need the whole parent.
-        mask_kind: 'node', 'weight', or 'none' for a dense network.
-        kept: survivors of each section, or one number over all; empty for a dense network, and where only training or
-            scores tell. Of node masks that change they are those in the end.
-        scored: how its mask is cut from its initial weights; None where it is not. `with_mask` tells what came of it.
-        changing: how its mask changes in its training; None where it stays. Its module has its own sizes: it shares
-            packs only with those of its architecture whose masks change by one rule.
-        sparsity: as it was asked for; under N:M that of the pattern.
-        n_params: parameters that remain (of masks that change: in the end), biases included.
-        macs: multiply-accumulates of one example's forward pass; where weights are used unequally often (in a
-            convolution) and only training or scores tell how many each tensor loses, as if all lost the same share.
-        weight_sparsity: fraction of the parent's prunable weights that are removed.
-        shape: what packing needs to know.
-        optimizer: a name of `OPTIMIZERS`.
-        hyper: what a lane is trained with.
-        steps: of the full training; of a chain, of all its levels.
-        batch_size: examples in a step.
-        data_fraction: share of the training examples that is trained on.
-        precision: of matrix products in training.
-        fresh: (2,) uint64 key of initial weights that are drawn for it; None for those of its parent.
-    """
-
-    replicate: int
-    structure: Structure
-    compact: Structure
-    mask_kind: str
-    kept: tuple[int, ...]
-    sparsity: float
-    n_params: int
-    macs: int
-    weight_sparsity: float
-    shape: Shape
-    optimizer: str
-    hyper: Hyperparameters
-    steps: int
-    batch_size: int
-    data_fraction: float
-    precision: str
-    architecture: Architecture
-    draw_mask: Callable[[], Mask] | None
-    chain: Chain | None = None
-    scored: Scored | None = None
-    changing: Changing | None = None
-    fresh: npt.NDArray[np.uint64] | None = None
-
-    def with_mask(self, mask: Mask) -> Network:
-        """The same network once its mask is cut from its initial weights."""
-        return replace(self, draw_mask=lambda: mask)
-
-    def at_level(self, mask: Mask | None) -> Network:
-        """What a chain trains at a level of this mask: of nodes a smaller network."""
-        if mask is None or self.chain is None or self.mask_kind != "node":
-            return self
-        counts = [int(np.count_nonzero(part)) for part in split_sections(self.structure, "node", mask)]
-        compact = self.structure.compact(counts)
-        shape = replace(self.shape, tensors=_shapes(self.architecture, compact))
-        return replace(self, compact=compact, shape=shape)
-
-    @property
-    def level_steps(self) -> int:
-        """Steps of one training: all, but for a chain."""
-        return self.steps if self.chain is None else self.chain.level_steps
-
-    @cached_property
-    def mask(self) -> Mask | None:
-        """The mask, flat over the parent's sections: drawn when it is first asked for; None for what begins dense.
-
-        Of a network that is `scored` it is None until it is cut. A mask that changes begins as this.
-        """
-        return None if self.draw_mask is None else self.draw_mask()
-
-    @cached_property
-    def remains(self) -> Remains:
-        """What the mask leaves, exactly counted; of a weight mask that takes drawing it (0.2 ms for 20,000 weights)."""
-        if self.mask_kind == "node" and (self.chain is not None or self.changing is not None):
-            return remains_of(self.structure, self.structure.compact(self.kept))
-        if self.mask_kind != "weight" or self.mask is None:
-            return remains_of(self.structure, self.compact)
-        return remains(self.structure, "weight", self.mask)
-
-    @property
-    def node_sparsity(self) -> float:
-        """Fraction of hidden nodes that are removed or cut off; see `remains` for its cost."""
-        return self.remains.node_sparsity
 
 
 @dataclass(frozen=True)
@@ -558,7 +340,7 @@ class Networks:
             "weight_sparsity": 1 - n_kept / structure.n_weights,
             "shape": Shape(
                 group=group,
-                tensors=_shapes(arch, compact),
+                tensors=shapes_of(arch, compact),
                 positions=arch.positions,
                 batch_size=batch_size,
                 ragged=is_ragged,
@@ -600,7 +382,7 @@ class Networks:
                 "n_params": small.n_params,
                 "macs": small.macs,
                 "weight_sparsity": 1 - small.n_weights / structure.n_weights,
-                "shape": replace(dense["shape"], tensors=_shapes(arch, small)),
+                "shape": replace(dense["shape"], tensors=shapes_of(arch, small)),
                 "fresh": key,
             }
             return of.steps, dense | own
@@ -730,7 +512,7 @@ class Networks:
             is_alone=is_alone,
         )
 
-    def _make_architecture(self, key: _Key, *, is_alone: bool) -> Architecture:
+    def _make_architecture(self, key: Key, *, is_alone: bool) -> Architecture:
         family, options = self._options(key)
         if not self._is_sized(key[0]):  # a user's own: no two of its networks share a pack but equal ones
             model = family.build(options, **self._data)
@@ -762,7 +544,7 @@ class Networks:
         model = family.build(known, **self._data)
         return _skeleton_of(name, known, model.structure, is_perceptron=model.module.perceptron is not None)
 
-    def _options(self, key: _Key) -> tuple[Any, Options]:
+    def _options(self, key: Key) -> tuple[Any, Options]:
         name, options = key
         family = model_family(name)
         try:
@@ -825,7 +607,7 @@ class Networks:
         """The initial weights of a parent."""
         return self._parent(arch.key, replicate)
 
-    def _make_parent(self, key: _Key, replicate: int) -> Arrays:
+    def _make_parent(self, key: Key, replicate: int) -> Arrays:
         arch = self._architecture(key, is_alone=False)
         return initial_weights(arch.structure, arch.init, generator(self.recipe.seed, "init", replicate))
 
@@ -861,95 +643,6 @@ def _counts_of_pattern(
 def pruning_key(seed: int, replicate: int, sparsity: float, draw: int = 0) -> npt.NDArray[np.uint64]:
     """Of what is drawn to prune a network: number 0 is that of a study of masks."""
     return philox_key(seed, f"prune/{draw}" if draw else "prune", replicate, level_key(sparsity))
-
-
-def stack(
-    networks: Sequence[Network],
-    weights: Sequence[Arrays],
-    keep: Sequence[Arrays],
-    padded: Sequence[tuple[int, ...]] | None,
-    device: torch.device,
-) -> LaneStack:
-    """Networks of one group side by side: each at the beginning of every axis, zeros behind it.
-
-    Args:
-        networks: of one group.
-        weights: of each network, by tensor, at real size.
-        keep: 0 or 1 for each weight, by tensor; a tensor that is missing is kept as a whole.
-        padded: shape of each tensor of the pack, at least that of every network; None for the smallest that fits all.
-        device: where the lanes are put.
-    """
-    layout = padded_layout(networks, padded)
-    flat = padded_rows(layout, weights)
-    # A tensor that a network lacks may have entries even so: the bias of a stream.
-    lacking = [
-        n for n, size in zip(layout.names, layout.sizes, strict=True) if size and any(n not in w for w in weights)
-    ]
-    is_padded = bool(lacking) or any(n.shape.tensors != layout.shapes for n in networks)
-    mask = None
-    if is_padded or any(keep):
-        ones = [
-            {name: kept.get(name, np.float32(1)) * np.ones_like(w) for name, w in each.items()}
-            for each, kept in zip(weights, keep, strict=True)
-        ]
-        mask = torch.from_numpy(padded_rows(layout, ones)).to(device)
-    return LaneStack(layout, torch.from_numpy(flat).to(device), mask)
-
-
-def padded_layout(networks: Sequence[Network], padded: Sequence[tuple[int, ...]] | None) -> Layout:
-    """Layout of a pack of networks of one group; see `stack`."""
-    shapes = tuple(
-        tuple(int(n) for n in np.max(each, axis=0)) for each in zip(*(n.shape.tensors for n in networks), strict=True)
-    )
-    if padded is not None:
-        if any(
-            len(a) != len(b) or any(i > j for i, j in zip(a, b, strict=True))
-            for a, b in zip(shapes, padded, strict=True)
-        ):
-            raise SpaceError(
-                f"padded={list(padded)}: must be at least {list(shapes)}, which the networks of the pack have"
-            )
-        shapes = tuple(tuple(p) for p in padded)
-    return replace(networks[0].architecture.layout, shapes=shapes)
-
-
-def padded_rows(layout: Layout, arrays: Sequence[Arrays]) -> npt.NDArray[np.float32]:
-    """Tensors of each lane at their places in a row: (L, P) float32, zeros elsewhere.
-
-    >>> layout = Layout(("a",), ((2, 3),))
-    >>> padded_rows(layout, [{"a": np.ones((1, 2), dtype=np.float32)}])
-    array([[1., 1., 0., 0., 0., 0.]], dtype=float32)
-    """
-    rows = np.zeros((len(arrays), layout.width), dtype=np.float32)
-    for row, each in zip(rows, arrays, strict=True):
-        start = 0
-        for name, shape, size in zip(layout.names, layout.shapes, layout.sizes, strict=True):
-            if name in each:
-                row[start : start + size].reshape(shape)[tuple(slice(n) for n in each[name].shape)] = each[name]
-            start += size
-    return rows
-
-
-def real_tensors(layout: Layout, network: Network, row: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-    """Trained tensors of one lane at their real size, copied out of its row (P,) or the trained part of it."""
-    shapes = {t.name: t.shape for t in network.compact.tensors}
-    out: dict[str, npt.NDArray[np.float32]] = {}
-    start = 0
-    for name, padded, size in zip(layout.trained_names, layout.shapes, layout.sizes, strict=False):
-        if name in shapes:
-            out[name] = row[start : start + size].reshape(padded)[tuple(slice(n) for n in shapes[name])].copy()
-        start += size
-    return out
-
-
-def _shapes(arch: Architecture, compact: Structure) -> tuple[tuple[int, ...], ...]:
-    """Shapes of all tensors of the layout, where `compact` is left of the parent."""
-    shapes = {t.name: t.shape for t in compact.tensors}
-    if arch.lacking:
-        sizes_by_group = {g.name: g.size for g in compact.groups}
-        for name, axes in arch.lacking.items():
-            shapes[name] = tuple(n if g is None else n * sizes_by_group.get(g, 0) for g, n in axes)
-    return tuple(shapes[name] for name in arch.layout.names)
 
 
 @lru_cache(maxsize=64)
@@ -994,13 +687,3 @@ def _lacking(structure: Structure, skeleton: Structure) -> dict[str, tuple[tuple
             if axis.tensor in axes:
                 axes[axis.tensor][axis.dim] = (group.name, axis.repeat)
     return {name: tuple(each) for name, each in axes.items()}
-
-
-def compact_weights(structure: Structure, parent: Arrays, parts: Sequence[Mask]) -> dict[str, npt.NDArray[np.float32]]:
-    """The rows and columns of the kept nodes, `parts` being the sections of a node mask."""
-    out = dict(parent)
-    for group, part in zip(structure.groups, parts, strict=True):
-        for axis in group.axes:
-            nodes = np.flatnonzero(np.repeat(part, axis.repeat))
-            out[axis.tensor] = out[axis.tensor].take(nodes, axis=axis.dim)
-    return out

@@ -41,21 +41,10 @@ from sparsefront.trainables.lanes import LaneStack, Layout, dense_lanes
 from sparsefront.trainables.mask_updates import MaskUpdates
 from sparsefront.trainables.measuring import Measurer, fresh_examples, is_out_of_memory, psnr_columns
 from sparsefront.trainables.models import Model
-from sparsefront.trainables.networks import (
-    Architecture,
-    Arrays,
-    Built,
-    Network,
-    Networks,
-    Scored,
-    compact_weights,
-    padded_layout,
-    padded_rows,
-    pruning_key,
-    real_tensors,
-    stack,
-)
+from sparsefront.trainables.network import Architecture, Network, Scored
+from sparsefront.trainables.networks import Built, Networks, pruning_key
 from sparsefront.trainables.pack import Examples, Feed, LaneResult, Pack, batch_order, evaluate
+from sparsefront.trainables.padding import Arrays, compact_weights, padded_layout, padded_rows, real_tensors, stack
 from sparsefront.trainables.pruning.cutting import CutMask, Cutter, scatter_nodes
 from sparsefront.trainables.pruning.during import changes_masks, ranking_passes
 from sparsefront.trainables.pruning.registry import SCORES

@@ -17,9 +17,10 @@ from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.seeds import generator
 from sparsefront.trainables.gradients import forward
 from sparsefront.trainables.models import build_model, initial_weights
-from sparsefront.trainables.networks import Networks, padded_layout, padded_rows, real_tensors, stack
+from sparsefront.trainables.networks import Networks
 from sparsefront.trainables.optimizers import Hyperparameters
 from sparsefront.trainables.pack import Schedule
+from sparsefront.trainables.padding import padded_layout, padded_rows, real_tensors, stack
 from sparsefront.trainables.recipe import Recipe
 from sparsefront.trainables.workshop import Workshop
 from tests.oracles import networks as oracle
