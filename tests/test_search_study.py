@@ -1157,6 +1157,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # Scores.
     (scored("set", score="l1"), "space.masks.score: is of pruning methods, and not of masks.method='set'; set masks."),
     ({"space": {"masks": {"score": "l1"}}}, "space.masks.score: is of pruning methods; set masks.method = 'imp', or"),
+    (scored("rigl", power=2.0), "space.masks.power: is of a gradual rise, and not of masks.method='rigl'; set masks.m"),
+    (
+        scored("gmp", drop_fraction=0.2),
+        "space.masks.drop_fraction: is of masks that are rewired, and not of masks.meth",
+    ),
+    (
+        {"space": {"masks": {"every": 5}}},
+        "space.masks.every: is of a gradual rise; set masks.method = 'gmp', or remove",
+    ),
+    (
+        scored("gmp", begin_fraction={"low": 0.0, "high": 0.5}, end_fraction={"low": 0.4, "high": 0.9}),
+        "space.masks: begin_fraction up to 0.5 must be at most every end_fraction, from 0.4 on, with masks.method='gmp'",
+    ),
+    (scored("set", every=-1), "space.masks.every=-1: must lie in [0, 1e+09]"),
+    (scored("set", drop_fraction={"low": 0.5, "high": 1.5}), "space.masks.drop_fraction=1.5: must lie in [0, 1]"),
     (scored("imp", score="magnitud"), "space.masks.score='magnitud': must be one of random, magnitude, l1, lamp,"),
     (scored("imp", score=1), "space.masks.score=1: must be text in quotes"),
     (scored("gmp", score="apoz"), "space.masks.score='apoz': scores node masks only, and masks.kind is 'weight'"),

@@ -260,10 +260,12 @@ class MaskRules:
         read = {field for field in METHOD_FIELDS if any(PRUNERS[name].method.reads(field) for name in pruned)}
         for field in METHOD_FIELDS:
             if f"masks.{field}" in keys and field not in read:
-                what = "pruning methods" if field == "score" else "pruning chains"
+                reader = next(name for name in ("imp", "gmp", "rigl") if PRUNERS[name].method.reads(field))
+                what = {"imp": "pruning chains", "gmp": "a gradual rise", "rigl": "masks that are rewired"}[reader]
+                what = "pruning methods" if field == "score" else what
                 unread = f", and not of masks.method={pruned[0]!r}" if pruned else ""
                 raise ConfigError(
-                    f"{where}.masks.{field}: is of {what}{unread}; set masks.method = 'imp', or remove it"
+                    f"{where}.masks.{field}: is of {what}{unread}; set masks.method = {reader!r}, or remove it"
                 )
         if not pruned:
             return
@@ -308,6 +310,21 @@ class MaskRules:
             raise ConfigError(f"{told}: needs masks.sparsity > 0, in [masks] or in the space; else nothing is pruned")
         for name in chains:
             self._check_chain(where, space, name, chains)
+        for name in pruned:
+            self._check_schedule(where, space, name)
+
+    def _check_schedule(self, where: str, space: Space, name: str) -> None:
+        """Refuse updates of masks that may end before they begin: a whole part of the space would be no candidates."""
+        method = PRUNERS[name].method
+        if not method.reads("begin_fraction"):
+            return
+        begin = space.ends_of("masks.begin_fraction", method.begin_fraction)[1]
+        end = space.ends_of("masks.end_fraction", method.end_fraction)[0]
+        if begin > end:
+            raise ConfigError(
+                f"{where}.masks: begin_fraction up to {begin:g} must be at most every end_fraction, from {end:g} on, "
+                f"with masks.method={name!r}; narrow one of them"
+            )
 
     def _check_pattern_of(self, where: str, name: str, space: Space, allocations: Sequence[object]) -> None:
         """Refuse patterns that a method cannot keep to, or that leave sizes to training."""

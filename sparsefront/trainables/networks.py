@@ -1,9 +1,9 @@
 """Networks of a search: what the settings of a candidate describe, and its initial weights.
 
 A candidate's settings are study keys over the defaults of the recipe: `model.*` are options of the family, `masks.*`
-(method, kind, pattern, sparsity, allocation, shares, bits, draw; of a pruning chain rate, ap_fraction, rewind_fraction)
-say what is removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that
-the allocation fixes, its mask.
+(method, kind, pattern, sparsity, allocation, shares, bits, draw; of a method what `METHOD_FIELDS` names) say what is
+removed, `training.*` how it is trained. Describing a candidate needs neither torch nor, with counts that the allocation
+fixes, its mask.
 
 A control (`sparsefront.spaces.controls`) has the settings of the candidate that it is held against, with
 `masks.control`, its kind, and `masks.bits`, the mask that the other came to.
@@ -64,8 +64,10 @@ _KEPT_ARCHITECTURES, _KEPT_PARENTS, _KEPT_MODULES = 4096, 8, 64
 
 _HYPERPARAMETERS = tuple(f.name for f in fields(Hyperparameters))
 
-#: Fields of its method that a candidate may set, if the method reads them.
-METHOD_FIELDS = ("rate", "ap_fraction", "rewind_fraction", "score")
+#: Fields of its method that a candidate may set, if the method reads them: those of masks that change in training, and
+#: all of them.
+SCHEDULE_FIELDS = ("begin_fraction", "end_fraction", "every", "power", "drop_fraction")
+METHOD_FIELDS = ("rate", "ap_fraction", "rewind_fraction", "score", *SCHEDULE_FIELDS)
 
 
 class _Data(TypedDict):
@@ -469,7 +471,8 @@ class Networks:
             return [*how, chain.rewind_step, *map(counts_at, chain.sparsities), *n_late]
         draw = [int(masks.get("draw", 0))] if method.draws_positions else []
         if method.when == "during":  # on a way of its own from its first step to its last
-            return [*how, allocation, level_key(sparsity), *draw]
+            schedule = [getattr(method, name) for name in SCHEDULE_FIELDS if method.reads(name)]
+            return [*how, allocation, level_key(sparsity), *schedule, *draw]
         if density is None and sum(kept_counts(structure, kind, sparsity, allocation)) == sum(
             structure.section_sizes(kind)
         ):

@@ -484,7 +484,7 @@ def test_settings_of_a_chain_are_those_of_its_method(shop_of):
     networks = networks_of(pruning=Pruning("levels", allocation="global"), sparsity=0.8)
     chain = networks.describe(0, {}).chain
     assert (chain.sparsities[0], chain.sparsities[-1], len(chain.sparsities)) == (0.0, 0.8, 9)
-    settings = dict(zip((f"masks.{name}" for name in METHOD_FIELDS), (0.5, 0.1, 0.3, "lamp"), strict=True))
+    settings = dict(zip((f"masks.{name}" for name in METHOD_FIELDS), (0.5, 0.1, 0.3, "lamp"), strict=False))
     network = networks.describe(0, {**settings, "training.steps": 10})
     method = network.chain.method
     assert (method.rate, method.ap_fraction, method.rewind_fraction, method.score) == (0.5, 0.1, 0.3, "lamp")

@@ -93,6 +93,16 @@ CASES = [
     pytest.param("edge_popup", "residual_mlp", {"masks.allocation": "erk"}, id="an allocation of its own"),
     *(pytest.param(name, "conv1d", {"masks.pattern": "2:4"}, id=f"{name}, N:M") for name in DURING),
     *(pytest.param(name, "mlp", {"masks.pattern": "2x2"}, id=f"{name}, blocks of weights") for name in DURING),
+    pytest.param(
+        "gmp",
+        "mlp",
+        {"masks.begin_fraction": 0.3, "masks.end_fraction": 0.5, "masks.every": 3, "masks.power": 1.0},
+        id="a schedule of its own",
+    ),
+    *(
+        pytest.param(name, "mlp", {"masks.every": 5, "masks.drop_fraction": 0.6}, id=f"{name}, a schedule of its own")
+        for name in ("set", "rigl")
+    ),
     *(
         pytest.param(
             "gmp", family, {"masks.score": score, **masks}, id=f"{score}, {family}{', nodes' if masks else ''}"
@@ -380,6 +390,21 @@ def test_a_checkpoint_without_its_mask_begins_anew(shop_of):
         name = write_checkpoint(shop._folder, {"a": replace(state, parts=parts)})
         anew = run(shop, [LaneSpec("a", settings, 13, STEPS, name)])["a"]
         assert (anew.mask_digest, anew.val_loss, anew.passes) == (one.mask_digest, one.val_loss, one.passes)
+
+
+def test_schedules_make_candidates_of_their_own_where_they_are_read(shop_of):
+    networks = shop_of().networks
+    for name, read in (("gmp", "power"), ("set", "drop_fraction"), ("rigl", "end_fraction"), ("edge_popup", None)):
+        base = settings_for(name)
+        told = networks.cut(base)
+        for field, value in (("power", 2.0), ("drop_fraction", 0.9), ("end_fraction", 0.5)):
+            other = {**base, f"masks.{field}": value}
+            method = networks.describe(0, other).changing.method
+            assert (getattr(method, field) == value) == method.reads(field)
+            assert (networks.cut(other) != told) == method.reads(field)
+            same = networks.describe(0, other).shape.group == networks.describe(0, base).shape.group
+            assert same != method.reads(field)  # packs are of one schedule
+        assert read is None or networks.describe(0, base).changing.method.reads(read)
 
 
 def test_draws_of_random_positions_differ_and_those_of_scores_do_not(shop_of):
