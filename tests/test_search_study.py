@@ -1168,7 +1168,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         scored("gmp", begin_fraction={"low": 0.0, "high": 0.5}, end_fraction={"low": 0.4, "high": 0.9}),
-        "space.masks: begin_fraction up to 0.5 must be at most every end_fraction, from 0.4 on, with masks.method='gmp'",
+        "space.masks: begin_fraction up to 0.5 must be at most every end_fraction, from 0.4 on, with masks.method='gm",
     ),
     (scored("set", every=-1), "space.masks.every=-1: must lie in [0, 1e+09]"),
     (scored("set", drop_fraction={"low": 0.5, "high": 1.5}), "space.masks.drop_fraction=1.5: must lie in [0, 1]"),
