@@ -124,6 +124,7 @@ def _arms(design: SearchDesign) -> list[Record]:
             "candidates": arm.candidates,
             "batch": arm.batch,
             "against": list(arm.opponents),
+            "controls": [control.kind for control in design.controls if control.arm == arm.name],
             "space": arm.space.describe(),
         }
         for arm in design.arms

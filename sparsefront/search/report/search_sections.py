@@ -58,9 +58,10 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
         "Seed": str(study["seed"]),
         "Candidates trained to the end": f"{numbers['points']['n_completed']:,}",
     }
+    has_controls = any(arm["controls"] for arm in numbers["arms"])
     arms = table(
         "The arms",
-        ["arm", "strategy", "rungs", "#candidates", "#at once", "judged against"],
+        ["arm", "strategy", "rungs", "#candidates", "#at once", "judged against", *(["controls"] * has_controls)],
         [
             [
                 arm_name(numbers, arm["name"]),
@@ -69,6 +70,7 @@ def search_run_section(numbers: Record, provenance: Mapping[str, str]) -> Markup
                 whole(arm["candidates"]),
                 whole(arm["batch"]),
                 Markup(", ".join(arm_name(numbers, name) for name in arm["against"]) or "nobody"),
+                *([", ".join(arm["controls"]) or "none"] * has_controls),
             ]
             for arm in numbers["arms"]
         ],
