@@ -139,14 +139,15 @@ def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.boo
     return math.nan if np.isnan(row.max()) else lowest
 
 
-def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | None:
+def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_], *, only_positive: bool = False) -> TopOfRow | None:
     """Write the k highest of one long row, 0 < k < n, to `kept` (n,), if a sample tells which they are.
 
     Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
     it. All others are only compared with these.
 
     Returns:
-        None if the sample does not tell, or a score is not a number.
+        None if the sample does not tell, or a score is not a number; with `only_positive` also if a score that is not
+        positive, or a denormal number, would be kept.
     """
     n = len(row)
     # An odd step meets all columns of a matrix whose rows are a power of two.
@@ -160,10 +161,11 @@ def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | 
     if first >= 0:
         ordered[:last].partition(first)
     finite = np.finfo(ordered.dtype)
-    high = -ordered[first] if first >= 0 else finite.max
     # What is gone (minus infinity) is no candidate: late rounds of pruning have little else below the threshold.
     # In this order of arguments neither is what is not a number.
-    low = max(finite.min, -ordered[last]) if last < len(ordered) else finite.min
+    floor = finite.tiny if only_positive else finite.min
+    low = max(floor, -ordered[last]) if last < len(ordered) else floor
+    high = max(-ordered[first], low) if first >= 0 else finite.max
     n_above, start, places, parts = 0, 0, [], []
     for block in row.blocks(float(low)):
         stop = start + len(block)
@@ -253,16 +255,18 @@ def keep_sections_and_lows(
 
 
 def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, TopOfRow] | None:
-    """`keep_sections` of one count over all, of a long row that need not exist at once.
+    """`keep_sections` of one count over all, of a row of scores >= 0 that need not exist at once.
 
     Returns:
-        What is kept, (1, n) bool, and more about it; None where that takes all scores at once: of a short row, where a
-        section would keep nothing, where many scores are equal, or one is not a number.
+        What is kept, (1, n) bool, and more about it; None where that takes all scores at once: where a section would
+        keep nothing, where a score of zero would be kept (or one below 1e-307 in float64), where many scores are equal,
+        or one is not a number.
     """
-    if not (is_long(len(row)) and 0 < k < len(row)):
+    if not 0 < k < len(row):
         return None
     kept = np.empty(len(row), dtype=np.bool_)
-    top = _top_by_sample(row, k, kept)
+    # Zeros are no candidates: late rounds of pruning, where few go, have nothing else below the threshold.
+    top = _top_by_sample(row, k, kept, only_positive=True)
     if top is None or not all(kept[a:b].any() for a, b in _edges(sizes)):
         return None
     return torch.from_numpy(kept)[None], top

@@ -223,14 +223,14 @@ def test_a_round_of_flow_keeps_what_is_left_and_scores_zero_before_what_is_gone(
     state = state_of("mlp", 1)
     sparse = replace(state, lanes=replace(state.lanes, flat=torch.zeros_like(state.lanes.flat)))
     sparse.lanes.flat[:, ::3] = state.lanes.flat[:, ::3]
-    left = torch.arange(state.structure.n_weights)[None] % 2 == 1
+    n_nonzero = int(sparse.of_weights(sparse.lanes.flat).count_nonzero())
     monkeypatch.setattr(select, "_MANY", 1)
-    flow = synflow.Flow(sparse)
-    for k in (int(left.sum()) - 5, int(left.sum()) - 10):
-        masks = flow.cut("weight", [k], left=left)
-        assert masks.sum() == k
-        assert not (masks & ~left).any()
-        left = masks
+    flow, left = synflow.Flow(sparse), torch.ones(1, state.structure.n_weights, dtype=torch.bool)
+    for k in (left.numel() - 5, n_nonzero + 10, n_nonzero + 10, n_nonzero // 2, n_nonzero // 2, n_nonzero // 3):
+        flow.cut("weight", [k])
+        assert flow.left.sum() == k
+        assert not (flow.left & ~left).any()
+        left = flow.left
 
 
 def test_rounds_go_on_from_a_mask(state_of):

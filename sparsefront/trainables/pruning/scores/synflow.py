@@ -12,7 +12,7 @@ Reference: Tanaka et al., Pruning neural networks without any data by iterativel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sparsefront.trainables.pruning.products import Product, Products
+from sparsefront.trainables.pruning.products import Part, Product, ProductOfRemains, Products
+from sparsefront.trainables.pruning.remains import Remains
 from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState, blocks
 from sparsefront.trainables.select import is_long, keep_row
@@ -28,12 +29,12 @@ from sparsefront.trainables.select import is_long, keep_row
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return Flow(state).scores("weight")
+    return torch.cat([Flow(lane).scores("weight") for lane in state.alone()])
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return Flow(state).scores("node")
+    return torch.cat([Flow(lane).scores("node") for lane in state.alone()])
 
 
 #: What is passed over: activations and norms.
@@ -73,16 +74,17 @@ class _Linearised(TorchFunctionMode):
     included, is in the graph: nothing is lost.
     """
 
-    def __init__(self, names: Mapping[int, str], *, of_one_example: bool) -> None:
+    def __init__(self, names: Mapping[int, str], remains: Mapping[str, Remains], *, of_one_example: bool) -> None:
         """Note layers.
 
         Args:
             names: of the weights, by id.
+            remains: what noted layers are run through in place of their weights.
             of_one_example: note Linear layers of one row of inputs; else all layers that read every input's features.
         """
         super().__init__()
         self.layers: dict[str, _Layer] = {}
-        self._names, self._of_one_example = names, of_one_example
+        self._names, self._remains, self._of_one_example = names, remains, of_one_example
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -96,8 +98,12 @@ class _Linearised(TorchFunctionMode):
         given = args[0].clone()
         if not given.requires_grad:
             given.requires_grad_()
-        output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
-        self.layers[self._names[id(args[1])]] = _Layer(given, output, features)
+        name = self._names[id(args[1])]
+        if name in self._remains:
+            output = self._remains[name].outputs(given)  # biases are zero
+        else:
+            output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
+        self.layers[name] = _Layer(given, output, features)
         return output.clone()
 
     def _is_noted(self, given: torch.Tensor, weights: torch.Tensor, features: int) -> bool:
@@ -127,73 +133,92 @@ class _Run:
 
 
 class Flow:
-    """The flow through lanes from which more and more is removed: what it runs through is made once, for all rounds."""
+    """The flow through a lane that loses more and more: what it runs through is made once, for all rounds."""
 
     def __init__(self, state: ScoringState) -> None:
+        """Begin with one lane."""
         assert state.examples is not None
         self._state, self._magnitudes = state, _magnitudes(state)
-        #: The mask beyond which they are zero.
-        self._left: torch.Tensor | None = None
+        #: What is left: a mask of all; or, of weights that were cut tensor by tensor, of each, and how many.
+        self._mask: torch.Tensor | None = None
+        self._parts: dict[str, torch.Tensor | Remains] = {}
+        self._n_left = 0
         self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64, device=state.lanes.flat.device)
 
     def scores(self, kind: str) -> torch.Tensor:
-        """Scores (L, entries) float64 >= 0, zero for what was removed."""
-        lanes = range(len(self._state.lanes))
-        if kind == "node":
-            return torch.stack([self._of_nodes(lane) for lane in lanes])
-        return torch.stack([self._products(lane).joined() for lane in lanes])
+        """Scores (1, entries) float64 >= 0, zero for what was removed."""
+        return (self._of_nodes() if kind == "node" else self._products().joined())[None]
 
-    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
-        """Masks (L, entries) bool of the best of what is `left` of lanes, as `selection.keep_best` selects them."""
-        if left is not None and left is not self._left:
-            self._state.remove(self._magnitudes, left, kind)
-        sizes = self._state.structure.section_sizes(kind)
-        if kind == "weight" and len(counts) == 1 and self._is_long_row:
-            products = self._products(0)
-            found = keep_row(products, sizes, counts[0]) if products.are_finite() else None
-            # What is gone has a score of zero, and is no better than what is left and has it, too.
-            if found is not None and (left is None or found[1].lowest > 0):
-                self._left, top = found
-                products.remove(top.close)
-                return self._left
+    def cut(self, kind: str, counts: Sequence[int]) -> None:
+        """See `registry.Rounds`."""
+        is_long_row = self._ones.device.type == "cpu" and is_long(self._state.structure.n_weights)
+        if kind == "weight" and len(counts) == 1 and is_long_row:
+            if self._cut_row(counts[0]):
+                return
             # Of all scores at once, then, and of what was there before.
-            self._magnitudes = _magnitudes(self._state)
-            if left is not None:
-                self._state.remove(self._magnitudes, left, kind)
+            self._mask, self._parts, self._magnitudes = self.left, {}, _magnitudes(self._state)
+        self._remove(kind)
         scores = self.scores(kind)
         check_finite("scores", scores)
-        return keep_best(scores, sizes, counts, left=left)
+        self._mask = keep_best(scores, self._state.structure.section_sizes(kind), counts, left=self._mask)
 
     @property
-    def _is_long_row(self) -> bool:
-        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu"
-        return is_row and is_long(self._state.structure.n_weights)
+    def left(self) -> torch.Tensor | None:
+        """See `registry.Rounds`."""
+        if not self._parts:
+            return self._mask
+        parts = (self._parts[tensor.name] for tensor in self._state.structure.prunable)
+        return torch.cat([part.mask() if isinstance(part, Remains) else part for part in parts])[None]
 
-    def _products(self, lane: int) -> Products:
-        """The scores of one lane's weights."""
-        run = self._run(lane, of_one_example=True)
-        parts: list[Product] = []
+    def _remove(self, kind: str) -> None:
+        """Set to zero what the mask removes."""
+        if self._mask is not None:
+            self._state.remove(self._magnitudes, self._mask, kind)
+
+    def _cut_row(self, k: int) -> bool:
+        """Keep the best k weights of all, tensor by tensor; return whether their scores can be told so."""
+        if self._parts and k == self._n_left:
+            return True
+        self._remove("weight")
+        products = self._products()
+        found = keep_row(products, products.sizes, k) if products.are_finite() else None
+        if found is None:
+            return False
+        kept, top = found
+        products.remove(top.close)
+        masks = torch.split(kept[0], products.sizes)
+        self._mask, self._n_left = None, k
+        for tensor, product, mask in zip(self._state.structure.prunable, products.parts, masks, strict=True):
+            self._parts[tensor.name] = product.left(mask)
+        return True
+
+    def _products(self) -> Products:
+        """The scores of the weights."""
+        run = self._run(of_one_example=True)
+        parts: list[Part] = []
         for tensor in self._state.structure.prunable:
-            weights, gradient = self._magnitudes[tensor.name][lane], run.gradients.get(tensor.name)
+            weights, gradient = self._magnitudes[tensor.name][0], run.gradients.get(tensor.name)
             if tensor.name not in run.layers:
                 parts.append(Product(weights, gradient))
                 continue
             rank_one = run.by_output[tensor.name].flatten(), run.layers[tensor.name].given.detach().flatten()
-            parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
+            part = self._parts.get(tensor.name)
+            if isinstance(part, Remains):
+                parts.append(ProductOfRemains(part, *rank_one))
+            else:
+                parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
         return Products(parts)
 
-    def _of_nodes(self, lane: int) -> torch.Tensor:
-        """The scores of one lane's nodes, (N,).
+    def _of_nodes(self) -> torch.Tensor:
+        """The scores of the nodes, (N,).
 
         The flow through a layer into a node is its output there times the gradient by it, and the flow from a node
         through the layer is its input there times the gradient by that: no sum over weights.
         """
         structure = self._state.structure
         read = [axis.tensor for group in structure.groups for axis in group.axes if axis.dim == 1]
-        run = self._run(lane, of_one_example=False, read=read)
-        state = replace(self._state, lanes=self._state.lanes.part(lane, lane + 1))
-        magnitudes = {name: values[lane : lane + 1] for name, values in self._magnitudes.items()}
-        scores = state.over_nodes({k: v[None] for k, v in run.gradients.items()}, factors=magnitudes)[0]
+        run = self._run(of_one_example=False, read=read)
+        scores = self._state.over_nodes({k: v[None] for k, v in run.gradients.items()}, factors=self._magnitudes)[0]
         parts = torch.split(scores, list(structure.section_sizes("node")))
         for group, part in zip(structure.groups, parts, strict=True):
             for axis in group.axes:
@@ -205,11 +230,13 @@ class Flow:
                 part += flow.reshape(len(part), -1).sum(dim=1)
         return scores
 
-    def _run(self, lane: int, *, of_one_example: bool, read: Sequence[str] = ()) -> _Run:
-        """Run one lane forward and backward, with layers noted as `_Linearised` does."""
-        leaves = {name: values[lane].detach() for name, values in self._magnitudes.items()}
+    def _run(self, *, of_one_example: bool, read: Sequence[str] = ()) -> _Run:
+        """Run forward and backward, with layers noted as `_Linearised` does."""
+        leaves = {name: values[0].detach() for name, values in self._magnitudes.items()}
         weights = {name: leaf.requires_grad_() for name, leaf in leaves.items() if leaf.dim() > 1}
-        linearised = _Linearised({id(leaf): name for name, leaf in weights.items()}, of_one_example=of_one_example)
+        remains = {name: part for name, part in self._parts.items() if isinstance(part, Remains)}
+        names = {id(leaf): name for name, leaf in weights.items()}
+        linearised = _Linearised(names, remains, of_one_example=of_one_example)
         with torch.enable_grad(), linearised:
             total = functional_call(self._state.model.module, leaves, (self._ones,)).sum()
         layers = linearised.layers
