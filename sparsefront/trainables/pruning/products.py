@@ -6,22 +6,21 @@ formed. What is made goes into a core's own cache, and what compares it there re
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparsefront.trainables.pruning.remains import Remains
+from sparsefront.trainables.pruning.remains import Left, Masked, Ranked, Remains
 from sparsefront.trainables.pruning.state import blocks
+from sparsefront.trainables.select import Compared, compare
 
 #: Share of a matrix from which on what is left of it is worth a form of its own.
-_FEW = 0.5
+_FEW = 0.4
 
 
 class Part(Protocol):
@@ -34,33 +33,30 @@ class Part(Protocol):
         """Whether all products with weights that float32 can hold certainly are finite numbers."""
 
     def every(self, first: int, step: int) -> npt.NDArray[np.floating]:
-        """The products of the entries `first`, `first` + `step`, ...: the same numbers."""
+        """The products of the entries `first`, `first` + `step`, ... in an order of its own."""
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
-        """All of them, in order; weights with a product below `low` may be set to zero."""
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
+        """As `select.Row` has it; weights with a product below `low` may be set to zero."""
 
-    def remove(self, places: npt.NDArray[np.int64]) -> None:
-        """Set some weights, by their places, ascending, to zero; of `Remains` nothing: `Remains.part` does it."""
-
-    def left(self, kept: torch.Tensor) -> torch.Tensor | Remains:
-        """What `kept` (n,) bool leaves: itself, where weights that are gone have been set to zero, or `Remains`."""
-
-    def joined(self) -> torch.Tensor:
-        """All of them, (n,), on the device of the weights."""
+    def left(self, stay: npt.NDArray[np.bool_]) -> Left:
+        """What was above, and what stays of that in between: (m,) bool. Nothing else is left afterwards."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Product:
     """The weights of one tensor times their gradient: a `Part`.
 
     Attributes:
-        weights: (outputs, ...).
+        weights: (outputs, ...), >= 0 where they are cut.
         gradient: of the same shape; or (outputs,) gradients at the outputs and (inputs,) inputs of a Linear layer; or
             None for zeros.
+        is_of_ones: whether it is of a Linear layer with inputs of one, whatever the weights are.
     """
 
     weights: torch.Tensor
     gradient: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
+    is_of_ones: bool = False
+    _compared: Compared = field(init=False, repr=False)
 
     def __len__(self) -> int:
         return self.weights.numel()
@@ -71,7 +67,11 @@ class Product:
             return True
         return _is_finite((self.gradient,) if isinstance(self.gradient, torch.Tensor) else self.gradient)
 
-    def of(self, rows: slice) -> torch.Tensor:
+    def joined(self) -> torch.Tensor:
+        """All of them, (n,), on the device of the weights."""
+        return torch.cat([self._of(rows).flatten() for rows in blocks(self.weights[None])])
+
+    def _of(self, rows: slice) -> torch.Tensor:
         """The products of some rows."""
         weights = self.weights[rows]
         if self.gradient is None:
@@ -79,13 +79,9 @@ class Product:
         if isinstance(self.gradient, torch.Tensor):
             return self.gradient[rows] * weights
         outputs, inputs = self.gradient
-        if self._has_inputs_of_one:
+        if self.is_of_ones:
             return outputs[rows, None] * weights
         return (outputs[rows, None] * inputs).mul_(weights)
-
-    @cached_property
-    def _has_inputs_of_one(self) -> bool:
-        return isinstance(self.gradient, tuple) and _are_ones(self.gradient[1])
 
     def every(self, first: int, step: int) -> npt.NDArray[np.floating]:
         """See `Part`."""
@@ -95,33 +91,33 @@ class Product:
         if isinstance(self.gradient, torch.Tensor):
             return np.asarray(self.gradient.flatten()[first::step].numpy() * weights)
         outputs, inputs = (factor.numpy() for factor in self.gradient)
-        places = np.arange(first, self.weights.numel(), step)
-        rows = places // len(inputs)  # vectorised, which `divmod` is not
-        return np.asarray(outputs[rows] * inputs[places - rows * len(inputs)] * weights)
+        rows, columns = _places(first, step, len(self), len(inputs))
+        return np.asarray(outputs[rows] * inputs[columns] * weights)
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
         """See `Part`."""
+        self._compared = compare(self._cut_blocks(low), low, high, np.empty(len(self), dtype=np.bool_))
+        return self._compared.n_above, self._compared.values
+
+    def _cut_blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+        """All of them, in order; weights with a product below `low` are set to zero."""
         below = math.nextafter(low, -math.inf)
         for rows in blocks(self.weights[None]):
-            block, weights = self.of(rows), self.weights[rows]
+            block, weights = self._of(rows), self.weights[rows]
             # Where a product is not above `below`; a multiplication by what a comparison finds takes twice as long.
             torch.ops.aten.threshold_backward.grad_input(weights, block, below, grad_input=weights)
             yield block.flatten().numpy()
 
-    def remove(self, places: npt.NDArray[np.int64]) -> None:
+    def left(self, stay: npt.NDArray[np.bool_]) -> Left:
         """See `Part`."""
-        self.weights.view(-1)[torch.from_numpy(places)] = 0
-
-    def left(self, kept: torch.Tensor) -> torch.Tensor | Remains:
-        """See `Part`."""
-        is_of_rank_one = isinstance(self.gradient, tuple)
-        if not is_of_rank_one or np.count_nonzero(kept.numpy()) > _FEW * len(self):
-            return kept
-        return Remains.of(self.weights, kept)
-
-    def joined(self) -> torch.Tensor:
-        """See `Part`."""
-        return torch.cat([self.of(rows).flatten() for rows in blocks(self.weights[None])])
+        kept = self._compared.keep(stay)
+        self.weights.view(-1)[torch.from_numpy(self._compared.places[~stay])] = 0
+        masked = Masked(kept)
+        if self.is_of_ones:
+            return Ranked.of(self.weights, kept)
+        if isinstance(self.gradient, tuple) and len(masked) <= _FEW * len(self):
+            return Remains.of(self.weights, kept)
+        return masked
 
 
 class ProductOfRemains:
@@ -129,11 +125,10 @@ class ProductOfRemains:
 
     def __init__(self, remains: Remains, outputs: torch.Tensor, inputs: torch.Tensor) -> None:
         """Multiply them; (outputs,) are gradients at the outputs, and (inputs,) inputs."""
-        self.remains, self._factors = remains, (outputs, inputs)
+        self._remains, self._factors = remains, (outputs, inputs)
         # In the order of a `Product`, to the last bit.
         self._products = remains.by_output(outputs.numpy())
-        if not _are_ones(inputs):
-            self._products *= remains.by_input(inputs)
+        self._products *= remains.by_input(inputs)
         self._products *= remains.weights
 
     def __len__(self) -> int:
@@ -147,26 +142,66 @@ class ProductOfRemains:
         """See `Part`."""
         return self._products[first::step]
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
         """See `Part`."""
-        for some in blocks(torch.from_numpy(self._products)[None]):
-            yield self._products[some]
+        parts = (self._products[some] for some in blocks(torch.from_numpy(self._products)[None]))
+        self._compared = compare(parts, low, high, np.empty(len(self), dtype=np.bool_))
+        return self._compared.n_above, self._compared.values
 
-    def left(self, kept: torch.Tensor) -> torch.Tensor | Remains:
+    def left(self, stay: npt.NDArray[np.bool_]) -> Left:
         """See `Part`."""
-        return self.remains.part(kept)
+        return self._remains.part(self._compared.keep(stay))
 
-    def joined(self) -> torch.Tensor:
+
+class ProductOfRanked:
+    """Sorted weights times the gradients at their outputs: a `Part` that looks at few of them."""
+
+    def __init__(self, ranked: Ranked, outputs: torch.Tensor) -> None:
+        """Take gradients at the outputs: (outputs,)."""
+        self._ranked, self._outputs = ranked, outputs.numpy()
+
+    def __len__(self) -> int:
+        return self._ranked.ordered.size
+
+    def is_finite(self) -> bool:
         """See `Part`."""
-        return torch.from_numpy(self._products)
+        return _is_finite((torch.from_numpy(self._outputs),))
 
-    def remove(self, places: npt.NDArray[np.int64]) -> None:
+    def every(self, first: int, step: int) -> npt.NDArray[np.floating]:
         """See `Part`."""
+        rows, columns = _places(first, step, len(self), self._ranked.ordered.shape[1])
+        is_left = columns < self._ranked.n_left[rows]
+        return np.asarray(self._outputs[rows] * self._ranked.ordered.reshape(-1)[first::step] * is_left)
+
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
+        """See `Part`."""
+        self._n_above, n_from = self._n_not_below(np.array([[math.nextafter(high, math.inf)], [low]]))
+        n_between = n_from - self._n_above
+        self._rows = np.repeat(np.arange(len(n_between)), n_between)
+        begins = np.cumsum(n_between) - n_between - self._n_above
+        columns = np.arange(len(self._rows)) - np.repeat(begins, n_between)
+        return int(self._n_above.sum()), self._outputs[self._rows] * self._ranked.ordered[self._rows, columns]
+
+    def _n_not_below(self, lows: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """How many of what is left of each output are not below each of `lows` (m, 1), by bisection: (m, outputs)."""
+        n_outputs, n_inputs = self._ranked.ordered.shape
+        found, begins = np.zeros((len(lows), n_outputs), np.int64), np.arange(n_outputs) * n_inputs
+        for power in reversed(range(n_inputs.bit_length())):
+            more = found + (1 << power)
+            weights = self._ranked.ordered.take(begins + np.minimum(more, n_inputs) - 1)
+            found = np.where((more <= self._ranked.n_left) & (self._outputs * weights >= lows), more, found)
+        return found
+
+    def left(self, stay: npt.NDArray[np.bool_]) -> Left:
+        """See `Part`: of one output's equals it does not matter which stay, and those above them do before."""
+        return self._ranked.part(self._n_above + np.bincount(self._rows[stay], minlength=len(self._outputs)))
 
 
-def _are_ones(inputs: torch.Tensor) -> bool:
-    """Whether the gradient at an output is that by each of its weights: so in the first layer of SynFlow."""
-    return bool((inputs == 1).all())
+def _places(first: int, step: int, n: int, n_columns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the entries `first`, `first` + `step`, ... of a matrix of `n`."""
+    places = np.arange(first, n, step)
+    rows = places // n_columns  # vectorised, which `divmod` is not
+    return rows, places - rows * n_columns
 
 
 def _is_finite(factors: Sequence[torch.Tensor]) -> bool:
@@ -178,40 +213,33 @@ def _is_finite(factors: Sequence[torch.Tensor]) -> bool:
 
 
 class Products:
-    """The products of several tensors, one behind the other: a `select.Row`, on a CPU.
-
-    Attributes:
-        parts: of each tensor.
-        sizes: how many of each.
-    """
+    """The products of several tensors, one behind the other: a `select.Row`, on a CPU."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts, self.sizes = parts, [len(part) for part in parts]
-        self._edges = np.cumsum([0, *self.sizes])
+        self._parts = parts
+        self._edges = np.cumsum([0, *(len(part) for part in parts)])
+        self._n_between: list[int] = []
 
     def __len__(self) -> int:
         return int(self._edges[-1])
 
     def are_finite(self) -> bool:
         """Whether all certainly are finite numbers."""
-        return all(part.is_finite() for part in self.parts)
+        return all(part.is_finite() for part in self._parts)
 
     def every(self, step: int) -> npt.NDArray[np.floating]:
-        """The first of each `step` of them."""
+        """See `select.Row`."""
         return np.concatenate(
-            [part.every(-start % step, step) for part, start in zip(self.parts, self._edges, strict=False)]
+            [part.every(-start % step, step) for part, start in zip(self._parts, self._edges, strict=False)]
         )
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
-        """All of them, in order; weights with a product below `low` may be set to zero."""
-        return itertools.chain.from_iterable(part.blocks(low) for part in self.parts)
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
+        """See `select.Row`."""
+        found = [part.between(low, high) for part in self._parts]
+        self._n_between = [len(values) for _, values in found]
+        return sum(n_above for n_above, _ in found), np.concatenate([values for _, values in found])
 
-    def remove(self, places: npt.NDArray[np.int64]) -> None:
-        """See `Part`."""
-        cuts = itertools.pairwise(np.searchsorted(places, self._edges))
-        for part, start, (a, b) in zip(self.parts, self._edges, cuts, strict=False):
-            part.remove(places[a:b] - start)
-
-    def joined(self) -> torch.Tensor:
-        """All of them, (n,), on the device of the weights."""
-        return torch.cat([part.joined() for part in self.parts])
+    def left(self, stay: npt.NDArray[np.bool_]) -> list[Left]:
+        """What is left of each tensor, with what stays of that in between: see `Part`."""
+        edges = np.cumsum(self._n_between)[:-1]
+        return [part.left(some) for part, some in zip(self._parts, np.split(stay, edges), strict=True)]

@@ -20,11 +20,11 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sparsefront.trainables.pruning.products import Part, Product, ProductOfRemains, Products
-from sparsefront.trainables.pruning.remains import Remains
+from sparsefront.trainables.pruning.products import Product, ProductOfRanked, ProductOfRemains, Products
+from sparsefront.trainables.pruning.remains import Left, Ranked, Remains, RunThrough
 from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState, blocks
-from sparsefront.trainables.select import is_long, keep_row
+from sparsefront.trainables.select import cut_row, is_long
 
 
 def weights(state: ScoringState) -> torch.Tensor:
@@ -60,11 +60,13 @@ class _Layer:
         given: what went in.
         output: what came out.
         features: the dimension of both that is that of the nodes.
+        is_first: whether what went in depends on no weights.
     """
 
     given: torch.Tensor
     output: torch.Tensor
     features: int
+    is_first: bool
 
 
 class _Linearised(TorchFunctionMode):
@@ -74,7 +76,7 @@ class _Linearised(TorchFunctionMode):
     included, is in the graph: nothing is lost.
     """
 
-    def __init__(self, names: Mapping[int, str], remains: Mapping[str, Remains], *, of_one_example: bool) -> None:
+    def __init__(self, names: Mapping[int, str], remains: Mapping[str, RunThrough], *, of_one_example: bool) -> None:
         """Note layers.
 
         Args:
@@ -95,15 +97,15 @@ class _Linearised(TorchFunctionMode):
         if features is None or len(args) < 2 or not self._is_noted(args[0], args[1], features):
             return func(*args, **(kwargs or {}))
         # Copies: what later writes to either changes nothing here, and gradients are by this layer's input alone.
-        given = args[0].clone()
-        if not given.requires_grad:
+        given, is_first = args[0].clone(), not args[0].requires_grad
+        if is_first:
             given.requires_grad_()
         name = self._names[id(args[1])]
         if name in self._remains:
             output = self._remains[name].outputs(given)  # biases are zero
         else:
             output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
-        self.layers[name] = _Layer(given, output, features)
+        self.layers[name] = _Layer(given, output, features, is_first)
         return output.clone()
 
     def _is_noted(self, given: torch.Tensor, weights: torch.Tensor, features: int) -> bool:
@@ -139,15 +141,17 @@ class Flow:
         """Begin with one lane."""
         assert state.examples is not None
         self._state, self._magnitudes = state, _magnitudes(state)
-        #: What is left: a mask of all; or, of weights that were cut tensor by tensor, of each, and how many.
+        #: What is left: a mask of all; or, of weights that were cut tensor by tensor, of each by name.
         self._mask: torch.Tensor | None = None
-        self._parts: dict[str, torch.Tensor | Remains] = {}
-        self._n_left = 0
+        self._parts: dict[str, Left] = {}
         self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64, device=state.lanes.flat.device)
 
     def scores(self, kind: str) -> torch.Tensor:
         """Scores (1, entries) float64 >= 0, zero for what was removed."""
-        return (self._of_nodes() if kind == "node" else self._products().joined())[None]
+        if kind == "node":
+            return self._of_nodes()[None]
+        # Nothing was cut tensor by tensor: all are products of whole tensors.
+        return torch.cat([part.joined() for part in self._products() if isinstance(part, Product)])[None]
 
     def cut(self, kind: str, counts: Sequence[int]) -> None:
         """See `registry.Rounds`."""
@@ -167,8 +171,7 @@ class Flow:
         """See `registry.Rounds`."""
         if not self._parts:
             return self._mask
-        parts = (self._parts[tensor.name] for tensor in self._state.structure.prunable)
-        return torch.cat([part.mask() if isinstance(part, Remains) else part for part in parts])[None]
+        return torch.cat([self._parts[tensor.name].mask() for tensor in self._state.structure.prunable])[None]
 
     def _remove(self, kind: str) -> None:
         """Set to zero what the mask removes."""
@@ -177,37 +180,41 @@ class Flow:
 
     def _cut_row(self, k: int) -> bool:
         """Keep the best k weights of all, tensor by tensor; return whether their scores can be told so."""
-        if self._parts and k == self._n_left:
+        if self._parts and k == sum(len(part) for part in self._parts.values()):
             return True
         self._remove("weight")
-        products = self._products()
-        found = keep_row(products, products.sizes, k) if products.are_finite() else None
-        if found is None:
+        products = Products(self._products())
+        stay = cut_row(products, k) if products.are_finite() else None
+        if stay is None:
             return False
-        kept, top = found
-        products.remove(top.close)
-        masks = torch.split(kept[0], products.sizes)
-        self._mask, self._n_left = None, k
-        for tensor, product, mask in zip(self._state.structure.prunable, products.parts, masks, strict=True):
-            self._parts[tensor.name] = product.left(mask)
+        parts = products.left(stay)
+        if not all(len(part) for part in parts):
+            return False
+        self._mask = None
+        self._parts = {tensor.name: part for tensor, part in zip(self._state.structure.prunable, parts, strict=True)}
         return True
 
-    def _products(self) -> Products:
-        """The scores of the weights."""
+    def _products(self) -> list[Product | ProductOfRemains | ProductOfRanked]:
+        """The scores of the weights of each tensor."""
         run = self._run(of_one_example=True)
-        parts: list[Part] = []
+        parts: list[Product | ProductOfRemains | ProductOfRanked] = []
         for tensor in self._state.structure.prunable:
             weights, gradient = self._magnitudes[tensor.name][0], run.gradients.get(tensor.name)
             if tensor.name not in run.layers:
                 parts.append(Product(weights, gradient))
                 continue
-            rank_one = run.by_output[tensor.name].flatten(), run.layers[tensor.name].given.detach().flatten()
+            given, by_output = run.layers[tensor.name].given.detach().flatten(), run.by_output[tensor.name].flatten()
             part = self._parts.get(tensor.name)
-            if isinstance(part, Remains):
-                parts.append(ProductOfRemains(part, *rank_one))
+            if isinstance(part, Ranked):
+                parts.append(ProductOfRanked(part, by_output))
+            elif isinstance(part, Remains):
+                parts.append(ProductOfRemains(part, by_output, given))
+            elif gradient is None:
+                is_of_ones = run.layers[tensor.name].is_first and bool((given == 1).all())
+                parts.append(Product(weights, (by_output, given), is_of_ones))
             else:
-                parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
-        return Products(parts)
+                parts.append(Product(weights, torch.outer(by_output, given) + gradient))
+        return parts
 
     def _of_nodes(self) -> torch.Tensor:
         """The scores of the nodes, (N,).
@@ -234,7 +241,7 @@ class Flow:
         """Run forward and backward, with layers noted as `_Linearised` does."""
         leaves = {name: values[0].detach() for name, values in self._magnitudes.items()}
         weights = {name: leaf.requires_grad_() for name, leaf in leaves.items() if leaf.dim() > 1}
-        remains = {name: part for name, part in self._parts.items() if isinstance(part, Remains)}
+        remains = {name: part for name, part in self._parts.items() if isinstance(part, Remains | Ranked)}
         names = {id(leaf): name for name, leaf in weights.items()}
         linearised = _Linearised(names, remains, of_one_example=of_one_example)
         with torch.enable_grad(), linearised:
