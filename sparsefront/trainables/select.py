@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,40 +90,73 @@ class Row(Protocol):
         """How many there are."""
 
     def every(self, step: int) -> npt.NDArray[np.floating]:
-        """The first of each `step` of them; not written to."""
+        """The first of each `step` of them, in whatever order it has; not written to."""
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
-        """All of them, one block after the other, each until the next is asked for; what is below `low` is not kept."""
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
+        """How many are above `high`, and those that are neither above it nor below `low`.
+
+        Of these, equals come in the order of their places. Those below `low` are not kept.
+        """
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A row that has been compared with two scores.
+
+    Attributes:
+        kept: (n,) bool, which are above the higher.
+        n_above: how many.
+        places: (m,) of those that are neither above the higher nor below the lower, ascending.
+        values: (m,) their scores.
+    """
+
+    kept: npt.NDArray[np.bool_]
+    n_above: int
+    places: npt.NDArray[np.int64]
+    values: npt.NDArray[np.floating]
+
+    def keep(self, stay: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """`kept`, and those in between that `stay` (m,) keeps."""
+        self.kept[self.places] = stay
+        return self.kept
+
+
+def compare(
+    blocks: Iterable[npt.NDArray[np.floating]], low: float, high: float, kept: npt.NDArray[np.bool_]
+) -> Compared:
+    """Compare a row, one block after the other, each until the next is asked for; `kept` (n,) is written to."""
+    n_above, start, places, parts = 0, 0, [], []
+    for block in blocks:
+        stop = start + len(block)
+        above = np.greater(block, high, out=kept[start:stop])
+        n_above += int(np.count_nonzero(above))
+        is_open = block < low
+        np.equal(is_open, above, out=is_open)  # neither; so is all that is not a number
+        found = np.flatnonzero(is_open)
+        places.append(found + start)
+        parts.append(block[found])
+        start = stop
+    if not places:
+        return Compared(kept, 0, np.empty(0, np.int64), np.empty(0))
+    return Compared(kept, n_above, np.concatenate(places), np.concatenate(parts))
+
+
 class _Held:
     """A row that exists."""
 
-    scores: npt.NDArray[np.floating]
+    def __init__(self, scores: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_]) -> None:
+        self._scores, self._kept = scores, kept
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self._scores)
 
     def every(self, step: int) -> npt.NDArray[np.floating]:
-        return self.scores[::step]
+        return self._scores[::step]
 
-    def blocks(self, low: float) -> Iterator[npt.NDArray[np.floating]]:
-        for start in range(0, len(self.scores), _BLOCK):
-            yield self.scores[start : start + _BLOCK]
-
-
-@dataclass(frozen=True)
-class TopOfRow:
-    """What is kept of a long row.
-
-    Attributes:
-        lowest: the lowest score that is kept.
-        close: (m,) places, ascending, of all that is not kept though it is not below what `Row.blocks` was told.
-    """
-
-    lowest: float
-    close: npt.NDArray[np.int64]
+    def between(self, low: float, high: float) -> tuple[int, npt.NDArray[np.floating]]:
+        blocks = (self._scores[start : start + _BLOCK] for start in range(0, len(self), _BLOCK))
+        self.compared = compare(blocks, low, high, self._kept)
+        return self.compared.n_above, self.compared.values
 
 
 def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.bool_]) -> float:
@@ -132,21 +165,26 @@ def _top_of_many(row: npt.NDArray[np.floating], k: int, kept: npt.NDArray[np.boo
     Returns:
         The lowest score that is kept; not a number if any of the row is not.
     """
-    top = _top_by_sample(_Held(row), k, kept)
-    if top is not None:
-        return top.lowest
+    held = _Held(row, kept)
+    found = _top_by_sample(held, k)
+    if found is not None:
+        stay, lowest = found
+        held.compared.keep(stay)
+        return lowest
     kept[:], lowest = _top_of_row(row, k)
     return math.nan if np.isnan(row.max()) else lowest
 
 
-def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | None:
-    """Write the k highest of one long row, 0 < k < n, to `kept` (n,), if a sample tells which they are.
+def _top_by_sample(row: Row, k: int, *, only_positive: bool = False) -> tuple[npt.NDArray[np.bool_], float] | None:
+    """Select the k highest of one long row, 0 < k < n, if a sample tells which they are.
 
     Two entries of a sample, three standard deviations of a rank above and below the k-th highest, nearly always enclose
     it. All others are only compared with these.
 
     Returns:
-        None if the sample does not tell, or a score is not a number.
+        Which of what `Row.between` gave are among them, beside all that is above, and the lowest of all; None if the
+        sample does not tell, or a score is not a number; with `only_positive` also if a score that is not positive, or
+        a denormal number, would be kept.
     """
     n = len(row)
     # An odd step meets all columns of a matrix whose rows are a power of two.
@@ -160,27 +198,15 @@ def _top_by_sample(row: Row, k: int, kept: npt.NDArray[np.bool_]) -> TopOfRow | 
     if first >= 0:
         ordered[:last].partition(first)
     finite = np.finfo(ordered.dtype)
-    high = -ordered[first] if first >= 0 else finite.max
     # What is gone (minus infinity) is no candidate: late rounds of pruning have little else below the threshold.
     # In this order of arguments neither is what is not a number.
-    low = max(finite.min, -ordered[last]) if last < len(ordered) else finite.min
-    n_above, start, places, parts = 0, 0, [], []
-    for block in row.blocks(float(low)):
-        stop = start + len(block)
-        above = np.greater(block, high, out=kept[start:stop])
-        n_above += int(np.count_nonzero(above))
-        is_open = block < low
-        np.equal(is_open, above, out=is_open)  # neither; so is all that is not a number
-        found = np.flatnonzero(is_open)
-        places.append(found + start)
-        parts.append(block[found])
-        start = stop
-    candidates, values = np.concatenate(places), np.concatenate(parts)
-    if not 0 < k - n_above <= len(candidates) or np.isnan(values.max()):
+    floor = finite.tiny if only_positive else finite.min
+    low = max(floor, -ordered[last]) if last < len(ordered) else floor
+    high = max(-ordered[first], low) if first >= 0 else finite.max
+    n_above, values = row.between(float(low), float(high))
+    if not 0 < k - n_above <= len(values) or np.isnan(values.max()):
         return None
-    stay, lowest = _top_of_row(values, k - n_above)
-    kept[candidates] = stay
-    return TopOfRow(lowest, candidates[~stay])
+    return _top_of_row(values, k - n_above)
 
 
 def _top_of_row(row: npt.NDArray[np.floating], k: int) -> tuple[npt.NDArray[np.bool_], float]:
@@ -252,20 +278,17 @@ def keep_sections_and_lows(
     return _top_of_lifted(scores, edges, counts[0])
 
 
-def keep_row(row: Row, sizes: Sequence[int], k: int) -> tuple[torch.Tensor, TopOfRow] | None:
-    """`keep_sections` of one count over all, of a long row that need not exist at once.
+def cut_row(row: Row, k: int) -> npt.NDArray[np.bool_] | None:
+    """Select the k highest of a row of scores >= 0 that need not exist at once.
 
     Returns:
-        What is kept, (1, n) bool, and more about it; None where that takes all scores at once: of a short row, where a
-        section would keep nothing, where many scores are equal, or one is not a number.
+        Which of what `Row.between` gave are among them, beside all that is above; None where that takes all scores at
+        once: where a score of zero would be kept (or one below 1e-307 in float64), where many scores are equal, or one
+        is not a number.
     """
-    if not (is_long(len(row)) and 0 < k < len(row)):
-        return None
-    kept = np.empty(len(row), dtype=np.bool_)
-    top = _top_by_sample(row, k, kept)
-    if top is None or not all(kept[a:b].any() for a, b in _edges(sizes)):
-        return None
-    return torch.from_numpy(kept)[None], top
+    # Zeros are no candidates: late rounds of pruning, where few go, have nothing else below the threshold.
+    found = _top_by_sample(row, k, only_positive=True) if 0 < k < len(row) else None
+    return None if found is None else found[0]
 
 
 def _edges(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -146,7 +146,7 @@ class Made:
     """A row whose blocks are made, of unlike lengths, in one place."""
 
     def __init__(self, scores):
-        self.scores, self.gone = scores, np.zeros(len(scores), np.bool_)
+        self.scores = scores
 
     def __len__(self):
         return len(self.scores)
@@ -154,8 +154,7 @@ class Made:
     def every(self, step):
         return self.scores[::step].copy()
 
-    def blocks(self, low):
-        self.gone = self.scores < low
+    def blocks(self):
         buffer, start = np.empty(7), 0
         for size in itertools.cycle((3, 1, 7)):
             if start >= len(self):
@@ -164,6 +163,14 @@ class Made:
             block[:] = self.scores[start : start + size]
             yield block
             start += size
+
+    def between(self, low, high):
+        self.compared = select.compare(self.blocks(), low, high, np.empty(len(self), np.bool_))
+        is_between = ~(self.scores < low) & ~(self.scores > high)
+        assert self.compared.places.tolist() == np.flatnonzero(is_between).tolist()
+        np.testing.assert_array_equal(self.compared.values, self.scores[is_between])
+        assert self.compared.n_above == np.count_nonzero(self.scores > high)
+        return self.compared.n_above, self.compared.values
 
 
 @settings(deadline=None, max_examples=200)
@@ -178,31 +185,29 @@ def test_rows_that_are_made_block_by_block_are_cut_as_those_that_exist(seed, n, 
     numbers = np.random.Generator(np.random.Philox(key=seed))
     scores = numbers.integers(0, n_values, n) / n_values
     scores[numbers.random(n) < nan_fraction] = np.nan
-    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=3))) if n > 1 else []
-    sizes = np.diff([0, *cuts, n]).tolist()
-    k = data.draw(st.integers(len(sizes), n))
+    k = data.draw(st.integers(0, n))
     row = Made(scores)
     with short_rows_of_many():
-        found = select.keep_row(row, sizes, k)
-    if found is None:
+        stay = select.cut_row(row, k)
+    if stay is None:
         return
-    masks, top = found
-    assert torch.equal(masks, keep_sections(torch.from_numpy(scores[None]), sizes, [k]))
-    kept = masks[0].numpy()
-    assert top.lowest == scores[kept].min()
-    assert top.close.tolist() == np.flatnonzero(~kept & ~row.gone).tolist()
-    assert not (row.gone & kept).any()
+    kept = row.compared.keep(stay)
+    assert torch.equal(torch.from_numpy(kept[None]), keep_top(torch.from_numpy(scores[None]), k))
+    assert (scores[kept] > 0).all()
 
 
-def test_a_long_row_is_cut_block_by_block():
-    scores = np.random.Generator(np.random.Philox(key=1)).random(300_000)
+def test_a_long_row_is_cut_block_by_block_as_long_as_what_is_kept_is_positive():
+    numbers = np.random.Generator(np.random.Philox(key=1))
+    scores = numbers.random(300_000)
     scores[1000:1010] = scores[:10]
-    for sizes, k in (([300_000], 100_000), ([1000, 299_000], 30_000)):
-        found = select.keep_row(select._Held(scores), sizes, k)
-        assert found is not None
-        assert torch.equal(found[0], keep_sections(torch.from_numpy(scores[None]), sizes, [k]))
-    alone = np.where(np.arange(300_000) < 299_990, scores + 1, scores)
-    assert select.keep_row(select._Held(alone), [299_990, 10], 1000) is None
+    scores[numbers.permutation(300_000)[:100_000]] = 0
+    n_left = int(np.count_nonzero(scores))
+    for k in (30_000, n_left - 100, n_left):  # of the last two a sample finds little but zeros below the threshold
+        row = Made(scores)
+        stay = select.cut_row(row, k)
+        assert torch.equal(torch.from_numpy(row.compared.keep(stay))[None], keep_top(torch.from_numpy(scores[None]), k))
+        assert (scores[row.compared.places] > 0).all()
+    assert select.cut_row(Made(scores), n_left + 1) is None
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

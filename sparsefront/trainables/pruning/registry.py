@@ -37,19 +37,22 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 class Rounds(Protocol):
-    """Lanes that are scored, lose some of what they have, and are scored again."""
+    """A lane that is scored, loses some of what it has, and is scored again."""
 
-    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
-        """Masks (L, entries) bool of what scores best of what is `left`, as `selection.keep_best` selects it.
+    def cut(self, kind: str, counts: Sequence[int]) -> None:
+        """Keep what scores best of what is left, as `selection.keep_best` selects it.
 
         Args:
-            kind: 'node' or 'weight'.
+            kind: 'node' or 'weight', the same in all rounds.
             counts: what to keep.
-            left: the masks of the round before; None in the first.
 
         Raises:
             SpaceError: scores that are not finite.
         """
+
+    @property
+    def left(self) -> torch.Tensor | None:
+        """What is left after the last round: (1, entries) bool; None before the first."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Score:
         is_data_free: whether it runs one made-up example instead of the scoring batch, of which only the shape is read.
         by_gradient: whether it reads examples for the gradient of their loss alone, in place of which masks that
             change in training have that of the steps (`in_training`).
-        in_rounds: makes of a state what scores it again and again, where that takes less than to begin anew.
+        in_rounds: makes of one lane what scores it again and again, where that takes less than to begin anew.
         of_biases: whether it tells the biases of a layer apart, where weight masks cover them.
     """
 
@@ -296,21 +299,25 @@ def iterative_mask(
         parts = torch.split(kept, list(sizes), dim=1) if len(final) == len(sizes) else [kept]
         counts = [int(part.sum(dim=1).min()) for part in parts]
     masks: torch.Tensor | None = None
-    anew = None
+    lanes: list[Rounds] = []
     if score.in_rounds is not None and kept is None:
         score.check(state, kind)
         check_finite("weights", state.lanes.flat)
-        anew = score.in_rounds(state)
+        lanes = [score.in_rounds(lane) for lane in state.alone()]
     for i in range(1, rounds + 1):
         # Apportioned counts can rise by one from a density to a lower one.
         wanted = zip(counts, counts_of(geometric(density, i, rounds)), final, strict=True)
         counts = [min(before, max(now, last)) for before, now, last in wanted]
-        if anew is not None:
-            masks = anew.cut(kind, counts, left=masks)
+        if lanes:
+            for lane in lanes:
+                lane.cut(kind, counts)
             continue
         if masks is not None:
             state = state.masked(masks, kind)
         masks = keep_best(score.of(state, kind), sizes, counts)
-    if masks is None:
+    if rounds < 1:
         raise SpaceError(f"rounds={rounds}: must be at least 1")
+    if lanes:
+        masks = torch.cat([lane.left for lane in lanes if lane.left is not None])
+    assert masks is not None
     return masks

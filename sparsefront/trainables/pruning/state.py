@@ -81,6 +81,20 @@ class ScoringState:
             ),
         )
 
+    def alone(self) -> list[ScoringState]:
+        """Each lane as a state of its own."""
+        return [
+            replace(
+                self,
+                lanes=self.lanes.part(i, i + 1),
+                start=None if self.start is None else self.start[i : i + 1],
+                keys=self.keys[i : i + 1],
+                gradient=None if self.gradient is None else self.gradient[i : i + 1],
+                products=None if self.products is None else self.products[i : i + 1],
+            )
+            for i in range(len(self.lanes))
+        ]
+
     @property
     def parameters(self) -> dict[str, torch.Tensor]:
         """The lanes' tensors: views."""

@@ -16,9 +16,11 @@ from sparsefront.spaces.seeds import generator
 from sparsefront.spaces.structure import Axis, NodeGroup, Structure, Tensor
 from sparsefront.trainables import select
 from sparsefront.trainables.lanes import dense_lanes, node_masked_lanes
-from sparsefront.trainables.models import initial_weights
+from sparsefront.trainables.models import build_model, initial_weights
+from sparsefront.trainables.pack import Examples
 from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask, keep_best
 from sparsefront.trainables.pruning import state as state_module
+from sparsefront.trainables.pruning.remains import Ranked, Remains
 from sparsefront.trainables.pruning.scores import synflow
 from tests.oracles import networks as oracle
 from tests.oracles import spaces as slow
@@ -203,8 +205,8 @@ def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(
     cut = partial(iterative_mask, SCORES["synflow"], state, "weight", density=density, counts_of=rule)
     found = []
 
-    def keep_row(*given):
-        found.append(select.keep_row(*given))
+    def cut_row(*given):
+        found.append(select.cut_row(*given))
         return found[-1]
 
     monkeypatch.setattr(state_module, "_BLOCK", 50)
@@ -213,7 +215,7 @@ def test_rounds_of_flow_in_blocks_are_those_of_all_scores_at_once(
         expected = cut(rounds=rounds)
         with monkeypatch.context() as patch:
             patch.setattr(select, "_MANY", 1)
-            patch.setattr(synflow, "keep_row", keep_row)
+            patch.setattr(synflow, "cut_row", cut_row)
             assert torch.equal(cut(rounds=rounds), expected)
     assert len(found) == 15
     assert zeros or has_ties or sum(masks is not None for masks in found) > 5
@@ -223,14 +225,47 @@ def test_a_round_of_flow_keeps_what_is_left_and_scores_zero_before_what_is_gone(
     state = state_of("mlp", 1)
     sparse = replace(state, lanes=replace(state.lanes, flat=torch.zeros_like(state.lanes.flat)))
     sparse.lanes.flat[:, ::3] = state.lanes.flat[:, ::3]
-    left = torch.arange(state.structure.n_weights)[None] % 2 == 1
+    n_nonzero = int(sparse.of_weights(sparse.lanes.flat).count_nonzero())
     monkeypatch.setattr(select, "_MANY", 1)
-    flow = synflow.Flow(sparse)
-    for k in (int(left.sum()) - 5, int(left.sum()) - 10):
-        masks = flow.cut("weight", [k], left=left)
-        assert masks.sum() == k
-        assert not (masks & ~left).any()
-        left = masks
+    flow, left = synflow.Flow(sparse), torch.ones(1, state.structure.n_weights, dtype=torch.bool)
+    for k in (left.numel() - 5, n_nonzero + 10, n_nonzero + 10, n_nonzero // 2, n_nonzero // 2, n_nonzero // 3):
+        flow.cut("weight", [k])
+        assert flow.left.sum() == k
+        assert not (flow.left & ~left).any()
+        left = flow.left
+
+
+def test_long_rounds_of_flow_are_those_of_scoring_anew():
+    """At the size at which rows are sampled, through every form of what is left, down to few.
+
+    Sums in another order change some 1e-15 of a score; near the threshold the next score is some 1e-6 away, so that two
+    change places with a probability of about 1e-9 in a round.
+    """
+    model = build_model("mlp", {"widths": [512, 400]}, input_shape=(128,), n_classes=10)
+    weights = [initial_weights(model.structure, "kaiming", generator(i, "rounds")) for i in range(2)]
+    cpu = torch.device("cpu")
+    examples = Examples.of(np.zeros((2, 128), np.float32), np.zeros(2, np.int64), 10, cpu)
+    state = ScoringState(model, dense_lanes(model.structure, weights, cpu), examples)
+    assert select.is_long(state.structure.n_weights)
+    rule = counts_of(state.structure, "weight", "global")
+    cut = partial(iterative_mask, kind="weight", density=0.05, counts_of=rule, rounds=12)
+    masks = cut(SCORES["synflow"], state)
+    assert torch.equal(masks, cut(replace(SCORES["synflow"], in_rounds=None), state))
+    assert masks.sum(dim=1).tolist() == [rule(0.05)[0]] * 2
+    # A lane's mask does not depend on its company.
+    assert torch.equal(masks, torch.cat([cut(SCORES["synflow"], lane) for lane in state.alone()]))
+
+
+def test_what_is_left_of_layers_is_run_through_in_forms_of_its_own(state_of, monkeypatch):
+    monkeypatch.setattr(select, "_MANY", 1)
+    state = state_of("mlp", 1)
+    flow, n = synflow.Flow(state), state.structure.n_weights
+    for k in (n // 2, n // 5, n // 5):
+        flow.cut("weight", [k])
+        assert int(flow.left.sum()) == k
+    forms = [type(flow._parts[tensor.name]) for tensor in state.structure.prunable]
+    assert forms[0] is Ranked
+    assert Remains in forms[1:]
 
 
 def test_rounds_go_on_from_a_mask(state_of):

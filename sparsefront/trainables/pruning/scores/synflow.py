@@ -12,7 +12,7 @@ Reference: Tanaka et al., Pruning neural networks without any data by iterativel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,20 +20,21 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sparsefront.trainables.pruning.products import Product, Products
+from sparsefront.trainables.pruning.products import Product, ProductOfRanked, ProductOfRemains, Products
+from sparsefront.trainables.pruning.remains import Left, Ranked, Remains, RunThrough
 from sparsefront.trainables.pruning.selection import check_finite, keep_best
 from sparsefront.trainables.pruning.state import ScoringState, blocks
-from sparsefront.trainables.select import is_long, keep_row
+from sparsefront.trainables.select import cut_row, is_long
 
 
 def weights(state: ScoringState) -> torch.Tensor:
     """(L, W) float64."""
-    return Flow(state).scores("weight")
+    return torch.cat([Flow(lane).scores("weight") for lane in state.alone()])
 
 
 def nodes(state: ScoringState) -> torch.Tensor:
     """(L, N) float64."""
-    return Flow(state).scores("node")
+    return torch.cat([Flow(lane).scores("node") for lane in state.alone()])
 
 
 #: What is passed over: activations and norms.
@@ -59,11 +60,13 @@ class _Layer:
         given: what went in.
         output: what came out.
         features: the dimension of both that is that of the nodes.
+        is_first: whether what went in depends on no weights.
     """
 
     given: torch.Tensor
     output: torch.Tensor
     features: int
+    is_first: bool
 
 
 class _Linearised(TorchFunctionMode):
@@ -73,16 +76,17 @@ class _Linearised(TorchFunctionMode):
     included, is in the graph: nothing is lost.
     """
 
-    def __init__(self, names: Mapping[int, str], *, of_one_example: bool) -> None:
+    def __init__(self, names: Mapping[int, str], remains: Mapping[str, RunThrough], *, of_one_example: bool) -> None:
         """Note layers.
 
         Args:
             names: of the weights, by id.
+            remains: what noted layers are run through in place of their weights.
             of_one_example: note Linear layers of one row of inputs; else all layers that read every input's features.
         """
         super().__init__()
         self.layers: dict[str, _Layer] = {}
-        self._names, self._of_one_example = names, of_one_example
+        self._names, self._remains, self._of_one_example = names, remains, of_one_example
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -93,11 +97,15 @@ class _Linearised(TorchFunctionMode):
         if features is None or len(args) < 2 or not self._is_noted(args[0], args[1], features):
             return func(*args, **(kwargs or {}))
         # Copies: what later writes to either changes nothing here, and gradients are by this layer's input alone.
-        given = args[0].clone()
-        if not given.requires_grad:
+        given, is_first = args[0].clone(), not args[0].requires_grad
+        if is_first:
             given.requires_grad_()
-        output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
-        self.layers[self._names[id(args[1])]] = _Layer(given, output, features)
+        name = self._names[id(args[1])]
+        if name in self._remains:
+            output = self._remains[name].outputs(given)  # biases are zero
+        else:
+            output = func(given, args[1].detach(), *args[2:], **(kwargs or {}))
+        self.layers[name] = _Layer(given, output, features, is_first)
         return output.clone()
 
     def _is_noted(self, given: torch.Tensor, weights: torch.Tensor, features: int) -> bool:
@@ -127,73 +135,97 @@ class _Run:
 
 
 class Flow:
-    """The flow through lanes from which more and more is removed: what it runs through is made once, for all rounds."""
+    """The flow through a lane that loses more and more: what it runs through is made once, for all rounds."""
 
     def __init__(self, state: ScoringState) -> None:
+        """Begin with one lane."""
         assert state.examples is not None
         self._state, self._magnitudes = state, _magnitudes(state)
-        #: The mask beyond which they are zero.
-        self._left: torch.Tensor | None = None
+        #: What is left: a mask of all; or, of weights that were cut tensor by tensor, of each by name.
+        self._mask: torch.Tensor | None = None
+        self._parts: dict[str, Left] = {}
         self._ones = torch.ones(1, *state.examples.x.shape[1:], dtype=torch.float64, device=state.lanes.flat.device)
 
     def scores(self, kind: str) -> torch.Tensor:
-        """Scores (L, entries) float64 >= 0, zero for what was removed."""
-        lanes = range(len(self._state.lanes))
+        """Scores (1, entries) float64 >= 0, zero for what was removed."""
         if kind == "node":
-            return torch.stack([self._of_nodes(lane) for lane in lanes])
-        return torch.stack([self._products(lane).joined() for lane in lanes])
+            return self._of_nodes()[None]
+        # Nothing was cut tensor by tensor: all are products of whole tensors.
+        return torch.cat([part.joined() for part in self._products() if isinstance(part, Product)])[None]
 
-    def cut(self, kind: str, counts: Sequence[int], *, left: torch.Tensor | None) -> torch.Tensor:
-        """Masks (L, entries) bool of the best of what is `left` of lanes, as `selection.keep_best` selects them."""
-        if left is not None and left is not self._left:
-            self._state.remove(self._magnitudes, left, kind)
-        sizes = self._state.structure.section_sizes(kind)
-        if kind == "weight" and len(counts) == 1 and self._is_long_row:
-            products = self._products(0)
-            found = keep_row(products, sizes, counts[0]) if products.are_finite() else None
-            # What is gone has a score of zero, and is no better than what is left and has it, too.
-            if found is not None and (left is None or found[1].lowest > 0):
-                self._left, top = found
-                products.remove(top.close)
-                return self._left
+    def cut(self, kind: str, counts: Sequence[int]) -> None:
+        """See `registry.Rounds`."""
+        is_long_row = self._ones.device.type == "cpu" and is_long(self._state.structure.n_weights)
+        if kind == "weight" and len(counts) == 1 and is_long_row:
+            if self._cut_row(counts[0]):
+                return
             # Of all scores at once, then, and of what was there before.
-            self._magnitudes = _magnitudes(self._state)
-            if left is not None:
-                self._state.remove(self._magnitudes, left, kind)
+            self._mask, self._parts, self._magnitudes = self.left, {}, _magnitudes(self._state)
+        self._remove(kind)
         scores = self.scores(kind)
         check_finite("scores", scores)
-        return keep_best(scores, sizes, counts, left=left)
+        self._mask = keep_best(scores, self._state.structure.section_sizes(kind), counts, left=self._mask)
 
     @property
-    def _is_long_row(self) -> bool:
-        is_row = len(self._state.lanes) == 1 and self._ones.device.type == "cpu"
-        return is_row and is_long(self._state.structure.n_weights)
+    def left(self) -> torch.Tensor | None:
+        """See `registry.Rounds`."""
+        if not self._parts:
+            return self._mask
+        return torch.cat([self._parts[tensor.name].mask() for tensor in self._state.structure.prunable])[None]
 
-    def _products(self, lane: int) -> Products:
-        """The scores of one lane's weights."""
-        run = self._run(lane, of_one_example=True)
-        parts: list[Product] = []
+    def _remove(self, kind: str) -> None:
+        """Set to zero what the mask removes."""
+        if self._mask is not None:
+            self._state.remove(self._magnitudes, self._mask, kind)
+
+    def _cut_row(self, k: int) -> bool:
+        """Keep the best k weights of all, tensor by tensor; return whether their scores can be told so."""
+        if self._parts and k == sum(len(part) for part in self._parts.values()):
+            return True
+        self._remove("weight")
+        products = Products(self._products())
+        stay = cut_row(products, k) if products.are_finite() else None
+        if stay is None:
+            return False
+        parts = products.left(stay)
+        if not all(len(part) for part in parts):
+            return False
+        self._mask = None
+        self._parts = {tensor.name: part for tensor, part in zip(self._state.structure.prunable, parts, strict=True)}
+        return True
+
+    def _products(self) -> list[Product | ProductOfRemains | ProductOfRanked]:
+        """The scores of the weights of each tensor."""
+        run = self._run(of_one_example=True)
+        parts: list[Product | ProductOfRemains | ProductOfRanked] = []
         for tensor in self._state.structure.prunable:
-            weights, gradient = self._magnitudes[tensor.name][lane], run.gradients.get(tensor.name)
+            weights, gradient = self._magnitudes[tensor.name][0], run.gradients.get(tensor.name)
             if tensor.name not in run.layers:
                 parts.append(Product(weights, gradient))
                 continue
-            rank_one = run.by_output[tensor.name].flatten(), run.layers[tensor.name].given.detach().flatten()
-            parts.append(Product(weights, rank_one if gradient is None else torch.outer(*rank_one) + gradient))
-        return Products(parts)
+            given, by_output = run.layers[tensor.name].given.detach().flatten(), run.by_output[tensor.name].flatten()
+            part = self._parts.get(tensor.name)
+            if isinstance(part, Ranked):
+                parts.append(ProductOfRanked(part, by_output))
+            elif isinstance(part, Remains):
+                parts.append(ProductOfRemains(part, by_output, given))
+            elif gradient is None:
+                is_of_ones = run.layers[tensor.name].is_first and bool((given == 1).all())
+                parts.append(Product(weights, (by_output, given), is_of_ones))
+            else:
+                parts.append(Product(weights, torch.outer(by_output, given) + gradient))
+        return parts
 
-    def _of_nodes(self, lane: int) -> torch.Tensor:
-        """The scores of one lane's nodes, (N,).
+    def _of_nodes(self) -> torch.Tensor:
+        """The scores of the nodes, (N,).
 
         The flow through a layer into a node is its output there times the gradient by it, and the flow from a node
         through the layer is its input there times the gradient by that: no sum over weights.
         """
         structure = self._state.structure
         read = [axis.tensor for group in structure.groups for axis in group.axes if axis.dim == 1]
-        run = self._run(lane, of_one_example=False, read=read)
-        state = replace(self._state, lanes=self._state.lanes.part(lane, lane + 1))
-        magnitudes = {name: values[lane : lane + 1] for name, values in self._magnitudes.items()}
-        scores = state.over_nodes({k: v[None] for k, v in run.gradients.items()}, factors=magnitudes)[0]
+        run = self._run(of_one_example=False, read=read)
+        scores = self._state.over_nodes({k: v[None] for k, v in run.gradients.items()}, factors=self._magnitudes)[0]
         parts = torch.split(scores, list(structure.section_sizes("node")))
         for group, part in zip(structure.groups, parts, strict=True):
             for axis in group.axes:
@@ -205,11 +237,13 @@ class Flow:
                 part += flow.reshape(len(part), -1).sum(dim=1)
         return scores
 
-    def _run(self, lane: int, *, of_one_example: bool, read: Sequence[str] = ()) -> _Run:
-        """Run one lane forward and backward, with layers noted as `_Linearised` does."""
-        leaves = {name: values[lane].detach() for name, values in self._magnitudes.items()}
+    def _run(self, *, of_one_example: bool, read: Sequence[str] = ()) -> _Run:
+        """Run forward and backward, with layers noted as `_Linearised` does."""
+        leaves = {name: values[0].detach() for name, values in self._magnitudes.items()}
         weights = {name: leaf.requires_grad_() for name, leaf in leaves.items() if leaf.dim() > 1}
-        linearised = _Linearised({id(leaf): name for name, leaf in weights.items()}, of_one_example=of_one_example)
+        remains = {name: part for name, part in self._parts.items() if isinstance(part, Remains | Ranked)}
+        names = {id(leaf): name for name, leaf in weights.items()}
+        linearised = _Linearised(names, remains, of_one_example=of_one_example)
         with torch.enable_grad(), linearised:
             total = functional_call(self._state.model.module, leaves, (self._ones,)).sum()
         layers = linearised.layers
