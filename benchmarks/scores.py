@@ -7,6 +7,7 @@ one example that it makes up, in its precision.
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +29,8 @@ from sparsefront.trainables.pruning import SCORES, ScoringState, iterative_mask
 
 REPEATS = 15
 SPARSITY = 0.9
-#: Rounds of scoring anew; SynFlow's authors take 100.
-ROUNDS = {"synflow": 10}
+#: Rounds of scoring anew, for those that are not scored once; SynFlow's authors take 100, and so does its arm.
+ROUNDS = {"synflow": (10, 100)}
 #: Name -> family, options, shape of an example.
 PARENTS = {
     "784-1024-1024-10": ("mlp", {"widths": [1024, 1024]}, (784,)),
@@ -115,8 +116,7 @@ def rows_of(name: str, n_examples: int, scores: Sequence[str], device: torch.dev
     rows = []
     for score_name in scores:
         score = SCORES[score_name]
-        for kind in score.kinds:
-            rounds = ROUNDS.get(score_name, 1)
+        for kind, rounds in itertools.product(score.kinds, ROUNDS.get(score_name, (1,))):
             cut = partial(
                 iterative_mask,
                 score,
