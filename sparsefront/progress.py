@@ -57,6 +57,10 @@ class Progress:
         self.best_val_error = float("inf")
         self.n_failures = 0
         self._totals, self._clock = totals, clock
+        #: Of a search: arms of the ledger that are no result of it.
+        self._controls: pa.Array | None = None
+        if isinstance(design, SearchDesign) and design.controls:
+            self._controls = pa.array([control.name for control in design.controls])
         self._front = pa.schema([_field(name) for name in front_columns(design.objectives)]).empty_table()
         #: Rows since the front was asked for.
         self._unjudged: list[pa.Table] = []
@@ -85,7 +89,10 @@ class Progress:
         for stage, of in _WORK_OF.items():
             seconds = table["seconds"].filter(pc.equal(table["stage"], stage))
             self._worker_s[of] += pc.sum(seconds).as_py() or 0.0
-        trained = table.filter(pc.equal(table["stage"], "trained"))
+        is_trained = pc.equal(table["stage"], "trained")
+        if self._controls is not None:
+            is_trained = pc.and_(is_trained, pc.invert(pc.is_in(table["arm"], self._controls)))
+        trained = table.filter(is_trained)
         if not trained.num_rows:
             return
         lowest = pc.min(trained["val_error"]).as_py()

@@ -118,6 +118,7 @@ class Results:
                         f"objective={objective!r}: was not measured in this study; its key quality must name "
                         f"{column.quality!r}{where}"
                     )
+            self._check_no_control(where or "")
             expression = None if where is None else self._condition(where, ledger.schema)
             rows = ledger.scan(where=expression)
             arms: list[str] = []
@@ -261,6 +262,15 @@ class Results:
             timeout_s=timeout_s,
         )
         return self.recorded
+
+    def _check_no_control(self, where: str) -> None:
+        """Refuse a front of controls, which are held against networks of fronts and are on none."""
+        for control in self.design.controls if isinstance(self.design, SearchDesign) else ():
+            if repr(control.name) in where or f'"{control.name}"' in where:
+                raise ConfigError(
+                    f"where={where!r}: {control.name!r} is a control, and controls are on no front; the verdict "
+                    "compares it with its arm, and to_arrow(where=...) has its rows"
+                )
 
     def _condition(self, where: str, schema: pa.Schema, *, allow_test: bool = False) -> pc.Expression:
         """A condition over this study's columns, in which its arms and settings are called by names that it has."""

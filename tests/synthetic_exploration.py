@@ -102,6 +102,7 @@ def reported(work: SegmentWork, **changes: Any) -> list[dict[str, Any]]:
                 "val_loss": loss,
                 "val_error": None if loss is None else loss / 4,
                 "mask_kind": "weight",
+                "weight_sparsity": 0.5,
                 "mask_digest": lane.id,  # whatever has 32 hex digits
                 "checkpoint": f"{lane.id}@{stop}" if is_between else None,
                 "passes": float(stop - lane.start_step),

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from sparsefront.spaces.ready import READY_SPACES
 from sparsefront.spaces.seeds import philox_key
 from sparsefront.spaces.space import Dimension, Space
 from sparsefront.study import SearchStudy, Study
-from sparsefront.trainables.data import load_dataset
+from sparsefront.trainables.data import held_out_counts, load_dataset, n_used
 from tests.faults.inline_search import rows_of, run_search
 from tests.test_study import as_toml
 
@@ -472,13 +473,13 @@ CONTROLLED: dict[str, Any] = {
             "space": {"masks": {"method": "imp_rewind", "rewind_fraction": 0.3, "rate": 0.6}},
             "controls": ["shuffled_layers", "shuffled", "fresh_weights", "small_dense", "dense_budget"],
         },
-        "asha": {
+        "snip": {
             "strategy": "nsga2",
             "options": {"population": 2},
-            "rungs": {"kind": "asha", "min_steps": 6, "bracket": 5},
             "space": {"masks": {"method": "snip"}},
             "controls": ["shuffled_layers"],
         },
+        "asha": {"rungs": {"kind": "asha", "min_steps": 6, "bracket": 5}, "space": {"masks": {"method": "snip"}}},
     },
 }
 
@@ -521,7 +522,6 @@ def test_controls_are_recorded_beside_what_they_are_held_against(controlled: Pat
                     assert row["n_params"] == pytest.approx(original["n_params"], rel=0.1)
                 else:
                     assert row["weight_sparsity"] == 0.0
-    assert any(r["outcome"] == "stopped" for r in originals.values())  # which have no controls
     assert results.n_trained() == (len(rows), len(rows))
 
 
@@ -576,7 +576,7 @@ def test_a_study_without_controls_is_what_it_was() -> None:
     assert all("controls" not in arm for arm in made().identity()["arms"].values())
     assert "control_of" not in made().recorded()["resolved"]["columns"]
     found = made(**CONTROLLED)
-    assert found.identity()["arms"]["asha"]["controls"] == ["shuffled_layers"]
+    assert found.identity()["arms"]["snip"]["controls"] == ["shuffled_layers"]
     assert found.recorded()["resolved"]["columns"]["control_of"] == "int64"
     assert Study.from_dict(found.identity()).digest == found.digest
 
@@ -591,6 +591,52 @@ def test_controls_are_trained_once_whatever_is_lost(controlled: Path, tmp_path: 
         assert found[key]["candidate"] == row["candidate"]
         assert found[key]["mask_digest"] == row["mask_digest"]
         assert found[key]["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
+
+
+def test_what_is_one_dense_parent_is_trained_once_and_counts_for_all(tmp_path: Path) -> None:
+    """Networks that differ in their masks alone cost the same, and what that buys is one network."""
+    space = {"masks": {"draw": {"low": 0, "high": 9}, "sparsity": {"choices": [0.0, 0.5]}}}
+    arms = {"random": {"controls": ["dense_budget", "small_dense"]}}
+    study = made(**CONTROLLED | {"space": space, "arms": arms, "search": {"candidates": 8, "batch": 4}})
+    run_search(study, tmp_path / "study")
+    rows = [row for row in rows_of(tmp_path / "study").values() if row["stage"] == "trained"]
+    originals = [r for r in rows if r["arm"] == "random" and not r["reused"] and r["weight_sparsity"] > 0]
+    bought = [r for r in rows if r["arm"] == "random_dense_budget"]
+    small = [r for r in rows if r["arm"] == "random_small_dense"]
+    assert 4 < len(originals) == len(bought) == len(small) < 16  # some remove nothing, and have no control
+    assert [r["reused"] for r in bought] == [r["slot"] > 0 for r in bought]
+    assert not any(r["reused"] for r in small)
+    assert len({r["candidate"] for r in small}) == len(small)
+    results = sparsefront.load(tmp_path / "study")
+    found = {c.control: c for c in results.verdict().controls}["dense_budget"]
+    first = {r["replicate"]: r for r in bought if not r["reused"]}
+    expected = [
+        (1 - np.mean([r["test_error"] for r in originals if r["replicate"] == i])) - (1 - first[i]["test_error"])
+        for i in range(2)
+    ]
+    assert found.difference == pytest.approx(np.mean(expected))
+    assert results.n_trained()[0] == results.n_trained()[1]
+
+
+def test_the_budget_of_scores_is_that_of_the_examples_there_are(tmp_path: Path) -> None:
+    """Of 512 scoring examples a share of the data may leave fewer: the dense parent is not paid for the others."""
+    space = {"training": {"lr": LR, "data_fraction": 0.1}, "masks": {"method": "gmp", "score": "grasp"}}
+    arms = {"random": {"controls": ["dense_budget"]}}
+    study = made(**CONTROLLED | {"space": space, "arms": arms, "replicates": 1})
+    run_search(study, tmp_path / "study")
+    rows = [row for row in rows_of(tmp_path / "study").values() if row["stage"] == "trained"]
+    dataset = load_dataset("digits", {})
+    n_validation = int(held_out_counts([dataset.n_train], fraction=0.2)[0])
+    n_scored = n_used(0.1, dataset.n_train - n_validation)
+    assert n_scored < 512
+    scores = 3 * n_scored * len(study.recipe().methods["gmp"].rankings(18, taken=18))  # three passes of each for GraSP
+    for row in rows:
+        ended = (n_validation + len(dataset.x_test)) / 3
+        if row["arm"] == "random":
+            assert row["passes"] == pytest.approx(18 * 32 + scores + ended, rel=0.1)  # validated on the way, maybe
+        else:
+            assert row["steps"] == 18 + round(scores / 32)
+    assert Counter(row["arm"] for row in rows) == {"random": 5, "random_dense_budget": 5}
 
 
 def test_a_simulation_leaves_controls_out() -> None:
@@ -1134,6 +1180,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         arms_with(controls=["shuffled"], space={"masks": {"sparsity": 0.0}}),
         "arms.b.controls: 'shuffled' is of networks under a mask, and masks.sparsity is 0 in all candidates; set it, ",
+    ),
+    (
+        arms_with(controls=["shuffled"], rungs={"kind": "asha"}),
+        "arms.b.controls: 'shuffled' is of candidates that nothing has chosen, and rungs.kind='asha' trains the lucki",
     ),
     (
         {"arms": {"random": {"controls": ["shuffled"]}, "random_shuffled": {}}},

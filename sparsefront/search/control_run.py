@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sparsefront.search.design import RungSettings, SearchControl, SearchDesign
 from sparsefront.search.run import Candidate, Measures, Run
 from sparsefront.search.work import Describe, Described
+from sparsefront.spaces.candidate import canonical_json
 from sparsefront.spaces.controls import CONTROLS
 from sparsefront.spaces.domains import Point, Value
 
@@ -74,9 +76,21 @@ class ControlRun(Run):
         for number in range(self.n_proposed, stop):
             self.n_proposed += 1
             point, _ = self._original.completed[self._numbers[number]]
-            self._enter(Candidate(self, number, point))
+            candidate = Candidate(self, number, point)
+            first = self._first_of(candidate)
+            if first == number:
+                self._enter(candidate)
+            else:
+                self._repeat(candidate, first)
         if stop == len(self._numbers):
             self._exhaust()
+
+    def _first_of(self, candidate: Candidate) -> int:
+        """The number of the first candidate that is the same: dense parents of networks with other masks may be."""
+        if CONTROLS[self._kind].network != "parent":
+            return candidate.number
+        named = canonical_json(self.settings_of(candidate))
+        return self._seen.setdefault(hashlib.blake2b(named.encode(), digest_size=16).digest(), candidate.number)
 
     def described(self, candidate: Candidate, *, first: int) -> Described:
         """What follows from a candidate."""
@@ -86,9 +100,8 @@ class ControlRun(Run):
         """Study keys that a candidate sets: those of the other, the kind of control, and the other's mask."""
         _, digest = self._original.completed[self._numbers[candidate.number]]
         settings = {**self.arm.space.settings(candidate.point), "masks.control": self._kind}
-        if CONTROLS[self._kind].network == "parent":  # which has none
-            settings.pop("masks.bits", None)
-            return settings
+        if CONTROLS[self._kind].network == "parent":  # whose budget does not depend on which entries are kept
+            return {key: value for key, value in settings.items() if key not in ("masks.bits", "masks.draw")}
         return {**settings, "masks.bits": self._stored(digest)}
 
     def fixed_of(self, candidate: Candidate) -> dict[str, Value]:

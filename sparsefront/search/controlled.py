@@ -2,13 +2,14 @@
 
 An arm of a search is many networks. Each control is of one of them that completed, with its settings: in a replicate
 the two sides are the means over all candidates whose control completed, too, or diverged, which is worth guessing.
-Nothing is chosen: who was stopped at a rung has no control, and neither side is the best of several.
+Nothing is chosen: an arm with controls has no rungs, and neither side is the best of several.
 
 Not here: the statistics (``verdict``), and how controls are trained (``control_run``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,7 +30,10 @@ from sparsefront.search.wording import control_sentences, what_matters
 
 Floats = npt.NDArray[np.float64]
 
-_COLUMNS = ("stage", "arm", "replicate", "slot", "outcome", "reused", "mask_digest", "test_error")
+_COLUMNS = (
+    *("stage", "arm", "replicate", "slot", "candidate", "outcome", "reused"),
+    *("mask_digest", "weight_sparsity", "test_error"),
+)
 _COSTS = ("passes", "flops", "seconds")
 
 
@@ -37,7 +41,7 @@ _COSTS = ("passes", "flops", "seconds")
 class Controlled:
     """What was found of the controls of a search, and what they cost; nothing of a search without any.
 
-    ``n_planned`` is how many there are to be, of the candidates that have completed; ``n_ended`` how many have ended.
+    ``n_planned`` is how many are to be trained, of the candidates that have completed; ``n_ended`` how many have ended.
     """
 
     comparisons: tuple[ControlComparison, ...] = ()
@@ -92,9 +96,9 @@ def judge_controls(batches: Batches, design: SearchDesign) -> Controlled:
     ]
     comparisons, of_ratios = compare_controls(family, design), compare_controls(ratios, design)
     matters = what_matters(comparisons, of_ratios, design)
-    names = pa.array([c.name for c in design.controls])
+    is_control = np.asarray(pc.is_in(rows["arm"], pa.array([c.name for c in design.controls])), dtype=np.bool_)
     eligible = equals(rows, "outcome", "completed") & ~_reused(rows)
-    eligible &= np.asarray(pc.is_valid(rows["mask_digest"]), dtype=np.bool_)
+    eligible &= np.asarray(pc.is_valid(rows["mask_digest"]), dtype=np.bool_) & (numbers_in(rows, "weight_sparsity") > 0)
     n_of_arm = {arm: int(np.count_nonzero(eligible & equals(rows, "arm", arm))) for arm in kinds}
     return Controlled(
         comparisons,
@@ -102,8 +106,8 @@ def judge_controls(batches: Batches, design: SearchDesign) -> Controlled:
         matters,
         tuple(control_sentences(comparisons, design)),
         _spent(rows, design),
-        n_planned=sum(n_of_arm[c.arm] for c in design.controls),
-        n_ended=int(pc.sum(pc.is_in(rows["arm"], names)).as_py() or 0),
+        n_planned=sum(n_of_arm[c.arm] for c in design.controls) - int(np.count_nonzero(is_control & _reused(rows))),
+        n_ended=int(np.count_nonzero(is_control & ~_reused(rows))),
     )
 
 
@@ -112,21 +116,27 @@ _Values = Mapping[tuple[str, int], Mapping[int, float]]
 
 
 def _values(rows: pa.Table, design: SearchDesign) -> _Values:
-    """Values of the networks that say something: those that completed, and controls that diverged."""
+    """Values of the networks that say something: those that completed, and controls that diverged.
+
+    Of controls that are one network, all have the value of the one that was trained.
+    """
     names = {c.name for c in design.controls}
-    error, outcome = numbers_in(rows, "test_error"), rows["outcome"].to_pylist()
-    value = METRICS[design.metric].from_error(error)
-    numbers = zip(rows["slot"].to_pylist(), rows[CONTROL_OF].to_pylist(), strict=True)
-    found: dict[tuple[str, int], dict[int, float]] = {}
-    places = zip(rows["arm"].to_pylist(), rows["replicate"].to_pylist(), strict=True)
-    for i, (place, (slot, original), reused) in enumerate(zip(places, numbers, _reused(rows), strict=True)):
+    values = METRICS[design.metric].from_error(numbers_in(rows, "test_error")).tolist()
+    columns = ("arm", "replicate", "slot", CONTROL_OF, "candidate", "outcome")
+    lines = list(zip(*(rows[name].to_pylist() for name in columns), _reused(rows).tolist(), values, strict=True))
+    trained: dict[tuple[str, int, str], float] = {}
+    for arm, replicate, _, _, identity, outcome, reused, value in lines:
         if reused:
             continue
-        of_place = found.setdefault(place, {})
-        if outcome[i] == "completed" and np.isfinite(value[i]):
-            of_place[slot if original is None else original] = float(value[i])
-        elif outcome[i] == "diverged" and place[0] in names and original is not None:
-            of_place[original] = design.value_of_guessing
+        if outcome == "completed" and math.isfinite(value):
+            trained[arm, replicate, identity] = value
+        elif outcome == "diverged" and arm in names:
+            trained[arm, replicate, identity] = design.value_of_guessing
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    for arm, replicate, slot, original, identity, _, reused, _ in lines:
+        if (arm, replicate, identity) in trained and (arm in names or not reused):
+            number = slot if original is None else original
+            found.setdefault((arm, replicate), {})[number] = trained[arm, replicate, identity]
     return found
 
 
@@ -144,7 +154,7 @@ def _pair(values: _Values, design: SearchDesign, *, arm: str, control: str, comp
             # The mean of differences that are zero is zero, whatever the means of the sides are rounded to.
             sides.append((mean, mean - float(np.mean(differences))))
     columns = np.array(sides, dtype=np.float64).reshape(-1, 2).T
-    notes = (f"{n_left_out:,} candidates have no control to be held against",) if n_left_out else ()
+    notes = (f"{n_left_out:,} candidates have no {control} to be held against",) if n_left_out else ()
     return ControlPairs(arm, control, None, columns[0], columns[1], notes)
 
 

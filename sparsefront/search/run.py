@@ -193,7 +193,8 @@ class Run:
         self.unfinished: dict[int, Candidate] = {}
         #: Candidates that nobody trains, by the step they are at and the step their next segment ends.
         self.ready: dict[tuple[int, int], dict[int, Candidate]] = {}
-        #: What its controls are held against, by number: candidates that completed under a mask, with its digest.
+        #: What its controls are held against, by number: candidates that completed under a mask which removes
+        #: something, with its digest.
         self.completed: dict[int, tuple[Point, str]] = {}
         self.keeps_masks = any(control.arm == arm.name for control in design.controls)
         #: How many are handed out.
@@ -357,14 +358,9 @@ class Run:
         first = self._seen.setdefault(bytes.fromhex(space.digest(point)), number)
         candidate = Candidate(self, number, point, first=first)
         if first != number:
-            self.n_reused += 1
             self._n_repeats += 1
-            self._copies[number] = candidate, first
             self._leave(number)
-            if self._kinds[first] == _NO_OUTCOME:
-                self._copied.setdefault(first, []).append(number)
-            else:
-                self._decide_copy(number, first)
+            self._repeat(candidate, first)
         else:
             self._n_repeats = max(0, self._n_repeats - REPEATS_FOR_A_NEW_ONE)
             self._enter(candidate)
@@ -382,6 +378,15 @@ class Run:
                 )
             else:
                 self._exhaust()
+
+    def _repeat(self, candidate: Candidate, first: int) -> None:
+        """Let a candidate end as that number did, or will, which it is the same as."""
+        self.n_reused += 1
+        self._copies[candidate.number] = candidate, first
+        if self._kinds[first] == _NO_OUTCOME:
+            self._copied.setdefault(first, []).append(candidate.number)
+        else:
+            self._decide_copy(candidate.number, first)
 
     def _enter(self, candidate: Candidate) -> None:
         """Queue a new candidate, unless it can be seen beforehand that it will not be trained."""
@@ -578,7 +583,8 @@ class Run:
             if all(map(math.isfinite, (*reached, violation))):
                 self._losses[number], self._violations[number] = reached, violation
                 self._fidelity[number] = 1.0
-                if self.keeps_masks and (digest := self._networks[number]["mask_digest"].decode()):
+                network = self._networks[number]
+                if self.keeps_masks and network["weight_sparsity"] > 0 and (digest := network["mask_digest"].decode()):
                     self.completed[number] = candidate.point, digest
             else:
                 code = FAILED

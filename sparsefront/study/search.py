@@ -200,7 +200,7 @@ class SearchStudy(Study):
                 f"space={shown(self.space)}: there is nothing to search; give a key a range or choices, as in "
                 "[space.training] lr = { low = 1e-4, high = 1e-1, log = true }"
             )
-        if self.replicates * sum(arm.candidates for arm in self.arms.values()) > _MAX_CANDIDATES:
+        if self.replicates * sum((1 + len(a.controls)) * a.candidates for a in self.arms.values()) > _MAX_CANDIDATES:
             raise ConfigError(
                 f"replicates={self.replicates}: with the candidates of all arms must be at most {_MAX_CANDIDATES:,} "
                 "candidates; make it several studies"
@@ -305,6 +305,12 @@ class SearchStudy(Study):
         if refusal is not None:
             raise ConfigError(f"arms.{name}.strategy={arm.strategy!r}: cannot search this space ({refusal})")
         self._mask_rules.check_controls(f"arms.{name}.controls", arm.controls, space)
+        if arm.controls and RUNGS[arm.rungs.kind].has_rungs:
+            raise ConfigError(
+                f"arms.{name}.controls: {arm.controls[0]!r} is of candidates that nothing has chosen, and rungs.kind="
+                f"{arm.rungs.kind!r} trains the luckier ones to the end: even a random mask would seem better than "
+                "another; give the controls to an arm with rungs = { kind = 'none' }"
+            )
         if taken := {control_name(name, kind) for kind in arm.controls} & self.arms.keys():
             raise ConfigError(
                 f"arms.{name}.controls: {min(taken)!r} is the name of a control and of an arm; rename the arm"
@@ -446,7 +452,7 @@ class SearchStudy(Study):
         )
 
     def _networks(self, dataset: Dataset) -> Networks:
-        return Networks(self.recipe(), dataset.example_shape, dataset.n_classes)
+        return Networks.of(self.recipe(), dataset)
 
     def _resolved(self, dataset: Dataset) -> dict[str, Any]:
         """With what of the space depends on the parent's structure, so that the ledger is read without building it."""

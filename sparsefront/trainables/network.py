@@ -100,6 +100,7 @@ class Controlled:
         chain: its trainings, if it is a chain.
         steps: optimiser steps of its training; of a chain, of each level.
         batch_size: examples in a step.
+        n_scored: examples that its masks are scored on.
     """
 
     control: str
@@ -107,10 +108,12 @@ class Controlled:
     chain: Chain | None
     steps: int
     batch_size: int
+    n_scored: int
 
-    def budget(self, n_examples: int) -> int:
-        """Optimiser steps that all of its passes pay for, where scores read `n_examples`."""
-        made = 0.0 if self.method is None else making_passes(self.method, n_examples, steps=self.steps)
+    @property
+    def budget(self) -> int:
+        """Optimiser steps that all of its passes pay for: of training, and of scores."""
+        made = 0.0 if self.method is None else making_passes(self.method, self.n_scored, steps=self.steps)
         making = budget_steps(made, self.batch_size) if made else 0
         if self.chain is None:
             return self.steps + making

@@ -42,6 +42,7 @@ from sparsefront.spaces.seeds import generator, philox_key
 from sparsefront.spaces.shape import Shape
 from sparsefront.spaces.shares import counts_from_shares
 from sparsefront.spaces.structure import Structure
+from sparsefront.trainables.data import Dataset, held_out_counts, n_used
 from sparsefront.trainables.lanes import Layout
 from sparsefront.trainables.mask_updates import UPDATES, full_size_lanes
 from sparsefront.trainables.models import Model, Options, SizedFamily, initial_weights, model_family
@@ -132,14 +133,24 @@ class Built:
 class Networks:
     """Describes and builds the networks of one recipe's search."""
 
-    def __init__(self, recipe: Recipe, input_shape: tuple[int, ...], n_classes: int) -> None:
-        self.recipe = recipe
+    def __init__(
+        self, recipe: Recipe, input_shape: tuple[int, ...], n_classes: int, *, n_train: int | None = None
+    ) -> None:
+        """Prepare for candidates of a recipe; `n_train` is of a replicate, None for as many examples as it takes."""
+        self.recipe, self._n_train = recipe, n_train
         self._data = _Data(input_shape=tuple(input_shape), n_classes=n_classes)
         self._architecture = lru_cache(maxsize=_KEPT_ARCHITECTURES)(self._make_architecture)
         self._skeleton = lru_cache(maxsize=_KEPT_MODULES)(self._make_skeleton)
         self._is_sized = lru_cache(maxsize=_KEPT_MODULES)(_is_sized)
         self._parent = lru_cache(maxsize=_KEPT_PARENTS)(self._make_parent)
         self._module = lru_cache(maxsize=_KEPT_MODULES)(self._make_module)
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: Dataset) -> Networks:
+        """Networks for the examples of a data set."""
+        (n_held_out,) = held_out_counts([dataset.n_train], fraction=recipe.validation_fraction)
+        n_train = dataset.n_train - int(n_held_out)
+        return cls(recipe, dataset.example_shape, dataset.n_classes, n_train=n_train)
 
     def describe(self, replicate: int, settings: Mapping[str, Any]) -> Network:
         """The network that `settings` make of the recipe, in one replicate.
@@ -202,7 +213,10 @@ class Networks:
         if control is None:
             own = {**masked(masks, method), "chain": chain}
         else:
-            how = Controlled(control, method, chain, steps, batch_size)
+            n_scored = recipe.probe_size
+            if self._n_train is not None:
+                n_scored = min(n_scored, n_used(data_fraction, self._n_train))
+            how = Controlled(control, method, chain, steps, batch_size, n_scored)
             steps, own = self._controlled(how, arch, masks, replicate, masked)
             chain = own["chain"]
         return Network(
@@ -373,7 +387,7 @@ class Networks:
         kind, sparsity = masks.get("kind", recipe.mask_kind), float(masks.get("sparsity", recipe.sparsity))
         dense = masked({"kind": kind, "sparsity": 0.0}, None) | {"sparsity": sparsity, "chain": None}
         if row.network == "parent":
-            return of.budget(recipe.probe_size), dense
+            return of.budget, dense
         bits, level = masks["bits"], level_key(sparsity)
         mask = unpack_bits(bits, sum(structure.section_sizes(kind)))
         key = control_key(recipe.seed, of.control, mask_digest(bits), replicate, level)

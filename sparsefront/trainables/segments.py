@@ -270,7 +270,7 @@ class SegmentShop:
         """
         self.recipe, self.device = recipe, device
         self._checkpoint_every_s = checkpoint_every_s
-        self.networks = Networks(recipe, dataset.example_shape, dataset.n_classes)
+        self.networks = Networks.of(recipe, dataset)
         self._dataset, self._folder = dataset, checkpoint_dir
         self._test = Examples.test(dataset, device)
         self._measurer = Measurer(

@@ -93,6 +93,8 @@ OTHERS = [
     method = { choices = ["random", "snip", "gmp", "set"] }
     allocation = "erk"
     sparsity = { low = 0.5, high = 0.9 }
+    [arms.n]
+    controls = ["shuffled_layers", "dense_budget"]
     [arms.n.space.masks]
     method = "structured_l1"
     kind = "node"
