@@ -14,11 +14,12 @@ from unittest.mock import patch
 import torch
 
 from sparsefront.cluster.ray_cluster import Resources, ray_cluster
-from sparsefront.cluster.worker import keep_freed_memory
+from sparsefront.cluster.worker import keep_freed_memory, round_alike
 
 
 def set_up_as_worker(threads: int = 1) -> None:
     """Make this process what a worker of a study is before its first pack."""
+    round_alike()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     keep_freed_memory()
