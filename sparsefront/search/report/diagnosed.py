@@ -229,8 +229,8 @@ def _heading(field: pa.Field) -> str:
 def _is_fraction(name: str) -> bool:
     """Whether people read it in percent: a share of the examples, and not an area or a sum of squares.
 
-    >>> _is_fraction("ece"), _is_fraction("brier"), _is_fraction("ood_auroc_noise"), _is_fraction("corrupted_error_blur")
-    (True, False, False, True)
+    >>> [name for name in ("ece", "brier", "ood_auroc_noise", "corrupted_error_blur") if _is_fraction(name)]
+    ['ece', 'corrupted_error_blur']
     """
     return OBJECTIVES[name].worst == 1.0 if name in OBJECTIVES else "_error" in name
 
