@@ -235,6 +235,24 @@ def test_points_and_front_equal_those_of_the_table(study: Study) -> None:
         assert any(member in cells for cells in study.page.rows)
 
 
+@pytest.mark.parametrize(
+    ("objectives", "is_drawn"),
+    [
+        (("val_error", "n_params", "macs"), True),
+        (("macs", "val_accuracy", "n_params"), True),  # the same columns
+        (("val_error", "n_params"), False),
+        (("val_loss", "weight_sparsity"), False),
+    ],
+)
+def test_the_front_says_whether_its_charts_show_the_objectives(
+    build: Callable[..., Study], objectives: tuple[str, ...], is_drawn: bool
+) -> None:
+    page = build(objectives=objectives).page.text
+    section = page.partition("3. The front, as validation error against parameters and MACs")[2].partition("4. ")[0]
+    assert ("this study's objectives are others" in section) is not is_drawn
+    assert all(name in section for name in objectives)
+
+
 def test_curves_equal_those_of_the_table(study: Study) -> None:
     at: dict[tuple[str, float, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in completed(study.table):
