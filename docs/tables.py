@@ -17,7 +17,6 @@ from sparsefront.listing import listing
 from sparsefront.search.methods import PRUNERS
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.strategies import STRATEGIES
-from sparsefront.spaces.allocations import ALLOCATIONS
 from sparsefront.spaces.patterns import PATTERNS
 from sparsefront.spaces.pruning import RANGES, Pruning
 from sparsefront.spaces.ready import READY_SPACES
@@ -39,6 +38,7 @@ _LISTED = {
     "spaces": "Ready spaces",
     "models": "Parents",
     "datasets": "Data sets",
+    "allocations": "Allocations",
 }
 
 
@@ -242,8 +242,6 @@ def choices() -> str:
             parts.append(_strategy_options())
         elif what == "spaces":
             parts.append(_ready_spaces())
-    allocations = [[n, a.summary, " and ".join(a.kinds)] for n, a in ALLOCATIONS.items()]
-    parts.append("## Allocations\n\n" + _table(["name", "what", "divides masks of"], allocations))
     objectives = listing("objectives")
     heads = ["name", *next(iter(objectives.values()))]
     parts.append("## Objectives\n\n" + _table(heads, [[name, *facts.values()] for name, facts in objectives.items()]))
