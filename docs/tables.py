@@ -212,7 +212,8 @@ def _plain(kind: Any, metadata: Iterable[Any] = (), *, plural: bool = False) -> 
     if origin in (Union, UnionType):  # TOML has no word for None: the key is left out
         return " or ".join(_plain(one, metadata, plural=plural) for one in inner if one is not NoneType)
     if origin is tuple:
-        return f"list of {_plain(inner[0], plural=True)}"
+        lengths = {key: getattr(m, key) for m in metadata for key in ("min_length", "max_length") if hasattr(m, key)}
+        return f"list of {_how_many(**lengths)}{_plain(inner[0], plural=True)}"
     if origin is dict or _is_section(kind):
         return "tables" if plural else "table"
     if origin is Mapping:
@@ -221,6 +222,13 @@ def _plain(kind: Any, metadata: Iterable[Any] = (), *, plural: bool = False) -> 
     bounds = [f"{sign} {getattr(m, key):,}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
     words = {int: "whole number", float: "number", str: "name" if plural else "text", bool: "`true` or `false`"}
     return " ".join([words[kind] + "s" * plural, *bounds])
+
+
+def _how_many(*, min_length: int = 0, max_length: int | None = None) -> str:
+    """How long a list may be, with a blank behind; nothing if as long as one likes."""
+    if max_length is None:
+        return f"{min_length:,} or more " if min_length else ""
+    return f"{min_length:,} to {max_length:,} "
 
 
 def _default(value: object) -> str:
