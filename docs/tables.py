@@ -17,7 +17,6 @@ from sparsefront.listing import listing
 from sparsefront.search.methods import PRUNERS
 from sparsefront.search.schema import COLUMNS
 from sparsefront.search.strategies import STRATEGIES
-from sparsefront.spaces.allocations import ALLOCATIONS
 from sparsefront.spaces.patterns import PATTERNS
 from sparsefront.spaces.pruning import RANGES, Pruning
 from sparsefront.spaces.ready import READY_SPACES
@@ -39,6 +38,7 @@ _LISTED = {
     "spaces": "Ready spaces",
     "models": "Parents",
     "datasets": "Data sets",
+    "allocations": "Allocations",
 }
 
 
@@ -212,7 +212,8 @@ def _plain(kind: Any, metadata: Iterable[Any] = (), *, plural: bool = False) -> 
     if origin in (Union, UnionType):  # TOML has no word for None: the key is left out
         return " or ".join(_plain(one, metadata, plural=plural) for one in inner if one is not NoneType)
     if origin is tuple:
-        return f"list of {_plain(inner[0], plural=True)}"
+        lengths = {key: getattr(m, key) for m in metadata for key in ("min_length", "max_length") if hasattr(m, key)}
+        return f"list of {_how_many(**lengths)}{_plain(inner[0], plural=True)}"
     if origin is dict or _is_section(kind):
         return "tables" if plural else "table"
     if origin is Mapping:
@@ -221,6 +222,13 @@ def _plain(kind: Any, metadata: Iterable[Any] = (), *, plural: bool = False) -> 
     bounds = [f"{sign} {getattr(m, key):,}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
     words = {int: "whole number", float: "number", str: "name" if plural else "text", bool: "`true` or `false`"}
     return " ".join([words[kind] + "s" * plural, *bounds])
+
+
+def _how_many(*, min_length: int = 0, max_length: int | None = None) -> str:
+    """How long a list may be, with a blank behind; nothing if as long as one likes."""
+    if max_length is None:
+        return f"{min_length:,} or more " if min_length else ""
+    return f"{min_length:,} to {max_length:,} "
 
 
 def _default(value: object) -> str:
@@ -242,8 +250,6 @@ def choices() -> str:
             parts.append(_strategy_options())
         elif what == "spaces":
             parts.append(_ready_spaces())
-    allocations = [[n, a.summary, " and ".join(a.kinds)] for n, a in ALLOCATIONS.items()]
-    parts.append("## Allocations\n\n" + _table(["name", "what", "divides masks of"], allocations))
     objectives = listing("objectives")
     heads = ["name", *next(iter(objectives.values()))]
     parts.append("## Objectives\n\n" + _table(heads, [[name, *facts.values()] for name, facts in objectives.items()]))

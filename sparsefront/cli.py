@@ -51,6 +51,8 @@ _LISTS = (
     "datasets",
     "models",
 )
+#: Other words for them.
+_ALSO_CALLED = {"schedules": "updates"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -198,7 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     simulate.set_defaults(function=_simulate)
 
     listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    listing.add_argument("what", choices=_LISTS, nargs="?", help="what to list")
+    listing.add_argument(
+        "what", type=lambda what: _ALSO_CALLED.get(what, what), choices=_LISTS, nargs="?", help="what to list"
+    )
     listing.set_defaults(function=_list)
 
     doctor = commands.add_parser(

@@ -12,7 +12,6 @@ from pydantic import BaseModel
 _REGISTRIES = {
     "rungs": ("sparsefront.search.rungs", "RUNGS"),
     "spaces": ("sparsefront.spaces.ready", "READY_SPACES"),
-    "allocations": ("sparsefront.spaces.allocations", "ALLOCATIONS"),
     "updates": ("sparsefront.trainables.mask_updates", "UPDATES"),
     "qualities": ("sparsefront.trainables.quality", "QUALITIES"),
 }
@@ -78,6 +77,8 @@ def listing(what: str) -> dict[str, dict[str, str]]:
             for row in PATTERNS.values()
             for form, _, example in [row.form.partition(", such as ")]
         }
+    if what == "allocations":
+        return _allocations()
     if what == "controls":
         from sparsefront.spaces.controls import CONTROLS
 
@@ -115,6 +116,38 @@ def listing(what: str) -> dict[str, dict[str, str]]:
         }
         for name, m in MODELS.items()
     }
+
+
+def _allocations() -> dict[str, dict[str, str]]:
+    """The rules, and the two ways of an arm to have counts that follow from none of them."""
+    from sparsefront.spaces.allocations import ALLOCATIONS, EXPLICIT
+
+    of_arms = {
+        EXPLICIT: {
+            "what": "shares of your own, one for each layer; they belong to one sparsity",
+            "masks": "node and weight",
+            "in a study": f"[arms.NAME] allocation = {_toml(EXPLICIT)}, densities = [0.1, 0.5, 1.0]",
+            "source": "convention",
+        },
+        "counts_of": {
+            "what": "no allocation but a key in its place, for pruning at initialisation: the counts that a score's "
+            "global mask leaves in each layer, wherever the weights or nodes are that are kept there; the arms "
+            "random_snip_ratio and random_grasp_ratio have it",
+            "masks": "node and weight",
+            "in a study": f"[arms.NAME] counts_of = {_toml('snip')}",
+            "source": "Liu et al. 2022",
+        },
+    }
+    rules = {
+        name: {
+            "what": a.summary,
+            "masks": " and ".join(a.kinds),
+            "in a study": f"allocation = {_toml(name)}",
+            "source": a.source,
+        }
+        for name, a in ALLOCATIONS.items()
+    }
+    return rules | of_arms
 
 
 def _options(options: BaseModel) -> str:

@@ -26,9 +26,10 @@ from sparsefront.cluster.doctor import Finding
 from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.findings import Verdict
 from sparsefront.search.ledger import Ledger
-from sparsefront.search.methods import BASELINE, METHODS
+from sparsefront.search.methods import BASELINE, METHODS, PRUNERS
 from sparsefront.search.schema import VALUES
 from sparsefront.search.strategies import STRATEGIES
+from sparsefront.spaces.allocations import ALLOCATIONS, EXPLICIT
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.study import Study
 from sparsefront.trainables.data import DATASETS
@@ -397,6 +398,21 @@ def test_lists_name_everything_in_the_registry(
     out = capsys.readouterr().out
     assert re.findall(r"^(\S+)$", out, re.MULTILINE) == list(names)  # type: ignore[call-overload]
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_allocations_are_listed_with_what_an_arm_can_have_in_their_place(here: Path, capsys: Capture) -> None:
+    assert main(["list", "allocations"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^(\S+)$", out, re.MULTILINE) == [*ALLOCATIONS, EXPLICIT, "counts_of"]
+    for name, row in PRUNERS.items():
+        assert (row.method.counts_of is not None) == (name in out.split())
+
+
+def test_schedules_are_the_updates_of_masks(here: Path, capsys: Capture) -> None:
+    assert main(["list", "schedules"]) == 0
+    schedules = capsys.readouterr().out
+    assert main(["list", "updates"]) == 0
+    assert schedules == capsys.readouterr().out
 
 
 def test_a_list_of_nothing_says_what_there_is_to_list(here: Path, capsys: Capture) -> None:

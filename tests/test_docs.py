@@ -37,6 +37,12 @@ def test_every_key_of_an_arm_of_a_study_of_masks_is_explained() -> None:
         assert all(row), row
 
 
+def test_how_long_lists_may_be_is_documented() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert '| `objectives` | list of 1 to 6 names | `["val_error", "n_params", "macs"]` |' in page
+    assert '| `objectives` | list of 1 to 4 names | `["val_error", "n_params"]` |' in page
+
+
 @pytest.mark.parametrize("name", ["study.md", "choices.md"])
 def test_types_are_in_plain_words(name: str) -> None:
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")

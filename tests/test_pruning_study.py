@@ -656,6 +656,18 @@ def test_blocks_that_are_larger_than_layers_are_refused_or_told() -> None:
     assert "(10x16), for no more than one block fits there" in remark
 
 
+def test_sparsities_that_a_pattern_does_not_have_are_told() -> None:
+    dataset = load_dataset("digits")
+    arms: dict[str, dict[str, Any]] = {"nm_2_4": {"controls": ["shuffled_layers"]}, "snip": {}}
+    study = study_of(arms, search={"random_draws": 4}, sparsities=[0.9, 0.5, 0.8])
+    (remark,) = study._remarks(dataset)
+    assert remark == (
+        "arms.nm_2_4: its pattern '2:4' has sparsity 0.5 alone; it has no network at 0.8, 0.9 and is compared with "
+        "nothing there"
+    )
+    assert study_of(arms, search={"random_draws": 4}, sparsities=[0.5])._remarks(dataset) == []
+
+
 def test_with_the_default_no_budget_is_short(tmp_path: Path) -> None:
     study = study_of({"imp": {}}, search={"probe_size": PROBE}, sparsities=[0.9, 0.95], replicates=2)
     run_inline(study, tmp_path / "tiny", masks_per_pack=8, lanes_per_pack=16)

@@ -224,6 +224,7 @@ def biases(name: str = "imp", *, allocation: str = "uniform", **table: Any) -> d
 WRONG_ARMS: list[tuple[dict[str, Any], str]] = [
     ({"arms": 5}, "arms=5: must be a list of names, or a section for each arm"),
     ({"arms": []}, "arms=[]: must have 1 or more values"),
+    ({"verdict": {"objectives": ["macs"] * 20}}, "...: must have 6 or fewer values, not 20"),
     ({"arms": {}}, "arms=[]: 'random' must be among them"),
     ({"arms": [5]}, "arms.0=5: must be text in quotes"),
     ({"arms": ["random", "random"]}, "arms=['random', 'random']: every value may appear once"),

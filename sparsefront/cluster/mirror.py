@@ -33,7 +33,7 @@ from sparsefront.search.front import front, front_columns, hypervolume_curve, re
 from sparsefront.search.ledger import Ledger, write_table
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import ideal_point, objectives_named
-from sparsefront.search.schema import COLUMNS
+from sparsefront.search.schema import COLUMNS, SCHEMA
 from sparsefront.search.verdict import VERDICT_COLUMNS, judge
 from sparsefront.search.wording import shown_label
 
@@ -139,13 +139,16 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
     """
     span = LedgerSpan.of(ledger)
     verdict = judge(ledger.scan(columns=list(VERDICT_COLUMNS)), design)
-    members = front(ledger.scan(where=pc.field("outcome") == "completed"), design.objectives)
+    completed = ledger.scan(where=pc.field("outcome") == "completed")
+    members = front(completed, design.objectives, schema=ledger.schema)
+    measured = _measured_at_end(ledger.schema, design)
     curve = _curve(ledger, design)
     n_candidates = curve["n_candidates"][-1].as_py() if curve.num_rows else 0
     trained = ledger.table(
         columns=[
             *("arm", "target_sparsity", "replicate", "outcome", "passes", "seconds"),
             METRICS[design.metric].test_column,
+            *measured,
         ],
         where=pc.field("stage") == "trained",
     )
@@ -159,7 +162,8 @@ def build_mirror(ledger: Ledger, design: Design, *, n_planned: int | None = None
         params={name: value for name, value in dataclasses.asdict(design).items() if name not in _FOLLOWING},
         points=_study_points(verdict, curve, now),
     )
-    return mirror_of(span, design, verdict, study, _arm_pages(trained, verdict, design, now), members)
+    arms = _arm_pages(trained, verdict, design, now, measured)
+    return mirror_of(span, design, verdict, study, arms, members, measured=measured)
 
 
 def study_page(
@@ -198,10 +202,18 @@ def mirror_of(
     members: pa.Table,
     *,
     dimensions: Sequence[str] = (),
+    measured: Sequence[str] = (),
     is_complete: bool | None = None,
 ) -> Mirror:
-    """The mirror of a study of these pages, whose front has these members; `dimensions` are columns of its space."""
-    page_of = functools.partial(_search_member_page, dimensions) if isinstance(design, SearchDesign) else _member_page
+    """The mirror of a study of these pages, whose front has these members.
+
+    `dimensions` are columns of a search's space, `measured` those that a study of masks measures besides all others.
+    """
+    page_of = (
+        functools.partial(_search_member_page, dimensions)
+        if isinstance(design, SearchDesign)
+        else functools.partial(_member_page, measured=measured)
+    )
     shown = [page_of(row) for row in _shown_members(members, design.objectives)]
     return Mirror(
         experiment=f"sparsefront/{design.name}",
@@ -288,7 +300,14 @@ def _study_points(verdict: Verdict, curve: pa.Table, now: Moment) -> tuple[Point
     return tuple(points)
 
 
-def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment) -> list[Page]:
+def _measured_at_end(schema: pa.Schema, design: Design) -> tuple[str, ...]:
+    """Columns of numbers of trained networks that not every study is about: qualities, and objectives of their kind."""
+    qualities = (f.name for f in schema if f.name not in SCHEMA.names and pa.types.is_floating(f.type))
+    objectives = (o.column for o in objectives_named(design.objectives) if o.at_end)
+    return tuple(dict.fromkeys(("effective_density", *objectives, *qualities)))
+
+
+def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment, measured: Sequence[str]) -> list[Page]:
     metric = METRICS[design.metric]
     values: dict[tuple[str, float], dict[str, float | int | None]] = {}
     spent = trained.group_by(["arm", "target_sparsity", "outcome"], use_threads=False).aggregate(
@@ -301,19 +320,15 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment)
         place[f"outcomes/{row['outcome']}"] = row["count_all"]
     # Draws of one replicate share its data and initial weights: replicates, not draws, are independent.
     completed = trained.filter(pc.field("outcome") == "completed")
-    of_replicates = completed.group_by(["arm", "target_sparsity", "replicate"], use_threads=False).aggregate(
-        [(metric.test_column, "mean")]
-    )
-    values_of: dict[tuple[str, float], list[float]] = {}
-    for row in of_replicates.to_pylist():
-        mean_value = row[f"{metric.test_column}_mean"]
-        if mean_value is not None:
-            values_of.setdefault((row["arm"], row["target_sparsity"]), []).append(metric.of_column(mean_value))
-    for key, found in values_of.items():
+    for key, means in _replicate_means(completed, metric.test_column).items():
+        found = [metric.of_column(mean) for mean in means]
         mean, low, high = _interval(found, design.alpha)
         name = f"test_{design.metric}"
         values[key] |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         values[key]["replicates"] = len(found)
+    for column in measured:
+        for key, means in _replicate_means(completed, column).items():
+            values[key][column] = _interval(means, design.alpha)[0]
     tags: dict[tuple[str, float], dict[str, str]] = {key: {} for key in values}
     for comparison in verdict.comparisons:
         key = (comparison.arm, comparison.sparsity)
@@ -331,6 +346,16 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment)
         )
         for arm, sparsity in sorted(values)
     ]
+
+
+def _replicate_means(completed: pa.Table, column: str) -> dict[tuple[str, float], list[float]]:
+    """Means over each replicate's networks that have a value, by arm and level."""
+    known = completed.filter(pc.is_finite(pc.field(column)))
+    of_replicates = known.group_by(["arm", "target_sparsity", "replicate"], use_threads=False)
+    means: dict[tuple[str, float], list[float]] = {}
+    for row in of_replicates.aggregate([(column, "mean")]).to_pylist():
+        means.setdefault((row["arm"], row["target_sparsity"]), []).append(row[f"{column}_mean"])
+    return means
 
 
 def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[dict[str, Any]]:
@@ -358,9 +383,9 @@ def _search_member_page(dimensions: Sequence[str], row: Mapping[str, Any]) -> Pa
     )
 
 
-def _member_page(row: Mapping[str, Any]) -> Page:
+def _member_page(row: Mapping[str, Any], *, measured: Sequence[str] = ()) -> Page:
     now = Moment(_ms(row["committed_at"]), row["steps"] or 0)
-    points = list(now.points({name: row[name] for name in _MEASURED}))
+    points = list(now.points({name: row[name] for name in (*_MEASURED, *measured)}))
     for name in ("val_loss", "val_error"):
         for step, value in zip(row["curve_step"] or (), row[f"curve_{name}"] or (), strict=False):
             points += Moment(now.timestamp_ms, step).points({f"curve/{name}": value})

@@ -222,9 +222,7 @@ def sentences(
     sentences += matters
     initial = [c for c in correlations if c.predictor == "initial_loss"]
     if initial:
-        ranked = [
-            f"{c.spearman:+.2f} at sparsity {c.sparsity:g} ({interval} {c.low:+.2f} to {c.high:+.2f})" for c in initial
-        ]
+        ranked = [_ranked(c, interval) for c in initial]
         sentences.append(f"Rank correlation of the loss before training with the one after it: {', '.join(ranked)}")
     failed = [
         f"{n} {outcome} ({s.arm})"
@@ -376,6 +374,16 @@ def _signed(value: float, metric: str) -> str:
     if not math.isfinite(value):
         return ""
     return f"{METRICS[metric].scale * value:+.{METRICS[metric].digits}f}"
+
+
+def _ranked(found: Correlation, interval: str) -> str:
+    """One rank correlation with its interval, which a single replicate has none of.
+
+    >>> _ranked(Correlation(0.9, "initial_loss", 8, 1, -0.5, math.nan, math.nan, 0.2, 0.2), "95% interval")
+    '-0.50 at sparsity 0.9 (95% interval unknown)'
+    """
+    ends = f"{found.low:+.2f} to {found.high:+.2f}" if math.isfinite(found.low) else "unknown"
+    return f"{found.spearman:+.2f} at sparsity {found.sparsity:g} ({interval} {ends})"
 
 
 def _range(comparison: Comparison | ControlComparison) -> str:

@@ -237,10 +237,27 @@ class MaskStudy(Study):
         ]
 
     def _remarks(self, dataset: Dataset) -> list[str]:
-        """Patterns that some layers are too small for, and what random search takes beside a longer arm."""
+        """Patterns that some layers or sparsities are not for, and what random search takes beside a longer arm."""
         structures = [self._parent(dataset).structure]
         remarks = (remark_on_pattern(key, pattern, structures) for key, pattern in self._patterns())
-        return [*(remark for remark in remarks if remark is not None), *self._remarks_on_draws(dataset)]
+        return [
+            *(remark for remark in remarks if remark is not None),
+            *self._remarks_on_levels(),
+            *self._remarks_on_draws(dataset),
+        ]
+
+    def _remarks_on_levels(self) -> list[str]:
+        """Sparsities at which an arm has no network, because its pattern has another one alone."""
+        remarks = []
+        for arm, method in self._methods().items():
+            if isinstance(method, Pruned) and (density := parse_pattern(method.method.pattern).density) is not None:
+                absent = [f"{s:g}" for s in self._ascending if s not in method.levels(self._ascending)]
+                if absent:
+                    remarks.append(
+                        f"arms.{arm}: its pattern {method.method.pattern!r} has sparsity {1 - density:g} alone; it has "
+                        f"no network at {', '.join(absent)} and is compared with nothing there"
+                    )
+        return remarks
 
     def _remarks_on_draws(self, dataset: Dataset) -> list[str]:
         """What random search takes, where it has the budget of a longer arm at every level."""

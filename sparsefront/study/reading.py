@@ -72,7 +72,7 @@ _ACCEPTED = {
     "model_type": "must be a section of keys and values",
     "literal_error": "must be {expected}",
     "too_short": "must have {min_length} or more values",
-    "too_long": "must have {max_length} or fewer values",
+    "too_long": "must have {max_length} or fewer values, not {actual_length}",
 }
 
 

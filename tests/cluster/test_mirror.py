@@ -4,7 +4,8 @@ import dataclasses
 import datetime as dt
 import io
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import LABELS
 from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.schema import SCHEMA, schema_of
 from tests import synthetic
 
 SMALL: Design = synthetic.build_design(replicates=3, draws=6, random_draws=3, arms=("random", "searched", "dense"))
@@ -34,8 +35,11 @@ Commit = Callable[..., Ledger]
 def commit(tmp_path: Path) -> Commit:
     """Make a ledger of a table, in commits of so many rows."""
 
-    def make(table: pa.Table, *, rows: int = 1000, name: str = "study") -> Ledger:
-        with Ledger.create(tmp_path / name, {"name": name}, digest="d" * 32, versions={}) as ledger:
+    def make(
+        table: pa.Table, *, rows: int = 1000, name: str = "study", columns: Mapping[str, str] | None = None
+    ) -> Ledger:
+        study = {"name": name, "resolved": {"columns": columns or {}}}
+        with Ledger.create(tmp_path / name, study, digest="d" * 32, versions={}) as ledger:
             for start in range(0, table.num_rows, rows):
                 ledger.commit(table.slice(start, rows))
         return Ledger.read(tmp_path / name)
@@ -122,6 +126,35 @@ def test_the_front_is_shown_with_what_defines_and_what_measures_its_members(comm
     steps, errors = zip(*series["curve/val_error"], strict=True)
     assert list(steps) == row["curve_step"]
     assert errors == pytest.approx(row["curve_val_error"], rel=1e-11)
+
+
+def test_qualities_and_densities_are_shown_of_arms_and_members_where_they_were_measured(commit: Commit) -> None:
+    columns = {"val_ece": "float64", "ece": "test_float64", "brier": "test_float64", "fragile_indices": "test_indices"}
+    rows = TABLE.to_pylist()
+    for row in rows:
+        unmeasured = row["stage"] != "trained" or row["arm"] == "dense"
+        ece = None if unmeasured else 0.1 * (1 + row["replicate"]) + 0.01 * row["slot"]
+        row |= {"ece": ece, "val_ece": None if unmeasured else 0.5 - ece, "brier": None}
+        row |= {"fragile_indices": None, "effective_params": None if unmeasured else 1000}
+        row["effective_density"] = math.nan if row["arm"] == "dense" else 0.25
+    table = pa.Table.from_pylist(rows, schema=schema_of({"resolved": {"columns": columns}}))
+    design = dataclasses.replace(SMALL, objectives=("val_error", "val_ece", "effective_params"))
+    shown = build_mirror(commit(table, columns=columns, name="once"), design)
+    assert build_mirror(commit(table, rows=7, columns=columns, name="often"), design) == shown
+    values = {key: values_of(page) for key, page in nested(shown, "").items()}
+    random = values["arm/random/0.9"]
+    assert random["ece"] == pytest.approx(0.2 + 0.01)  # mean over replicates of the mean over draws 0, 1 and 2
+    assert random["val_ece"] == pytest.approx(0.5 - 0.21)
+    assert (random["effective_density"], random["effective_params"]) == (0.25, 1000)
+    new = {*columns, "effective_density", "effective_params"}
+    assert not new & values["arm/dense/0.0"].keys()
+    assert not {"brier", "fragile_indices"} & {name for found in values.values() for name in found}
+    member = front(table, design.objectives).to_pylist()[0]
+    page = values[f"front/{member['candidate']}"]
+    assert {name: page[name] for name in new & page.keys()} == {
+        name: pytest.approx(member[name], rel=1e-11)
+        for name in ("ece", "val_ece", "effective_density", "effective_params")
+    }
 
 
 def test_a_later_hypervolume_series_passes_through_the_earlier_points(commit: Commit) -> None:

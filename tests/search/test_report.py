@@ -30,8 +30,9 @@ from sparsefront.search.report import render_page, report_numbers, write_report
 from sparsefront.search.report.diagnosed import smallest_stable
 from sparsefront.search.report.frame import script_json
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
-from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, mean_interval, plain
-from sparsefront.search.schema import SCHEMA
+from sparsefront.search.report.means import mean_interval
+from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, plain
+from sparsefront.search.schema import SCHEMA, schema_of
 from sparsefront.search.verdict import judge
 from sparsefront.search.wording import NOT_JUDGED, shown_label
 
@@ -232,6 +233,24 @@ def test_points_and_front_equal_those_of_the_table(study: Study) -> None:
     assert flagged == set(members)
     for member in members:
         assert any(member in cells for cells in study.page.rows)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "is_drawn"),
+    [
+        (("val_error", "n_params", "macs"), True),
+        (("macs", "val_accuracy", "n_params"), True),  # the same columns
+        (("val_error", "n_params"), False),
+        (("val_loss", "weight_sparsity"), False),
+    ],
+)
+def test_the_front_says_whether_its_charts_show_the_objectives(
+    build: Callable[..., Study], objectives: tuple[str, ...], is_drawn: bool
+) -> None:
+    page = build(objectives=objectives).page.text
+    section = page.partition("3. The front, as validation error against parameters and MACs")[2].partition("4. ")[0]
+    assert ("this study's objectives are others" in section) is not is_drawn
+    assert all(name in section for name in objectives)
 
 
 def test_curves_equal_those_of_the_table(study: Study) -> None:
@@ -628,6 +647,66 @@ def test_stability_and_the_smallest_stable_rewind(
     measured["later"][1] = math.nan
     broken = build(**options, table=with_siblings(design, make_table(design, n_points=2), measured))
     assert "Smallest stable rewind at 50%: none of those tried" in broken.page.text
+
+
+def with_qualities(
+    table: pa.Table, columns: dict[str, str], value_of: Callable[[dict[str, Any], str], Any]
+) -> pa.Table:
+    """Give trained rows the columns of qualities, as the schema of such a study has them."""
+    schema = schema_of({"resolved": {"columns": columns}})
+    rows = table.to_pylist()
+    for row in rows:
+        trained = row["stage"] == "trained"
+        row.update({name: value_of(row, name) if trained else None for name in columns})
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def test_qualities_stand_in_one_table(
+    build: Callable[..., Study], study: Study, make_design: Callable[..., Design], make_table: Callable[..., pa.Table]
+) -> None:
+    assert study.numbers["qualities"] == {"columns": [], "rows": []}
+    assert "Qualities" not in study.page.text
+    columns = {"ece": "test_float64", "val_ece": "float64", "corrupted_error_stripe": "test_float64"}
+    columns |= {"nll": "test_float64", "brier": "test_float64"}
+    columns |= {
+        "fragile_indices": "test_indices",
+        "fresh_error": "test_float64",
+        "fresh_error_increase": "test_float64",
+    }
+
+    def value_of(row: dict[str, Any], name: str) -> Any:
+        if name == "ece":  # of one replicate's networks the mean counts once, however many there are
+            return None if row["arm"] == "dense" else 0.1 * (1 + row["replicate"]) + 0.01 * (row["slot"] % 2)
+        fixed = {"nll": -1.25, "brier": None, "fragile_indices": [1, 2], "corrupted_error_stripe": math.nan}
+        return fixed.get(name, 0.5) if row["arm"] != "dense" or name == "nll" else None
+
+    options = {"replicates": 3, "random_draws": 2, "sparsities": (0.5, 0.9)}
+    design = make_design(**options)
+    found = build(**options, table=with_qualities(make_table(design, n_points=2), columns, value_of))
+    shown = {column["name"]: column["text"] for column in found.numbers["qualities"]["columns"]}
+    assert shown == {  # neither what has no value or is a list, nor what the table of fresh samples has
+        "ece": "expected calibration error (test)",
+        "nll": "negative log-likelihood (test)",
+        "val_ece": "expected calibration error (validation)",
+    }
+    rows = {(row["arm"], row["sparsity"]): row["means"] for row in found.numbers["qualities"]["rows"]}
+    mean, low, high = rows["random", 0.9]["ece"]
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert (mean, high - mean, mean - low) == pytest.approx((0.205, half, half))
+    assert rows["dense", 0.0] == {"ece": None, "nll": [-1.25] * 3, "val_ece": None}
+    assert found.page.text.count("Qualities as a table") == 1
+    assert any(row[1:] == [f"20.50% ± {100 * half:.2f}", "−1.25 ± 0", "50.00% ± 0.00"] for row in found.page.rows)
+    assert any(row[1:] == ["–", "−1.25 ± 0", "–"] for row in found.page.rows)
+
+
+def test_a_quality_of_one_replicate_has_no_interval(
+    build: Callable[..., Study], make_design: Callable[..., Design], make_table: Callable[..., pa.Table]
+) -> None:
+    design = make_design(replicates=1, arms=("random", "dense"), sparsities=(0.5,))
+    table = with_qualities(make_table(design, n_points=2), {"corrupted_error_stripe": "test_float64"}, lambda *_: 0.25)
+    found = build(replicates=1, arms=("random", "dense"), sparsities=(0.5,), table=table)
+    assert found.numbers["qualities"]["columns"][0]["text"] == "corrupted error stripe (test)"
+    assert any(row[1:] == ["25.00%"] for row in found.page.rows)
 
 
 @pytest.mark.parametrize(

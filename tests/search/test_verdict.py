@@ -729,6 +729,13 @@ def test_few_replicates_decide_nothing(make_design, make_table, replicates):
         assert any("not judged at sparsity 0.5 (one pair)" in sentence for sentence in verdict.sentences)
 
 
+def test_a_rank_correlation_of_few_networks_has_no_interval(make_design, make_table):
+    design = make_design(replicates=1, arms=("random", "dense"), random_draws=3)
+    (ranked,) = (s for s in judge(make_table(design), design).sentences if s.startswith("Rank correlation"))
+    assert "at sparsity 0.5 (95% interval unknown)" in ranked
+    assert "nan" not in ranked
+
+
 @pytest.mark.parametrize("stage", ["none", "scored", "random"])
 def test_studies_that_have_hardly_begun(make_design, make_table, stage):
     design = make_design(replicates=2)

@@ -17,6 +17,9 @@ from sparsefront.errors import LedgerError
 from sparsefront.search.design import Design
 from sparsefront.search.methods import known_methods
 from sparsefront.search.methods.pruned import Pruned
+from sparsefront.search.objective import OBJECTIVES
+from sparsefront.search.report.means import mean_interval
+from sparsefront.search.schema import SCHEMA, is_test_result
 from sparsefront.spaces.masks import unpack_bits
 from sparsefront.spaces.overlap import pairwise_overlap
 from sparsefront.spaces.pruning import Pruning
@@ -48,6 +51,7 @@ DIAGNOSED = (
 )
 #: The same, where the study tested on a sample that was drawn anew.
 FRESH = ("arm", "target_sparsity", "replicate", "test_error", "fresh_error", "fresh_error_increase")
+_PLACE = FRESH[:3]
 
 
 def diagnosed(trained: pa.Table, arms: Sequence[str], sections: Sequence[int], masks: Masks | None) -> Record:
@@ -159,6 +163,76 @@ def fresh_sample(trained: pa.Table, arms: Sequence[str]) -> list[Record]:
         }
         for (arm, sparsity), members in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1]))
     ]
+
+
+def quality_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Columns that `qualities` reads: a row's place, and what a study of masks has besides ``SCHEMA``.
+
+    Left out are lists, and what `fresh_sample` has.
+    """
+    known = {*SCHEMA.names, *FRESH}
+    return (
+        *_PLACE,
+        *(field.name for field in schema if field.name not in known and pa.types.is_floating(field.type)),
+    )
+
+
+def qualities(trained: pa.Table, arms: Sequence[str]) -> Record:
+    """What the study's qualities came to at every arm and level, as means over replicates with 95% intervals.
+
+    Args:
+        trained: trained rows with the columns `quality_columns`; those without any value are left out.
+        arms: in the order of the tables.
+
+    Returns:
+        ``columns`` (those with a value; ``text`` is a heading, ``is_fraction`` tells fractions from other units), and
+        ``rows``, whose ``means`` has mean, low and high of each column: None of one that the arm has no value of,
+        and no ends of a single replicate.
+    """
+    names = [name for name in trained.column_names if name not in _PLACE]
+    cells: dict[tuple[str, float], dict[str, dict[int, list[float]]]] = {}
+    for row in trained.to_pylist():
+        for name in names:
+            if row[name] is not None and math.isfinite(row[name]):
+                of_replicates = cells.setdefault((row["arm"], row["target_sparsity"]), {}).setdefault(name, {})
+                of_replicates.setdefault(row["replicate"], []).append(row[name])
+    measured = [name for name in names if any(name in columns for columns in cells.values())]
+    return {
+        "columns": [
+            {"name": name, "text": _heading(trained.schema.field(name)), "is_fraction": _is_fraction(name)}
+            for name in measured
+        ],
+        "rows": [
+            {
+                "arm": arm,
+                "sparsity": sparsity,
+                "means": {
+                    name: mean_interval([np.mean(columns[name][r]) for r in sorted(columns[name])])
+                    if name in columns
+                    else None
+                    for name in measured
+                },
+            }
+            for (arm, sparsity), columns in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1]))
+        ],
+    }
+
+
+def _heading(field: pa.Field) -> str:
+    """A quality's column in words: as fronts call it, or else its name, also where fronts take its size alone."""
+    objective = OBJECTIVES.get(field.name)
+    if objective is not None and not objective.absolute:
+        return objective.label
+    return f"{field.name.replace('_', ' ')} ({'test' if is_test_result(field) else 'validation'})"
+
+
+def _is_fraction(name: str) -> bool:
+    """Whether people read it in percent: a share of the examples, and not an area or a sum of squares.
+
+    >>> [name for name in ("ece", "brier", "ood_auroc_noise", "corrupted_error_blur") if _is_fraction(name)]
+    ['ece', 'corrupted_error_blur']
+    """
+    return OBJECTIVES[name].worst == 1.0 if name in OBJECTIVES else "_error" in name
 
 
 def smallest_stable(tried: Iterable[tuple[int, float]]) -> int | None:

@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from sparsefront.search.report.diagnosed import STABLE_BELOW
-from sparsefront.search.report.markup import UNKNOWN, Markup, bullets, chart, paragraph, percent, section, table, whole
+from sparsefront.search.report.markup import (
+    UNKNOWN,
+    Markup,
+    bullets,
+    chart,
+    details,
+    paragraph,
+    percent,
+    section,
+    table,
+    whole,
+)
 from sparsefront.search.report.numbers import Record
 from sparsefront.search.report.sections import arm_name, level_name, note_of
 
@@ -17,8 +28,9 @@ def diagnostics_section(numbers: Record) -> Markup:
     """Show densities, dead units, collapse, stability and overlap of every arm and level."""
     title = "7. Diagnostics"
     found = numbers["diagnostics"]
+    measured = (_fresh_table(numbers), _qualities_table(numbers), _stability_table(numbers))
     if not found["rows"]:
-        return section("diagnostics", title, note_of("No network was diagnosed."), _stability_table(numbers))
+        return section("diagnostics", title, note_of("No network was diagnosed."), *measured)
     words = (
         "Shares are of the parent's weights, of all its trained parameters, and of its multiply-accumulates (MACs). "
         "A weight is effective if it lies on a path from an input to an output. A unit is dead if it lies on none; it "
@@ -57,16 +69,7 @@ def diagnostics_section(numbers: Record) -> Markup:
     several = len({row["sparsity"] for row in found["rows"] if row["sparsity"] > 0}) > 1
     described = "Share of silent activations of each arm against sparsity; the table has the same numbers."
     drawn = chart("silence", described) if several else ""
-    return section(
-        "diagnostics",
-        title,
-        paragraph(words),
-        drawn,
-        listed,
-        _fresh_table(numbers),
-        _stability_table(numbers),
-        _overlap_table(numbers),
-    )
+    return section("diagnostics", title, paragraph(words), drawn, listed, *measured, _overlap_table(numbers))
 
 
 def _table_by_level(
@@ -104,6 +107,36 @@ def _fresh_table(numbers: Record) -> str:
         ),
     )
     return f"<h3>Fresh sample</h3>\n{paragraph(words)}{listed}"
+
+
+def _qualities_table(numbers: Record) -> str:
+    """Show what the study's qualities came to; nothing if it has none."""
+    columns, rows = numbers["qualities"]["columns"], numbers["qualities"]["rows"]
+    if not columns:
+        return ""
+    words = (
+        "What the study measured of its trained networks besides their error. Changes and losses are against the "
+        "trained parent. Means over networks, then replicates; ± gives Student's 95% "
+        "interval over replicates, and is left out of a single one."
+    )
+    listed = _table_by_level(
+        numbers,
+        "Qualities of the trained networks",
+        [f"#{column['text']}" for column in columns],
+        rows,
+        lambda row: [_quality(column, row["means"][column["name"]]) for column in columns],
+    )
+    return f"<h3>Qualities</h3>\n{paragraph(words)}{details('Qualities as a table', listed)}"
+
+
+def _quality(column: Record, found: tuple[float, float | None, float | None] | None) -> str:
+    """A mean with half the width of its interval."""
+    if found is None:
+        return UNKNOWN
+    mean, low, _ = found
+    scale, unit = (100, "%") if column["is_fraction"] else (1, "")
+    half = "" if low is None else f" ± {scale * (mean - low):{'.2f' if unit else '.2g'}}"
+    return f"{scale * mean:{'.2f' if unit else '.4g'}}{unit}{half}".replace("-", "−")
 
 
 def _stability_table(numbers: Record) -> str:

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
 
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
@@ -22,7 +20,17 @@ from sparsefront.search.front import front, front_columns, mean_front
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.objective import objectives_named
-from sparsefront.search.report.diagnosed import DIAGNOSED, FRESH, Masks, diagnosed, fresh_sample, stability
+from sparsefront.search.report.diagnosed import (
+    DIAGNOSED,
+    FRESH,
+    Masks,
+    diagnosed,
+    fresh_sample,
+    qualities,
+    quality_columns,
+    stability,
+)
+from sparsefront.search.report.means import mean_interval
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
@@ -130,8 +138,8 @@ def report_numbers(
         Plain data without NaN: ``study``, ``arms`` (with their looks), ``levels``, ``metric`` (of ``METRICS``),
         ``accuracy`` (test accuracy of each arm and level, fractions, or what the metric has in its place),
         ``verdict``, ``points`` (columns, one entry for each candidate shown), ``front``,
-        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics``, ``stability``, ``fresh_sample`` and
-        ``failures``.
+        ``mean_front``, ``curves``, ``correlation_texts``, ``diagnostics``, ``stability``, ``fresh_sample``,
+        ``qualities`` and ``failures``.
     """
     trained = _trained(rows)
     columns = list(dict.fromkeys([*front_columns(design.objectives), *_POINT_COLUMNS]))
@@ -162,6 +170,7 @@ def report_numbers(
             "fresh_sample": (
                 fresh_sample(_read(rows, FRESH, is_trained), arms) if set(FRESH) <= set(rows.schema.names) else []
             ),
+            "qualities": qualities(_read(rows, quality_columns(rows.schema), is_trained), arms),
             "failures": failures(rows),
         }
     )
@@ -200,29 +209,6 @@ def range_text(low: float | None, high: float | None) -> str:
         return "unknown"
     ends = (f"{100 * low:.1f}", f"{100 * high:.1f}")
     return f"{ends[0]}%" if ends[0] == ends[1] else f"{ends[0]}–{ends[1]}%"
-
-
-def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> tuple[float, float | None, float | None]:
-    """Mean of independent values with Student's t interval.
-
-    Args:
-        values: (n,) float, n >= 1, finite: one value for each replicate.
-        level: confidence of the interval.
-
-    Returns:
-        The mean and both ends of its interval, which are None for a single value.
-
-    >>> mean_interval([0.5])
-    (0.5, None, None)
-    >>> [round(x, 4) for x in mean_interval([0.4, 0.5, 0.6])]
-    [0.5, 0.2516, 0.7484]
-    """
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if array.size < 2:
-        return mean, None, None
-    half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
-    return mean, mean - half, mean + half
 
 
 def plain(value: Any) -> Any:

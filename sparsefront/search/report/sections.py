@@ -47,6 +47,8 @@ _PREDICTORS = {
 Columns = Mapping[str, Callable[[Record], str]]
 #: Rows of a folded table; the front itself is complete in the ledger and in ``sparsefront front``.
 _N_FRONT_LISTED = 200
+#: Columns that the charts of the front show.
+_DRAWN = {"val_error", "n_params", "macs"}
 #: Contenders less likely than this to be on the front over means are left out of its table.
 _LEAST_PROBABILITY = 0.05
 
@@ -381,17 +383,23 @@ def _remarks(rows: Sequence[Record]) -> str:
 
 def front_section(numbers: Record) -> Markup:
     """Show the front over error and size."""
-    title = "3. The front: validation error, parameters, MACs"
+    title = "3. The front, as validation error against parameters and MACs"
     points, members = numbers["points"], numbers["front"]
     if not points["n_completed"]:
         return section("front", title, note_of("No network was trained to the end yet."))
     objectives = ", ".join(f"<code>{text(name)}</code>" for name in numbers["study"]["objectives"])
     words = (
         f"<p>Large outlined markers are the front: no other network beats them in {objectives} together. The others "
-        "are faint, and stand a little aside by arm because networks of one level have one size. The line is the best "
-        "error attained at each size. Hover over a marker for its network's id; click an arm in the legend to hide it. "
-        "These are single networks, so part of any front is luck: compare arms in section 2.</p>"
+        "are faint, and stand a little aside by arm because networks of one level have one size. The line is the "
+        "front's best error up to each size. Hover over a marker for its network's id; click an arm in the legend to "
+        "hide it. These are single networks, so part of any front is luck: compare arms in section 2.</p>"
     )
+    if {o.column for o in objectives_named(numbers["study"]["objectives"])} != _DRAWN:
+        words += (
+            "<p>The charts show validation error, parameters and MACs, and this study's objectives are others: a "
+            "network that looks beaten here can be on the front, and one that looks unbeaten can be missing from it. "
+            "The table has the objectives.</p>"
+        )
     if on_test := [name for name in numbers["study"]["objectives"] if OBJECTIVES[name].on_test]:
         words += f"<p>Measured on test examples, by which nothing may be chosen: {text(', '.join(on_test))}.</p>"
     sampled = sample_note(points, charts="3 and 4", what="networks")
