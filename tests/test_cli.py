@@ -581,6 +581,16 @@ def test_a_study_from_its_first_command_to_its_last(here: Path, capfd: pytest.Ca
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_study_is_recorded_again_whatever_order_its_arms_were_written_in(here: Path) -> None:
+    lines = [line for line in TOML.splitlines() if not line.startswith("arms")]
+    arms = "\n".join(f"[arms.{name}]" for name in ("random", "magnitude", "dense"))
+    (here / "t.toml").write_text("\n".join([*lines, arms, ""]), encoding="utf-8")
+    assert main(["run", "t.toml", "--set", "replicates=1", "--set", "sparsities=[0.5]"]) == 0
+    assert main(["record", "runs/tiny"]) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_study_in_which_something_failed_ends_with_one(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "t.toml").write_text(TOML, encoding="utf-8")
     # A learning rate at which no network stays finite: a parent that diverges leaves nothing to prune.

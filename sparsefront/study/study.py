@@ -353,7 +353,8 @@ class Study(Section):
                 recorder = LiveRecorder(
                     folder,
                     tracking_uri=self.record.tracking_uri or None,
-                    design=design,
+                    # As it is read from the folder ever after: in the order of arms that is recorded there.
+                    design=Results(folder).design,
                     every_s=self.record.every_s,
                     timeout_s=self.record.timeout_s,
                     n_planned=self._counts(plan)[3],
