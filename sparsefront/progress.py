@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -195,11 +196,11 @@ class LogView:
 
     def __init__(
         self,
-        write: Callable[[str], Any] = lambda text: print(text, file=sys.stderr, flush=True),
+        write: Callable[[str], Any] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write, self._clock = write, clock
+        self._write, self._clock = write or _tell, clock
         self._said = clock()
 
     def say(self, text: str) -> None:
@@ -219,6 +220,12 @@ class LogView:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def _tell(text: str) -> None:
+    """A line on the error stream; a study goes on, and is reported, where nobody reads that any more."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def view_for(console: Console) -> ProgressView:

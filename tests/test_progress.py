@@ -169,3 +169,14 @@ def test_a_terminal_is_left_as_it_was() -> None:
     hidden, shown = "\x1b[?25l", "\x1b[?25h"
     assert out.getvalue().count(hidden) == out.getvalue().count(shown) == 1
     assert isinstance(view_for(Console(file=out)), LogView)
+
+
+def test_a_study_goes_on_where_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `sparsefront run STUDY 2>&1 | head`: its report is written all the same."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    LogView().say("starting")
