@@ -30,7 +30,7 @@ from sparsefront.spaces.controls import CONTROLS, budget_steps
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.structure import SCALING
-from sparsefront.study.methods import check_scores
+from sparsefront.study.methods import check_control_names, check_scores
 from sparsefront.study.objectives import check_objectives, validated_columns
 from sparsefront.study.patterns import check_pattern_fits, remark_on_pattern
 from sparsefront.study.reading import first_error, shown
@@ -326,11 +326,7 @@ class MaskStudy(Study):
                     f"arms: {called!r} {nearest(called, METHODS)}{missing if isinstance(self.arms, Mapping) else ''}"
                 )
             controls = table.get("controls", ())
-            for control in controls:
-                if control not in CONTROLS:
-                    raise ConfigError(f"{where}.controls: {control!r} {nearest(control, CONTROLS)}")
-            if len(set(controls)) != len(controls):
-                raise ConfigError(f"{where}.controls={list(controls)}: every value may appear once")
+            check_control_names(f"{where}.controls", controls)
             if called not in PRUNERS:
                 odd = [key for key in table if key not in ARM_KEYS]
                 if odd:

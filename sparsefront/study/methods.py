@@ -1,10 +1,26 @@
-"""What both kinds of studies refuse of a pruning method."""
+"""What both kinds of studies refuse of a pruning method, and of controls."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sparsefront.errors import ConfigError, nearest
+from sparsefront.spaces.controls import CONTROLS
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.trainables.pruning import SCORES
+
+
+def check_control_names(where: str, controls: Sequence[str]) -> None:
+    """Refuse controls, written at `where`, that there are not, or that are written twice.
+
+    Raises:
+        ConfigError: one line with key, value and what is accepted.
+    """
+    for control in controls:
+        if control not in CONTROLS:
+            raise ConfigError(f"{where}: {control!r} {nearest(control, CONTROLS)}")
+    if len(set(controls)) != len(controls):
+        raise ConfigError(f"{where}={list(controls)}: every value may appear once")
 
 
 def check_scores(where: str, method: Pruning, kind: str) -> None:

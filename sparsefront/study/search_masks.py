@@ -14,7 +14,7 @@ from sparsefront.spaces.entries import checked_pattern
 from sparsefront.spaces.patterns import parse_pattern
 from sparsefront.spaces.pruning import Pruning
 from sparsefront.spaces.space import SEARCHED, Space
-from sparsefront.study.methods import check_scores
+from sparsefront.study.methods import check_control_names, check_scores
 from sparsefront.study.search_sections import MasksSection, SearchTrainingSection
 from sparsefront.study.sections import ModelSection
 from sparsefront.trainables.networks import DRAWN, METHOD_FIELDS
@@ -51,24 +51,19 @@ class MaskRules:
 
     def check_controls(self, where: str, controls: Sequence[str], space: Space) -> None:
         """Refuse controls, written at `where`, that say nothing of an arm's candidates, or cannot be made of them."""
-        for control in controls:
-            if control not in CONTROLS:
-                raise ConfigError(f"{where}: {control!r} {nearest(control, CONTROLS)}")
-        if len(set(controls)) != len(controls):
-            raise ConfigError(f"{where}={list(controls)}: every value may appear once")
+        check_control_names(where, controls)
         if not controls:
             return
-        names = self.methods_of(space)
-        patterns = [parse_pattern(pattern) for pattern in self._patterns_beside(space)]
+        names, patterns = self.methods_of(space), self._patterns_beside(space)
         is_removing = bool(space.ends_of("masks.sparsity", self.masks.sparsity)[1])
-        if not is_removing and all(pattern.density is None for pattern in patterns):
+        if not is_removing and all(parse_pattern(pattern).density is None for pattern in patterns):
             raise ConfigError(
                 f"{where}: {controls[0]!r} is of networks under a mask, and masks.sparsity is 0 in all candidates; set "
                 "it, in [masks] or in the space, or remove the control"
             )
-        is_tied = any(name not in ("unstructured", "node") for name in self._patterns_beside(space))
-        going_on = [n for n in names if n in PRUNERS and PRUNERS[n].method.when == "levels"]
-        going_on = [n for n in going_on if PRUNERS[n].method.survivors == "trained"]
+        is_tied = any(pattern != "unstructured" for pattern in patterns)
+        levels = {n: PRUNERS[n].method for n in names if n in PRUNERS and PRUNERS[n].method.when == "levels"}
+        going_on = [n for n, method in levels.items() if method.keeps_weights]
         for control in controls:
             row = CONTROLS[control]
             if row.of_drawn and DRAWN in names and space.bits is None:
