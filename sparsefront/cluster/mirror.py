@@ -31,6 +31,7 @@ from sparsefront.search.design import Design, SearchDesign
 from sparsefront.search.findings import Comparison, Verdict
 from sparsefront.search.front import front, front_columns, hypervolume_curve, reference_point
 from sparsefront.search.ledger import Ledger, write_table
+from sparsefront.search.means import replicate_means
 from sparsefront.search.metrics import METRICS
 from sparsefront.search.objective import ideal_point, objectives_named
 from sparsefront.search.schema import COLUMNS, SCHEMA
@@ -320,14 +321,14 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment,
         place[f"outcomes/{row['outcome']}"] = row["count_all"]
     # Draws of one replicate share its data and initial weights: replicates, not draws, are independent.
     completed = trained.filter(pc.field("outcome") == "completed")
-    for key, means in _replicate_means(completed, metric.test_column).items():
+    for key, means in replicate_means(completed, metric.test_column).items():
         found = [metric.of_column(mean) for mean in means]
         mean, low, high = _interval(found, design.alpha)
         name = f"test_{design.metric}"
         values[key] |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         values[key]["replicates"] = len(found)
     for column in measured:
-        for key, means in _replicate_means(completed, column).items():
+        for key, means in replicate_means(completed, column).items():
             values[key][column] = _interval(means, design.alpha)[0]
     tags: dict[tuple[str, float], dict[str, str]] = {key: {} for key in values}
     for comparison in verdict.comparisons:
@@ -346,16 +347,6 @@ def _arm_pages(trained: pa.Table, verdict: Verdict, design: Design, now: Moment,
         )
         for arm, sparsity in sorted(values)
     ]
-
-
-def _replicate_means(completed: pa.Table, column: str) -> dict[tuple[str, float], list[float]]:
-    """Means over each replicate's networks that have a value, by arm and level."""
-    known = completed.filter(pc.is_finite(pc.field(column)))
-    of_replicates = known.group_by(["arm", "target_sparsity", "replicate"], use_threads=False)
-    means: dict[tuple[str, float], list[float]] = {}
-    for row in of_replicates.aggregate([(column, "mean")]).to_pylist():
-        means.setdefault((row["arm"], row["target_sparsity"]), []).append(row[f"{column}_mean"])
-    return means
 
 
 def _shown_members(members: pa.Table, objectives: Sequence[str]) -> list[dict[str, Any]]:

@@ -25,12 +25,12 @@ from sparsefront.search.design import Design
 from sparsefront.search.findings import LABELS
 from sparsefront.search.front import front
 from sparsefront.search.ledger import Ledger
+from sparsefront.search.means import mean_interval
 from sparsefront.search.methods import arm_names
 from sparsefront.search.report import render_page, report_numbers, write_report
 from sparsefront.search.report.diagnosed import smallest_stable
 from sparsefront.search.report.frame import script_json
 from sparsefront.search.report.markup import duration, engineering, interval_graphic, table, text
-from sparsefront.search.report.means import mean_interval
 from sparsefront.search.report.numbers import MAX_FAILURES, arm_styles, first_line, plain
 from sparsefront.search.schema import SCHEMA, schema_of
 from sparsefront.search.verdict import judge

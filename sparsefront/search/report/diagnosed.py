@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from sparsefront.errors import LedgerError
 from sparsefront.search.design import Design
+from sparsefront.search.means import mean_interval, replicate_means
 from sparsefront.search.methods import known_methods
 from sparsefront.search.methods.pruned import Pruned
 from sparsefront.search.objective import OBJECTIVES
-from sparsefront.search.report.means import mean_interval
 from sparsefront.search.schema import SCHEMA, is_test_result
 from sparsefront.spaces.masks import unpack_bits
 from sparsefront.spaces.overlap import pairwise_overlap
@@ -190,30 +190,23 @@ def qualities(trained: pa.Table, arms: Sequence[str]) -> Record:
         and no ends of a single replicate.
     """
     names = [name for name in trained.column_names if name not in _PLACE]
-    cells: dict[tuple[str, float], dict[str, dict[int, list[float]]]] = {}
-    for row in trained.to_pylist():
-        for name in names:
-            if row[name] is not None and math.isfinite(row[name]):
-                of_replicates = cells.setdefault((row["arm"], row["target_sparsity"]), {}).setdefault(name, {})
-                of_replicates.setdefault(row["replicate"], []).append(row[name])
-    measured = [name for name in names if any(name in columns for columns in cells.values())]
+    found = {name: means for name in names if (means := replicate_means(trained, name))}
+    cells = {cell for means in found.values() for cell in means}
     return {
         "columns": [
             {"name": name, "text": _heading(trained.schema.field(name)), "is_fraction": _is_fraction(name)}
-            for name in measured
+            for name in found
         ],
         "rows": [
             {
                 "arm": arm,
                 "sparsity": sparsity,
                 "means": {
-                    name: mean_interval([np.mean(columns[name][r]) for r in sorted(columns[name])])
-                    if name in columns
-                    else None
-                    for name in measured
+                    name: mean_interval(means[arm, sparsity]) if (arm, sparsity) in means else None
+                    for name, means in found.items()
                 },
             }
-            for (arm, sparsity), columns in sorted(cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1]))
+            for arm, sparsity in sorted(cells, key=lambda cell: (arms.index(cell[0]), cell[1]))
         ],
     }
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from sparsefront.search.design import Design
 from sparsefront.search.findings import Correlation, Verdict
 from sparsefront.search.front import front, front_columns, mean_front
+from sparsefront.search.means import mean_interval
 from sparsefront.search.methods import known_methods
 from sparsefront.search.metrics import METRICS, Metric
 from sparsefront.search.objective import objectives_named
@@ -30,7 +31,6 @@ from sparsefront.search.report.diagnosed import (
     quality_columns,
     stability,
 )
-from sparsefront.search.report.means import mean_interval
 from sparsefront.search.schema import SCHEMA
 
 #: Plain data, ready for JSON.
