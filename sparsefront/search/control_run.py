@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +53,7 @@ class ControlRun(Run):
 
     @property
     def can_propose(self) -> bool:
-        """Whether its next batch can be asked for now."""
+        """Whether the other run is over, and has candidates that were not taken yet."""
         # A run that is replayed need not have asked yet whether it has more.
         while not self.is_exhausted and self._original.can_propose and self._is_settled:
             self._original.propose()
@@ -104,9 +104,10 @@ class ControlRun(Run):
             return {key: value for key, value in settings.items() if key not in ("masks.bits", "masks.draw")}
         return {**settings, "masks.bits": self._stored(digest)}
 
-    def fixed_of(self, candidate: Candidate) -> dict[str, Value]:
-        """Columns of a candidate that its point does not tell."""
-        return {**super().fixed_of(candidate), CONTROL_OF: self._numbers[candidate.number]}
+    def fixed_of(self, candidate: Candidate, settings: Mapping[str, Any]) -> dict[str, Value]:
+        """Columns of a candidate that its point does not tell: those of the other, and which that is."""
+        of_other = self.arm.fixed.values(self.arm.space.settings(candidate.point))
+        return {**of_other, CONTROL_OF: self._numbers[candidate.number]}
 
 
 class _Given:

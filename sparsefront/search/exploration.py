@@ -370,7 +370,7 @@ def _lane(candidate: Candidate) -> SearchLane:
         candidate.start_step,
         candidate.checkpoint,
         tuple((step, name, _data_fraction(candidate, step) if grows else None) for step, name in candidate.behind),
-        run.fixed_of(candidate),
+        run.fixed_of(candidate, settings),
         run.keeps_masks,
     )
 

@@ -235,9 +235,9 @@ class Run:
         """Study keys that a candidate sets."""
         return self.arm.space.settings(candidate.point)
 
-    def fixed_of(self, candidate: Candidate) -> dict[str, Value]:
-        """Columns of a candidate that its point does not tell."""
-        return self.arm.fixed.values(self.arm.space.settings(candidate.point))
+    def fixed_of(self, candidate: Candidate, settings: Mapping[str, Any]) -> dict[str, Value]:
+        """Columns of a candidate that its point does not tell; `settings` are those of its point."""
+        return self.arm.fixed.values(settings)
 
     def named(self, described: Described, number: int) -> Described:
         """The same, with the id that candidate `number` has in this run.
@@ -659,15 +659,16 @@ class Run:
     def refuse(self, candidate: Candidate, error: str) -> None:
         """Decide that a candidate failed because there can be no such network."""
         self._recall(candidate)
+        settings = self.arm.space.settings(candidate.point)
         self._decisions[candidate.number] = Decision(
             self.arm.name,
             self.replicate,
             candidate.number,
             "failed",
             candidate.point,
-            self.arm.space.settings(candidate.point),
+            settings,
             None,
-            fixed=self.fixed_of(candidate),
+            fixed=self.fixed_of(candidate, settings),
             error=error,
         )
 
@@ -692,7 +693,7 @@ class Run:
             rung=rung,
             steps=0 if candidate is None else candidate.start_step,
             values=self._known_values(number),
-            fixed={} if candidate is None else self.fixed_of(candidate),
+            fixed={} if candidate is None else self.fixed_of(candidate, settings),
             error=error,
         )
 
@@ -710,20 +711,21 @@ class Run:
             described = copy.described
         except SparsefrontError:
             described = None
+        settings = self.arm.space.settings(copy.point)
         self._decisions[number] = Decision(
             self.arm.name,
             self.replicate,
             number,
             outcome,
             copy.point,
-            self.arm.space.settings(copy.point),
+            settings,
             described,
             rung=rung,
             steps=steps,
             reused_from=first,
             values=self._known_values(first),
             network=self._known_network(first),
-            fixed=self.fixed_of(copy),
+            fixed=self.fixed_of(copy, settings),
             error=None if outcome == "completed" else f"repeats candidate {first}",
         )
 
