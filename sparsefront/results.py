@@ -16,7 +16,7 @@ from sparsefront.errors import ConfigError, LedgerError, SparsefrontError
 from sparsefront.search.attainment import within_constraints
 from sparsefront.search.claims import Claim, ClaimFinding, Evidence, claim_columns, judge_claim
 from sparsefront.search.comparison import SearchVerdict, compare_arms, verdict_columns
-from sparsefront.search.controlled import controlled_columns, judge_controls
+from sparsefront.search.controlled import controlled_columns, count_controls
 from sparsefront.search.design import SearchDesign
 from sparsefront.search.exhaustion import Exhausted, exhausted_runs, exhaustion_clauses, exhaustion_columns
 from sparsefront.search.feasibility import feasibility_columns, unmet_constraints
@@ -197,7 +197,7 @@ class Results:
         n_trained = self.to_arrow(where=where, columns=["arm"]).num_rows - len(ended)
         planned = design.replicates * sum(arm.candidates for arm in design.arms)
         with Ledger.read(self.folder) as ledger:
-            planned += judge_controls(ledger.scan(columns=controlled_columns(design)), design).n_planned
+            planned += count_controls(ledger.scan(columns=controlled_columns(design)), design)[0]
         return n_trained, planned - sum(run.n_asked - run.n_trained for run in self._exhausted(design))
 
     def exhausted(self) -> tuple[str, ...]:

@@ -531,14 +531,15 @@ def test_a_verdict_holds_the_networks_of_an_arm_against_their_controls(controlle
     assert len(verdict.controls) == 8
     for found in verdict.controls:
         name = f"{found.arm}_{found.control}"
-        means: list[tuple[float, float]] = []
+        arms, controls = [], []
         for replicate in range(2):
             theirs = {r["control_of"]: r for r in rows if r["arm"] == name and r["replicate"] == replicate}
             mine = [r for r in rows if r["arm"] == found.arm and r["replicate"] == replicate and r["slot"] in theirs]
-            means.append(tuple(1 - np.mean([r["test_error"] for r in side]) for side in (mine, theirs.values())))  # type: ignore[arg-type]
+            arms.append(1 - np.mean([r["test_error"] for r in mine]))
+            controls.append(1 - np.mean([r["test_error"] for r in theirs.values()]))
         assert (found.n, found.sparsity, found.metric, found.margin) == (2, None, "accuracy", 0.01)
-        assert found.arm_mean == pytest.approx(np.mean([mine for mine, _ in means]))
-        assert found.control_mean == pytest.approx(np.mean([theirs for _, theirs in means]))
+        assert found.arm_mean == pytest.approx(np.mean(arms))
+        assert found.control_mean == pytest.approx(np.mean(controls))
         assert found.difference == pytest.approx(found.arm_mean - found.control_mean)
     (ratios,) = verdict.layer_ratios
     assert (ratios.arm, ratios.control) == ("imp", "layer_ratios")

@@ -58,6 +58,14 @@ def controlled_columns(design: SearchDesign) -> list[str]:
     return [*_COLUMNS, *_COSTS, CONTROL_OF] if design.controls else []
 
 
+def count_controls(batches: Batches, design: SearchDesign) -> tuple[int, int]:
+    """How many controls are to be trained, of the candidates that have completed, and how many have ended.
+
+    Args are those of :func:`judge_controls`.
+    """
+    return _counts(_rows(batches, design), design) if design.controls else (0, 0)
+
+
 def judge_controls(batches: Batches, design: SearchDesign) -> Controlled:
     """Compare the arms of a search with their controls.
 
@@ -71,44 +79,49 @@ def judge_controls(batches: Batches, design: SearchDesign) -> Controlled:
     """
     if not design.controls:
         return Controlled()
-    columns, parts = controlled_columns(design), []
-    involved = pa.array([*{c.arm for c in design.controls}, *(c.name for c in design.controls)])
-    for chunk in chunks(batches):
-        check_columns(chunk, columns, listed_by="controlled.controlled_columns")
-        own = pc.and_(pc.equal(chunk["stage"], "trained"), pc.is_in(chunk["arm"], involved))
-        parts.append(chunk.select(columns).filter(own))
-    rows = pa.concat_tables(parts) if parts else pa.table({name: [] for name in columns})
+    rows = _rows(batches, design)
     values = _values(rows, design)
     family = [_pair(values, design, arm=c.arm, control=c.kind, compared=(c.arm, c.name)) for c in design.controls]
-    kinds: dict[str, set[str]] = {}
-    for control in design.controls:
-        kinds.setdefault(control.arm, set()).add(control.kind)
-    both = [arm for arm, of_arm in kinds.items() if {"shuffled_layers", "shuffled"} <= of_arm]
+    names = {control.name for control in design.controls}
     ratios = [
-        _pair(
-            values,
-            design,
-            arm=arm,
-            control=LAYER_RATIOS,
-            compared=(control_name(arm, "shuffled_layers"), control_name(arm, "shuffled")),
-        )
-        for arm in both
+        _pair(values, design, arm=arm.name, control=LAYER_RATIOS, compared=(within, anywhere))
+        for arm in design.arms
+        for within, anywhere in [(control_name(arm.name, "shuffled_layers"), control_name(arm.name, "shuffled"))]
+        if {within, anywhere} <= names
     ]
     comparisons, of_ratios = compare_controls(family, design), compare_controls(ratios, design)
     matters = what_matters(comparisons, of_ratios, design)
-    is_control = np.asarray(pc.is_in(rows["arm"], pa.array([c.name for c in design.controls])), dtype=np.bool_)
-    eligible = equals(rows, "outcome", "completed") & ~_reused(rows)
-    eligible &= np.asarray(pc.is_valid(rows["mask_digest"]), dtype=np.bool_) & (numbers_in(rows, "weight_sparsity") > 0)
-    n_of_arm = {arm: int(np.count_nonzero(eligible & equals(rows, "arm", arm))) for arm in kinds}
+    n_planned, n_ended = _counts(rows, design)
     return Controlled(
         comparisons,
         of_ratios,
         matters,
         tuple(control_sentences(comparisons, design)),
         _spent(rows, design),
-        n_planned=sum(n_of_arm[c.arm] for c in design.controls) - int(np.count_nonzero(is_control & _reused(rows))),
-        n_ended=int(np.count_nonzero(is_control & ~_reused(rows))),
+        n_planned=n_planned,
+        n_ended=n_ended,
     )
+
+
+def _rows(batches: Batches, design: SearchDesign) -> pa.Table:
+    """Rows of controls, and of the arms that have any."""
+    columns, parts = controlled_columns(design), []
+    involved = pa.array([*{c.arm for c in design.controls}, *(c.name for c in design.controls)])
+    for chunk in chunks(batches):
+        check_columns(chunk, columns, listed_by="controlled.controlled_columns")
+        own = pc.and_(pc.equal(chunk["stage"], "trained"), pc.is_in(chunk["arm"], involved))
+        parts.append(chunk.select(columns).filter(own))
+    return pa.concat_tables(parts) if parts else pa.table({name: [] for name in columns})
+
+
+def _counts(rows: pa.Table, design: SearchDesign) -> tuple[int, int]:
+    """How many of `_rows` are to be, and how many are, controls that are trained and not repeated."""
+    is_control = np.asarray(pc.is_in(rows["arm"], pa.array([c.name for c in design.controls])), dtype=np.bool_)
+    eligible = equals(rows, "outcome", "completed") & ~_reused(rows)
+    eligible &= np.asarray(pc.is_valid(rows["mask_digest"]), dtype=np.bool_) & (numbers_in(rows, "weight_sparsity") > 0)
+    n_eligible = sum(int(np.count_nonzero(eligible & equals(rows, "arm", c.arm))) for c in design.controls)
+    n_repeated = int(np.count_nonzero(is_control & _reused(rows)))
+    return n_eligible - n_repeated, int(np.count_nonzero(is_control & ~_reused(rows)))
 
 
 #: Of each arm and replicate: the value of a network by the number of the candidate that it is, or is a control of.

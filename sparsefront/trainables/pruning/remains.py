@@ -164,7 +164,7 @@ class Remains:
 
     def outputs(self, given: torch.Tensor) -> torch.Tensor:
         """See `RunThrough`."""
-        found: torch.Tensor = _Multiplied.apply(given, self._matrix)  # type: ignore[no-untyped-call]
+        found: torch.Tensor = _Multiplied.apply(given, self._matrix)  # type: ignore[no-untyped-call]  # torch has no type for it
         return found
 
 
